@@ -1,0 +1,37 @@
+# A fresh machine needs Python (3.11 or newer) and make; the rest is set up here.
+PYTHON ?= python3
+BIN := .venv/bin
+
+# Without compiled byte code every process would compile what it imports again.
+unexport PYTHONDONTWRITEBYTECODE
+export UV_COMPILE_BYTECODE = 1
+
+.PHONY: demo test check bench install wheel clean
+
+demo: .venv/installed          ## two networks of the papers learn real digits, in about two minutes
+	$(BIN)/python scripts/demo.py
+
+test: .venv/installed          ## the tests
+	$(BIN)/python -m pytest
+
+check: .venv/installed         ## lint, format, types
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+
+bench: .venv/installed         ## what the framework costs, as ratios (needs full MNIST)
+	$(BIN)/python scripts/bench.py
+
+install: .venv/installed       ## the environment alone
+
+wheel: .venv/installed         ## a wheel in dist/
+	$(BIN)/uv build --wheel --quiet --python $(BIN)/python
+
+clean:
+	rm -rf .venv dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(BIN)/uv pip install --quiet --python $(BIN)/python --constraint constraints.txt --editable '.[dev]'
+	@touch $@

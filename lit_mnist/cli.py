@@ -1,0 +1,202 @@
+"""The `lit-mnist` command. Nothing heavy is imported until a subcommand needs it."""
+
+import argparse
+import difflib
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import NoReturn
+
+from lit_mnist import __version__
+from lit_mnist.errors import UsageError, UserError
+
+DATASETS = ("MNIST", "FashionMNIST")
+
+FIT_HELP = """\
+usage: lit-mnist fit --config NAME_OR_PATH [--GROUP.FIELD VALUE ...]
+
+Train a model as one MLflow run.
+
+  --config zhang/cnn            a packaged configuration, or a path
+  --model.lr 0.01               any field of the model, the data, the trainer (Lightning's) or tracking
+  --data FashionMNISTDataModule another dataset: MNISTDataModule, FashionMNISTDataModule, MiniMNISTDataModule
+  --trainer.max_epochs 5
+  --seed_everything 1
+  --print_config                the whole configuration as YAML, with nothing trained
+  --help.fields                 every field of model, data, trainer and tracking
+
+packaged configurations:
+"""
+
+
+class Parser(argparse.ArgumentParser):
+    """argparse with this project's manner of saying what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise what argparse would print below its usage."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command; returns its exit code."""
+    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do `work`; returns the exit code, with one line on what a user can mend."""
+    from lit_mnist.tracking.run import Interrupted
+
+    try:
+        work()
+    except UserError as error:
+        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Interrupted as interruption:
+        print(f"lit-mnist: stopped by signal {interruption.signal}", file=sys.stderr)
+        return 128 + interruption.signal
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a list has had enough
+        sys.stderr.close()
+        return 141
+    return 0
+
+
+def _dispatch(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return
+    if arguments[0] == "--version":
+        print(f"lit-mnist {__version__}")
+        return
+    name, *rest = arguments
+    if name not in COMMANDS:
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        raise UsageError(f"there is no command {name!r}; {hint}")
+    COMMANDS[name][1](rest)
+
+
+def _fit(arguments: list[str]) -> None:
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(FIT_HELP + "\n".join(f"  {name}" for name in _config_names()))
+        return
+    from lit_mnist.training.commands import fit
+
+    quiet()
+    fit(["--help" if argument == "--help.fields" else argument for argument in arguments])
+
+
+def _evaluate(verb: str) -> Callable[[list[str]], None]:
+    def command(arguments: list[str]) -> None:
+        what = {"validate": "Measure a run's checkpoint on the validation pictures.",
+                "test": "Measure a run's checkpoint on the test pictures, and log it to the run."}  # fmt: skip
+        parser = _run_parser(verb, what[verb])
+        known, overrides = parser.parse_known_args(arguments)
+        from lit_mnist.training.commands import evaluate
+
+        quiet()
+        evaluate(verb, known.run, known.checkpoint, overrides)
+
+    return command
+
+
+def _predict(arguments: list[str]) -> None:
+    parser = _run_parser("predict", "Label pictures, or reconstruct them, with a run's checkpoint.")
+    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="of any size and mode")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for reconstructions (default: here)")
+    known = parser.parse_args(arguments)
+    from lit_mnist.training.commands import predict
+
+    quiet()
+    predict(known.run, known.checkpoint, known.pictures, known.out, [])
+
+
+def _data(arguments: list[str]) -> None:
+    parser = Parser("lit-mnist data", description="Where the datasets are, and how they get there.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fetch = verbs.add_parser("fetch", help="download what is missing, once, with checksums")
+    fetch.add_argument("--dataset", choices=(*DATASETS, "all"), default="all")
+    fetch.add_argument("--mirror", help="base address to download from, instead of the public ones")
+    for verb, what in (("verify", "check every file's checksum"), ("where", "which folder each comes from")):
+        verbs.add_parser(verb, help=what)
+    for sub in verbs.choices.values():
+        sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
+    known = parser.parse_args(arguments)
+    from lit_mnist.data import fetch as module
+
+    if known.verb == "fetch":
+        import os
+
+        root = Path(known.root or os.environ.get("LIT_MNIST_DATA") or "data")
+        module.fetch(DATASETS if known.dataset == "all" else (known.dataset,), root, known.mirror)
+    elif known.verb == "verify":
+        module.verify(DATASETS, known.root)
+    else:
+        module.where(known.root)
+
+
+def _runs(arguments: list[str]) -> None:
+    parser = Parser("lit-mnist runs", description="List the runs.")
+    parser.add_argument("--experiment", help="only those of this experiment")
+    parser.add_argument("--sort", choices=("start", "metric", "duration", "status", "name"), default="start")
+    parser.add_argument("--limit", type=int, default=20, help="how many at most (default: 20)")
+    parser.add_argument("--json", action="store_true", help="for machines")
+    known = parser.parse_args(arguments)
+    from lit_mnist.tracking.listing import list_runs
+
+    list_runs(known.experiment, known.sort, known.limit, known.json)
+
+
+def _ui(arguments: list[str]) -> None:
+    parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's store.")
+    parser.add_argument("--port", type=int, default=5000)
+    known = parser.parse_args(arguments)
+    from lit_mnist.tracking.ui import serve
+
+    serve(known.port)
+
+
+COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
+    "fit": ("train a model", _fit),
+    "validate": ("measure a run's checkpoint on the validation pictures", _evaluate("validate")),
+    "test": ("measure a run's checkpoint on the test pictures", _evaluate("test")),
+    "predict": ("label or reconstruct pictures", _predict),
+    "data": ("fetch, verify and find the datasets", _data),
+    "runs": ("list the runs", _runs),
+    "ui": ("look at the runs in MLflow", _ui),
+}
+
+
+def _overview() -> str:
+    lines = [f"  {name:<10}{what}" for name, (what, _) in COMMANDS.items()]
+    return "\n".join(
+        ["usage: lit-mnist COMMAND ...", "", *lines, "", "`lit-mnist COMMAND --help` says more of each."]
+    )
+
+
+def _run_parser(verb: str, description: str) -> Parser:
+    parser = Parser(f"lit-mnist {verb}", description=description, allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="RUN_ID", help="the run, or the beginning of its id")
+    parser.add_argument("--checkpoint", default="best", help="best (default), last, or a file")
+    return parser
+
+
+def _config_names() -> list[str]:
+    root = Path(__file__).parent / "configs"
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def quiet() -> None:
+    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that."""
+    import logging
+    import warnings
+
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
+    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""Batches as slices of pictures that lie in memory, on the device where they fit."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lit_mnist.data.corruptions import CORRUPTIONS, rotate
+from lit_mnist.data.randomness import keyed_generator
+
+
+class Batch(NamedTuple):
+    """One step's pictures, float32 in [0, 1] of shape (B, C, H, W), and their classes, int64 of shape (B,)."""
+
+    x: Tensor
+    """What the network sees: augmented and corrupted."""
+    clean: Tensor
+    """The same pictures before corruption: what an autoencoder is to give back."""
+    y: Tensor
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What is done to each batch on its way out of memory."""
+
+    corruption: str | None = None
+    """A name in `CORRUPTIONS`."""
+    noise: float = 0.0
+    """The level of the corruption."""
+    rotation: float = 0.0
+    """Largest angle in degrees."""
+
+
+class ResidentLoader:
+    """Iterates over pictures in memory; under DDP each rank gets its share of every batch.
+
+    Order, noise and rotation are functions of (seed, stage, epoch, step) and nothing else, and are drawn for
+    the whole batch before a rank takes its share, so that they do not depend on the number of ranks either.
+    For training the epoch is the trainer's; an evaluation is the same in every epoch.
+
+    Args:
+        pictures: (N, C, H, W) uint8.
+        labels: (N,) int64, on the same device.
+        batch_size: pictures a step, over all ranks together.
+        stage: `train` shuffles and goes by epochs; any other keeps the order.
+        seed: of order and noise.
+        changes: noise and rotation.
+        rank: this process's place among `world_size`.
+        world_size: how many processes share each batch.
+
+    """
+
+    def __init__(
+        self,
+        pictures: Tensor,
+        labels: Tensor,
+        batch_size: int,
+        *,
+        stage: str,
+        seed: int,
+        changes: Changes = Changes(),
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self.pictures, self.labels = pictures, labels
+        self.batch_size, self.stage, self.seed, self.changes = batch_size, stage, seed, changes
+        self.rank, self.world_size = rank, world_size
+        self.epoch = 0
+        self.bounds = self._train_bounds() if stage == "train" else self._evaluation_bounds()
+
+    batch_sampler = None
+    """Lightning looks for one wherever there is a sampler."""
+
+    @property
+    def sampler(self) -> "ResidentLoader":
+        """Lightning announces each epoch to `loader.sampler.set_epoch`."""
+        return self
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch whose order and noise the next iteration gives."""
+        self.epoch = epoch if self.stage == "train" else 0
+
+    def __len__(self) -> int:
+        return len(self.bounds) - 1
+
+    def __iter__(self) -> Iterator[Batch]:
+        order = self._order()
+        for step in range(len(self)):
+            yield self._batch(order[self.bounds[step] : self.bounds[step + 1]], step)
+
+    def _train_bounds(self) -> list[int]:
+        total = len(self.pictures)
+        # Shares of one size keep the mean over ranks the mean over the batch; what is left out, fewer pictures
+        # than there are ranks, differs from epoch to epoch.
+        total -= (total % self.batch_size) % self.world_size
+        return [*range(0, total, self.batch_size), total]
+
+    def _evaluation_bounds(self) -> list[int]:
+        """Batches of nearly one size, so that every rank has a share of each, and every picture is in one."""
+        total = len(self.pictures)
+        count = max(1, -(-total // self.batch_size))
+        return [total * i // count for i in range(count + 1)]
+
+    def _order(self) -> Tensor:
+        total = len(self.pictures)
+        if self.stage != "train":
+            return torch.arange(total, device=self.pictures.device)
+        generator = keyed_generator(self.seed, "order", self.epoch)
+        return torch.randperm(total, generator=generator).to(self.pictures.device)
+
+    def _batch(self, indices: Tensor, step: int) -> Batch:
+        clean = self.pictures.index_select(0, indices).to(torch.float32).div_(255)
+        y = self.labels.index_select(0, indices)
+        if self.changes.rotation:
+            clean = rotate(clean, self.changes.rotation, self._generator("rotation", step))
+        x = clean
+        if self.changes.corruption is not None:
+            corrupt = CORRUPTIONS[self.changes.corruption]
+            x = corrupt(clean, self.changes.noise, self._generator("noise", step))
+        if self.world_size == 1:
+            return Batch(x, clean, y)
+        share = slice(self.rank, None, self.world_size)
+        return Batch(x[share], clean[share], y[share])
+
+    def _generator(self, purpose: str, step: int) -> torch.Generator:
+        return keyed_generator(self.seed, purpose, self.stage, self.epoch, step, device=self.pictures.device)

@@ -1,0 +1,224 @@
+"""What every architecture shares: the optimiser's hyperparameters, and means that cost next to nothing."""
+
+import math
+import time
+from typing import Any, ClassVar, Literal
+
+import torch
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
+
+from lit_mnist.errors import UsageError, UserError
+
+Stage = Literal["train", "val", "test"]
+
+
+class Means:
+    """Running means of scalars over pictures, summed on the device without waiting for it."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, count: int, values: dict[str, Tensor]) -> None:
+        """Take in the means over `count` pictures."""
+        for name, value in values.items():
+            weighted = value.detach() * count
+            self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted
+        self.count += count
+
+    def merge(self, other: "Means") -> None:
+        """Take in all that `other` holds."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += other.count
+
+
+class LitModel(LightningModule):
+    """Base of all architectures.
+
+    A subclass gives `_step(batch, stage)`, which returns the loss and hands `_record` what is to be averaged.
+    Logged are `train/…` every `log_every_n_steps` as means over those steps, with the learning rate and the
+    pictures per second, `train/…_epoch` over the epoch, `val/…` and `test/…` over all their pictures.
+
+    Args:
+        optimizer: Which of torch.optim's to use.
+        lr: Learning rate.
+        momentum: Of sgd and rmsprop; adam has none to set.
+        weight_decay: L2 penalty, as torch.optim applies it.
+
+    Raises:
+        UsageError: a rate out of range, or a momentum for adam.
+
+    """
+
+    monitor: ClassVar[str] = "val/loss"
+    """The validation metric by which the best checkpoint is chosen."""
+    monitor_mode: ClassVar[Literal["min", "max"]] = "min"
+    channels_last: ClassVar[bool] = False
+    """Whether the network runs in that memory format, for convolutions that are faster so."""
+
+    def __init__(
+        self,
+        optimizer: Literal["sgd", "adam", "rmsprop"] = "adam",
+        lr: float = 1e-3,
+        momentum: float = 0.0,
+        weight_decay: float = 0.0,
+    ) -> None:
+        super().__init__()
+        self.save_hyperparameters()
+        _check_optimizer(optimizer, lr, momentum, weight_decay)
+        self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
+        self._epoch_means = Means()
+        self._window_start = 0.0
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        # Lightning sets this one some forty times a step, and nn.Module's way takes a microsecond or two each.
+        if name == "_current_fx_name":
+            self.__dict__[name] = value
+        else:
+            super().__setattr__(name, value)
+
+    def configure_model(self) -> None:
+        """Lay the weights out in the memory format the network runs in."""
+        if self.channels_last:
+            self.to(memory_format=torch.channels_last)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        """The optimiser that the hyperparameters name, fused where torch has it so."""
+        h = self.hparams
+        shared = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
+        parameters = self.parameters()
+        if h["optimizer"] == "adam":
+            return torch.optim.Adam(parameters, fused=True, **shared)
+        if h["optimizer"] == "sgd":
+            return torch.optim.SGD(parameters, momentum=h["momentum"], fused=True, **shared)
+        return torch.optim.RMSprop(parameters, momentum=h["momentum"], **shared)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The batch's loss, a scalar."""
+        return self._step(batch, "train")
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Record the batch under `val/`."""
+        self._step(batch, "val")
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        """Record the batch under `test/`."""
+        self._step(batch, "test")
+
+    def on_train_epoch_start(self) -> None:
+        """Start the clock of the first window."""
+        self._window_start = time.perf_counter()
+
+    def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+        """Log the window that this step closes, if it closes one."""
+        every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
+        if self.trainer.global_step % every:
+            return
+        window = self._means["train"]
+        if window.count == 0:  # a batch whose gradients are accumulated is no step yet
+            return
+        count, values = self._close_window()
+        now = time.perf_counter()
+        values["pictures_per_s"] = count / (now - self._window_start)
+        self._window_start = now
+        values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._log(values)
+
+    def on_train_epoch_end(self) -> None:
+        """Log the means over the epoch."""
+        self._close_window()
+        _, means = self._reduced(self._epoch_means)
+        self._epoch_means = Means()
+        self._log({f"train/{name}_epoch": value for name, value in means.items()})
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the validation pictures."""
+        self._log_evaluation("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Log the means over the test pictures."""
+        self._log_evaluation("test")
+
+    def _step(self, batch: Any, stage: Stage) -> Tensor:
+        raise TypeError(f"{type(self).__name__} must define _step(batch, stage)")
+
+    def _record(self, stage: Stage, count: int, **values: Tensor) -> None:
+        """Take the means of `values` over `count` pictures into those of `stage`."""
+        self._means[stage].add(count, values)
+
+    def _close_window(self) -> tuple[int, dict[str, float]]:
+        """Hand the window's sums on to the epoch's; its count over all ranks, and its means."""
+        window = self._means["train"]
+        self._means["train"] = Means()
+        self._epoch_means.merge(window)
+        count, means = self._reduced(window)
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"train/{name} is {value} at step {self.trainer.global_step}"
+                    f" (epoch {self.current_epoch}): training has diverged; a lower --model.lr or"
+                    " --model.momentum may help"
+                )
+        return count, {f"train/{name}": value for name, value in means.items()}
+
+    def _log_evaluation(self, stage: Stage) -> None:
+        means, self._means[stage] = self._means[stage], Means()
+        if not self.trainer.sanity_checking:
+            self._log({f"{stage}/{name}": value for name, value in self._reduced(means)[1].items()})
+
+    def _reduced(self, means: Means) -> tuple[int, dict[str, float]]:
+        """Count and means over all ranks; one wait for the device, one collective."""
+        if not means.sums:
+            return 0, {}
+        count = _scalar(means.count, self.device)
+        packed = torch.stack([*(s.to(count.dtype) for s in means.sums.values()), count])
+        if self.trainer.world_size > 1:
+            packed = self.trainer.strategy.reduce(packed, reduce_op="sum")
+        *sums, total = packed.tolist()
+        return int(total), {name: s / total for name, s in zip(means.sums, sums, strict=True)}
+
+    def _log(self, values: dict[str, float]) -> None:
+        # "step" is the x axis: Lightning's own would count from 0 in some hooks and from 1 in others.
+        values = {**values, "epoch": self.current_epoch, "step": self.trainer.global_step}
+        self.log_dict({name: _scalar(value, self.device) for name, value in values.items()}, batch_size=1)
+
+
+def activation(name: str) -> nn.Module:
+    """A layer of the activation `name`, one of ACTIVATIONS.
+
+    Raises:
+        UsageError: there is none of that name.
+
+    """
+    if name not in ACTIVATIONS:
+        raise UsageError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
+
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+
+
+def _scalar(value: float, device: torch.device) -> Tensor:
+    dtype = torch.float32 if device.type == "mps" else torch.float64
+    return torch.tensor(float(value), dtype=dtype, device=device)
+
+
+def _check_optimizer(optimizer: str, lr: float, momentum: float, weight_decay: float) -> None:
+    if lr <= 0:
+        raise UsageError(f"--model.lr {lr} must be above 0")
+    if not 0 <= momentum < 1:
+        raise UsageError(f"--model.momentum {momentum} must lie in [0, 1)")
+    if weight_decay < 0:
+        raise UsageError(f"--model.weight_decay {weight_decay} must not be negative")
+    if momentum and optimizer == "adam":
+        raise UsageError(
+            f"--model.momentum {momentum} has no effect on adam: leave it out, or take --model.optimizer sgd"
+        )

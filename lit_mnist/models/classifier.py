@@ -1,0 +1,35 @@
+"""The base of all classifiers."""
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lit_mnist.data.loader import Batch
+from lit_mnist.models.base import LitModel, Stage
+
+
+class Classifier(LitModel):
+    """Pictures to classes, by cross-entropy.
+
+    A subclass gives `forward`: pictures (B, C, H, W) to logits (B, num_classes).
+    """
+
+    monitor = "val/acc"
+    monitor_mode = "max"
+
+    def __init__(self, num_classes: int = 10, **optimizer: Any) -> None:
+        """num_classes: How many classes there are."""
+        super().__init__(**optimizer)
+
+    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
+        """Probabilities (B, num_classes) of pictures (B, C, H, W)."""
+        probabilities: Tensor = self(batch).softmax(dim=1)
+        return probabilities
+
+    def _step(self, batch: Batch, stage: Stage) -> Tensor:
+        logits = self(batch.x)
+        loss = F.cross_entropy(logits, batch.y)
+        correct = (logits.detach().argmax(dim=1) == batch.y).float().mean()
+        self._record(stage, len(batch.y), loss=loss, acc=correct)
+        return loss

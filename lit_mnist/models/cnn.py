@@ -1,0 +1,51 @@
+"""The convolutional classifier (Zhang, section 2.4)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.classifier import Classifier
+
+
+class CNN(Classifier):
+    """Blocks of convolution, ReLU and 2×2 max pooling, then one linear layer."""
+
+    channels_last = True
+
+    def __init__(
+        self,
+        channels: Sequence[int] = (16, 52),
+        kernel_size: int = 5,
+        picture_shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+        **optimizer: Any,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            channels: Output channels of each block's convolution.
+            kernel_size: Of each convolution, odd; stride 1, padded so that the size stays.
+            picture_shape: Channels, height, width; each block halves height and width.
+            num_classes: How many classes there are.
+            optimizer: See LitModel.
+
+        """
+        super().__init__(num_classes=num_classes, **optimizer)
+        depth, height, width = picture_shape
+        if kernel_size % 2 == 0:
+            raise UsageError(f"--model.kernel_size {kernel_size} must be odd, so that padding keeps the size")
+        if min(height, width) >> len(channels) < 1:
+            raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
+        blocks: list[nn.Module] = []
+        for inputs, outputs in zip([depth, *channels], channels, strict=False):
+            convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
+            blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+        features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
+        self.network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, num_classes))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of pictures (B, C, H, W)."""
+        logits: Tensor = self.network(x)
+        return logits

@@ -1,0 +1,49 @@
+"""Lightning's way into a run."""
+
+from argparse import Namespace
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch.loggers.logger import Logger
+from lightning.pytorch.utilities import rank_zero_only
+
+from lit_mnist.tracking.run import Run
+
+
+class MLflowTracker(Logger):
+    """Hands a Trainer's metrics and hyperparameters to a run; on ranks other than 0 there is none.
+
+    The run's status is not the Trainer's business, which ends several times in the life of one run.
+    """
+
+    def __init__(self, run: Run | None) -> None:
+        super().__init__()
+        self.run = run
+
+    @property
+    def name(self) -> str | None:
+        """The experiment."""
+        return self.run.experiment if self.run else None
+
+    @property
+    def version(self) -> str | None:
+        """The run's id."""
+        return self.run.id if self.run else None
+
+    @property
+    def save_dir(self) -> str | None:
+        """The run's folder."""
+        return str(self.run.folder) if self.run else None
+
+    @rank_zero_only
+    def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
+        """Log each hyperparameter in full."""
+        assert self.run is not None
+        values = vars(params) if isinstance(params, Namespace) else params
+        self.run.log_params({name: value for name, value in values.items() if not name.startswith("_")})
+
+    @rank_zero_only
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
+        """Log one point a metric."""
+        assert self.run is not None
+        self.run.log_metrics(metrics, step or 0)

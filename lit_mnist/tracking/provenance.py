@@ -1,0 +1,61 @@
+"""Where a result comes from: code, packages, machine."""
+
+import platform
+import subprocess
+from importlib.metadata import distributions
+from pathlib import Path
+
+import lit_mnist
+
+NAMED = ("torch", "torchvision", "lightning", "torchmetrics", "mlflow", "optuna", "numpy")
+"""Packages whose versions are tags, and so columns of the UI."""
+
+
+def git_state() -> dict[str, str]:
+    """Commit and state of the tree that the code, or else the working directory, belongs to."""
+    for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
+        if commit := _git(folder, "rev-parse", "HEAD"):
+            changes = _git(folder, "status", "--porcelain")
+            return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+    return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}
+
+
+def package_versions() -> dict[str, str]:
+    """Name and version of every installed distribution."""
+    found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
+    return dict(sorted(found.items(), key=lambda item: item[0].lower()))
+
+
+def version_tags(versions: dict[str, str]) -> dict[str, str]:
+    """Tags for the versions that matter most."""
+    tags = {f"version.{name}": versions[name] for name in NAMED if name in versions}
+    return tags | {"version.lit_mnist": lit_mnist.__version__, "version.python": platform.python_version()}
+
+
+def device_tags(device_type: str, devices: int) -> dict[str, str]:
+    """Tags for what a run is computed on."""
+    import torch
+
+    name = torch.cuda.get_device_name() if device_type == "cuda" else _processor()
+    return {
+        "device": f"{device_type} × {devices}: {name}",
+        "torch_threads": str(torch.get_num_threads()),
+        "host": platform.node(),
+    }
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        for line in info.read_text().splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return ""

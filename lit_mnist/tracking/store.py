@@ -1,0 +1,128 @@
+"""Which MLflow store is used, and its first creation."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from filelock import FileLock
+
+from lit_mnist.errors import UserError
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+SQLITE = "sqlite:///"
+
+
+@dataclass(frozen=True)
+class Store:
+    """A tracking store, and the folder where this machine keeps its runs' files."""
+
+    uri: str
+    home: Path
+    """The project's `mlruns` folder."""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether the store is the project's own database."""
+        return self.uri == local_uri(self.home)
+
+    @property
+    def artifacts(self) -> str | None:
+        """Where new experiments keep artifacts; None leaves it to the server."""
+        return (self.home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
+
+    def run_folder(self, run_id: str) -> Path:
+        """Where a run keeps what it needs while it runs, checkpoints above all."""
+        return self.home / "runs" / run_id
+
+
+def find_store(start: Path | None = None) -> Store:
+    """The store that MLFLOW_TRACKING_URI names, or else the project's own, the same from any of its folders."""
+    home = project_root(start or Path.cwd()) / "mlruns"
+    return Store(os.environ.get("MLFLOW_TRACKING_URI") or local_uri(home), home)
+
+
+def project_root(start: Path) -> Path:
+    """The nearest folder at or above `start` that is a project or holds a store; without one, `start`."""
+    marks = ("mlruns/mlflow.db", "pyproject.toml", ".git")
+    start = start.resolve()
+    for folder in (start, *start.parents):
+        if any((folder / mark).exists() for mark in marks):
+            return folder
+    return start
+
+
+def local_uri(home: Path) -> str:
+    """The URI of the database in `home`."""
+    return f"{SQLITE}{home / 'mlflow.db'}"
+
+
+def connect(store: Store) -> "MlflowClient":
+    """A client of the store, whose database is created where it is missing.
+
+    Raises:
+        UserError: the store cannot be opened.
+
+    """
+    # Quiet before the import, which configures them: nothing a user can act on comes from these.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    import mlflow
+    from mlflow.exceptions import MlflowException
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    mlflow.set_tracking_uri(store.uri)
+    try:
+        if store.uri.startswith(SQLITE):
+            return _connect_sqlite(store.uri)
+        return _checked(mlflow.MlflowClient(store.uri))
+    except (MlflowException, OSError) as error:
+        raise UserError(f"cannot open the tracking store {store.uri}: {one_line(error)}") from None
+
+
+def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
+    """The id of experiment `name`, created where it is missing; safe among many processes.
+
+    Raises:
+        UserError: an experiment of that name was deleted.
+
+    """
+    from mlflow.exceptions import MlflowException
+
+    if (found := client.get_experiment_by_name(name)) is None:
+        try:
+            return str(client.create_experiment(name, artifact_location=store.artifacts))
+        except MlflowException as error:
+            found = client.get_experiment_by_name(name)
+            if found is None:
+                raise UserError(f"cannot create the experiment {name!r}: {one_line(error)}") from None
+    if found.lifecycle_stage == "deleted":
+        raise UserError(
+            f"the experiment {name!r} was deleted; bring it back with"
+            f" `mlflow experiments restore --experiment-id {found.experiment_id}`, or take --tracking.experiment"
+        )
+    return str(found.experiment_id)
+
+
+def one_line(error: BaseException) -> str:
+    """The error's text without line breaks."""
+    return " ".join(str(error).split())
+
+
+def _connect_sqlite(uri: str) -> "MlflowClient":
+    from mlflow import MlflowClient
+
+    path = Path(uri.removeprefix(SQLITE))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # MLflow creates its tables without a lock of its own: of several first starts at once most would fail.
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        return _checked(MlflowClient(uri))
+
+
+def _checked(client: "MlflowClient") -> "MlflowClient":
+    client.get_experiment("0")
+    return client

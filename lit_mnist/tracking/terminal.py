@@ -1,0 +1,28 @@
+"""How figures and tables are printed."""
+
+import sys
+from collections.abc import Sequence
+
+
+def seconds(value: float) -> str:
+    """A duration for people: 12.3 s, 4 min 05 s, 2 h 03 min."""
+    if value < 59.95:
+        return f"{value:.1f} s"
+    minutes, rest = divmod(round(value), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02d} s"
+    return f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
+    """Print a table, at the terminal's width or, elsewhere, as wide as it needs."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(*columns, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*row)
+    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    if title is not None:
+        console.print(title)
+    console.print(table)

@@ -1,0 +1,1 @@
+"""What surrounds a fit: configuration, checkpoints, signals, the Trainer's defaults, the end's figures."""

@@ -1,0 +1,186 @@
+"""Configuration: packaged YAML files, overridden by flags, checked against the classes they name."""
+
+import sys
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from jsonargparse import ArgumentError, Namespace
+from lightning.pytorch import Trainer
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+
+from lit_mnist.data import PictureDataModule
+from lit_mnist.errors import UsageError, UserError
+from lit_mnist.models import LitModel
+from lit_mnist.training.explain import explain, nearest
+from lit_mnist.training.lean import QuietProfiler
+
+TRAINER_DEFAULTS = {
+    "max_epochs": 10,
+    "devices": 1,
+    "log_every_n_steps": 50,
+    "num_sanity_val_steps": 0,
+    "enable_model_summary": False,
+}
+
+
+class TrackingArgs:
+    """How a run is called in MLflow."""
+
+    def __init__(
+        self, experiment: str = "lit_mnist", name: str | None = None, system_metrics: bool = True
+    ) -> None:
+        """Take the names.
+
+        Args:
+            experiment: MLflow experiment that the run belongs to.
+            name: What the run is called in the UI; without it, MLflow makes a name up.
+            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
+
+        """
+        self.experiment, self.name, self.system_metrics = experiment, name, system_metrics
+
+
+class LitCLI(LightningCLI):
+    """LightningCLI on this project's classes: parses and instantiates model and data, and runs nothing.
+
+    `make_trainer` comes later, since a Trainer needs the run that its callbacks write to.
+    """
+
+    model: LitModel
+    datamodule: PictureDataModule
+
+    def __init__(self, arguments: list[str]) -> None:
+        super().__init__(
+            LitModel,
+            PictureDataModule,
+            save_config_callback=None,
+            trainer_defaults=TRAINER_DEFAULTS,
+            seed_everything_default=0,
+            parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lit-mnist fit"},
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            args=_resolved(arguments),
+            run=False,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,  # model and data keep plain arguments of their own
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Add the run's names."""
+        parser.add_class_arguments(TrackingArgs, "tracking")
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Parse, with one line for whatever is wrong."""
+        try:
+            self.config = parser.parse_args(args)
+        except ArgumentError as error:
+            raise UsageError(explain(str(error))) from None
+
+    def before_instantiate_classes(self) -> None:
+        """Let the data go by the run's seed unless they were given their own."""
+        arguments = self.config["data"]["init_args"]
+        if arguments.get("seed") is None:
+            arguments["seed"] = self.config["seed_everything"]
+
+    def instantiate_classes(self) -> None:
+        """Make model and data; an error of theirs comes out as they raised it."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:  # jsonargparse's, with what each alternative of the type had to say
+            if isinstance(error.__cause__, UserError):
+                raise error.__cause__ from None
+            raise
+
+    def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
+        """Leave it to `make_trainer`."""
+
+    def make_trainer(self, **kwargs: Any) -> Trainer:
+        """The Trainer of the configuration, with `kwargs` and `callbacks` added."""
+        config = dict(self.config_init["trainer"])
+        config["callbacks"] = [*_as_list(config.get("callbacks")), *kwargs.pop("callbacks", [])]
+        config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
+        if config["profiler"] is None:
+            config["profiler"] = QuietProfiler()
+        if config["deterministic"] is None and torch.cuda.is_available():
+            config["deterministic"] = "warn"
+        if not sys.stdout.isatty():
+            config["enable_progress_bar"] = False
+        return Trainer(**{**config, **kwargs})
+
+    def config_yaml(self) -> str:
+        """The whole configuration, from which the run can be made again."""
+        return str(self.parser.dump(self.config, skip_none=False))
+
+    def params(self) -> dict[str, Any]:
+        """What tells one run from another: every field of model and data, and the main ones of the rest."""
+        trainer = self.config["trainer"]
+        names = ("max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision",
+                 "gradient_clip_val", "accumulate_grad_batches")  # fmt: skip
+        params = {name: trainer[name] for name in names} | {"seed_everything": self.config["seed_everything"]}
+        for group in ("model", "data"):
+            params[group] = self.config[group]["class_path"].rpartition(".")[2]
+            params |= _plain(self.config[group]["init_args"])
+        return params
+
+
+def config_names() -> list[str]:
+    """Names of the packaged configurations, such as `zhang/cnn`."""
+    root = Path(str(resources.files("lit_mnist") / "configs"))
+    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
+
+
+def config_path(name: str) -> Path:
+    """The file of a packaged configuration, or of a path.
+
+    Raises:
+        UsageError: there is no such configuration.
+
+    """
+    if (path := Path(name)).is_file():
+        _check_yaml(path)
+        return path
+    if name in config_names():
+        return Path(str(resources.files("lit_mnist") / "configs" / f"{name}.yaml"))
+    raise UsageError(
+        f"--config {name}: no such file or packaged configuration{nearest(name, config_names(), listed=True)}"
+    )
+
+
+def _resolved(arguments: list[str]) -> list[str]:
+    """The arguments, with packaged names of configurations replaced by their files."""
+    resolved = []
+    follows = False
+    for argument in arguments:
+        if follows:
+            argument = str(config_path(argument))
+        elif argument.startswith("--config="):
+            argument = f"--config={config_path(argument.partition('=')[2])}"
+        follows = argument in ("--config", "-c")
+        resolved.append(argument)
+    if follows:
+        raise UsageError("--config needs a name or a path")
+    return resolved
+
+
+def _check_yaml(path: Path) -> None:
+    try:
+        fields = yaml.safe_load(path.read_text())
+    except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[union-attr]
+        raise UsageError(f"--config {path} is not YAML: {where}") from None
+    if not isinstance(fields, dict):
+        raise UsageError(f"--config {path} holds no fields such as model, data and trainer")
+
+
+def _plain(namespace: Namespace) -> dict[str, Any]:
+    return dict(namespace.as_dict())
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, list | tuple) else [value]

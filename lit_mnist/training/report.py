@@ -1,0 +1,83 @@
+"""Figures at the end of a fit and of a test: what a person looks at first."""
+
+from collections.abc import Iterable, Iterator
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from lit_mnist.data import Batch, PictureDataModule
+from lit_mnist.models import Autoencoder, Classifier, LitModel
+from lit_mnist.tracking import figures
+from lit_mnist.tracking.run import Run
+
+CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
+
+
+def fit_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]:
+    """Log the loss curves, and what the model makes of the validation pictures; returns where they lie."""
+    history = {name: points for name in CURVES if (points := run.history(name))}
+    drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
+    return drawn + [
+        run.log_figure(figure, f"val_{name}")
+        for name, figure in model_figures(model, data, data.val_dataloader(), "validation")
+    ]
+
+
+def test_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]:
+    """Log what the model makes of the test pictures; returns where the figures lie."""
+    return [
+        run.log_figure(figure, f"test_{name}")
+        for name, figure in model_figures(model, data, data.test_dataloader(), "test")
+    ]
+
+
+def model_figures(
+    model: LitModel, data: PictureDataModule, batches: Iterable[Batch], title: str
+) -> Iterator[tuple[str, Figure]]:
+    """Name and figure of each view of `model` on `batches` that its kind has."""
+    title = f"{type(model).__name__} on {data.dataset}, {title}"
+    model.eval()
+    with torch.inference_mode():
+        if isinstance(model, Classifier):
+            yield "confusion_matrix", _confusion(model, data, batches, title)
+        if isinstance(model, Autoencoder):
+            yield "reconstructions", _reconstructions(model, batches, title)
+
+
+def _confusion(model: Classifier, data: PictureDataModule, batches: Iterable[Batch], title: str) -> Figure:
+    parts = [(batch.x.cpu(), batch.y.cpu(), _predict(model, batch.x)) for batch in batches]
+    pictures, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    classes = probabilities.shape[1]
+    counts = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
+    mistakes = figures.worst_mistakes(pictures, labels, probabilities)
+    return figures.confusion_matrix(counts, data.class_names, mistakes, title)
+
+
+def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, columns: int = 10) -> Figure:
+    batch = _one_per_class(batches, columns)
+    rows = {"original": batch.clean}
+    if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
+        rows["corrupted"] = batch.x
+    rows["reconstructed"] = _predict(model, batch.x)
+    return figures.picture_rows({name: row.cpu().numpy() for name, row in rows.items()}, title)
+
+
+def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
+    """The first picture of each class, in the classes' order; at most `columns`."""
+    found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
+    for batch in batches:
+        for i, label in enumerate(batch.y.tolist()):
+            found.setdefault(label, (batch.x[i], batch.clean[i], batch.y[i]))
+        if len(found) >= columns:
+            break
+    chosen = [found[label] for label in sorted(found)[:columns]]
+    return Batch(*(torch.stack(part) for part in zip(*chosen, strict=True)))
+
+
+def _predict(model: LitModel, pictures: Tensor) -> Tensor:
+    """The model's prediction, on the CPU."""
+    prediction: Tensor = model.predict_step(pictures.to(model.device), 0)
+    return prediction.cpu()

@@ -1,0 +1,57 @@
+"""The corruptions are the papers'."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from lit_mnist.data.corruptions import gaussian, rotate, salt_and_pepper
+from lit_mnist.data.mini import load_mini
+from lit_mnist.data.randomness import keyed_generator, keyed_seed
+
+
+@pytest.fixture(scope="module")
+def digits() -> Tensor:
+    return torch.from_numpy(load_mini()[0][::4]).unsqueeze(1).float() / 255
+
+
+def test_gaussian_adds_level_times_normal_noise_and_clips(digits: Tensor) -> None:
+    noisy = gaussian(digits, 0.5, keyed_generator(0))
+    assert noisy.min() == 0 and noisy.max() == 1
+    # Where a pixel is 0, what shows is the upper half of the noise: the mean of max(0, 0.5·N) cut at 1.
+    x = torch.linspace(-8, 8, 100_001)
+    density = torch.exp(-x * x / 2) / (2 * torch.pi) ** 0.5
+    expected = torch.trapezoid((0.5 * x).clamp(0, 1) * density, x)
+    assert noisy[digits == 0].mean() == pytest.approx(float(expected), abs=2e-3)
+    assert torch.equal(gaussian(digits, 0.0, keyed_generator(0)), digits)
+
+
+@pytest.mark.parametrize("level", [0.1, 0.3, 0.5])
+def test_salt_and_pepper_replaces_twice_the_level(digits: Tensor, level: float) -> None:
+    grey = torch.full_like(digits, 0.5)
+    noisy = salt_and_pepper(grey, level, keyed_generator(1))
+    for value in (0.0, 1.0):
+        assert (noisy == value).float().mean() == pytest.approx(level, abs=3e-3)
+    if level == 0.5:
+        assert not (noisy == 0.5).any()
+
+
+def test_rotation_turns_each_picture_by_its_own_angle(digits: Tensor) -> None:
+    ninety = rotate(digits[:1].expand(400, -1, -1, -1), 90, keyed_generator(2))
+    assert len({picture.numpy().tobytes() for picture in ninety}) == 400
+    assert torch.allclose(rotate(digits, 1e-6, keyed_generator(2)), digits, atol=1e-3)
+    turned = rotate(digits, 10, keyed_generator(3))
+    assert 0 < (turned - digits).abs().mean() < 0.05
+    assert turned.sum() == pytest.approx(float(digits.sum()), rel=0.01)
+
+
+def test_rotation_keeps_shapes_on_pictures_that_are_not_square() -> None:
+    bar = torch.zeros(200, 1, 20, 40)
+    bar[:, :, 8:12, 16:24] = 1  # 4 by 8 pixels
+    turned = rotate(bar, 90, keyed_generator(4))
+    assert turned.sum(dim=(1, 2, 3)).sub(32).abs().max() < 4
+
+
+def test_keys_tell_apart_what_numbers_side_by_side_would_not() -> None:
+    keys = [(1, 23), (12, 3), (123,), ("1", 23), (0, 0), (0,)]
+    assert len({keyed_seed(*key) for key in keys}) == len(keys)
+    assert keyed_seed(0, "order", 1) == 7021862330116196507

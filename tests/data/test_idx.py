@@ -1,0 +1,118 @@
+import gzip
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lit_mnist.data.idx import Bytes, load_arrays, read_idx
+from lit_mnist.data.mini import load_mini
+from lit_mnist.errors import UserError
+
+IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
+FULL = os.environ.get("LIT_MNIST_DATA")
+
+
+def as_idx(array: Bytes) -> bytes:
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def arrays() -> tuple[Bytes, Bytes]:
+    """Real pictures, each of MiniMNIST's twice, which makes the 10,000 of a test set."""
+    train_images, train_labels, test_images, test_labels = load_mini()
+    images, labels = [train_images, test_images] * 2, [train_labels, test_labels] * 2
+    return np.concatenate(images), np.concatenate(labels)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> Path:
+    (tmp_path / IMAGES).write_bytes(as_idx(arrays[0]))
+    (tmp_path / LABELS).write_bytes(as_idx(arrays[1]))
+    return tmp_path
+
+
+def test_pictures_come_back_as_they_were_written(folder: Path, arrays: tuple[Bytes, Bytes]) -> None:
+    images, labels = load_arrays(folder, train=False)
+    assert np.array_equal(images, arrays[0])
+    assert np.array_equal(labels, arrays[1])
+    assert images.dtype == labels.dtype == np.uint8
+    assert images.flags.writeable
+
+
+def test_gz_is_unpacked_and_the_plain_file_wins(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> None:
+    (tmp_path / f"{IMAGES}.gz").write_bytes(gzip.compress(as_idx(arrays[0]), 1))
+    (tmp_path / f"{LABELS}.gz").write_bytes(gzip.compress(as_idx(arrays[1])))
+    images, labels = load_arrays(tmp_path, train=False)
+    assert np.array_equal(images, arrays[0])
+    assert images.flags.writeable
+    (tmp_path / LABELS).write_bytes(as_idx(labels[::-1]))
+    assert np.array_equal(load_arrays(tmp_path, train=False)[1], labels[::-1])
+
+
+def test_any_number_of_dimensions_is_read(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> None:
+    colour = arrays[0].reshape(-1, 4, 28, 28)
+    (tmp_path / "four").write_bytes(as_idx(colour))
+    assert np.array_equal(read_idx(tmp_path / "four"), colour)
+
+
+def with_label(labels: Bytes, value: int) -> Bytes:
+    return np.append(labels[:-1], np.uint8(value))
+
+
+DAMAGE: list[tuple[str, Callable[[Bytes, Bytes], bytes], str]] = [
+    (IMAGES, lambda x, y: as_idx(x)[:-1], "truncated: expected 7,840,016 bytes, has 7,840,015"),
+    (IMAGES, lambda x, y: as_idx(x)[:9], "truncated: expected 16 bytes, has 9"),
+    (LABELS, lambda x, y: b"", "wrong magic ''"),
+    (LABELS, lambda x, y: as_idx(y) + b"??", "2 trailing bytes: expected 10,008, has 10,010"),
+    (IMAGES, lambda x, y: b"\0\0\x0d" + as_idx(x)[3:], "wrong magic '00000d03'"),
+    (LABELS, lambda x, y: gzip.compress(as_idx(y)), "wrong magic '1f8b"),
+    (IMAGES, lambda x, y: as_idx(y), "mislabelled: holds labels where pictures belong"),
+    (LABELS, lambda x, y: as_idx(x), "mislabelled: holds pictures where labels belong"),
+    (IMAGES, lambda x, y: as_idx(x.reshape(-1, 14, 56)), "pictures of 14x56 pixels, must be 28x28"),
+    (LABELS, lambda x, y: as_idx(y[:-1]), "9,999 labels for the 10,000 pictures"),
+    (LABELS, lambda x, y: as_idx(with_label(y, 10)), "label 10 is outside 0-9"),
+]
+
+
+@pytest.mark.parametrize(("name", "damage", "message"), DAMAGE, ids=[case[2] for case in DAMAGE])
+def test_a_damaged_file_is_named_in_one_line(
+    folder: Path,
+    arrays: tuple[Bytes, Bytes],
+    name: str,
+    damage: Callable[[Bytes, Bytes], bytes],
+    message: str,
+) -> None:
+    (folder / name).write_bytes(damage(*arrays))
+    with pytest.raises(UserError) as caught:
+        load_arrays(folder, train=False)
+    assert str(caught.value).startswith(f"{folder / name}: ")
+    assert message in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("cut", [slice(0, 40), slice(0, -1), slice(5, None)])
+def test_a_damaged_gzip_is_named(folder: Path, arrays: tuple[Bytes, Bytes], cut: slice) -> None:
+    (folder / LABELS).unlink()
+    packed = folder / f"{LABELS}.gz"
+    packed.write_bytes(gzip.compress(as_idx(arrays[1]))[cut])
+    with pytest.raises(UserError, match=f"{packed}: corrupt gzip: "):
+        load_arrays(folder, train=False)
+
+
+def test_a_set_of_another_size_is_refused(folder: Path) -> None:
+    for path in folder.iterdir():
+        path.rename(folder / path.name.replace("t10k", "train"))
+    with pytest.raises(UserError, match="10,000 pictures, the canonical set has 60,000"):
+        load_arrays(folder, train=True)
+    with pytest.raises(UserError, match=f"{folder}: holds neither {IMAGES} nor {IMAGES}.gz"):
+        load_arrays(folder, train=False)
+
+
+@pytest.mark.skipif(not FULL, reason="needs the full MNIST: set LIT_MNIST_DATA")
+def test_the_full_training_set_is_read() -> None:
+    images, labels = load_arrays(Path(str(FULL), "MNIST", "raw"), train=True)
+    assert images.shape == (60_000, 28, 28)
+    assert labels[:5].tolist() == [5, 0, 4, 1, 9]
+    assert round(float(images.mean()) / 255, 4) == 0.1307

@@ -1,0 +1,184 @@
+"""Order, noise and rotation are functions of (seed, epoch, step); every picture is where it belongs."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from lit_mnist.data import Batch, Changes, MiniMNISTDataModule, MNISTDataModule, ResidentLoader
+from lit_mnist.data.idx import load_arrays
+from lit_mnist.data.mini import load_mini
+from lit_mnist.errors import UsageError
+
+CHANGED = Changes("gaussian", 0.5, rotation=10.0)
+
+
+def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> ResidentLoader:
+    pictures, labels, *_ = load_mini()
+    options = {"seed": 1, "changes": CHANGED, **options}
+    tensors = torch.from_numpy(pictures[:1000]).unsqueeze(1), torch.from_numpy(labels[:1000]).long()
+    return ResidentLoader(*tensors, batch_size, stage=stage, **options)  # type: ignore[arg-type]
+
+
+def epoch(loader: ResidentLoader, number: int) -> list[Batch]:
+    loader.set_epoch(number)
+    return list(loader)
+
+
+def equal(a: list[Batch], b: list[Batch]) -> bool:
+    return all(
+        torch.equal(x, y) for left, right in zip(a, b, strict=True) for x, y in zip(left, right, strict=True)
+    )
+
+
+def test_an_epoch_is_the_same_whatever_was_drawn_before_it() -> None:
+    used = mini_loader()
+    epoch(used, 0)
+    torch.manual_seed(99)
+    torch.rand(7)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        assert equal(epoch(used, 3), epoch(mini_loader(), 3))
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_a_step_is_the_same_when_the_steps_before_it_are_skipped() -> None:
+    loader = mini_loader()
+    loader.set_epoch(2)
+    order = loader._order()
+    bounds = loader.bounds
+    alone = loader._batch(order[bounds[5] : bounds[6]], 5)
+    assert equal([alone], [epoch(mini_loader(), 2)[5]])
+
+
+@pytest.mark.parametrize("changes", [Changes(), Changes("gaussian", 0.5), Changes(rotation=10.0)])
+def test_another_epoch_or_seed_gives_another(changes: Changes) -> None:
+    first = epoch(mini_loader(changes=changes), 0)
+    assert not equal(first, epoch(mini_loader(changes=changes), 1))
+    assert not equal(first, epoch(mini_loader(changes=changes, seed=2), 0))
+
+
+def test_noise_and_rotation_differ_from_step_to_step() -> None:
+    loader = mini_loader()
+    order = loader._order()[:64]
+    for part in (0, 1):
+        assert not torch.equal(loader._batch(order, 0)[part], loader._batch(order, 1)[part])
+
+
+def test_evaluation_is_the_same_in_every_epoch() -> None:
+    loader = mini_loader("val")
+    assert equal(epoch(loader, 0), epoch(loader, 5))
+
+
+@pytest.mark.parametrize("stage", ["train", "val"])
+@pytest.mark.parametrize("world_size", [2, 3])
+def test_ranks_share_the_very_batches_of_one_process(stage: str, world_size: int) -> None:
+    batch_size = 48
+    whole = epoch(mini_loader(stage, batch_size), 1)
+    shares = [
+        epoch(mini_loader(stage, batch_size, rank=rank, world_size=world_size), 1) for rank in range(world_size)
+    ]
+    left_out = sum(len(batch.y) for batch in whole)
+    for parts, batch in zip(zip(*shares, strict=True), whole, strict=True):
+        for rank, part in enumerate(parts):
+            expected = batch.clean[rank::world_size][: len(part.clean)]
+            assert torch.equal(part.clean, expected)
+            left_out -= len(part.y)
+    assert left_out == (1000 % batch_size % world_size if stage == "train" else 0)
+    if stage == "train":
+        assert all(len({len(part.y) for part in parts}) == 1 for parts in zip(*shares, strict=True))
+
+
+def test_pixels_are_those_of_the_files() -> None:
+    pictures, labels, *_ = load_mini()
+    batches = epoch(mini_loader("val", changes=Changes()), 0)
+    assert torch.equal(torch.cat([b.x for b in batches])[:, 0] * 255, torch.from_numpy(pictures[:1000]).float())
+    assert torch.cat([b.y for b in batches]).tolist() == labels[:1000].tolist()
+    assert all(batch.x is batch.clean for batch in batches)
+
+
+def rows(pictures: torch.Tensor) -> list[bytes]:
+    return [picture.numpy().tobytes() for picture in pictures]
+
+
+def test_no_test_picture_is_trained_on_and_no_training_picture_is_lost() -> None:
+    data = MiniMNISTDataModule(val_size=0.2, seed=3)
+    for stage in ("fit", "test"):
+        data.setup(stage)
+    assert data.train and data.val and data.test
+    train, val, test = (rows(part[0]) for part in (data.train, data.val, data.test))
+    expected_train, _, expected_test, _ = load_mini()
+    assert sorted(train + val) == sorted(rows(torch.from_numpy(expected_train)))
+    assert test == rows(torch.from_numpy(expected_test))
+    assert not set(test) & set(train + val)
+    assert torch.bincount(data.val[1]).tolist() == [80] * 10
+
+
+def test_fit_needs_no_test_file(tmp_path: Path, full_data: str) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
+        (raw / name).symlink_to(Path(full_data, "MNIST", "raw", name))
+    data = MNISTDataModule(root=str(tmp_path))
+    data.setup("fit")
+    assert data.train and data.val and data.test is None
+    assert len(data.train[0]) == 54000 and len(data.val[0]) == 6000
+
+
+def test_the_test_set_is_the_canonical_one(full_data: str) -> None:
+    data = MNISTDataModule(root=full_data)
+    data.setup("test")
+    pictures, labels = load_arrays(Path(full_data, "MNIST", "raw"), train=False)
+    batches = list(data.test_dataloader())
+    assert torch.equal(torch.cat([b.x for b in batches]) * 255, torch.from_numpy(pictures).unsqueeze(1).float())
+    assert torch.cat([b.y for b in batches]).tolist() == labels.tolist()
+
+
+def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
+    def split(seed: int) -> MiniMNISTDataModule:
+        data = MiniMNISTDataModule(val_size=400, train_per_class=30, test_per_class=6, seed=seed)
+        data.setup("fit")
+        data.setup("test")
+        return data
+
+    a, b, c = split(0), split(0), split(1)
+    assert a.train and b.train and c.train and a.test
+    assert torch.equal(a.train[0], b.train[0]) and not torch.equal(a.train[0], c.train[0])
+    assert torch.bincount(a.train[1]).tolist() == [30] * 10 and torch.bincount(a.test[1]).tolist() == [6] * 10
+
+
+def test_test_noise_is_the_tests_alone() -> None:
+    data = MiniMNISTDataModule(corruption="salt_and_pepper", noise=0.1, test_noise=0.5)
+    data.setup("fit")
+    data.setup("test")
+    shares = [
+        float((batch.x != batch.clean).float().mean())
+        for batch in (next(iter(data.train_dataloader())), next(iter(data.test_dataloader())))
+    ]
+    assert shares[0] < 0.2 and shares[1] > 0.5
+
+
+def test_mini_takes_all_it_has_and_says_so() -> None:
+    data = MiniMNISTDataModule(train_size=40000)
+    with pytest.warns(UserWarning, match="MiniMNIST has 3,600 training pictures"):
+        data.setup("fit")
+    assert data.train and len(data.train[0]) == 3600
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"noise": 0.3}, r"--data.noise 0.3 has no effect without --data.corruption"),
+        ({"corruption": "salt_and_pepper", "noise": 0.7}, r"--data.noise 0.7 must lie in \[0, 0.5\]"),
+        ({"batch_size": 0}, "--data.batch_size 0"),
+        ({"train_size": 10, "train_per_class": 1}, "take one"),
+        ({"val_size": 4000}, "--data.val_size 4000"),
+        ({"train_per_class": 600}, "--data.train_per_class 600: MiniMNIST's class 0 has only 360"),
+        ({"rotation": -1.0}, "--data.rotation"),
+    ],
+)
+def test_impossible_arguments_are_refused(arguments: dict[str, object], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        MiniMNISTDataModule(**arguments).setup("fit")  # type: ignore[arg-type]
