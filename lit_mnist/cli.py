@@ -23,7 +23,10 @@ Train a model as one MLflow run.
   --trainer.max_epochs 5
   --seed_everything 1
   --print_config                the whole configuration as YAML, with nothing trained
-  --help.fields                 every field of model, data, trainer and tracking
+
+  --model.help CNN              the fields of a model
+  --data.help MNISTDataModule   the fields of a dataset
+  --help.fields                 those of trainer and tracking
 
 packaged configurations:
 """

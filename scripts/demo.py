@@ -8,7 +8,7 @@ from lit_mnist.tracking.terminal import print_table, seconds
 from lit_mnist.training.commands import Result, evaluate, fit
 
 RUNS = {
-    "zhang/autoencoder": ["--trainer.max_steps", "8000", "--data.train_size", "null"],
+    "zhang/autoencoder": ["--trainer.max_steps", "20000", "--data.train_size", "null"],
     "zhang/cnn": ["--trainer.max_epochs", "10"],
 }
 NEXT = """

@@ -1,12 +1,12 @@
 """MNIST, Fashion-MNIST, and a few real pictures for a first look, as LightningDataModules."""
 
 import hashlib
-import warnings
 from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_mnist.data.idx import load_arrays
@@ -104,6 +104,11 @@ class PictureDataModule(LightningDataModule):
         for tensor in self.train:
             sha.update(tensor.numpy().data)
         return sha.hexdigest()[:16]
+
+    def sizes(self) -> dict[str, int]:
+        """How many pictures are trained on, and validated with."""
+        assert self.train is not None and self.val is not None, "setup('fit') comes first"
+        return {"train": len(self.train[0]), "val": len(self.val[0])}
 
     def _arrays(self, train: bool) -> Arrays:
         return load_arrays(find_root(self.dataset, self.hparams["root"]).folder, train)
@@ -214,10 +219,9 @@ class MiniMNISTDataModule(PictureDataModule):
         return (train_pictures, train_labels) if train else (test_pictures, test_labels)
 
     def _too_many(self, wanted: int, available: int) -> int:
-        warnings.warn(
+        rank_zero_warn(
             f"MiniMNIST has {available:,} training pictures beside validation: --data.train_size {wanted}"
             " takes them all",
-            stacklevel=2,
         )
         return available
 

@@ -16,7 +16,7 @@ class MLflowTracker(Logger):
     The run's status is not the Trainer's business, which ends several times in the life of one run.
     """
 
-    def __init__(self, run: Run | None) -> None:
+    def __init__(self, run: Run | None = None) -> None:
         super().__init__()
         self.run = run
 

@@ -40,11 +40,10 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             raise UserError(f"cannot write the checkpoint {final}: {error}") from None
 
 
-def checkpoint_callbacks(folder: Path, model: LitModel) -> list[Callback]:
-    """Callbacks that keep `best.ckpt` and `last.ckpt` in `folder`."""
+def checkpoint_callbacks(model: LitModel) -> list[Callback]:
+    """Callbacks that keep `best.ckpt` and `last.ckpt`, in a folder they are yet to be given."""
     best = ModelCheckpoint(
-        folder,
-        Path(BEST).stem,
+        filename=Path(BEST).stem,
         monitor=model.monitor,
         mode=model.monitor_mode,
         auto_insert_metric_name=False,
@@ -52,8 +51,7 @@ def checkpoint_callbacks(folder: Path, model: LitModel) -> list[Callback]:
     )
     # Without a monitor of its own, `last` is always the last; as a link to the best it could not be.
     last = ModelCheckpoint(
-        folder,
-        Path(LAST).stem,
+        filename=Path(LAST).stem,
         auto_insert_metric_name=False,
         enable_version_counter=False,
         save_on_train_epoch_end=True,

@@ -1,8 +1,7 @@
 """`lit-mnist fit`, `validate`, `test` and `predict`."""
 
-import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,9 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from lit_mnist.errors import UserError
+from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import Classifier
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
@@ -43,22 +43,25 @@ class Result:
     figures: list[str]
 
 
-def fit(arguments: list[str]) -> Result | None:
-    """Train what `arguments` describe, as one MLflow run; None on ranks other than 0."""
+def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | None:
+    """Train what `arguments` describe, as one MLflow run; None on ranks other than 0.
+
+    Args:
+        arguments: Those of `lit-mnist fit`.
+        callbacks: To be called beside the project's own.
+    """
     with SignalWatch() as watch:
         cli = LitCLI(arguments)
-        with _new_run(cli) as run:
-            trainer = _fit_trainer(cli, run, watch)
-            start = time.perf_counter()
-            try:
-                trainer.fit(cli.model, datamodule=cli.datamodule)
-            finally:
-                if run is not None:
-                    _log_checkpoints(run)
-            if run is None:
-                return None
-            result = _conclude(cli, run, trainer, time.perf_counter() - start)
+        cli.datamodule.setup("fit")
+        tracker = MLflowTracker()
+        trainer = _fit_trainer(cli, tracker, [watch, *callbacks])
+        # Only now is there a run: what cannot even start leaves none behind.
+        with _new_run(cli, trainer) as run:
+            tracker.run = run
+            result = _train(cli, run, trainer)
             watch.check()
+        if run is None or result is None:
+            return None
         clean_folder(run)
     _show(result, "fit")
     return result
@@ -112,36 +115,58 @@ def find_checkpoint(run: Run, name: str) -> Path:
     """
     if name not in ("best", "last"):
         return Path(name)
-    file = BEST if name == "best" else LAST
-    if (path := run.folder / "checkpoints" / file).exists():
-        return path
-    try:
-        return Path(run.client.download_artifacts(run.id, f"checkpoints/{file}"))
-    except Exception:  # each kind of artifact store has its own
-        raise UserError(
-            f"run {run.id} has no {name} checkpoint: neither {path} nor the artifact checkpoints/{file}"
-        ) from None
+    logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
+    for file in (BEST, LAST) if name == "best" else (LAST,):
+        if file == LAST and name == "best":
+            print(f"run {run.id} was never validated: taking its last checkpoint")
+        if (path := run.folder / "checkpoints" / file).exists():
+            return path
+        if file in logged:
+            return Path(run.client.download_artifacts(run.id, f"checkpoints/{file}"))
+    raise UserError(f"run {run.id} has no checkpoint, neither in {run.folder} nor among its artifacts")
+
+
+def _fit_trainer(cli: LitCLI, tracker: MLflowTracker, callbacks: list[Callback]) -> Trainer:
+    callbacks = [*callbacks, *checkpoint_callbacks(cli.model), progress_callback()]
+    trainer = cli.make_trainer(logger=tracker, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
+    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
+        raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
+    make_lean(trainer, cli.model)
+    return trainer
 
 
 @contextmanager
-def _new_run(cli: LitCLI) -> Iterator[Run | None]:
-    """The run of this fit; None in the processes that a multi-device strategy starts beside this one."""
-    if int(os.environ.get("LOCAL_RANK", 0)) or int(os.environ.get("NODE_RANK", 0)):
+def _new_run(cli: LitCLI, trainer: Trainer) -> Iterator[Run | None]:
+    """The run of this fit; None in the processes that work for rank 0's."""
+    if not trainer.is_global_zero:
         yield None
         return
     names = cli.config["tracking"]
-    with open_run(names.experiment, names.name, system_metrics=names.system_metrics) as run:
+    name = names.name or _run_name(cli)
+    with open_run(names.experiment, name, system_metrics=names.system_metrics) as run:
         print(f"run {run.id} in experiment {run.experiment}", flush=True)
         run.log_params(cli.params())
         run.log_text(cli.config_yaml(), "config.yaml")
+        run.set_tags(device_tags(trainer.strategy.root_device.type, trainer.world_size))
         run.sender.submit(lambda: _log_provenance(run, cli))
+        for callback in trainer.checkpoint_callbacks:
+            if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
+                callback.dirpath = str(run.folder / "checkpoints")
         yield run
 
 
+def _run_name(cli: LitCLI) -> str:
+    # MLflow would make one up from the random numbers that the seed has just fixed: the same for every run.
+    return f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
+
+
 def _log_provenance(run: Run, cli: LitCLI) -> None:
+    """Log code, packages and data: what takes a moment, and so is done beside the training."""
     versions = package_versions()
     run.set_tags({**git_state(), **version_tags(versions), "monitor": cli.model.monitor})
-    run.log_text("\n".join(f"{name}=={version}" for name, version in versions.items()) + "\n", "packages.txt")
+    run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
+    data = cli.datamodule
+    run.log_dataset(data.dataset, data.digest(), data.sizes())
 
 
 @contextmanager
@@ -157,26 +182,14 @@ def _existing_run(run_id: str, overrides: list[str]) -> Iterator[tuple[Run, LitC
         yield run, LitCLI(["--config", config, *overrides])
 
 
-def _fit_trainer(cli: LitCLI, run: Run | None, watch: SignalWatch) -> Trainer:
-    folder = run.folder / "checkpoints" if run else Path("unused")  # rank 0 tells the others
-    callbacks = [watch, *checkpoint_callbacks(folder, cli.model)]
-    if run is not None:
-        callbacks.append(progress_callback())
-    trainer = cli.make_trainer(logger=MLflowTracker(run), callbacks=callbacks, plugins=[AtomicCheckpointIO()])
-    make_lean(trainer, cli.model)
-    if run is not None:
-        strategy = trainer.strategy
-        run.set_tags(device_tags(strategy.root_device.type, trainer.world_size))
-        run.sender.submit(lambda: _log_dataset(run, cli))
-    return trainer
-
-
-def _log_dataset(run: Run, cli: LitCLI) -> None:
-    data = cli.datamodule
-    if data.train is None or data.val is None:  # the fit ended before there were any
-        return
-    profile = {"train": len(data.train[0]), "val": len(data.val[0])}
-    run.log_dataset(data.dataset, data.digest(), profile)
+def _train(cli: LitCLI, run: Run | None, trainer: Trainer) -> Result | None:
+    start = time.perf_counter()
+    try:
+        trainer.fit(cli.model, datamodule=cli.datamodule)
+    finally:
+        if run is not None:
+            _log_checkpoints(run)
+    return None if run is None else _conclude(cli, run, trainer, time.perf_counter() - start)
 
 
 def _log_checkpoints(run: Run) -> None:
@@ -187,7 +200,8 @@ def _log_checkpoints(run: Run) -> None:
 
 def _conclude(cli: LitCLI, run: Run, trainer: Trainer, took: float) -> Result:
     """Log the best validation value, and the figures of the best checkpoint."""
-    metrics = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+    metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
     best = trainer.checkpoint_callback
     if isinstance(best, ModelCheckpoint) and best.best_model_score is not None:
         checkpoint = load_weights(cli.model, Path(best.best_model_path))

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
@@ -36,7 +37,7 @@ class TrackingArgs:
 
         Args:
             experiment: MLflow experiment that the run belongs to.
-            name: What the run is called in the UI; without it, MLflow makes a name up.
+            name: What the run is called in the UI; without it, model, dataset and seed.
             system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
 
         """
@@ -100,15 +101,20 @@ class LitCLI(LightningCLI):
     def make_trainer(self, **kwargs: Any) -> Trainer:
         """The Trainer of the configuration, with `kwargs` and `callbacks` added."""
         config = dict(self.config_init["trainer"])
+        if config["logger"] is not None:
+            raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
         config["callbacks"] = [*_as_list(config.get("callbacks")), *kwargs.pop("callbacks", [])]
         config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
         if config["profiler"] is None:
             config["profiler"] = QuietProfiler()
         if config["deterministic"] is None and torch.cuda.is_available():
             config["deterministic"] = "warn"
-        if not sys.stdout.isatty():
-            config["enable_progress_bar"] = False
-        return Trainer(**{**config, **kwargs})
+        if config["enable_progress_bar"] is None:
+            config["enable_progress_bar"] = sys.stdout.isatty()
+        try:
+            return Trainer(**{**config, **kwargs})
+        except (MisconfigurationException, ValueError) as error:
+            raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
 
     def config_yaml(self) -> str:
         """The whole configuration, from which the run can be made again."""

@@ -36,6 +36,8 @@ class EpochLines(Callback):
 
     def _print(self, trainer: Trainer, epoch: int) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
+        if not trainer.is_global_zero:
+            return
         metrics = trainer.callback_metrics
         names = sorted(name for name in metrics if name.startswith("val/") or name.endswith("_epoch"))
         values = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in names)

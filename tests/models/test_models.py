@@ -28,7 +28,7 @@ def test_parameters_and_shapes(model_class: type[LitModel], arguments: dict[str,
     prediction = model.predict_step(torch.rand(3, 1, 28, 28), 0)
     expected = (3, 1, 28, 28) if isinstance(model, Autoencoder) else (3, 10)
     assert prediction.shape == expected
-    assert 0 <= prediction.min() and prediction.max() <= 1
+    assert prediction.min() >= 0 and prediction.max() <= 1
 
 
 @each

@@ -62,10 +62,10 @@ def test_the_whole_config_makes_the_same_run_again(tmp_path: Path) -> None:
         (["--trainer.max_epoch", "3"], "there is no --trainer.max_epoch; did you mean --trainer.max_epochs?"),
         (["--trainer.max_epochs", "x"], "--trainer.max_epochs: expected int or null, not x"),
         (["--model", "CNNN"], "--model CNNN: there is no such class; did you mean CNN?"),
-        (["--data.batch_sise", "3"], "--data.batch_sise: MiniMNISTDataModule has no batch_sise; did you mean batch_size?"),
+        (["--data.batch_sise", "3"], "--data.batch_sise: MiniMNISTDataModule has no batch_sise; did you mean batch_size?"),  # noqa: E501
         (["--model.optimizer", "sdg"], "--model.optimizer: expected one of 'sgd', 'adam', 'rmsprop', not sdg"),
         (["--model.momentum", "0.9"], "--model.momentum 0.9 has no effect on adam"),
-        (["--config", "zhang/cn"], "--config zhang/cn: no such file or packaged configuration; did you mean zhang/cnn?"),
+        (["--config", "zhang/cn"], "--config zhang/cn: no such file or packaged configuration; did you mean zhang/cnn?"),  # noqa: E501
         (["--config"], "--config needs a name or a path"),
         (["stray"], "'stray' is not a flag"),
     ],
