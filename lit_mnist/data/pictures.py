@@ -22,7 +22,7 @@ DIGIT_SHARE = 20 / 28
 # A drawing that reaches this share of the picture's side fills it on purpose.
 FILLS = 0.9
 # Of 255: what is fainter, such as JPEG's ripples or the grain of paper, is no ink.
-FAINT = 40
+FAINT = 64
 LEAST_CONTRAST = 16
 ORIENTATION = 0x0112
 

@@ -72,6 +72,7 @@ def connect(store: Store) -> "MlflowClient":
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow
     from mlflow.exceptions import MlflowException
+    from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
@@ -80,8 +81,9 @@ def connect(store: Store) -> "MlflowClient":
         if store.uri.startswith(SQLITE):
             return _connect_sqlite(store.uri)
         return _checked(mlflow.MlflowClient(store.uri))
-    except (MlflowException, OSError) as error:
-        raise UserError(f"cannot open the tracking store {store.uri}: {one_line(error)}") from None
+    except (MlflowException, SQLAlchemyError, OSError) as error:
+        reason = getattr(error, "orig", None) or error  # the database's own words, without the SQL
+        raise UserError(f"cannot open the tracking store {store.uri}: {one_line(reason)}") from None
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:

@@ -10,7 +10,7 @@ from lit_mnist.errors import UsageError
 from lit_mnist.tracking.store import connect, find_store
 
 HOST = "127.0.0.1"
-PAGE = "?workflowType=machine_learning#/experiments"
+PAGE = "#/experiments?workflowType=machine_learning"
 """MLflow would open in its mode for language models."""
 
 
@@ -34,8 +34,10 @@ def serve(port: int) -> None:
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--backend-store-uri", store.uri, "--artifacts-destination", f"{store.home / 'artifacts'}",
+        "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
-    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+    lean = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true",
+            "PYTHONWARNINGS": "ignore"}  # fmt: skip
     os.execve(command[0], command, {**os.environ, **lean})
 
 

@@ -33,6 +33,10 @@ from lit_mnist.training.report import fit_figures, test_figures
 from lit_mnist.training.signals import SignalWatch
 
 
+ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
+"""Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
+
+
 @dataclass(frozen=True)
 class Result:
     """What a command has to show for itself."""
@@ -55,6 +59,7 @@ def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | No
         cli.datamodule.setup("fit")
         tracker = MLflowTracker()
         trainer = _fit_trainer(cli, tracker, [watch, *callbacks])
+        watch.check()
         # Only now is there a run: what cannot even start leaves none behind.
         with _new_run(cli, trainer) as run:
             tracker.run = run
@@ -70,18 +75,21 @@ def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | No
 def evaluate(verb: str, run_id: str, checkpoint: str, overrides: list[str]) -> Result:
     """`validate` or `test` a run's checkpoint; what `test` measures is logged to the run."""
     with SignalWatch() as watch, _existing_run(run_id, overrides) as (run, cli):
-        load_weights(cli.model, find_checkpoint(run, checkpoint))
-        logger = MLflowTracker(run) if verb == "test" else False
-        trainer = cli.make_trainer(
-            logger=logger, callbacks=[watch], enable_checkpointing=False, enable_progress_bar=False
-        )
+        loaded = load_weights(cli.model, find_checkpoint(run, checkpoint))
+        trainer = cli.make_trainer(logger=False, callbacks=[watch], enable_checkpointing=False)
         start = time.perf_counter()
         measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start
-        drawn = test_figures(run, cli.model, cli.datamodule) if verb == "test" else []
         metrics = {name: value for name, value in measured.items() if "/" in name}
+        drawn = []
+        if verb == "test" and trainer.is_global_zero:
+            known = run.data().data.metrics
+            news = {name: value for name, value in metrics.items() if known.get(name) != value}
+            run.log_metrics(news, loaded["global_step"])
+            drawn = test_figures(run, cli.model, cli.datamodule)
         result = Result(run.id, metrics, took, drawn)
-    _show(result, verb)
+    if trainer.is_global_zero:
+        _show(result, verb)
     return result
 
 
@@ -179,7 +187,7 @@ def _existing_run(run_id: str, overrides: list[str]) -> Iterator[tuple[Run, LitC
             config = run.client.download_artifacts(run.id, "config.yaml")
         except Exception:  # each kind of artifact store has its own
             raise UserError(f"run {run.id} has no config.yaml: `lit-mnist fit` did not make it") from None
-        yield run, LitCLI(["--config", config, *overrides])
+        yield run, LitCLI(["--config", config, *ONE_DEVICE, *overrides])
 
 
 def _train(cli: LitCLI, run: Run | None, trainer: Trainer) -> Result | None:

@@ -1,0 +1,58 @@
+"""Every command of the README runs as it is written, but shorter."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from PIL import Image
+
+from lit_mnist.cli import COMMANDS
+from lit_mnist.data.mini import load_mini
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+BLOCKS = re.findall(r"```(bash|python)\n(.*?)```", README, re.DOTALL)
+LINES = [line for kind, text in BLOCKS if kind == "bash" for line in text.splitlines()]
+SHORTER = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"]
+
+
+def commands(program: str) -> list[list[str]]:
+    split = [shlex.split(line, comments=True) for line in LINES]
+    return [words for words in split if words and words[0] == program]
+
+
+@pytest.fixture
+def run_id(cli: Cli) -> str:
+    code, out, err = cli("fit", "--config", "zhang/cnn", "--trainer.max_steps", "20")
+    assert code == 0, err
+    return out.split()[1]
+
+
+def test_the_readme_shows_the_commands() -> None:
+    assert {words[1] for words in commands("lit-mnist")} == set(COMMANDS)
+    assert {words[1] for words in commands("make")} == {"demo", "test", "bench", "check"}
+
+
+def test_every_command_of_the_readme_runs(cli: Cli, project: Path, full_data: str, run_id: str) -> None:
+    Image.fromarray(load_mini()[2][0]).save(project / "digit.png")
+    for _, *words in commands("lit-mnist"):
+        if words[0] == "ui":  # runs until it is interrupted; test_ui.py has it
+            continue
+        words = [run_id if word == "RUN_ID" else word for word in words]
+        code, _, err = cli(*words, *(SHORTER if words[0] == "fit" else []))
+        assert code == 0, (words, err)
+
+
+@pytest.mark.parametrize("target", [words[1] for words in commands("make")])
+def test_every_make_target_of_the_readme_exists(target: str) -> None:
+    subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
+
+
+def test_the_python_of_the_readme_runs(project: Path) -> None:
+    (source,) = (text for kind, text in BLOCKS if kind == "python")
+    space: dict[str, object] = {}
+    exec(source, space)
+    assert "model" in space

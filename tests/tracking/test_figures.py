@@ -1,0 +1,139 @@
+from itertools import pairwise
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from lit_mnist.data.mini import load_mini
+from lit_mnist.tracking.figures import (
+    Mistake,
+    confusion_matrix,
+    drawable,
+    loss_curves,
+    picture_rows,
+    worst_mistakes,
+)
+
+PICTURES, LABELS = load_mini()[2:]
+DIGITS = [str(digit) for digit in range(10)]
+TRAIN = [(step, 2.0 * 0.99**step) for step in range(1, 400)]
+VAL = [(100, 0.8), (200, 0.4), (399, 0.09)]
+
+
+def texts(figure: Figure) -> list[str]:
+    """Every text that a reader sees, and proof that the figure can be drawn."""
+    figure.canvas.draw()
+    return [t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text")) if t.get_visible()]
+
+
+def test_curves_show_each_metric_with_its_last_value_and_points_where_there_are_few():
+    figure = loss_curves({"train/loss": TRAIN, "val/loss": VAL}, "zhang/cnn $\\frac$")
+    (axes,) = figure.axes
+    lines = {line.get_label(): line for line in axes.lines}
+    assert lines["val/loss"].get_xydata().tolist() == [list(point) for point in VAL]
+    assert (lines["train/loss"].get_marker(), lines["val/loss"].get_marker()) == ("None", "o")
+    assert lines["train/loss"].get_color() != lines["val/loss"].get_color()
+    assert {"zhang/cnn $\\frac$", "optimizer step", "val/loss  0.09"} <= set(texts(figure))
+
+
+@pytest.mark.parametrize(
+    ("values", "scale"), [((2.0, 0.1), "log"), ((2.0, 0.5), "linear"), ((2.0, 0.0), "linear")]
+)
+def test_loss_is_logarithmic_only_beyond_a_decade(values, scale):
+    assert loss_curves({"val/loss": list(enumerate(values))}, "").axes[0].get_yscale() == scale
+
+
+def test_accuracy_has_its_own_panel():
+    figure = loss_curves({"val/loss": VAL, "val/acc": [(100, 0.9), (399, 0.975)]}, "")
+    assert [axes.get_ylabel() for axes in figure.axes] == ["loss", "accuracy"]
+    assert "val/acc  97.50 %" in texts(figure)
+
+
+@pytest.mark.parametrize(
+    ("history", "text"),
+    [
+        ({}, "nothing was logged"),
+        ({"val/loss": []}, "nothing was logged"),
+        ({"val/loss": [(1, float("nan"))]}, "no finite value"),
+        ({"val/loss": [(1, 0.5), (2, float("inf"))]}, "val/loss  inf"),
+    ],
+)
+def test_missing_and_diverged_metrics_are_said(history, text):
+    assert text in texts(loss_curves(history, ""))
+
+
+def test_labels_of_lines_that_end_together_stay_apart():
+    figure = loss_curves({f"{stage}/loss": [(1, 0.5), (2, 0.25)] for stage in ("train", "val", "test")}, "")
+    figure.canvas.draw()
+    boxes = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
+    assert len(boxes) == 3
+    assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
+
+
+@pytest.mark.parametrize("names", [DIGITS, [f"Ankle boot {digit}" for digit in DIGITS], ["no", "yes"]])
+def test_matrix_writes_counts_where_they_belong(names):
+    counts = np.diag(np.full(len(names), 980))
+    counts[1, 0] = 37
+    figure = confusion_matrix(counts, names, [], "errors")
+    axes = figure.axes[0]
+    cells = {t.get_position(): t.get_text() for t in axes.texts}
+    assert cells.pop((0, 1)) == "37"
+    assert set(cells.values()) == {"980"} and len(cells) == len(names)
+    assert [t.get_text() for t in axes.get_yticklabels()] == names
+    assert "no mistakes to show" in texts(figure)
+
+
+def test_matrix_colours_the_mistakes_and_not_the_right_answers():
+    image = confusion_matrix(np.array([[950, 50], [1, 99]]), ["a", "b"], [], "").axes[0].images[0]
+    assert image.get_array().tolist() == [[None, 0.05], [0.01, None]]
+
+
+def test_hundred_classes_have_no_numbers_and_legible_names():
+    figure = confusion_matrix(np.eye(100, dtype=int), [f"class {i}" for i in range(100)], [], "")
+    assert not figure.axes[0].texts
+    assert len(figure.axes[0].get_xticks()) == 25
+
+
+@pytest.mark.parametrize(
+    ("names", "caption"),
+    [(DIGITS, "true 4 → 9 (99 %)"), (["Ankle boot"] * 10, "true Ankle boot\n→ Ankle boot (99 %)")],
+)
+def test_mistakes_are_captioned_and_at_most_25(names, caption):
+    mistakes = [Mistake(picture, 4, 9, 0.99) for picture in PICTURES[:30]]
+    assert texts(confusion_matrix(np.eye(10, dtype=int), names, mistakes, "")).count(caption) == 25
+
+
+def test_worst_mistakes_are_the_most_confident_wrong_answers_first():
+    probabilities = np.eye(10)[LABELS]
+    for picture, sureness in ((5, 0.7), (3, 0.9), (8, 0.7), (1, 0.6)):
+        probabilities[picture] = np.where(np.arange(10) == 7, sureness, (1 - sureness) / 9)
+    worst = worst_mistakes(PICTURES, LABELS, probabilities, limit=3)
+    assert [(m.true, m.predicted, round(m.probability, 2)) for m in worst] == [
+        (0, 7, 0.9),
+        (0, 7, 0.7),
+        (0, 7, 0.7),
+    ]
+    assert [np.array_equal(m.picture * 255, PICTURES[i]) for m, i in zip(worst, (3, 5, 8), strict=True)] == [
+        True
+    ] * 3
+    assert worst_mistakes(PICTURES, LABELS, np.eye(10)[LABELS]) == []
+
+
+def test_rows_are_labelled_and_hold_their_pictures():
+    digits = PICTURES[::100]
+    figure = picture_rows(
+        {"original": digits, "half as bright": digits / 510, "colour": np.stack([digits] * 3, 1)}, "x"
+    )
+    assert {"original", "half as bright", "colour", "x"} <= set(texts(figure))
+    strips = [axes.images[0].get_array() for axes in figure.axes]
+    np.testing.assert_allclose(strips[0][:, 29 * 9 :], digits[9] / 255)
+    np.testing.assert_allclose(strips[1][:, :28], digits[0] / 510, rtol=1e-5)
+    assert strips[2].shape == (28, 289, 3)
+    assert picture_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
+
+
+@pytest.mark.parametrize(("channels", "shape"), [(1, (4, 28, 28)), (2, (4, 28, 28)), (3, (4, 28, 28, 3))])
+def test_any_number_of_channels_draws(channels, shape):
+    drawn = drawable(np.stack([PICTURES[:4]] * channels, axis=1))
+    assert drawn.shape == shape
+    np.testing.assert_allclose(drawn if channels != 3 else drawn[..., 1], PICTURES[:4] / 255)

@@ -1,0 +1,103 @@
+"""`lit-mnist runs`: what there is, in the order asked for."""
+
+import contextlib
+import json
+from pathlib import Path
+
+import pytest
+
+from conftest import Cli
+from lit_mnist.tracking.run import open_run
+
+RUNS = [
+    # name, experiment, monitor, value: in the order in which they start
+    ("first", "cnn", "val/acc", 0.91),
+    ("second", "cnn", "val/acc", 0.97),
+    ("third", "autoencoder", "val/loss", 0.02),
+    ("fourth", "autoencoder", "val/loss", 0.01),
+    ("broken", "cnn", None, None),
+]
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory):
+    """A project with five runs, shared by the tests here, none of which changes it."""
+    folder = tmp_path_factory.mktemp("listing")
+    (folder / "pyproject.toml").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for name, experiment, monitor, value in RUNS:
+            with contextlib.suppress(ZeroDivisionError), open_run(experiment, name, system_metrics=False) as run:
+                if monitor is None:
+                    raise ZeroDivisionError
+                run.set_tags({"monitor": monitor})
+                run.log_metrics({f"best/{monitor}": value, monitor: value / 2}, 7)
+        yield folder
+
+
+@pytest.fixture
+def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> Path:
+    (tmp_path / "pyproject.toml").touch()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+def _names(cli: Cli, *flags: str) -> list[str]:
+    code, out, err = cli("runs", "--json", *flags)
+    assert (code, err) == (0, "")
+    return [run["name"] for run in json.loads(out)]
+
+
+def test_the_table_has_a_line_for_each_run_newest_first(cli: Cli) -> None:
+    code, out, err = cli("runs")
+    assert (code, err) == (0, "")
+    head, *lines = out.splitlines()
+    assert head.split() == ["id", "name", "experiment", "status", "best", "duration"]
+    assert [line.split()[1] for line in lines] == [name for name, *_ in reversed(RUNS)]
+    assert len(lines[0].split()[0]) == 32
+    assert lines[0].split()[2:4] == ["cnn", "FAILED"]
+    assert lines[1].split()[2:6] == ["autoencoder", "FINISHED", "val/loss", "0.0100"]
+    assert all(line.endswith(" s") for line in map(str.rstrip, lines))
+
+
+def test_json_holds_what_the_table_does_and_all_metrics(cli: Cli) -> None:
+    run = json.loads(cli("runs", "--json", "--experiment", "autoencoder")[1])[0]
+    assert run["metrics"] == {"best/val/loss": 0.01, "val/loss": 0.005}
+    assert (run["status"], run["metric"], run["best"]) == ("FINISHED", "val/loss", 0.01)
+    assert 0 <= run["duration"] < 60
+
+
+@pytest.mark.parametrize(
+    ("flags", "names"),
+    [
+        (("--experiment", "cnn"), ["broken", "second", "first"]),
+        (("--sort", "metric"), ["second", "first", "fourth", "third", "broken"]),
+        (("--sort", "name"), ["broken", "first", "fourth", "second", "third"]),
+        (("--experiment", "cnn", "--sort", "status"), ["broken", "second", "first"]),
+        (("--limit", "2"), ["broken", "fourth"]),
+        (("--sort", "metric", "--limit", "1"), ["second"]),
+    ],
+)
+def test_the_runs_asked_for_in_the_order_asked_for(flags: tuple[str, ...], names: list[str], cli: Cli) -> None:
+    assert _names(cli, *flags) == names
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        (("--experiment", "cn"), "there is no experiment 'cn'"),
+        (("--limit", "0"), "--limit 0 must be at least 1"),
+        (("--sort", "size"), "argument --sort: invalid choice: 'size'"),
+    ],
+)
+def test_a_wrong_flag_is_one_line(flags: tuple[str, ...], line: str, cli: Cli) -> None:
+    code, out, err = cli("runs", *flags)
+    assert (code, out) == (2, "") and err.startswith(f"lit-mnist: error: {line}") and err.count("\n") == 1
+
+
+def test_an_empty_store_says_so(empty: Path, cli: Cli) -> None:
+    code, out, err = cli("runs")
+    assert (code, err) == (0, "") and out.startswith(f"no runs in sqlite:///{empty}/mlruns/mlflow.db yet")
+    assert cli("runs", "--json")[1] == "[]\n"

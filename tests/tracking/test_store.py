@@ -1,0 +1,77 @@
+"""One store for a project, whoever opens it first and from wherever."""
+
+import multiprocessing
+from pathlib import Path
+
+import pytest
+
+from lit_mnist.errors import UserError
+from lit_mnist.tracking.store import connect, experiment_id, find_store
+
+PROCESSES = 16
+
+
+def _open_first(gate, answers) -> None:
+    gate.wait()
+    try:
+        store = find_store()
+        answers.put(experiment_id(connect(store), store, "together"))
+    except BaseException as error:
+        answers.put(repr(error))
+
+
+def test_many_processes_that_open_the_store_for_the_first_time_agree(project: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["mlflow"])  # one import for all of them
+    gate, answers = context.Barrier(PROCESSES), context.Queue()
+    workers = [context.Process(target=_open_first, args=(gate, answers)) for _ in range(PROCESSES)]
+    for worker in workers:
+        worker.start()
+    found = [answers.get(timeout=120) for _ in workers]
+    for worker in workers:
+        worker.join()
+    assert set(found) == {experiment_id(connect(find_store()), find_store(), "together")}
+    assert not [worker for worker in workers if worker.exitcode]
+
+
+@pytest.mark.parametrize("mark", ["pyproject.toml", "mlruns/mlflow.db", ".git/HEAD"])
+def test_every_folder_of_a_project_finds_the_same_store(
+    mark: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    (tmp_path / mark).parent.mkdir(exist_ok=True)
+    (tmp_path / mark).touch()
+    deep = tmp_path / "a" / "b"
+    deep.mkdir(parents=True)
+    for folder in (tmp_path, deep.parent, deep):
+        monkeypatch.chdir(folder)
+        assert find_store().uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
+        assert find_store().is_local and find_store().home == tmp_path / "mlruns"
+
+
+def test_the_environment_names_another_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/elsewhere/own.db")
+    store = find_store()
+    connect(store)
+    assert (project / "elsewhere" / "own.db").exists() and not (project / "mlruns" / "mlflow.db").exists()
+    assert not store.is_local and store.home == project / "mlruns"
+
+
+def test_a_damaged_database_is_named_in_one_line(project: Path) -> None:
+    store = find_store()
+    store.home.mkdir()
+    (store.home / "mlflow.db").write_bytes(b"no database at all, but long enough to look like one" * 100)
+    with pytest.raises(UserError, match="mlflow.db") as caught:
+        connect(store)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_a_deleted_experiment_can_be_brought_back_as_the_error_says(project: Path) -> None:
+    store = find_store()
+    client = connect(store)
+    number = experiment_id(client, store, "gone")
+    client.delete_experiment(number)
+    with pytest.raises(UserError, match=f"`mlflow experiments restore --experiment-id {number}`"):
+        experiment_id(client, store, "gone")
+    client.restore_experiment(number)
+    assert experiment_id(client, store, "gone") == number

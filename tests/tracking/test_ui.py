@@ -1,0 +1,81 @@
+"""`lit-mnist ui`: the project's runs in a browser, on this machine alone."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import psutil
+import pytest
+
+from conftest import Cli
+from lit_mnist.tracking.store import connect, experiment_id, find_store
+
+PATIENCE = 120
+
+
+@pytest.fixture
+def taken_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        yield listener.getsockname()[1]
+
+
+@pytest.fixture
+def port(taken_port: int) -> int:
+    """A port that was free a moment ago, and is not one that is taken now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def _answer(address: str, body: dict[str, object] | None = None) -> str:
+    """What the server says, as soon as it says anything."""
+    data = None if body is None else json.dumps(body).encode()
+    request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
+    deadline = time.monotonic() + PATIENCE
+    while True:
+        try:
+            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+                assert response.status == 200
+                return response.read().decode()
+        except urllib.error.URLError:
+            assert time.monotonic() < deadline, "the UI does not answer"
+            time.sleep(0.2)
+
+
+def test_the_ui_shows_the_projects_experiments_on_loopback_only(project: Path, port: int) -> None:
+    store = find_store()
+    experiment_id(connect(store), store, "to be seen")
+    environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
+    command = [sys.executable, "-m", "lit_mnist.cli", "ui", "--port", str(port)]
+    with (
+        (project / "log").open("w") as log,
+        subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as server,
+    ):
+        try:
+            assert "MLflow" in _answer(f"http://127.0.0.1:{port}/")
+            found = _answer(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", {"max_results": 9})
+            family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+            listening = {c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+        finally:
+            os.killpg(server.pid, signal.SIGKILL)
+    assert "to be seen" in [experiment["name"] for experiment in json.loads(found)["experiments"]]
+    assert listening == {("127.0.0.1", port)}
+    said = (project / "log").read_text()
+    assert f"MLflow on sqlite:///{project}/mlruns/mlflow.db\n" in said
+    assert f"here:    http://127.0.0.1:{port}/" in said
+    assert f"remote:  ssh -L {port}:127.0.0.1:{port} " in said
+
+
+def test_a_taken_port_is_one_line(taken_port: int, cli: Cli) -> None:
+    code, out, err = cli("ui", "--port", str(taken_port))
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert err.startswith(f"lit-mnist: error: --port {taken_port} cannot be used (")

@@ -1,0 +1,56 @@
+"""Two processes that share each batch are one run, with one process's results."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+
+from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.store import connect, find_store
+
+DDP = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
+FIT = ["fit", "--config", "zhang/autoencoder", "--data", "MiniMNISTDataModule", "--trainer.max_steps", "80",
+       "--data.corruption", "gaussian", "--data.noise", "0.3", "--data.eval_batch_size", "96",
+       "--data.batch_size", "70", "--data.train_size", "2000"]  # fmt: skip
+
+
+def lit_mnist(*arguments: str) -> str:
+    command = [sys.executable, "-m", "lit_mnist.cli", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path) -> None:
+    assert cli(*FIT)[0] == 0
+    lit_mnist(*FIT, *DDP)
+    two, one = runs(connect(find_store()))
+    assert two["status"] == one["status"] == "FINISHED"
+    for run in (one, two):
+        assert cli("test", "--run", run["id"])[0] == 0
+    two, one = runs(connect(find_store()))
+    compared = {name for name in one["metrics"] if name.startswith(("train/", "val/", "test/", "best/"))}
+    assert len(compared) > 5 and compared <= set(two["metrics"])
+    for name in compared:
+        assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
+
+
+def test_testing_on_two_devices_counts_each_picture_once(cli: Cli, project: Path) -> None:
+    assert cli(*FIT)[0] == 0
+    (run,) = runs(connect(find_store()))
+    assert cli("test", "--run", run["id"])[0] == 0
+    out = lit_mnist("test", "--run", run["id"], *DDP)
+    assert out.count("test/mse") == 1
+    history = connect(find_store()).get_metric_history(run["id"], "test/mse")
+    assert max(p.value for p in history) == pytest.approx(min(p.value for p in history), rel=1e-5)
+
+
+def test_a_batch_that_cannot_be_shared_equally_is_refused(cli: Cli, project: Path) -> None:
+    command = [sys.executable, "-m", "lit_mnist.cli", *FIT, *DDP, "--data.batch_size", "7"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 2
+    assert "--data.batch_size 7 cannot be shared equally by 2 devices: take a multiple of 2" in done.stderr
+    assert "Traceback" not in done.stderr

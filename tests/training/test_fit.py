@@ -1,0 +1,173 @@
+"""`lit-mnist fit`: everything about the run is in MLflow, once, and the same again from the same seed."""
+
+import json
+import subprocess
+from importlib.metadata import version
+from pathlib import Path
+
+import mlflow
+import pytest
+import torch
+from lightning.pytorch import Callback
+from PIL import Image
+
+import lit_mnist
+from conftest import SHORT
+from lit_mnist.cli import main
+from lit_mnist.tracking.run import Run, open_run
+from lit_mnist.training.commands import fit
+from lit_mnist.training.lean import make_lean
+from lit_mnist.training.parser import LitCLI
+
+EVERY_STEP = (*SHORT, "--trainer.log_every_n_steps", "1", "--seed_everything", "7")
+CNN = ["--config", "zhang/cnn", *EVERY_STEP, "--model.lr", "0.01", "--trainer.max_epochs", "3"]
+AUTOENCODER = ["--config", "zhang/autoencoder", *EVERY_STEP, "--model.hidden_sizes", str([64] * 100),
+               "--data.corruption", "gaussian", "--data.noise", "0.3", "--data.batch_size", "100"]  # fmt: skip
+KINDS = {
+    "cnn": (CNN, 24, {"val/acc", "best/val/acc", "train/acc"}, "val_confusion_matrix.png"),
+    "autoencoder": (AUTOENCODER, 4, {"val/mse", "best/val/loss"}, "val_reconstructions.png"),
+}
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory):
+    """A project shared by the tests here."""
+    folder = tmp_path_factory.mktemp("fit")
+    (folder / "pyproject.toml").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def trained(project: Path, request: pytest.FixtureRequest):
+    """A run of each kind of model: the run, its arguments, steps, further metrics and second figure."""
+    arguments, *expected = KINDS[request.param]
+    assert main(["fit", *arguments]) == 0
+    newest = mlflow.search_runs(search_all_experiments=True, output_format="list", max_results=1)[0]
+    with open_run("", run_id=newest.info.run_id) as run:
+        yield run, arguments, *expected
+
+
+def _artifacts(run: Run, folder: str | None = None) -> list[str]:
+    return [item.path for item in run.client.list_artifacts(run.id, folder)]
+
+
+def _weights(run: Run, name: str) -> dict[str, object]:
+    return torch.load(run.client.download_artifacts(run.id, f"checkpoints/{name}.ckpt"), weights_only=True)
+
+
+def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def test_every_hyperparameter_is_there_in_full(trained) -> None:
+    run, arguments, *_ = trained
+    params = LitCLI(arguments).params()
+    texts = {name: json.dumps(v) if isinstance(v, list) else str(v) for name, v in params.items() if v is not None}
+    assert run.data().data.params == texts | {name: "null" for name, value in params.items() if value is None}
+    assert params["seed_everything"] == 7
+    assert "hidden_sizes" not in params or len(texts["hidden_sizes"]) > 250
+
+
+def test_code_packages_device_and_data_are_there(trained) -> None:
+    run, arguments, *_ = trained
+    tags, data = run.data().data.tags, LitCLI(arguments).datamodule
+    git = ["git", "-C", str(Path(lit_mnist.__file__).parent), "rev-parse", "HEAD"]
+    commit = subprocess.run(git, capture_output=True, text=True).stdout.strip()
+    assert tags["mlflow.source.git.commit"] == commit or not commit
+    assert tags["git.dirty"] in ("true", "false") or not commit
+    for package in ("torch", "lightning", "mlflow"):
+        assert tags[f"version.{package}"] == version(package)
+    packages = Path(run.client.download_artifacts(run.id, "packages.txt")).read_text().splitlines()
+    assert f"torch=={version('torch')}" in packages
+    assert tags["device"].partition(" ")[0] in ("cpu", "cuda", "mps")
+    data.setup("fit")
+    [dataset] = [entry.dataset for entry in run.data().inputs.dataset_inputs]
+    assert (dataset.name, dataset.digest) == ("MiniMNIST", data.digest())
+    assert (tags["dataset.name"], tags["dataset.digest"]) == ("MiniMNIST", data.digest())
+    assert json.loads(dataset.profile) == {"train": 400, "val": 400}
+
+
+def test_every_metric_is_there_and_every_point_once(trained) -> None:
+    run, _, steps, further, _ = trained
+    points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
+    assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "pictures_per_s"} | further <= set(points)
+    assert {name for name in points if name.startswith("system/cpu")}
+    assert {name: at for name, at in points.items() if len(at) != len(set(at))} == {}
+    assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
+
+
+def test_the_checkpoints_are_there_once_and_are_what_they_are_called(trained, project: Path) -> None:
+    run, arguments, steps, *_ = trained
+    assert _artifacts(run, "checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
+    assert sorted(path.name for path in project.rglob(f"*{run.id}*/**/*.ckpt")) == ["best.ckpt", "last.ckpt"]
+    best, last = _weights(run, "best"), _weights(run, "last")
+    monitor = run.data().data.tags["monitor"]
+    history = run.history(monitor)
+    value = (max if monitor == "val/acc" else min)(value for _, value in history)
+    assert run.history(f"best/{monitor}") == [(best["global_step"], value)]
+    assert dict(history)[best["global_step"]] == value and last["global_step"] == steps
+    cli = LitCLI(arguments)
+    cli.model.load_state_dict(best["state_dict"])
+    trainer = cli.make_trainer(logger=False, enable_checkpointing=False)
+    assert trainer.validate(cli.model, cli.datamodule, verbose=False)[0][monitor] == pytest.approx(value, rel=1e-6)
+
+
+def test_the_figures_are_there(trained) -> None:
+    run, *_, second = trained
+    assert _artifacts(run, "figures") == ["figures/loss_curves.png", f"figures/{second}"]
+    for path in _artifacts(run, "figures"):
+        with Image.open(run.client.download_artifacts(run.id, path)) as picture:
+            assert picture.format == "PNG" and 400 < picture.width < 4000 and 200 < picture.height < 4000
+            assert len(picture.convert("L").histogram()) - picture.convert("L").histogram().count(0) > 20
+
+
+def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
+    run, *_ = trained
+    assert run.data().info.status == "FINISHED" and run.data().info.end_time
+    assert not run.folder.exists()
+
+
+def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(project: Path) -> None:
+    first = fit(CNN)
+    with open_run("", run_id=first.run_id) as run:
+        config = run.client.download_artifacts(run.id, "config.yaml")
+        original = _weights(run, "last")["state_dict"]
+    for flags, same in (([], True), (["--seed_everything", "8"], False)):
+        with open_run("", run_id=fit(["--config", config, *flags]).run_id) as run:
+            assert _equal(_weights(run, "last")["state_dict"], original) == same
+
+
+class AfterBackward(Callback):
+    def on_after_backward(self, *args: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize("flags", [CNN, AUTOENCODER, [*CNN, "--model.optimizer", "rmsprop"]])
+def test_the_lean_step_gives_the_weights_of_lightnings_own(flags: list[str], project: Path) -> None:
+    weights = []
+    for lean in (True, False):
+        cli = LitCLI(flags)
+        trainer = cli.make_trainer(logger=False, enable_checkpointing=False)
+        assert not lean or make_lean(trainer, cli.model)
+        trainer.fit(cli.model, datamodule=cli.datamodule)
+        weights.append(cli.model.state_dict())
+    assert _equal(*weights)
+
+
+@pytest.mark.parametrize(
+    ("flags", "callbacks"),
+    [
+        (["--trainer.profiler", "simple"], []),
+        (["--trainer.gradient_clip_val", "1"], []),
+        (["--trainer.accumulate_grad_batches", "2"], []),
+        (["--trainer.precision", "bf16-mixed"], []),
+        (["--trainer.detect_anomaly", "true"], []),
+        ([], [AfterBackward()]),
+    ],
+)
+def test_the_lean_step_is_left_where_it_would_skip_something(flags: list[str], callbacks, project: Path) -> None:
+    cli = LitCLI([*CNN, *flags])
+    assert not make_lean(cli.make_trainer(logger=False, callbacks=callbacks), cli.model)
