@@ -62,6 +62,11 @@ def guarded(work: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of a list has had enough
         sys.stderr.close()
         return 141
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
+            raise
+        print(f"lit-mnist: error: the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
     return 0
 
 

@@ -3,15 +3,17 @@
 import json
 import math
 import os
+import re
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from lit_mnist.errors import UsageError
 from lit_mnist.tracking.sender import Sender
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
@@ -163,16 +165,10 @@ def find_run(client: "MlflowClient", store: Store, run_id: str) -> "MlflowRun":
         UserError: there is no such run, or more than one.
 
     """
-    from mlflow.exceptions import MlflowException
-
-    from lit_mnist.errors import UsageError
-
-    try:
-        return client.get_run(run_id)
-    except MlflowException:
-        pass
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=2) if run_id else []
+    found: Sequence[MlflowRun] = []
+    if re.fullmatch("[0-9a-f]+", run_id):
+        experiments = [e.experiment_id for e in client.search_experiments()]
+        found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=2)
     if len(found) == 1:
         return found[0]
     what = "more than one run begins with" if found else "no run"

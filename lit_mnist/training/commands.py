@@ -32,7 +32,6 @@ from lit_mnist.training.progress import progress_callback
 from lit_mnist.training.report import fit_figures, test_figures
 from lit_mnist.training.signals import SignalWatch
 
-
 ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 """Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
 

@@ -22,7 +22,7 @@ VAL = [(100, 0.8), (200, 0.4), (399, 0.09)]
 
 def texts(figure: Figure) -> list[str]:
     """Every text that a reader sees, and proof that the figure can be drawn."""
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     return [t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text")) if t.get_visible()]
 
 
@@ -64,7 +64,7 @@ def test_missing_and_diverged_metrics_are_said(history, text):
 
 def test_labels_of_lines_that_end_together_stay_apart():
     figure = loss_curves({f"{stage}/loss": [(1, 0.5), (2, 0.25)] for stage in ("train", "val", "test")}, "")
-    figure.canvas.draw()
+    figure.draw_without_rendering()
     boxes = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
     assert len(boxes) == 3
     assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
