@@ -34,6 +34,9 @@ def test_curves_show_each_metric_with_its_last_value_and_points_where_there_are_
     assert (lines["train/loss"].get_marker(), lines["val/loss"].get_marker()) == ("None", "o")
     assert lines["train/loss"].get_color() != lines["val/loss"].get_color()
     assert {"zhang/cnn $\\frac$", "optimizer step", "val/loss  0.09"} <= set(texts(figure))
+    label = next(text for text in axes.texts if text.get_text().startswith("val"))
+    height = axes.transAxes.transform(label.get_position())[1]
+    assert height == pytest.approx(axes.transData.transform(VAL[-1])[1], abs=2)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,163 @@
+"""`lit-mnist validate`, `test` and `predict`: a run's checkpoint put to use."""
+
+import re
+from pathlib import Path
+
+import mlflow
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import MINI, SHORT, Cli
+from lit_mnist.cli import main
+from lit_mnist.data.mini import load_mini
+from lit_mnist.tracking.run import open_run
+from lit_mnist.tracking.store import connect, find_store
+
+CNN = ("--config", "zhang/cnn", *MINI, "--model.lr", "0.003", "--trainer.max_epochs", "2")
+AUTOENCODER = ("--config", "zhang/autoencoder", *SHORT, "--tracking.experiment", "auto")
+DIGITS = (0, 1, 6)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory):
+    """A project shared by the tests here, with pictures of digits, as in MNIST and as one scans them."""
+    folder = tmp_path_factory.mktemp("evaluate")
+    (folder / "pyproject.toml").touch()
+    _, _, pictures, labels = load_mini()
+    for digit in DIGITS:
+        picture = pictures[labels == digit][0]
+        Image.fromarray(picture).save(folder / f"{digit}.png")
+        scan = Image.fromarray(255 - np.pad(picture, 30)).resize((880, 880), Image.Resampling.BICUBIC)
+        scan.convert("RGB").save(folder / f"scan {digit}.png")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def cnn(project: Path) -> str:
+    return _train(CNN)
+
+
+@pytest.fixture(scope="module")
+def autoencoder(project: Path) -> str:
+    return _train(AUTOENCODER)
+
+
+@pytest.fixture(scope="module")
+def strangers(project: Path) -> tuple[str, str]:
+    """A run that `fit` did not make, and a beginning that its id shares with another's."""
+    client, seen = connect(find_store()), {}
+    experiment = client.create_experiment("strangers")
+    while True:
+        run_id = client.create_run(experiment).info.run_id
+        if run_id[0] in seen:
+            return run_id, run_id[0]
+        seen[run_id[0]] = run_id
+
+
+def _train(arguments: tuple[str, ...]) -> str:
+    assert main(["fit", *arguments]) == 0
+    [run] = mlflow.search_runs(search_all_experiments=True, output_format="list", max_results=1)
+    return run.info.run_id
+
+
+def _values(out: str) -> dict[str, str]:
+    return dict(re.findall(r"^(\w+/\w+) +([0-9.]+) ", out, re.MULTILINE))
+
+
+def _said(cli: Cli, *arguments: str) -> str:
+    code, out, err = cli(*arguments)
+    assert (code, err) == (0, "")
+    return out
+
+
+def test_test_measures_into_the_same_run(cnn: str, cli: Cli) -> None:
+    count = len(mlflow.search_runs(search_all_experiments=True))
+    with open_run("", run_id=cnn) as run:
+        before = run.data()
+        values = _values(_said(cli, "test", "--run", cnn[:12]))
+        after = run.data()
+        drawn = [item.path for item in run.client.list_artifacts(cnn, "figures")]
+        assert len(run.history("test/acc")) == 1
+    new = {name: f"{value:.4f}" for name, value in after.data.metrics.items() if name not in before.data.metrics}
+    assert new == values and values.keys() == {"test/loss", "test/acc"} and float(values["test/acc"]) > 0.8
+    assert "figures/test_confusion_matrix.png" in drawn
+    assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
+    assert after.data.params == before.data.params and len(mlflow.search_runs(search_all_experiments=True)) == count
+
+
+@pytest.mark.parametrize("kind", ["cnn", "autoencoder"])
+def test_validate_gives_the_fits_best_value_and_logs_nothing(
+    kind: str, cli: Cli, request: pytest.FixtureRequest
+) -> None:
+    run_id = request.getfixturevalue(kind)
+    with open_run("", run_id=run_id) as run:
+        before = run.data().to_dictionary()
+        values = _values(_said(cli, "validate", "--run", run_id))
+        assert run.data().to_dictionary() == before
+        monitor = run.data().data.tags["monitor"]
+        assert values[monitor] == f"{run.data().data.metrics[f'best/{monitor}']:.4f}"
+
+
+@pytest.mark.parametrize("digit", DIGITS)
+def test_predict_labels_a_picture_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
+    plain, scan = _said(cli, "predict", "--run", cnn, f"{digit}.png", f"scan {digit}.png").splitlines()
+    assert re.fullmatch(rf"{digit}\.png: {digit}  [0-9.]+%", plain)
+    assert re.fullmatch(rf"scan {digit}\.png: {digit}  [0-9.]+%  \(.*inverted: dark on light, .*\)", scan)
+
+
+def test_predict_writes_an_autoencoders_reconstructions(autoencoder: str, cli: Cli, project: Path) -> None:
+    out = _said(cli, "predict", "--run", autoencoder, "--out", "made/here", "0.png", "scan 1.png")
+    written = [project / "made" / "here" / f"{name}_reconstructed.png" for name in ("0", "scan 1")]
+    assert "0.png: made/here/0_reconstructed.png\n" in out and "scan 1.png: made/here/scan 1_rec" in out
+    for path in written:
+        with Image.open(path) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (28, 28))
+            assert picture.getextrema()[1] > 0
+
+
+def test_last_and_a_file_are_checkpoints_too(cnn: str, cli: Cli) -> None:
+    with open_run("", run_id=cnn) as run:
+        file = run.client.download_artifacts(cnn, "checkpoints/last.ckpt")
+        last = dict(run.history("val/loss"))[max(step for step, _ in run.history("val/loss"))]
+    said = [_values(_said(cli, "validate", "--run", cnn, "--checkpoint", name)) for name in ("last", file)]
+    assert said[0] == said[1] and said[0]["val/loss"] == f"{last:.4f}"
+
+
+@pytest.mark.parametrize("run_id", ["0123456789", "", "%", "____", "it's"])
+@pytest.mark.parametrize("verb", ["test", "predict"])
+def test_an_unknown_run_is_one_line(verb: str, run_id: str, cnn: str, cli: Cli) -> None:
+    _fails(cli, verb, "--run", run_id, *(["0.png"] if verb == "predict" else []), says=f"no run {run_id!r}")
+
+
+def test_an_ambiguous_or_foreign_run_is_one_line(strangers: tuple[str, str], cli: Cli) -> None:
+    run_id, beginning = strangers
+    _fails(cli, "test", "--run", beginning, says=f"more than one run begins with '{beginning}'")
+    _fails(cli, "test", "--run", run_id, says=f"run {run_id} has no config.yaml")
+
+
+def test_a_checkpoint_that_does_not_load_is_one_line(
+    cnn: str, autoencoder: str, cli: Cli, project: Path
+) -> None:
+    with open_run("", run_id=autoencoder) as run:
+        other = Path(run.client.download_artifacts(autoencoder, "checkpoints/best.ckpt"))
+    (project / "cut.ckpt").write_bytes(other.read_bytes()[:-2000])
+    (project / "empty.ckpt").touch()
+    for file in ("cut.ckpt", "empty.ckpt", str(other)):
+        _fails(cli, "test", "--run", cnn, "--checkpoint", file, says=f"the checkpoint {file} does not fit this model")
+    _fails(cli, "test", "--run", cnn, "--checkpoint", "bset", says="there is no checkpoint bset")
+
+
+@pytest.mark.parametrize(("name", "says"), [("gone.png", "gone.png does not exist"), (".", ". is a folder"),
+                                            ("pyproject.toml", "pyproject.toml is no picture")])  # fmt: skip
+def test_a_picture_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
+    _fails(cli, "predict", "--run", cnn, "0.png", name, says=says)
+
+
+def _fails(cli: Cli, *arguments: str, says: str) -> None:
+    code, out, err = cli(*arguments)
+    assert code in (1, 2) and out == ""
+    assert err.startswith(f"lit-mnist: error: {says}") and err.count("\n") == 1
