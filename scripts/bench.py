@@ -35,7 +35,7 @@ from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.roots import find_root
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
-from lit_mnist.training.commands import fit
+from lit_mnist.training.fit import fit
 
 IMPORTS = "import torch, lightning.pytorch, mlflow"
 

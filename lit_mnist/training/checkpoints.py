@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins import TorchCheckpointIO
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 
 from lit_mnist.errors import UserError
@@ -58,6 +59,12 @@ def checkpoint_callbacks(model: LitModel) -> list[Callback]:
         save_on_exception=True,
     )
     return [best, last]
+
+
+def best_checkpoint(trainer: Trainer) -> ModelCheckpoint:
+    """The callback that keeps `best.ckpt`."""
+    kept = (callback for callback in trainer.checkpoint_callbacks if isinstance(callback, ModelCheckpoint))
+    return next(callback for callback in kept if callback.filename == Path(BEST).stem)
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> dict[str, Any]:

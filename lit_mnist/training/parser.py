@@ -17,6 +17,7 @@ from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import LitModel
 from lit_mnist.training.explain import explain, nearest
 from lit_mnist.training.lean import QuietProfiler
+from lit_mnist.training.signals import NoHandlers
 
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
@@ -112,9 +113,11 @@ class LitCLI(LightningCLI):
         if config["enable_progress_bar"] is None:
             config["enable_progress_bar"] = sys.stdout.isatty()
         try:
-            return Trainer(**{**config, **kwargs})
+            trainer = Trainer(**{**config, **kwargs})
         except (MisconfigurationException, ValueError) as error:
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
+        trainer._signal_connector = NoHandlers(trainer)
+        return trainer
 
     def config_yaml(self) -> str:
         """The whole configuration, from which the run can be made again."""

@@ -1,6 +1,7 @@
-"""Figures at the end of a fit and of a test: what a person looks at first."""
+"""What a fit and a test end with: metrics in a table, figures in the run."""
 
 from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -11,8 +12,19 @@ from lit_mnist.data import Batch, PictureDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
 from lit_mnist.tracking import figures
 from lit_mnist.tracking.run import Run
+from lit_mnist.tracking.terminal import print_table, seconds
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a command has to show for itself."""
+
+    run_id: str
+    metrics: dict[str, float]
+    seconds: float
+    figures: list[str]
 
 
 def fit_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]:
@@ -81,3 +93,11 @@ def _predict(model: LitModel, pictures: Tensor) -> Tensor:
     """The model's prediction, on the CPU."""
     prediction: Tensor = model.predict_step(pictures.to(model.device), 0)
     return prediction.cpu()
+
+
+def show(result: Result, verb: str) -> None:
+    """Print the metrics of `verb`, and where its figures lie."""
+    rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
+    print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
+    for path in result.figures:
+        print(path)

@@ -6,10 +6,18 @@ from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback
+from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from lit_mnist.tracking.run import Interrupted
 
 WATCHED = (signal.SIGTERM, signal.SIGINT)
+
+
+class NoHandlers(_SignalConnector):
+    """Keeps a Trainer from handlers of its own, which end a run at other places, with exit code 0."""
+
+    def register_signal_handlers(self) -> None:
+        """Leave the handlers as `SignalWatch` has set them."""
 
 
 class SignalWatch(Callback):
@@ -37,16 +45,18 @@ class SignalWatch(Callback):
         if self.received is not None:
             raise Interrupted(self.received)
 
-    def on_train_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """End after the step in flight."""
+    # At a batch's end the step's metrics are yet to be logged: the next batch's start is the place.
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End after the step before."""
         self.check()
 
-    def on_validation_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """End after the batch in flight."""
+    def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End after the batch before."""
         self.check()
 
-    def on_test_batch_end(self, *args: Any, **kwargs: Any) -> None:
-        """End after the batch in flight."""
+    def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        """End after the batch before."""
         self.check()
 
     def _note(self, number: int, frame: FrameType | None) -> None:

@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 
 import pytest
-
 from conftest import Cli
+
 from lit_mnist.tracking.run import open_run
 
 RUNS = [

@@ -61,7 +61,7 @@ def test_a_damaged_database_is_named_in_one_line(project: Path) -> None:
     store = find_store()
     store.home.mkdir()
     (store.home / "mlflow.db").write_bytes(b"no database at all, but long enough to look like one" * 100)
-    with pytest.raises(UserError, match="mlflow.db") as caught:
+    with pytest.raises(UserError, match=r"mlflow\.db") as caught:
         connect(store)
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
 

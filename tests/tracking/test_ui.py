@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 import pytest
-
 from conftest import Cli
+
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
 PATIENCE = 120

@@ -6,9 +6,9 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
+from conftest import MINI, SHORT, Cli
 from PIL import Image
 
-from conftest import MINI, SHORT, Cli
 from lit_mnist.cli import main
 from lit_mnist.data.mini import load_mini
 from lit_mnist.tracking.run import open_run
@@ -86,7 +86,9 @@ def test_test_measures_into_the_same_run(cnn: str, cli: Cli) -> None:
     assert new == values and values.keys() == {"test/loss", "test/acc"} and float(values["test/acc"]) > 0.8
     assert "figures/test_confusion_matrix.png" in drawn
     assert (after.info.status, after.info.end_time) == ("FINISHED", before.info.end_time)
-    assert after.data.params == before.data.params and len(mlflow.search_runs(search_all_experiments=True)) == count
+    assert (
+        after.data.params == before.data.params and len(mlflow.search_runs(search_all_experiments=True)) == count
+    )
 
 
 @pytest.mark.parametrize("kind", ["cnn", "autoencoder"])
@@ -139,15 +141,15 @@ def test_an_ambiguous_or_foreign_run_is_one_line(strangers: tuple[str, str], cli
     _fails(cli, "test", "--run", run_id, says=f"run {run_id} has no config.yaml")
 
 
-def test_a_checkpoint_that_does_not_load_is_one_line(
-    cnn: str, autoencoder: str, cli: Cli, project: Path
-) -> None:
+def test_a_checkpoint_that_does_not_load_is_one_line(cnn: str, autoencoder: str, cli: Cli, project: Path) -> None:
     with open_run("", run_id=autoencoder) as run:
         other = Path(run.client.download_artifacts(autoencoder, "checkpoints/best.ckpt"))
     (project / "cut.ckpt").write_bytes(other.read_bytes()[:-2000])
     (project / "empty.ckpt").touch()
     for file in ("cut.ckpt", "empty.ckpt", str(other)):
-        _fails(cli, "test", "--run", cnn, "--checkpoint", file, says=f"the checkpoint {file} does not fit this model")
+        _fails(
+            cli, "test", "--run", cnn, "--checkpoint", file, says=f"the checkpoint {file} does not fit this model"
+        )
     _fails(cli, "test", "--run", cnn, "--checkpoint", "bset", says="there is no checkpoint bset")
 
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
+from conftest import SHORT
 from lightning.pytorch import Callback
 from PIL import Image
 
 import lit_mnist
-from conftest import SHORT
 from lit_mnist.cli import main
 from lit_mnist.tracking.run import Run, open_run
-from lit_mnist.training.commands import fit
+from lit_mnist.training.fit import fit
 from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 import torch
-
 from conftest import SHORT, Cli
+
 from lit_mnist.tracking.run import Run, open_run
 
 EVERY_STEP = ("--config", "zhang/cnn", *SHORT, "--trainer.log_every_n_steps", "1")
@@ -22,7 +22,7 @@ SLOW = f"""
 import sys, time
 from lightning.pytorch import Callback
 from lit_mnist.cli import guarded, quiet
-from lit_mnist.training.commands import fit
+from lit_mnist.training.fit import fit
 
 class Slow(Callback):
     def on_train_batch_start(self, trainer, *rest):

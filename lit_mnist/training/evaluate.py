@@ -1,0 +1,103 @@
+"""`lit-mnist validate`, `test` and `predict`: what a run's checkpoint is worth."""
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from lit_mnist.data.pictures import read_picture
+from lit_mnist.errors import UserError
+from lit_mnist.models import Classifier
+from lit_mnist.tracking.run import Run, find_run, open_run
+from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.checkpoints import BEST, LAST, load_weights
+from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.report import Result, show, test_figures
+from lit_mnist.training.signals import SignalWatch
+
+ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
+"""Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
+
+
+def evaluate(verb: str, run_id: str, checkpoint: str, overrides: list[str]) -> Result:
+    """`validate` or `test` a run's checkpoint; what `test` measures is logged to the run."""
+    with SignalWatch() as watch, _existing_run(run_id, overrides) as (run, cli):
+        loaded = load_weights(cli.model, find_checkpoint(run, checkpoint))
+        trainer = cli.make_trainer(logger=False, callbacks=[watch], enable_checkpointing=False)
+        start = time.perf_counter()
+        measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
+        took = time.perf_counter() - start
+        metrics = {name: value for name, value in measured.items() if "/" in name}
+        drawn = []
+        if verb == "test" and trainer.is_global_zero:
+            known = run.data().data.metrics
+            news = {name: value for name, value in metrics.items() if known.get(name) != value}
+            run.log_metrics(news, loaded["global_step"])
+            drawn = test_figures(run, cli.model, cli.datamodule)
+        result = Result(run.id, metrics, took, drawn)
+    if trainer.is_global_zero:
+        show(result, verb)
+    return result
+
+
+def predict(run_id: str, checkpoint: str, pictures: list[Path], out: Path, overrides: list[str]) -> None:
+    """Print each picture's label with its probability, or write its reconstruction into `out`."""
+    with _existing_run(run_id, overrides) as (run, cli):
+        load_weights(cli.model, find_checkpoint(run, checkpoint))
+    shape = cli.model.hparams.get("picture_shape", (1, 28, 28))
+    read = [read_picture(path, (shape[1], shape[2])) for path in pictures]
+    batch = torch.from_numpy(np.stack([picture for picture, _ in read])).unsqueeze(1).float().div(255)
+    with torch.inference_mode():
+        predictions = cli.model.eval().predict_step(batch.expand(-1, shape[0], -1, -1), 0)
+    for path, (_, notes), prediction in zip(pictures, read, predictions, strict=True):
+        remark = f"  ({', '.join(notes)})" if notes else ""
+        if isinstance(cli.model, Classifier):
+            label = int(prediction.argmax())
+            name = cli.datamodule.class_names[label]
+            print(f"{path}: {name}  {float(prediction[label]):.1%}{remark}")
+        else:
+            print(f"{path}: {_write(prediction, out, path)}{remark}")
+
+
+def find_checkpoint(run: Run, name: str) -> Path:
+    """The run's `best` or `last` checkpoint, in its folder or among its artifacts, or the file `name`.
+
+    Raises:
+        UserError: the run has none.
+    """
+    if name not in ("best", "last"):
+        return Path(name)
+    logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
+    for file in (BEST, LAST) if name == "best" else (LAST,):
+        if file == LAST and name == "best":
+            print(f"run {run.id} was never validated: taking its last checkpoint")
+        if (path := run.folder / "checkpoints" / file).exists():
+            return path
+        if file in logged:
+            return Path(run.client.download_artifacts(run.id, f"checkpoints/{file}"))
+    raise UserError(f"run {run.id} has no checkpoint, neither in {run.folder} nor among its artifacts")
+
+
+@contextmanager
+def _existing_run(run_id: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI]]:
+    """The run and, from its configuration and `overrides`, its model and data."""
+    store = find_store()
+    found = find_run(connect(store), store, run_id).info.run_id
+    with open_run("", run_id=found) as run:
+        try:
+            config = run.client.download_artifacts(run.id, "config.yaml")
+        except Exception:  # each kind of artifact store has its own
+            raise UserError(f"run {run.id} has no config.yaml: `lit-mnist fit` did not make it") from None
+        yield run, LitCLI(["--config", config, *ONE_DEVICE, *overrides])
+
+
+def _write(picture: torch.Tensor, out: Path, source: Path) -> Path:
+    out.mkdir(parents=True, exist_ok=True)
+    path = out / f"{source.stem}_reconstructed.png"
+    pixels = picture.mean(dim=0).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    Image.fromarray(pixels).save(path)
+    return path
