@@ -17,6 +17,7 @@ class SystemMetrics:
         self.every = every
         self.start = time.time()
         self._due = self.start + first
+        self._step = -1
         self._monitors: list[Any] | None = None
 
     def is_due(self) -> bool:
@@ -29,11 +30,12 @@ class SystemMetrics:
 
         now = time.time()
         self._due = now + self.every
+        self._step = max(int(now - self.start), self._step + 1)  # the last sample may follow within the second
         points = []
         for monitor in self._open():
             monitor.collect_metrics()
             for name, value in monitor.aggregate_metrics().items():
-                points.append(Metric(f"system/{name}", value, int(now * 1000), int(now - self.start)))
+                points.append(Metric(f"system/{name}", value, int(now * 1000), self._step))
             monitor.clear_metrics()
         return points
 

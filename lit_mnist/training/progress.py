@@ -11,9 +11,21 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 def progress_callback() -> Callback:
     """A live bar on a terminal, a line an epoch elsewhere."""
     if sys.stdout.isatty():
-        theme = RichProgressBarTheme(metrics_format=".4f")
-        return RichProgressBar(refresh_rate=25, leave=True, theme=theme)
+        return LiveBar(refresh_rate=25, leave=True, theme=RichProgressBarTheme(metrics_format=".4f"))
     return EpochLines()
+
+
+class LiveBar(RichProgressBar):
+    """Lightning's bar, with the latest losses and accuracies beside it."""
+
+    def get_metrics(
+        self, trainer: Trainer, pl_module: LightningModule
+    ) -> dict[str, int | str | float | dict[str, float]]:
+        """What stands beside the bar."""
+        latest = getattr(pl_module, "latest", {})
+        shown = {name: value for name, value in latest.items() if name.startswith("train/")}
+        val = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
+        return {**shown, **val}
 
 
 class EpochLines(Callback):

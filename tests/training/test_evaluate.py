@@ -14,7 +14,7 @@ from lit_mnist.data.mini import load_mini
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
-CNN = ("--config", "zhang/cnn", *MINI, "--model.lr", "0.003", "--trainer.max_epochs", "2")
+CNN = ("--config", "zhang/cnn", *MINI, "--model.channels", "[8,16]", "--model.lr", "0.01")
 AUTOENCODER = ("--config", "zhang/autoencoder", *SHORT, "--tracking.experiment", "auto")
 DIGITS = (0, 1, 6)
 

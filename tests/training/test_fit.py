@@ -20,7 +20,8 @@ from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 
 EVERY_STEP = (*SHORT, "--trainer.log_every_n_steps", "1", "--seed_everything", "7")
-CNN = ["--config", "zhang/cnn", *EVERY_STEP, "--model.lr", "0.01", "--trainer.max_epochs", "3"]
+CNN = ["--config", "zhang/cnn", *EVERY_STEP, "--model.channels", "[4,8]", "--model.lr", "0.01",
+       "--trainer.max_epochs", "3"]  # fmt: skip
 AUTOENCODER = ["--config", "zhang/autoencoder", *EVERY_STEP, "--model.hidden_sizes", str([64] * 100),
                "--data.corruption", "gaussian", "--data.noise", "0.3", "--data.batch_size", "100"]  # fmt: skip
 KINDS = {
