@@ -63,6 +63,9 @@ def guarded(work: Callable[[], None]) -> int:
     except BrokenPipeError:  # the reader of a list has had enough
         sys.stderr.close()
         return 141
+    except OSError as error:
+        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        return 1
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
             raise
@@ -137,11 +140,10 @@ def _data(arguments: list[str]) -> None:
         sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
     known = parser.parse_args(arguments)
     from lit_mnist.data import fetch as module
+    from lit_mnist.data.roots import default_root
 
     if known.verb == "fetch":
-        import os
-
-        root = Path(known.root or os.environ.get("LIT_MNIST_DATA") or "data")
+        root = Path(known.root) if known.root else default_root()
         module.fetch(DATASETS if known.dataset == "all" else (known.dataset,), root, known.mirror)
     elif known.verb == "verify":
         module.verify(DATASETS, known.root)

@@ -100,7 +100,6 @@ NETWORKS = [
             nn.Linear(784, 98),
             nn.Sigmoid(),
             nn.Linear(98, 784),
-            nn.Sigmoid(),
             nn.Unflatten(1, (1, 28, 28)),
         ),
         batch_size=64,

@@ -31,6 +31,10 @@ def run_id(cli: Cli) -> str:
     return out.split()[1]
 
 
+def test_no_figure_of_the_readme_is_left_open() -> None:
+    assert not re.findall(r"\{[A-Z_]+\}", README)
+
+
 def test_the_readme_shows_the_commands() -> None:
     assert {words[1] for words in commands("lit-mnist")} == set(COMMANDS)
     assert {words[1] for words in commands("make")} == {"demo", "test", "bench", "check"}

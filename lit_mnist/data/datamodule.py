@@ -42,6 +42,7 @@ class PictureDataModule(LightningDataModule):
 
     dataset: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
+    picture_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
     def __init__(
         self,
@@ -53,7 +54,7 @@ class PictureDataModule(LightningDataModule):
         train_per_class: int | None = None,
         test_per_class: int | None = None,
         corruption: Literal["gaussian", "salt_and_pepper"] | None = None,
-        noise: float = 0.0,
+        noise: float | None = None,
         test_noise: float | None = None,
         rotation: float = 0.0,
         seed: int | None = None,
@@ -62,6 +63,8 @@ class PictureDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.seed = 0 if seed is None else seed
         self._check()
+        self.shares_nothing = False
+        """Whether loaders give every picture to this process even where a Trainer has several: for figures."""
         self.train: tuple[Tensor, Tensor] | None = None
         self.val: tuple[Tensor, Tensor] | None = None
         self.test: tuple[Tensor, Tensor] | None = None
@@ -77,20 +80,25 @@ class PictureDataModule(LightningDataModule):
                 pictures, labels = pictures[kept], labels[kept]
             self.test = pictures, labels
 
+    @property
+    def level(self) -> float:
+        """The corruption's level in training and validation."""
+        return float(self.hparams["noise"] or 0.0)
+
     def train_dataloader(self) -> ResidentLoader:
         """Batches of the training pictures in the epoch's order, corrupted and turned."""
-        changes = Changes(self.hparams["corruption"], self.hparams["noise"], self.hparams["rotation"])
+        changes = Changes(self.hparams["corruption"], self.level, self.hparams["rotation"])
         return self._loader("train", self.train, self.hparams["batch_size"], changes)
 
     def val_dataloader(self) -> ResidentLoader:
         """Batches of the validation pictures, corrupted as in training."""
-        changes = Changes(self.hparams["corruption"], self.hparams["noise"])
+        changes = Changes(self.hparams["corruption"], self.level)
         return self._loader("val", self.val, self.hparams["eval_batch_size"], changes)
 
     def test_dataloader(self) -> ResidentLoader:
         """Batches of the canonical test pictures, corrupted at `test_noise`."""
         level = self.hparams["test_noise"]
-        changes = Changes(self.hparams["corruption"], self.hparams["noise"] if level is None else level)
+        changes = Changes(self.hparams["corruption"], self.level if level is None else level)
         return self._loader("test", self.test, self.hparams["eval_batch_size"], changes)
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
@@ -118,6 +126,8 @@ class PictureDataModule(LightningDataModule):
     ) -> ResidentLoader:
         assert data is not None, "setup() comes first"
         device, rank, world_size = self._place()
+        if self.shares_nothing:
+            rank, world_size = 0, 1
         if batch_size % world_size and stage == "train":
             raise UsageError(
                 f"--data.batch_size {batch_size} cannot be shared equally by {world_size} devices:"
@@ -139,7 +149,7 @@ class PictureDataModule(LightningDataModule):
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
         if not 0 < val_size < len(labels):
-            raise UsageError(f"--data.val_size {size} of {len(labels):,} pictures leaves nothing to train on")
+            raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} pictures on either side")
         val, train = stratified(labels, val_size, self.seed, "val")
         train = train[self._kept(labels[train])]
         return (pictures[train], labels[train]), (pictures[val], labels[val])
@@ -174,6 +184,8 @@ class PictureDataModule(LightningDataModule):
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
         if h["train_size"] is not None and h["train_per_class"] is not None:
             raise UsageError("--data.train_size and --data.train_per_class both choose the pictures: take one")
+        if h["corruption"] is not None and h["noise"] is None and h["test_noise"] is None:
+            raise UsageError(f"--data.corruption {h['corruption']} has no effect without --data.noise")
         highest = 0.5 if h["corruption"] == "salt_and_pepper" else float("inf")
         for flag in ("noise", "test_noise"):
             level = h[flag] or 0.0

@@ -23,7 +23,7 @@ class Means:
     def add(self, count: int, values: dict[str, Tensor]) -> None:
         """Take in the means over `count` pictures."""
         for name, value in values.items():
-            weighted = value.detach() * count
+            weighted = value.detach().float() * count
             self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted
         self.count += count
 
@@ -71,6 +71,7 @@ class LitModel(LightningModule):
         self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
         self._epoch_means = Means()
         self._window_start = 0.0
+        self._logged_step = 0
         self.latest: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -90,10 +91,12 @@ class LitModel(LightningModule):
         h = self.hparams
         shared = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
         parameters = self.parameters()
+        # Lightning cannot clip the gradients of a fused optimiser in mixed precision.
+        fused = self._trainer is None or self._trainer.gradient_clip_val is None
         if h["optimizer"] == "adam":
-            return torch.optim.Adam(parameters, fused=True, **shared)
+            return torch.optim.Adam(parameters, fused=fused, **shared)
         if h["optimizer"] == "sgd":
-            return torch.optim.SGD(parameters, momentum=h["momentum"], fused=True, **shared)
+            return torch.optim.SGD(parameters, momentum=h["momentum"], fused=fused, **shared)
         return torch.optim.RMSprop(parameters, momentum=h["momentum"], **shared)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
@@ -115,21 +118,12 @@ class LitModel(LightningModule):
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the window that this step closes, if it closes one."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if self.trainer.global_step % every:
-            return
-        window = self._means["train"]
-        if window.count == 0:  # a batch whose gradients are accumulated is no step yet
-            return
-        count, values = self._close_window()
-        now = time.perf_counter()
-        values["pictures_per_s"] = count / (now - self._window_start)
-        self._window_start = now
-        values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
-        self._log_step(values)
+        if every and self.trainer.global_step % every == 0:
+            self._log_window()
 
     def on_train_epoch_end(self) -> None:
-        """Log the means over the epoch."""
-        self._close_window()
+        """Log the steps since the last window, and the means over the epoch."""
+        self._log_window()
         _, means = self._reduced(self._epoch_means)
         self._epoch_means = Means()
         self._log_epoch({f"train/{name}_epoch": value for name, value in means.items()})
@@ -149,20 +143,26 @@ class LitModel(LightningModule):
         """Take the means of `values` over `count` pictures into those of `stage`."""
         self._means[stage].add(count, values)
 
-    def _close_window(self) -> tuple[int, dict[str, float]]:
-        """Hand the window's sums on to the epoch's; its count over all ranks, and its means."""
-        window = self._means["train"]
-        self._means["train"] = Means()
+    def _log_window(self) -> None:
+        """Log the means over the steps since the last window, and hand its sums on to the epoch's."""
+        step = self.trainer.global_step
+        if step == self._logged_step:  # a batch whose gradients are yet to be accumulated is no step
+            return
+        window, self._means["train"] = self._means["train"], Means()
         self._epoch_means.merge(window)
         count, means = self._reduced(window)
         for name, value in means.items():
             if not math.isfinite(value):
                 raise UserError(
-                    f"train/{name} is {value} at step {self.trainer.global_step}"
-                    f" (epoch {self.current_epoch}): training has diverged; a lower --model.lr or"
-                    " --model.momentum may help"
+                    f"train/{name} is {value} at step {step} (epoch {self.current_epoch}): training has"
+                    " diverged; a lower --model.lr or --model.momentum may help"
                 )
-        return count, {f"train/{name}": value for name, value in means.items()}
+        now = time.perf_counter()
+        values = {f"train/{name}": value for name, value in means.items()}
+        values["pictures_per_s"] = count / (now - self._window_start)
+        values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        self._window_start, self._logged_step = now, step
+        self._log_step(values)
 
     def _log_evaluation(self, stage: Stage) -> None:
         means, self._means[stage] = self._means[stage], Means()

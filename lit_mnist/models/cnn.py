@@ -36,6 +36,10 @@ class CNN(Classifier):
         depth, height, width = picture_shape
         if kernel_size % 2 == 0:
             raise UsageError(f"--model.kernel_size {kernel_size} must be odd, so that padding keeps the size")
+        if not channels or min(channels) < 1 or kernel_size < 1:
+            raise UsageError(
+                f"--model.channels {list(channels)} and --model.kernel_size {kernel_size} must be at least 1"
+            )
         if min(height, width) >> len(channels) < 1:
             raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
         blocks: list[nn.Module] = []

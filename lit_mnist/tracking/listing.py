@@ -94,8 +94,10 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
 
 
 def _cell(row: dict[str, Any], column: str) -> str:
+    from rich.markup import escape
+
     if column == "status":
         return f"[{STYLES.get(row['status'], 'default')}]{row['status']}[/]"
     if column == "best":
         return "" if row["best"] is None else f"{row['metric']} {row['best']:.4f}"
-    return seconds(row["duration"]) if column == "duration" else str(row[column])
+    return seconds(row["duration"]) if column == "duration" else escape(str(row[column]))

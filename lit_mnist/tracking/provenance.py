@@ -1,5 +1,7 @@
 """Where a result comes from: code, packages, machine."""
 
+import getpass
+import os
 import platform
 import subprocess
 from importlib.metadata import distributions
@@ -16,7 +18,8 @@ def git_state() -> dict[str, str]:
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if commit := _git(folder, "rev-parse", "HEAD"):
             changes = _git(folder, "status", "--porcelain")
-            return {"mlflow.source.git.commit": commit, "git.dirty": str(bool(changes)).lower()}
+            dirty = "unknown" if changes is None else str(bool(changes)).lower()
+            return {"mlflow.source.git.commit": commit, "git.dirty": dirty}
     return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}
 
 
@@ -30,6 +33,14 @@ def version_tags(versions: dict[str, str]) -> dict[str, str]:
     """Tags for the versions that matter most."""
     tags = {f"version.{name}": versions[name] for name in NAMED if name in versions}
     return tags | {"version.lit_mnist": lit_mnist.__version__, "version.python": platform.python_version()}
+
+
+def user_name() -> str:
+    """Who runs this; a number for a container's user without a name."""
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):
+        return str(os.getuid())
 
 
 def device_tags(device_type: str, devices: int) -> dict[str, str]:
@@ -53,9 +64,9 @@ def _processor() -> str:
     return platform.processor() or platform.machine()
 
 
-def _git(folder: Path, *arguments: str) -> str:
+def _git(folder: Path, *arguments: str) -> str | None:
     command = ["git", "-C", str(folder), *arguments]
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
-        return ""
+        return None

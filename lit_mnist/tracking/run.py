@@ -2,9 +2,9 @@
 
 import json
 import math
-import os
 import re
 import shutil
+import sys
 import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -12,8 +12,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, UserError
+from lit_mnist.tracking.provenance import user_name
 from lit_mnist.tracking.sender import Sender
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
@@ -112,7 +114,7 @@ class Run:
     def locate(self, artifact: str) -> str:
         """The path of an artifact on this machine, or its URI."""
         root = self.client.get_run(self.id).info.artifact_uri
-        return f"{root.removeprefix('file://')}/{artifact}"
+        return f"{unquote(root.removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of every point of `metric`, in order."""
@@ -144,10 +146,11 @@ def open_run(
     store = find_store()
     client = connect(store)
     if run_id is None:
+        store.home.mkdir(parents=True, exist_ok=True)
         info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=_source()).info
         run = Run(store, client, info.run_id, experiment, Sender(client, info.run_id, system_metrics))
-        run.folder.mkdir(parents=True, exist_ok=True)
         with _status(run):
+            run.folder.mkdir(parents=True, exist_ok=True)
             yield run
         return
     info = find_run(client, store, run_id).info
@@ -195,22 +198,18 @@ def _status(run: Run) -> Iterator[None]:
     finally:
         try:
             run.sender.close()
+        except UserError:
+            status = "FAILED" if status == "FINISHED" else status
+            raise
         finally:
             run.client.set_terminated(run.id, status)
 
 
 def _source() -> dict[str, str]:
-    import getpass
-    import sys
-
-    try:
-        user = getpass.getuser()
-    except (OSError, KeyError):  # a container's user without a name
-        user = str(os.getuid())
     return {
         "mlflow.source.name": " ".join(["lit-mnist", *sys.argv[1:]]),
         "mlflow.source.type": "LOCAL",
-        "mlflow.user": user,
+        "mlflow.user": user_name(),
     }
 
 

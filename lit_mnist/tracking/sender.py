@@ -1,5 +1,6 @@
 """A thread that talks to the tracking store, so that training never waits for it."""
 
+import contextlib
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 LARGEST_BATCH = 1000
 """Points that MLflow takes in one call."""
+TRIES = 4
+"""How often a flush tries, with 1, 2, 3, … seconds between."""
 
 
 class Sender:
@@ -33,7 +36,6 @@ class Sender:
         self.system = SystemMetrics() if system else None
         self._points: list[Metric] = []
         self._jobs: list[Callable[[], object]] = []
-        self._failure: str | None = None
         self._lock = threading.Lock()
         self._busy = threading.Lock()
         self._stop = threading.Event()
@@ -54,48 +56,52 @@ class Sender:
         """Return when all that was taken has been sent.
 
         Raises:
-            UserError: the store refused something.
-
+            UserError: the store still refuses something after several tries.
         """
-        self._deliver()
-        if self._failure is not None:
-            failure, self._failure = self._failure, None
-            raise UserError(f"the tracking store did not take all of run {self.run_id}: {failure}")
+        for attempt in range(TRIES):
+            if (failure := self._deliver()) is None:
+                return
+            time.sleep(attempt + 1)
+        raise UserError(f"the tracking store did not take all of run {self.run_id}: {failure}")
 
     def close(self) -> None:
         """Flush, and end the thread."""
         if not self._stop.is_set():
             self._stop.set()
             self._thread.join()
-            if self.system is not None:
-                self.send(self.system.sample())
+            self._sample()
         self.flush()
 
     def _work(self) -> None:
         # The first errands wait until training has started: they compete with it for the interpreter.
         while not self._stop.wait(self.interval):
             if self.system is not None and self.system.is_due():
-                self.send(self.system.sample())
+                self._sample()
             self._deliver()
 
-    def _deliver(self) -> None:
+    def _sample(self) -> None:
+        if self.system is not None:
+            with contextlib.suppress(Exception):  # a machine that does not tell its load is no reason to stop
+                self.send(self.system.sample())
+
+    def _deliver(self) -> str | None:
+        """Send all there is, in order; what fails stays for the next time, and its failure is returned."""
         with self._busy:
-            with self._lock:
-                points, self._points = self._points, []
-                jobs, self._jobs = self._jobs, []
-            batches = [points[i : i + LARGEST_BATCH] for i in range(0, len(points), LARGEST_BATCH)]
-            for job in [*jobs, *(self._batch_job(batch) for batch in batches)]:
-                self._attempt(job)
+            while (job := self._next()) is not None:
+                try:
+                    job()
+                except Exception as error:  # whatever it is, it must not end the thread
+                    with self._lock:
+                        self._jobs.insert(0, job)
+                    return one_line(error)
+        return None
 
-    def _batch_job(self, batch: "list[Metric]") -> Callable[[], object]:
+    def _next(self) -> Callable[[], object] | None:
+        """The oldest errand; where there is none, a batch of points."""
+        with self._lock:
+            if self._jobs:
+                return self._jobs.pop(0)
+            if not self._points:
+                return None
+            batch, self._points = self._points[:LARGEST_BATCH], self._points[LARGEST_BATCH:]
         return lambda: self.client.log_batch(self.run_id, metrics=batch)
-
-    def _attempt(self, job: Callable[[], object], tries: int = 3) -> None:
-        for attempt in range(tries):
-            try:
-                job()
-                return
-            except Exception as error:  # whatever it is, it must not end the thread
-                if attempt == tries - 1:
-                    self._failure = one_line(error)
-                time.sleep(0.2 * (attempt + 1))

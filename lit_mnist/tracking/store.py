@@ -25,11 +25,6 @@ class Store:
     """The project's `mlruns` folder."""
 
     @property
-    def is_local(self) -> bool:
-        """Whether the store is the project's own database."""
-        return self.uri == local_uri(self.home)
-
-    @property
     def artifacts(self) -> str | None:
         """Where new experiments keep artifacts; None leaves it to the server."""
         return (self.home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
@@ -79,7 +74,7 @@ def connect(store: Store) -> "MlflowClient":
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
-    mlflow.set_tracking_uri(store.uri)
+    mlflow.set_tracking_uri(store.uri)  # for whoever goes on with MLflow's own functions
     try:
         if store.uri.startswith(SQLITE):
             return _connect_sqlite(store.uri)

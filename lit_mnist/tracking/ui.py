@@ -1,12 +1,12 @@
 """`lit-mnist ui`: MLflow's UI on the right store, on loopback, with few processes."""
 
-import getpass
 import os
 import platform
 import socket
 import sys
 
 from lit_mnist.errors import UsageError
+from lit_mnist.tracking.provenance import user_name
 from lit_mnist.tracking.store import connect, find_store
 
 HOST = "127.0.0.1"
@@ -29,7 +29,7 @@ def serve(port: int) -> None:
     connect(store)
     print(f"MLflow on {store.uri}")
     print(f"  here:    http://{HOST}:{port}/{PAGE}")
-    print(f"  remote:  ssh -L {port}:{HOST}:{port} {getpass.getuser()}@{platform.node()}, then the same address")
+    print(f"  remote:  ssh -L {port}:{HOST}:{port} {user_name()}@{platform.node()}, then the same address")
     print("Ctrl-C ends it.", flush=True)
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -38,6 +39,7 @@ def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | No
     """
     with SignalWatch() as watch:
         cli = LitCLI(arguments)
+        check_fit(cli)
         cli.datamodule.setup("fit")
         tracker = MLflowTracker()
         trainer = _fit_trainer(cli, tracker, [watch, *callbacks])
@@ -53,8 +55,28 @@ def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | No
     return result
 
 
+def check_fit(cli: LitCLI) -> None:
+    """Refuse a model that cannot take the data.
+
+    Raises:
+        UsageError: it has too few classes, or takes pictures of another shape.
+    """
+    classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.picture_shape)
+    model = cli.model.hparams
+    if model.get("num_classes", classes) < classes:
+        raise UsageError(
+            f"--model.num_classes {model['num_classes']}: {cli.datamodule.dataset} has {classes} classes"
+        )
+    if list(model.get("picture_shape", shape)) != shape:
+        raise UsageError(
+            f"--model.picture_shape {list(model['picture_shape'])}: those of {cli.datamodule.dataset} are {shape}"
+        )
+
+
 def _fit_trainer(cli: LitCLI, tracker: MLflowTracker, callbacks: list[Callback]) -> Trainer:
-    callbacks = [*callbacks, *checkpoint_callbacks(cli.model), progress_callback()]
+    callbacks = [*callbacks, *checkpoint_callbacks(cli.model)]
+    if cli.config["trainer"]["enable_progress_bar"] is not False:
+        callbacks.append(progress_callback())
     trainer = cli.make_trainer(logger=tracker, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
@@ -101,6 +123,8 @@ def _train(cli: LitCLI, run: Run | None, trainer: Trainer) -> Result | None:
     try:
         with _settled_heap():
             trainer.fit(cli.model, datamodule=cli.datamodule)
+    except MisconfigurationException as error:
+        raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
     except BaseException:
         if run is not None:
             with suppress(Exception):  # the first error is the one that counts

@@ -52,9 +52,14 @@ def make_lean(trainer: Trainer, model: LightningModule) -> bool:
 
 class _LeanOptimization(_AutomaticOptimization):
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
+        if self._skip_backward or self.trainer.accumulate_grad_batches != 1:  # a callback's doing, in mid-fit
+            return dict(super().run(optimizer, batch_idx, kwargs))
         zero_grad = self.optim_progress.optimizer.zero_grad
         step = self.optim_progress.optimizer.step
+        model = self.trainer.lightning_module
+        model._current_fx_name = "training_step"  # for `self.log`
         loss = self.trainer.strategy.training_step(*kwargs.values())
+        model._current_fx_name = None
         assert isinstance(loss, Tensor), "training_step returns the loss"
         zero_grad.increment_ready()
         zero_grad.increment_started()

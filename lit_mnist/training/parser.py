@@ -94,7 +94,7 @@ class LitCLI(LightningCLI):
         except ValueError as error:  # jsonargparse's, with what each alternative of the type had to say
             if isinstance(error.__cause__, UserError):
                 raise error.__cause__ from None
-            raise
+            raise UsageError(" ".join(str(error.__cause__ or error).split())) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Leave it to `make_trainer`."""
@@ -114,7 +114,7 @@ class LitCLI(LightningCLI):
             config["enable_progress_bar"] = sys.stdout.isatty()
         try:
             trainer = Trainer(**{**config, **kwargs})
-        except (MisconfigurationException, ValueError) as error:
+        except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
         trainer._signal_connector = NoHandlers(trainer)
         return trainer
@@ -177,7 +177,7 @@ def _resolved(arguments: list[str]) -> list[str]:
 def _check_yaml(path: Path) -> None:
     try:
         fields = yaml.safe_load(path.read_text())
-    except (yaml.MarkedYAMLError, UnicodeDecodeError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[union-attr]
         raise UsageError(f"--config {path} is not YAML: {where}") from None

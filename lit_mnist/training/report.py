@@ -33,7 +33,7 @@ def fit_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
     return drawn + [
         run.log_figure(figure, f"val_{name}")
-        for name, figure in model_figures(model, data, data.val_dataloader(), "validation")
+        for name, figure in model_figures(model, data, _alone(data).val_dataloader(), "validation")
     ]
 
 
@@ -41,7 +41,7 @@ def test_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str
     """Log what the model makes of the test pictures; returns where the figures lie."""
     return [
         run.log_figure(figure, f"test_{name}")
-        for name, figure in model_figures(model, data, data.test_dataloader(), "test")
+        for name, figure in model_figures(model, data, _alone(data).test_dataloader(), "test")
     ]
 
 
@@ -56,6 +56,12 @@ def model_figures(
             yield "confusion_matrix", _confusion(model, data, batches, title)
         if isinstance(model, Autoencoder):
             yield "reconstructions", _reconstructions(model, batches, title)
+
+
+def _alone(data: PictureDataModule) -> PictureDataModule:
+    """The data with every picture for this process, which alone draws."""
+    data.shares_nothing = True
+    return data
 
 
 def _confusion(model: Classifier, data: PictureDataModule, batches: Iterable[Batch], title: str) -> Figure:
@@ -91,8 +97,9 @@ def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
 
 def _predict(model: LitModel, pictures: Tensor) -> Tensor:
     """The model's prediction, on the CPU."""
-    prediction: Tensor = model.predict_step(pictures.to(model.device), 0)
-    return prediction.cpu()
+    # A Trainer of another precision leaves the weights in it.
+    prediction: Tensor = model.predict_step(pictures.to(model.device, next(model.parameters()).dtype), 0)
+    return prediction.float().cpu()
 
 
 def show(result: Result, verb: str) -> None:

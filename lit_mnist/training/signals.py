@@ -10,7 +10,7 @@ from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnect
 
 from lit_mnist.tracking.run import Interrupted
 
-WATCHED = (signal.SIGTERM, signal.SIGINT)
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
 class NoHandlers(_SignalConnector):
@@ -21,7 +21,7 @@ class NoHandlers(_SignalConnector):
 
 
 class SignalWatch(Callback):
-    """Notes SIGTERM and SIGINT, and raises `Interrupted` when the step or validation batch in flight is done.
+    """Notes SIGTERM, SIGINT and SIGHUP, and raises `Interrupted` when the batch in flight is done.
 
     A second signal changes nothing; the third ends the process at once.
     """
@@ -33,7 +33,9 @@ class SignalWatch(Callback):
 
     def __enter__(self) -> "SignalWatch":
         for number in WATCHED:
-            self._previous[number] = signal.signal(number, self._note)
+            self._previous[number] = signal.getsignal(number)
+            if self._previous[number] != signal.SIG_IGN:  # as nohup leaves SIGHUP
+                signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exc: object) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.store import connect, experiment_id, find_store
+from lit_mnist.tracking.store import connect, experiment_id, find_store, local_uri
 
 PROCESSES = 16
 
@@ -46,7 +46,7 @@ def test_every_folder_of_a_project_finds_the_same_store(
     for folder in (tmp_path, deep.parent, deep):
         monkeypatch.chdir(folder)
         assert find_store().uri == f"sqlite:///{tmp_path}/mlruns/mlflow.db"
-        assert find_store().is_local and find_store().home == tmp_path / "mlruns"
+        assert find_store().uri == local_uri(find_store().home) and find_store().home == tmp_path / "mlruns"
 
 
 def test_the_environment_names_another_store(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -54,7 +54,7 @@ def test_the_environment_names_another_store(project: Path, monkeypatch: pytest.
     store = find_store()
     connect(store)
     assert (project / "elsewhere" / "own.db").exists() and not (project / "mlruns" / "mlflow.db").exists()
-    assert not store.is_local and store.home == project / "mlruns"
+    assert store.uri != local_uri(store.home) and store.home == project / "mlruns"
 
 
 def test_a_damaged_database_is_named_in_one_line(project: Path) -> None:

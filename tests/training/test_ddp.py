@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
+from lightning.pytorch import Trainer
 
+from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.tracking.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 
@@ -54,3 +56,12 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(cli: Cli, project: Pat
     assert done.returncode == 2
     assert "--data.batch_size 7 cannot be shared equally by 2 devices: take a multiple of 2" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+def test_figures_show_every_picture_whatever_the_number_of_devices() -> None:
+    data = MiniMNISTDataModule(val_size=400)
+    data.setup("fit")
+    data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
+    assert sum(len(batch.y) for batch in data.val_dataloader()) == 200
+    data.shares_nothing = True
+    assert sum(len(batch.y) for batch in data.val_dataloader()) == 400

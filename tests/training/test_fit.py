@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from conftest import SHORT
+from conftest import SHORT, Cli
 from lightning.pytorch import Callback
 from PIL import Image
 
@@ -172,3 +172,11 @@ def test_the_lean_step_gives_the_weights_of_lightnings_own(flags: list[str], pro
 def test_the_lean_step_is_left_where_it_would_skip_something(flags: list[str], callbacks, project: Path) -> None:
     cli = LitCLI([*CNN, *flags])
     assert not make_lean(cli.make_trainer(logger=False, callbacks=callbacks), cli.model)
+
+
+def test_a_fit_shorter_than_a_window_has_its_curves_all_the_same(cli: Cli) -> None:
+    code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT)
+    assert code == 0, err
+    with open_run("", run_id=out.split()[1]) as run:
+        for name in ("train/loss", "train/acc", "lr", "pictures_per_s"):
+            assert [step for step, _ in run.history(name)] == [8], name

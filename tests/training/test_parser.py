@@ -67,6 +67,8 @@ def test_the_whole_config_makes_the_same_run_again(tmp_path: Path) -> None:
         (["--model.momentum", "0.9"], "--model.momentum 0.9 has no effect on adam"),
         (["--config", "zhang/cn"], "--config zhang/cn: no such file or packaged configuration; did you mean zhang/cnn?"),  # noqa: E501
         (["--config"], "--config needs a name or a path"),
+        (["--model.channels", "[]"], "--model.channels [] and --model.kernel_size 5 must be at least 1"),
+        (["--data.corruption", "gaussian"], "--data.corruption gaussian has no effect without --data.noise"),
         (["stray"], "'stray' is not a flag"),
     ],
 )  # fmt: skip

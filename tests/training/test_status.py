@@ -136,6 +136,10 @@ def test_a_training_that_diverges_says_where_and_keeps_what_it_measured(cli: Cli
         (("--trainer.devices", "0"), 2),
         (("--trainer.accelerator", "abacus"), 2),
         (("--model.kernel_size", "4"), 2),
+        (("--model.num_classes", "5"), 2),
+        (("--model.picture_shape", "[1,14,14]"), 2),
+        (("--trainer.callbacks", "ModelCheckpoint"), 2),
+        (("--trainer.logger", "true"), 2),
     ],
 )
 def test_what_cannot_start_is_one_line_and_no_run(flags: tuple[str, ...], code: int, cli: Cli) -> None:
