@@ -5,7 +5,8 @@ import time
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import UsageError
-from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.tracking.folder import has_unsent, is_at_work, run_folders
+from lit_mnist.tracking.store import Store, connect, find_store
 from lit_mnist.tracking.terminal import print_table, seconds
 
 if TYPE_CHECKING:
@@ -40,6 +41,14 @@ def list_runs(experiment: str | None, sort: str, limit: int, as_json: bool) -> N
         _print_table(rows)
     else:
         print(f"no runs in {store.uri} yet: `lit-mnist fit --config zhang/cnn` makes one")
+    if not as_json and (waiting := _waiting(store)):
+        what = "1 run has" if waiting == 1 else f"{waiting} runs have"
+        print(f"{what} unsent entries: lit-mnist sync")
+
+
+def _waiting(store: Store) -> int:
+    """How many runs have something to send, and nobody at work who would."""
+    return sum(has_unsent(folder) and not is_at_work(folder) for folder in run_folders(store.home))
 
 
 def runs(client: "MlflowClient", experiment: str | None = None) -> list[dict[str, Any]]:

@@ -13,12 +13,16 @@ from lit_mnist.tracking.run import Run
 class MLflowTracker(Logger):
     """Hands a Trainer's metrics and hyperparameters to a run; on ranks other than 0 there is none.
 
+    Args:
+        run: Where everything goes.
+        hyperparams: Whether to log those of model and data, too.
+
     The run's status is not the Trainer's business, which ends several times in the life of one run.
     """
 
-    def __init__(self, run: Run | None = None) -> None:
+    def __init__(self, run: Run | None = None, hyperparams: bool = True) -> None:
         super().__init__()
-        self.run = run
+        self.run, self.hyperparams = run, hyperparams
 
     @property
     def name(self) -> str | None:
@@ -39,6 +43,8 @@ class MLflowTracker(Logger):
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
         """Log each hyperparameter in full."""
         assert self.run is not None
+        if not self.hyperparams:
+            return
         values = vars(params) if isinstance(params, Namespace) else params
         self.run.log_params({name: value for name, value in values.items() if not name.startswith("_")})
 

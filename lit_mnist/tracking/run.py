@@ -1,219 +1,271 @@
 """A run's life in MLflow: one id, one folder, one status at a time."""
 
-import json
-import math
-import re
-import shutil
-import sys
-import tempfile
+import contextlib
+import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from urllib.parse import unquote
+from typing import TYPE_CHECKING
 
-from lit_mnist.errors import UsageError, UserError
-from lit_mnist.tracking.provenance import user_name
-from lit_mnist.tracking.sender import Sender
-from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
+from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
+from lit_mnist.tracking.delivery import Delivery
+from lit_mnist.tracking.folder import Ballast, BusyError, FolderLock, Record, read_record, remove_if_done
+from lit_mnist.tracking.lookup import find_run, local_folder
+from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.recording import LONGEST_PARAM, Run
+from lit_mnist.tracking.sender import PATIENCE, Sender
+from lit_mnist.tracking.spool import Point, Spool
+from lit_mnist.tracking.store import Store, connect, find_store
+from lit_mnist.tracking.system import PREFIX, SystemMetrics
+from lit_mnist.tracking.terminal import note, warn
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-LONGEST_PARAM = 6000
-"""Characters that MLflow takes as a parameter's value."""
-
-
-class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the process to end
-    """A signal asked the run to end; `signal` is its number."""
-
-    def __init__(self, signal: int) -> None:
-        super().__init__(f"interrupted by signal {signal}")
-        self.signal = signal
-
-
-@dataclass
-class Run:
-    """A run that is being worked on; everything but `status` goes through its sender."""
-
-    store: Store
-    client: "MlflowClient"
-    id: str
-    experiment: str
-    sender: Sender
-    _steps: dict[str, int] = field(default_factory=dict)
-
-    @property
-    def folder(self) -> Path:
-        """Where the run keeps what it needs while it runs."""
-        return self.store.run_folder(self.id)
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
-        from mlflow.entities import Param
-
-        texts = {name: _text(value) for name, value in params.items()}
-        for name in [name for name, text in texts.items() if len(text) > LONGEST_PARAM]:
-            self.log_text(texts[name], f"params/{name}.txt")
-            texts[name] = f"see the artifact params/{name}.txt"
-        entities = [Param(name, text) for name, text in texts.items()]
-        for i in range(0, len(entities), 100):  # as many as MLflow takes in one call
-            chunk = entities[i : i + 100]
-            self.sender.submit(lambda chunk=chunk: self.client.log_batch(self.id, params=chunk))  # type: ignore[misc]
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log points of step `step`; a second point of `epoch` at one step is left out."""
-        from mlflow.entities import Metric
-
-        now = time.time_ns() // 1_000_000
-        points = []
-        for name, value in metrics.items():
-            if name == "epoch" and self._steps.get(name) == step:
-                continue
-            self._steps[name] = step
-            points.append(Metric(name, float(value), now, step))
-        self.sender.send(points)
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Set tags."""
-        from mlflow.entities import RunTag
-
-        entities = [RunTag(name, value) for name, value in tags.items()]
-        self.sender.submit(lambda: self.client.log_batch(self.id, tags=entities))
-
-    def log_text(self, text: str, path: str) -> None:
-        """Log `text` as the artifact `path`."""
-        self.sender.submit(lambda: self.client.log_text(self.id, text, path))
-
-    def log_file(self, source: Path, folder: str) -> None:
-        """Log the file `source` as an artifact in `folder`, now."""
-        self.client.log_artifact(self.id, str(source), folder)
-
-    def log_figure(self, figure: "Figure", name: str) -> str:
-        """Log `figure` as the artifact `figures/NAME.png`; returns where it can be looked at."""
-        with tempfile.TemporaryDirectory() as folder:
-            path = Path(folder) / f"{name}.png"
-            figure.savefig(path, dpi=120)
-            self.log_file(path, "figures")
-        return self.locate(f"figures/{name}.png")
-
-    def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
-        """Log which pictures the run learns from."""
-        from mlflow.entities import Dataset, DatasetInput, InputTag
-
-        dataset = Dataset(name, digest, "local", json.dumps({"name": name}), profile=json.dumps(profile))
-        entry = DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])
-        self.client.log_inputs(self.id, [entry])
-        self.client.set_tag(self.id, "dataset.name", name)
-        self.client.set_tag(self.id, "dataset.digest", digest)
-
-    def locate(self, artifact: str) -> str:
-        """The path of an artifact on this machine, or its URI."""
-        root = self.client.get_run(self.id).info.artifact_uri
-        return f"{unquote(root.removeprefix('file://'))}/{artifact}"
-
-    def history(self, metric: str) -> list[tuple[int, float]]:
-        """Step and value of every point of `metric`, in order."""
-        self.sender.flush()
-        points = self.client.get_metric_history(self.id, metric)
-        return sorted((p.step, p.value) for p in points)
-
-    def data(self) -> "MlflowRun":
-        """The run as MLflow has it."""
-        return self.client.get_run(self.id)
+__all__ = ["Run", "clean_folder", "find_run", "open_run"]
 
 
 @contextmanager
 def open_run(
-    experiment: str, name: str | None = None, run_id: str | None = None, system_metrics: bool = True
+    experiment: str,
+    name: str | None = None,
+    run_id: str | None = None,
+    system_metrics: bool = True,
+    *,
+    resume: bool = False,
+    offline: bool = False,
 ) -> Iterator[Run]:
     """A new run, or the run `run_id` again: RUNNING inside, FINISHED, FAILED or KILLED after.
+
+    A store that goes away meanwhile stops nothing: what it has not taken stays in the run's folder.
 
     Args:
         experiment: MLflow experiment of a new run.
         name: What the run is called in the UI; without it, a name that MLflow makes up.
-        run_id: A run to go on with, whose status is left as it was found.
+        run_id: A run to look at and to add to, whose status is left as it was found.
         system_metrics: Whether to sample the machine's load.
+        resume: Go on with `run_id` where its fit ended: it is RUNNING again, and no step is logged twice.
+        offline: Ask no store for anything; all waits in the run's folder for `lit-mnist sync`.
 
     Raises:
-        UserError: the store cannot be opened, or the run is not in it.
+        UserError: the store cannot be opened, the run is not in it, or another process works on it.
 
     """
-    store = find_store()
-    client = connect(store)
     if run_id is None:
-        store.home.mkdir(parents=True, exist_ok=True)
-        info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=_source()).info
-        run = Run(store, client, info.run_id, experiment, Sender(client, info.run_id, system_metrics))
-        with _status(run):
-            run.folder.mkdir(parents=True, exist_ok=True)
-            yield run
-        return
-    info = find_run(client, store, run_id).info
-    run = Run(store, client, info.run_id, experiment, Sender(client, info.run_id, system=False))
-    try:
+        opened = _new(experiment, name, system_metrics, offline)
+    elif resume:
+        opened = _resumed(run_id, system_metrics, offline)
+    else:
+        opened = _visited(run_id)
+    with opened as run:
         yield run
-    finally:
-        run.sender.close()
-
-
-def find_run(client: "MlflowClient", store: Store, run_id: str) -> "MlflowRun":
-    """The run whose id is, or uniquely begins with, `run_id`.
-
-    Raises:
-        UserError: there is no such run, or more than one.
-
-    """
-    found: Sequence[MlflowRun] = []
-    if re.fullmatch("[0-9a-f]+", run_id):
-        experiments = [e.experiment_id for e in client.search_experiments()]
-        found = client.search_runs(experiments, f"attributes.run_id LIKE '{run_id}%'", max_results=2)
-    if len(found) == 1:
-        return found[0]
-    what = "more than one run begins with" if found else "no run"
-    raise UsageError(f"{what} {run_id!r} in {store.uri}; `lit-mnist runs` lists the runs")
 
 
 def clean_folder(run: Run) -> None:
-    """Remove the folder of a run that needs it no longer."""
-    shutil.rmtree(run.folder, ignore_errors=True)
+    """Remove the folder of a run that needs it no longer; one with anything that the store has not taken stays."""
+    remove_if_done(run.folder)
 
 
 @contextmanager
-def _status(run: Run) -> Iterator[None]:
+def _new(experiment: str, name: str | None, system_metrics: bool, offline: bool) -> Iterator[Run]:
+    store = find_store()
+    client = None
+    if offline:
+        record = create_offline(experiment, name)
+    else:
+        record, client = create(store, experiment, name)
+    folder = store.run_folder(record.id)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(FolderLock(folder))
+            record.write(folder)
+            spool = _main_spool(folder)
+        except OSError:
+            if client is not None:
+                with contextlib.suppress(Exception):  # the first error is the one that counts
+                    client.set_terminated(record.id, "FAILED")
+            raise
+        if offline:
+            spool.append({"kind": "tags", "values": source_tags()})
+        yield stack.enter_context(_working(store, record, client, spool, system_metrics))
+
+
+@contextmanager
+def _resumed(run_id: str, system_metrics: bool, offline: bool) -> Iterator[Run]:
+    current = find_store()
+    folder = local_folder(run_id)
+    record = read_record(folder) if folder else None
+    if offline:
+        if folder is None or record is None:
+            raise UsageError(f"no folder of a run {run_id!r} in {current.home / 'runs'}: it cannot go on offline")
+        with FolderLock(folder):
+            if record.host != this_host() and Spool(folder).status() in (None, "RUNNING"):
+                _note_takeover(record.id, record.host)
+            with _again(current, record, folder, None, system_metrics) as run:
+                yield run
+        return
+    store = record.store(current) if record else current
+    client = connect(store)
+    if folder is None or record is None or not record.offline:
+        found = find_run(client, store, record.id if record else run_id)
+        _refuse_the_living(found)
+        folder = store.run_folder(found.info.run_id)
+        record = record or _record(client, store, found)
+    with FolderLock(folder):
+        record = read_record(folder) or record  # a sync may have held the lock until now
+        folder = adopt(client, store, folder, record)
+        with _again(store, record, folder, client, system_metrics) as run:
+            yield run
+
+
+@contextmanager
+def _again(
+    store: Store, record: Record, folder: Path, client: "MlflowClient | None", system_metrics: bool
+) -> Iterator[Run]:
+    """Work on a run that was worked on before."""
+    now = Record(record.id, record.experiment)
+    record.argv, record.host, record.process = now.argv, now.host, now.process
+    spool = _main_spool(folder)
+    if client is not None:
+        if not spool.path.exists():
+            spool.seed(_points(client, record.id))
+        # At once, for `runs --reap` looks at these; and in the spool, where older ones may wait.
+        for tag, value in process_tags().items():
+            client.set_tag(record.id, tag, value)
+        client.update_run(record.id, "RUNNING")
+    record.write(folder)
+    spool.append({"kind": "tags", "values": process_tags()})
+    spool.append({"kind": "status", "status": "RUNNING", "end_time": None})
+    with _working(store, record, client, spool, system_metrics) as run:
+        yield run
+
+
+@contextmanager
+def _working(
+    store: Store, record: Record, client: "MlflowClient | None", spool: Spool, system_metrics: bool
+) -> Iterator[Run]:
+    """The run, with a sender at work and a status at the end."""
+    steps: dict[str, int] = {}
+    for name, _, _, step in spool.points():
+        steps[name] = max(step, steps.get(name, step))
+    last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
+    system = SystemMetrics(last_step=last) if system_metrics else None
+    sender = Sender(spool, Delivery(client, record.id, spool) if client else None, store.uri, system)
+    run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client, steps)
     status = "FAILED"
     try:
-        yield
+        yield run
         status = "FINISHED"
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
     except Exception as error:
-        run.set_tags({"error": f"{type(error).__name__}: {error}"[:LONGEST_PARAM]})
+        text = f"{type(error).__name__}: {error}"[:LONGEST_PARAM]
+        _append_last(run, {"kind": "tags", "values": {"error": text}})
         raise
     finally:
+        _finish(run, status)
+
+
+def _finish(run: Run, status: str) -> None:
+    """Set the status, as the last thing that is sent; what cannot be done is said and no error."""
+    run.sender.settle()
+    _append_last(run, {"kind": "status", "status": status, "end_time": time.time_ns() // 1_000_000})
+    if not _close(run) and run.spool.full and run.mlflow is not None:
+        with contextlib.suppress(Exception):
+            run.mlflow.set_terminated(run.id, status)
+
+
+def _append_last(run: Run, entry: dict[str, object]) -> None:
+    for _ in range(2):  # on a full disk the first try makes room for the second
+        with contextlib.suppress(UserError):
+            run.spool.append(entry, reserved=True)
+            return
+
+
+def _close(run: Run) -> bool:
+    """End the sender; says what is left unsent, and returns whether all was sent."""
+    sent = run.sender.close(PATIENCE)
+    run.spool.close()
+    if run.mlflow is None:
+        note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
+    elif not sent:
+        where = f"{run.spool.waiting()} entries of run {run.id} wait in {run.spool.path}"
+        warn(f"the tracking store {run.store.uri} has not taken everything: {where}; `lit-mnist sync` sends them")
+    return sent
+
+
+@contextmanager
+def _visited(run_id: str) -> Iterator[Run]:
+    """A run that exists, for somebody who measures it; whether its fit is still at work does not matter."""
+    store = find_store()
+    client = connect(store)
+    found = find_run(client, store, run_id)
+    record = _record(client, store, found)
+    folder = store.run_folder(record.id)
+    was_there = folder.exists()
+    name = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    with FolderLock(folder, name) as lock:
+        spool = Spool(folder, name)
+        sender = Sender(spool, Delivery(client, record.id, spool), store.uri)
+        run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client)
         try:
-            run.sender.close()
-        except UserError:
-            status = "FAILED" if status == "FINISHED" else status
-            raise
+            yield run
         finally:
-            run.client.set_terminated(run.id, status)
+            sender.settle()
+            if _close(run):
+                spool.remove()
+            elif read_record(folder) is None:
+                record.write(folder)
+            lock.path.unlink(missing_ok=True)
+    if not was_there:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
 
 
-def _source() -> dict[str, str]:
-    return {
-        "mlflow.source.name": " ".join(["lit-mnist", *sys.argv[1:]]),
-        "mlflow.source.type": "LOCAL",
-        "mlflow.user": user_name(),
-    }
+def _main_spool(folder: Path) -> Spool:
+    return Spool(folder, on_full=Ballast(folder).drop)
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, list | tuple | dict):
-        return json.dumps(value)
-    return "null" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)
+def _record(client: "MlflowClient", store: Store, found: "MlflowRun") -> Record:
+    """What there is to say of a run that has no folder."""
+    info, tags = found.info, found.data.tags
+    return Record(
+        info.run_id,
+        client.get_experiment(info.experiment_id).name,
+        info.run_name,
+        recorded_uri(store),
+        artifact_uri=info.artifact_uri,
+        start_time=info.start_time,
+        host=tags.get("host", ""),
+        process=tags.get("process", ""),
+    )
+
+
+def _refuse_the_living(found: "MlflowRun") -> None:
+    """Keep off a run that another process works on from another folder, and take over that of another host."""
+    host, process = found.data.tags.get("host"), found.data.tags.get("process", "")
+    if found.info.status != "RUNNING":
+        return
+    if host != this_host():
+        _note_takeover(found.info.run_id, host)
+    elif process != this_process() and is_alive(process):
+        pid = process.partition("@")[0]
+        raise BusyError(f"run {found.info.run_id} is being worked on by another process (pid {pid})")
+
+
+def _note_takeover(run_id: str, host: str | None) -> None:
+    note(f"run {run_id} was RUNNING on {host or 'an unknown host'}: taking it over")
+
+
+def _points(client: "MlflowClient", run_id: str) -> list[Point]:
+    """Every metric point that the store has of the run."""
+    names = client.get_run(run_id).data.metrics
+    return [
+        (point.key, point.value, point.timestamp, point.step)
+        for name in names
+        for point in client.get_metric_history(run_id, name)
+    ]

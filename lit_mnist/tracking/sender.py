@@ -1,107 +1,135 @@
-"""A thread that talks to the tracking store, so that training never waits for it."""
+"""A thread that talks to the tracking store, so that training never waits for it, not even when it is gone."""
 
 import contextlib
 import threading
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from lit_mnist.errors import UserError
-from lit_mnist.tracking.store import one_line
+from lit_mnist.tracking.delivery import Delivery
+from lit_mnist.tracking.spool import Spool
+from lit_mnist.tracking.store import one_line, reason
 from lit_mnist.tracking.system import SystemMetrics
+from lit_mnist.tracking.terminal import note, warn
 
-if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import Metric
-
-LARGEST_BATCH = 1000
-"""Points that MLflow takes in one call."""
-TRIES = 4
-"""How often a flush tries, with 1, 2, 3, … seconds between."""
+LONGEST_PAUSE = 30.0
+"""Seconds between two tries at most, while the store does not answer."""
+PATIENCE = 10.0
+"""Seconds without progress after which the end of a run waits no longer for its store."""
+SLOWEST_UPLOAD = 2e6
+"""Bytes a second that a store which answers is trusted to take."""
 
 
 class Sender:
-    """Sends a run's metrics in batches and does its other errands, in order, behind the training's back.
+    """Sends a run's spool behind the training's back, and does its slow errands.
 
     Args:
-        client: Of the store.
-        run_id: The run that everything belongs to.
-        system: Whether to sample the machine's load as `system/…` metrics.
-        interval: Seconds between two batches.
+        spool: Where the run's entries are.
+        delivery: The way from there to the store; None leaves everything in the spool.
+        uri: What the store is called in warnings.
+        system: Samples the machine's load into the spool, if given.
+        interval: Seconds between two deliveries.
 
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, system: bool = True, interval: float = 3.0) -> None:
-        self.client, self.run_id, self.interval = client, run_id, interval
-        self.system = SystemMetrics() if system else None
-        self._points: list[Metric] = []
-        self._jobs: list[Callable[[], object]] = []
-        self._lock = threading.Lock()
-        self._busy = threading.Lock()
-        self._stop = threading.Event()
+    def __init__(
+        self,
+        spool: Spool,
+        delivery: Delivery | None,
+        uri: str = "",
+        system: SystemMetrics | None = None,
+        interval: float = 3.0,
+    ) -> None:
+        self.spool, self.delivery, self.uri, self.system, self.interval = spool, delivery, uri, system, interval
+        self.away = False
+        """Whether the store did not take what it was last sent."""
+        self._errands: list[Callable[[], object]] = []
+        self._at_errands = threading.Lock()
+        self._closing, self._done, self._abandoned = threading.Event(), threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="lit-mnist-sender", daemon=True)
         self._thread.start()
 
-    def send(self, points: "list[Metric]") -> None:
-        """Take metric points to be sent; returns at once."""
-        with self._lock:
-            self._points += points
+    def later(self, work: Callable[[], object]) -> None:
+        """Take a slow errand that writes to the spool, to be done in the thread; returns at once."""
+        self._errands.append(work)
 
-    def submit(self, job: Callable[[], object]) -> None:
-        """Take an errand, to be done after those before it; returns at once."""
-        with self._lock:
-            self._jobs.append(job)
+    def settle(self) -> None:
+        """Return when every errand is done, and the machine's load sampled for the last time."""
+        self._do_errands()
+        self._sample()
+        self.system = None
 
-    def flush(self) -> None:
-        """Return when all that was taken has been sent.
+    def close(self, patience: float = PATIENCE) -> bool:
+        """Send what is left, and end the thread; returns whether the store has taken everything.
 
-        Raises:
-            UserError: the store still refuses something after several tries.
+        Args:
+            patience: Seconds without progress after which the rest is left in the spool.
+
         """
-        for attempt in range(TRIES):
-            if (failure := self._deliver()) is None:
-                return
-            time.sleep(attempt + 1)
-        raise UserError(f"the tracking store did not take all of run {self.run_id}: {failure}")
+        if self._thread.is_alive() and not self._abandoned.is_set():
+            self._closing.set()
+            position, deadline = -1, 0.0
+            while not self._done.wait(0.2):
+                if self.spool.sent != position:
+                    position, deadline = self.spool.sent, time.monotonic() + patience
+                if time.monotonic() > deadline + self._upload_time():
+                    break
+            # From here on the thread neither prints nor writes, wherever it hangs.
+            self._abandoned.set()
+            self._do_errands()
+        return self.spool.is_sent()
 
-    def close(self) -> None:
-        """Flush, and end the thread."""
-        if not self._stop.is_set():
-            self._stop.set()
-            self._thread.join()
-            self._sample()
-        self.flush()
+    def _upload_time(self) -> float:
+        return 0 if self.away or self.delivery is None else self.delivery.upload / SLOWEST_UPLOAD
 
     def _work(self) -> None:
         # The first errands wait until training has started: they compete with it for the interpreter.
-        while not self._stop.wait(self.interval):
-            if self.system is not None and self.system.is_due():
+        pause = self.interval
+        while not self._abandoned.is_set():
+            closing = self._closing.wait(pause)
+            self._do_errands()
+            if not closing and self.system is not None and self.system.is_due():
                 self._sample()
-            self._deliver()
+            if self._deliver():
+                if closing:
+                    self._done.set()
+                    return
+                pause = self.interval
+            elif closing:
+                self._abandoned.wait(1.0)
+            else:
+                pause = min(2 * pause, LONGEST_PAUSE)
+
+    def _do_errands(self) -> None:
+        with self._at_errands:
+            while self._errands:
+                work = self._errands.pop(0)
+                try:
+                    work()
+                except Exception as error:  # whatever it is, it must not end the training
+                    warn(f"a part of the run's description is missing: {one_line(error)}")
 
     def _sample(self) -> None:
-        if self.system is not None:
-            with contextlib.suppress(Exception):  # a machine that does not tell its load is no reason to stop
-                self.send(self.system.sample())
+        # A machine that does not tell its load is no reason to stop.
+        with self._at_errands, contextlib.suppress(Exception):
+            if self.system is not None and (points := self.system.sample()):
+                self.spool.append({"kind": "metrics", "points": points})
 
-    def _deliver(self) -> str | None:
-        """Send all there is, in order; what fails stays for the next time, and its failure is returned."""
-        with self._busy:
-            while (job := self._next()) is not None:
-                try:
-                    job()
-                except Exception as error:  # whatever it is, it must not end the thread
-                    with self._lock:
-                        self._jobs.insert(0, job)
-                    return one_line(error)
-        return None
-
-    def _next(self) -> Callable[[], object] | None:
-        """The oldest errand; where there is none, a batch of points."""
-        with self._lock:
-            if self._jobs:
-                return self._jobs.pop(0)
-            if not self._points:
-                return None
-            batch, self._points = self._points[:LARGEST_BATCH], self._points[LARGEST_BATCH:]
-        return lambda: self.client.log_batch(self.run_id, metrics=batch)
+    def _deliver(self) -> bool:
+        """Send what there is; returns whether all of it was taken."""
+        if self.delivery is None:
+            return True
+        try:
+            self.delivery.deliver(self._abandoned.is_set)
+        except Exception as error:  # each kind of store, and of artifact store, has its own
+            if not self.away and not self._abandoned.is_set():
+                self.away = True
+                warn(
+                    f"the tracking store {self.uri} does not take what it is sent ({reason(error)}):"
+                    f" the run goes on, and what is unsent is kept in {self.spool.path};"
+                    " it is sent when the store is back, or later by `lit-mnist sync`"
+                )
+            return False
+        if self.away and not self._abandoned.is_set():
+            self.away = False
+            note(f"the tracking store {self.uri} is back")
+        return True

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 SQLITE = "sqlite:///"
+URI = "MLFLOW_TRACKING_URI"
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class Store:
 def find_store(start: Path | None = None) -> Store:
     """The store that MLFLOW_TRACKING_URI names, or else the project's own, the same from any of its folders."""
     home = project_root(start or Path.cwd()) / "mlruns"
-    return Store(os.environ.get("MLFLOW_TRACKING_URI") or local_uri(home), home)
+    return Store(os.environ.get(URI) or local_uri(home), home)
 
 
 def project_root(start: Path) -> Path:
@@ -65,23 +66,30 @@ def connect(store: Store) -> "MlflowClient":
     # Quiet before the import, which configures them: nothing a user can act on comes from these.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # MLflow's own patience with a server that does not answer is many minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.WARNING)
+    # What these say, with a traceback or once a try, is said once by whoever meets the error.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+    named = os.environ.get(URI)
     mlflow.set_tracking_uri(store.uri)  # for whoever goes on with MLflow's own functions
+    # It sets the variable, too, and so would make this store that of every project and of every run to come.
+    os.environ.pop(URI, None)
+    if named is not None:
+        os.environ[URI] = named
     try:
         if store.uri.startswith(SQLITE):
             return _connect_sqlite(store.uri)
         return _checked(mlflow.MlflowClient(store.uri))
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        reason = getattr(error, "orig", None) or error  # the database's own words, without the SQL
-        raise UserError(f"cannot open the tracking store {store.uri}: {one_line(reason)}") from None
+        raise UserError(f"cannot open the tracking store {store.uri}: {reason(error)}") from None
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
@@ -111,6 +119,13 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
 def one_line(error: BaseException) -> str:
     """The error's text without line breaks."""
     return " ".join(str(error).split())
+
+
+def reason(error: BaseException) -> str:
+    """What a store's error says in the end, in one line: a database's own words, or a connection's."""
+    own_words = getattr(error, "orig", None) or getattr(error.__cause__, "orig", None)
+    text = one_line(own_words or error)
+    return (text.partition("(Caused by ")[2] or text)[:300]
 
 
 def _connect_sqlite(uri: str) -> "MlflowClient":

@@ -1,5 +1,6 @@
 """How figures and tables are printed."""
 
+import contextlib
 import sys
 from collections.abc import Sequence
 
@@ -26,3 +27,14 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     if title is not None:
         console.print(title)
     console.print(table)
+
+
+def warn(text: str) -> None:
+    """Print a warning in the manner of the command line; from any thread, where Python's own would be an error."""
+    note(f"warning: {text}")
+
+
+def note(text: str) -> None:
+    """Print a remark that is no warning, beside the output."""
+    with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop
+        print(f"lit-mnist: {text}", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.store import connect, experiment_id, find_store, local_uri
+from lit_mnist.tracking.store import Store, connect, experiment_id, find_store, local_uri
 
 PROCESSES = 16
 
@@ -75,3 +75,12 @@ def test_a_deleted_experiment_can_be_brought_back_as_the_error_says(project: Pat
         experiment_id(client, store, "gone")
     client.restore_experiment(number)
     assert experiment_id(client, store, "gone") == number
+
+
+def test_a_client_of_one_store_makes_it_nobody_elses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = Store(f"sqlite:///{project}/other.db", project / "mlruns")
+    connect(other)
+    assert find_store().uri == local_uri(project / "mlruns")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere.db")
+    connect(other)
+    assert find_store().uri == "sqlite:////elsewhere.db"

@@ -1,0 +1,31 @@
+"""Which process works on a run, told apart from a later one of the same number."""
+
+import os
+import platform
+
+import psutil
+
+SAME = 30.0
+"""Seconds by which two readings of one process's start may differ: the clock may have been set between."""
+
+
+def this_host() -> str:
+    """The machine's name, as the tag `host` has it."""
+    return platform.node()
+
+
+def this_process() -> str:
+    """Number and start of this process, as the tag `process` has them."""
+    return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
+
+
+def is_alive(process: str) -> bool:
+    """Whether the process that called itself `process` on this host still lives."""
+    number, _, start = process.partition("@")
+    try:
+        found = psutil.Process(int(number))
+        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(start)) < SAME
+    except psutil.AccessDenied:
+        return True
+    except (psutil.NoSuchProcess, ValueError, OverflowError):
+        return False

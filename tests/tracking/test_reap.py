@@ -1,0 +1,65 @@
+"""`lit-mnist runs --reap`: the dead are told from the living."""
+
+import os
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from servers import stored
+from test_sync import killed_run
+
+from lit_mnist.tracking.lookup import local_folder
+from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.run import open_run
+from lit_mnist.tracking.spool import Spool
+from lit_mnist.tracking.store import connect, find_store
+
+
+def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli: Cli, project: Path) -> None:
+    dead, foreign = killed_run(), killed_run()
+    client = connect(find_store())
+    client.set_tag(foreign, "host", "elsewhere")
+    nameless = client.create_run("0", run_name="by hand").info.run_id
+    # From another project's folder, which has its own runs but shares the store.
+    tags = {"host": this_host(), "process": this_process()}
+    elsewhere = client.create_run("0", run_name="elsewhere", tags=tags).info.run_id
+    died = 1_790_000_000
+    os.utime(Spool(local_folder(dead)).path, (died, died))
+    with open_run("alive", "living", system_metrics=False) as living:
+        code, out, err = cli("runs", "--reap")
+        assert living.data().info.status == "RUNNING"
+    assert (code, err) == (0, "")
+    lines = {line.split()[1]: line for line in out.splitlines()}
+    assert lines.keys() == {dead, foreign, nameless}
+    assert lines[dead] == f"run {dead} (in mid-run) is KILLED: its process is gone"
+    assert lines[foreign].startswith(f"run {foreign} (in mid-run) has been RUNNING for ")
+    assert lines[foreign].endswith(" s on elsewhere: left alone")
+    assert lines[nameless].endswith(" s on an unknown host: left alone")
+    found = client.get_run(dead)
+    assert found.info.status == "KILLED" and found.info.end_time == 1000 * died
+    assert len(stored(client, dead, "loss")) > 500 and Spool(local_folder(dead)).status() == "KILLED"
+    assert [client.get_run(run_id).info.status for run_id in (foreign, nameless, elsewhere)] == ["RUNNING"] * 3
+    assert living.data().info.status == "FINISHED"
+    client.delete_run(foreign)
+    client.delete_run(nameless)
+    assert cli("runs", "--reap") == (0, "no run is RUNNING without a process\n", "")
+
+
+def test_a_run_whose_end_the_store_missed_gets_that_end(cli: Cli, project: Path) -> None:
+    run_id = killed_run()
+    Spool(local_folder(run_id)).append({"kind": "status", "status": "FINISHED", "end_time": 1_700_000_000_000})
+    assert (
+        f"run {run_id} (in mid-run) is FINISHED: its process could not tell the store" in cli("runs", "--reap")[1]
+    )
+    info = connect(find_store()).get_run(run_id).info
+    assert (info.status, info.end_time) == ("FINISHED", 1_700_000_000_000)
+
+
+@pytest.mark.parametrize("process", ["", "x@y", "999999999@1.0", "-1@1.0", "1e99@1"])
+def test_what_is_no_process_is_not_alive(process: str) -> None:
+    assert not is_alive(process)
+
+
+def test_a_process_is_told_from_a_later_one_of_the_same_number() -> None:
+    number, _, start = this_process().partition("@")
+    assert is_alive(this_process()) and not is_alive(f"{number}@{float(start) - 3600:.2f}")

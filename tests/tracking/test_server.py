@@ -1,0 +1,158 @@
+"""A tracking server that hangs or dies under a run: the run goes on, and everything arrives exactly once."""
+
+import threading
+import time
+from operator import attrgetter
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from matplotlib.figure import Figure
+from mlflow import MlflowClient
+from servers import Server, artifacts, stored, wait_for
+
+from lit_mnist.tracking.run import Run, clean_folder, open_run
+
+PATIENCE = 10.0
+"""What `Sender.close` promises to take at most, near enough."""
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory: pytest.TempPathFactory):
+    """A server for the tests here, each of which leaves it answering."""
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    yield server
+    server.kill()
+
+
+@pytest.fixture
+def server(running: Server, project: Path, monkeypatch: pytest.MonkeyPatch):
+    """The server, as the project's store, with a client that is in a hurry."""
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    yield running
+    if not running.answers():
+        running.kill()
+        running.start()
+
+
+@pytest.fixture
+def client(server: Server) -> MlflowClient:
+    return MlflowClient(server.uri)
+
+
+def _log(run: Run, steps: range) -> float:
+    """Log `steps` as a training would; returns the seconds that the slowest call took."""
+    slowest = 0.0
+    for step in steps:
+        start = time.perf_counter()
+        run.log_metrics({"loss": 1 / (step + 1), "lr": 0.1}, step)
+        slowest = max(slowest, time.perf_counter() - start)
+    return slowest
+
+
+def _losses(steps: int) -> list[tuple[int, float]]:
+    return [(step, 1 / (step + 1)) for step in range(steps)]
+
+
+def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
+    server: Server, client: MlflowClient, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with open_run("hangs", "in the middle", system_metrics=False) as run:
+        run.sender.interval = 0.3
+        _log(run, range(100))
+        wait_for(run.spool.is_sent, "the first points")
+        server.hang()
+        slowest = _log(run, range(100, 3000))
+        wait_for(lambda: run.sender.away, "the warning")
+        slowest = max(slowest, _log(run, range(3000, 4000)))
+        assert run.history("loss") == _losses(4000)
+        # Its next try is under way or near: what it has asked in vain will be done, too, when the server wakes.
+        time.sleep(2)
+        server.go_on()
+        wait_for(lambda: not run.sender.away and run.spool.is_sent(), "the rest")
+        run.log_metrics({"loss": 1 / 4001}, 4000)
+    assert slowest < 1
+    assert stored(client, run.id, "loss") == _losses(4001)
+    assert stored(client, run.id, "lr") == [(step, 0.1) for step in range(4000)]
+    assert run.data().info.status == "FINISHED"
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert [line.split(" (")[0] for line in err.splitlines()] == [
+        f"lit-mnist: warning: the tracking store {server.uri} does not take what it is sent",
+        f"lit-mnist: the tracking store {server.uri} is back",
+    ]
+    assert str(run.spool.path) in err and "`lit-mnist sync`" in err
+    clean_folder(run)
+    assert not run.folder.exists()
+
+
+def test_a_run_that_ends_before_a_hanging_server_does_ends_in_time(
+    server: Server, client: MlflowClient, cli: Cli
+) -> None:
+    with open_run("hangs", "to the end", system_metrics=False) as run:
+        _log(run, range(100))
+        server.hang()
+        _log(run, range(100, 1500))
+        end = time.monotonic()
+    assert time.monotonic() - end < PATIENCE + 3
+    clean_folder(run)
+    waiting = run.spool.waiting()
+    assert run.folder.exists() and waiting > 0 and run.spool.status() == "FINISHED"
+    server.go_on()  # and does what it was asked in vain
+    wait_for(lambda: "lit-mnist-sender" not in map(attrgetter("name"), threading.enumerate()), "its thread's end")
+    assert run.spool.waiting() == waiting
+    assert cli("sync", run.id[:8])[0] == 0
+    assert cli("sync") == (0, "nothing waits to be sent\n", "")
+    assert stored(client, run.id, "loss") == _losses(1500)
+    assert run.data().info.status == "FINISHED" and not run.folder.exists()
+
+
+def test_what_a_killed_server_missed_is_synced_once_it_is_back(
+    server: Server,
+    client: MlflowClient,
+    cli: Cli,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)
+    with open_run("dies", "in the middle", system_metrics=False) as run:
+        run.log_params({"depth": 3})
+        run.sender.interval = 0.3
+        _log(run, range(50))
+        wait_for(run.spool.is_sent, "the first points")
+        server.kill()
+        _log(run, range(50, 2500))
+        run.log_params({"late": [1, 2]})
+        run.log_text("lr: 0.1\n", "config.yaml")
+        wait_for(lambda: run.sender.away, "the warning")
+        figure = run.log_figure(Figure(), "curves")
+        assert Path(figure).read_bytes().startswith(b"\x89PNG")
+        ended = time.time()
+    clean_folder(run)
+    err = capsys.readouterr().err
+    assert err.count("warning: ") == 2 and err.endswith("`lit-mnist sync` sends them\n")
+    waiting = run.spool.waiting()
+    assert f"{waiting} entries of run {run.id} wait in {run.spool.path}" in err
+
+    code, out, err = cli("sync")
+    assert code == 1 and err.startswith(f"lit-mnist: error: cannot open the tracking store {server.uri}: ")
+    assert err.count("\n") == 1 and run.spool.waiting() == waiting
+
+    server.start()
+    assert "1 run has unsent entries: lit-mnist sync" in cli("runs")[1]
+    assert run.data().info.status == "RUNNING"
+    code, out, err = cli("sync")
+    said = f"run {run.id}: 4900 metric points, 1 parameter, 2 artifacts to {server.uri}\n"
+    assert (code, out, err) == (0, said, "")
+    for _ in range(2):
+        found = run.data()
+        assert found.data.params == {"depth": "3", "late": "[1, 2]"}
+        assert found.info.status == "FINISHED" and abs(found.info.end_time / 1000 - ended) < 1
+        assert stored(client, run.id, "loss") == _losses(2500)
+        assert artifacts(client, run.id) == {"config.yaml", "figures/curves.png"}
+        assert not run.folder.exists()
+        assert cli("sync") == (0, "nothing waits to be sent\n", "")
+    assert "unsent" not in cli("runs")[1]
