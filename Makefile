@@ -6,7 +6,7 @@ BIN := .venv/bin
 unexport PYTHONDONTWRITEBYTECODE
 export UV_COMPILE_BYTECODE = 1
 
-.PHONY: demo test check bench install wheel clean
+.PHONY: demo test check bench soak install wheel clean
 
 demo: .venv/installed          ## two networks of the papers learn real digits, in about two minutes
 	$(BIN)/python scripts/demo.py
@@ -21,6 +21,9 @@ check: .venv/installed         ## lint, format, types
 
 bench: .venv/installed         ## what the framework costs, as ratios (needs full MNIST)
 	$(BIN)/python scripts/bench.py
+
+soak: .venv/installed          ## runs killed at 20 random moments by each signal, compared with undisturbed ones
+	LIT_MNIST_SOAK=20 $(BIN)/python -m pytest -s tests/training/test_soak.py
 
 install: .venv/installed       ## the environment alone
 

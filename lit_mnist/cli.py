@@ -3,26 +3,32 @@
 import argparse
 import difflib
 import gc
+import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from lit_mnist import __version__
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.signals import SignalWatch, exit_code
 
 DATASETS = ("MNIST", "FashionMNIST")
 
 FIT_HELP = """\
 usage: lit-mnist fit --config NAME_OR_PATH [--GROUP.FIELD VALUE ...]
+       lit-mnist fit --resume RUN_ID|last [--GROUP.FIELD VALUE ...]
 
-Train a model as one MLflow run.
+Train a model as one MLflow run, or go on with a run that was interrupted.
 
   --config zhang/cnn            a packaged configuration, or a path
   --model.lr 0.01               any field of the model, the data, the trainer (Lightning's) or tracking
   --data FashionMNISTDataModule another dataset: MNISTDataModule, FashionMNISTDataModule, MiniMNISTDataModule
   --trainer.max_epochs 5
   --seed_everything 1
+  --checkpoint.every_n_steps 500  (and .every_n_minutes 5) how often training is saved to go on from
+  --resume last                 go on with the newest unfinished run, or that of an id; other flags beat its own
+  --offline                     ask no tracking store; `lit-mnist sync` sends the run later
   --print_config                the whole configuration as YAML, with nothing trained
 
   --model.help CNN              the fields of a model
@@ -48,16 +54,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def guarded(work: Callable[[], None]) -> int:
     """Do `work`; returns the exit code, with one line on what a user can mend."""
-    from lit_mnist.tracking.run import Interrupted
-
     try:
         work()
     except UserError as error:
         print(f"lit-mnist: error: {error}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interruption:
-        print(f"lit-mnist: stopped by signal {interruption.signal}", file=sys.stderr)
-        return 128 + interruption.signal
+        print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
+        return exit_code(interruption.signal)
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a list has had enough
@@ -97,10 +101,11 @@ def _fit(arguments: list[str]) -> None:
         return
     # The imports make a million objects that stay; looking for garbage among them takes a tenth of the start.
     gc.disable()
-    from lit_mnist.training.fit import fit
+    with SignalWatch() as watch:
+        from lit_mnist.training.fit import fit
 
-    quiet()
-    fit(["--help" if argument == "--help.fields" else argument for argument in arguments])
+        quiet()
+        fit(["--help" if argument == "--help.fields" else argument for argument in arguments], watch=watch)
 
 
 def _evaluate(verb: str) -> Callable[[list[str]], None]:
@@ -157,10 +162,25 @@ def _runs(arguments: list[str]) -> None:
     parser.add_argument("--sort", choices=("start", "metric", "duration", "status", "name"), default="start")
     parser.add_argument("--limit", type=int, default=20, help="how many at most (default: 20)")
     parser.add_argument("--json", action="store_true", help="for machines")
+    parser.add_argument("--reap", action="store_true", help="set runs to KILLED that say RUNNING and are dead")
     known = parser.parse_args(arguments)
+    if known.reap:
+        from lit_mnist.tracking.reap import reap
+
+        reap()
+        return
     from lit_mnist.tracking.listing import list_runs
 
     list_runs(known.experiment, known.sort, known.limit, known.json)
+
+
+def _sync(arguments: list[str]) -> None:
+    parser = Parser("lit-mnist sync", description="Send what runs have kept while their store was away.")
+    parser.add_argument("run", nargs="?", metavar="RUN_ID", help="only this run; the beginning of its id does")
+    known = parser.parse_args(arguments)
+    from lit_mnist.tracking.sync import sync
+
+    sync(known.run)
 
 
 def _ui(arguments: list[str]) -> None:
@@ -179,6 +199,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "predict": ("label or reconstruct pictures", _predict),
     "data": ("fetch, verify and find the datasets", _data),
     "runs": ("list the runs", _runs),
+    "sync": ("send what runs have kept while their store was away", _sync),
     "ui": ("look at the runs in MLflow", _ui),
 }
 

@@ -14,3 +14,11 @@ class UsageError(UserError):
     """A flag, a config field or an argument that is wrong in itself."""
 
     exit_code = 2
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the process to end
+    """A signal asked the process to end; `signal` is its number."""
+
+    def __init__(self, signal: int) -> None:
+        super().__init__(f"interrupted by signal {signal}")
+        self.signal = signal

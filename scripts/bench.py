@@ -6,6 +6,7 @@ Three ways of the same training on full MNIST, in turn, several times:
   (b) `lit-mnist fit` with MLflow on, as users run it;
   (c) Lightning with torchvision's MNIST, ToTensor and a DataLoader, as its documentation shows;
 
+the price of exact resume: `lit-mnist fit` saving itself every 500 steps, against the same without any of it;
 and the time from the command to the first step, against importing torch, lightning and mlflow alone.
 Printed are medians, and medians of the ratios within each turn. Validation is left out of all three. What (b) does
 otherwise than (a), it does for every user: fused optimisers, channels_last for convolutions.
@@ -21,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import unittest.mock
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -137,6 +139,23 @@ def ours(network: Network, root: str) -> float:
     return clock.ms
 
 
+class NoResume(Callback):
+    """Stands in for what makes a fit resumable, and does nothing."""
+
+    folder = Path()
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+
+def saved(network: Network, root: str) -> tuple[float, float]:
+    """Milliseconds a step with a checkpoint every 500 steps, and with nothing that a resume would need."""
+    longer = Network(network.config, network.model, network.batch_size, steps=1000)
+    with unittest.mock.patch("lit_mnist.training.fit.ExactResume", NoResume):
+        without = ours(longer, root)
+    return ours(longer, root), without
+
+
 def documented(network: Network, root: str) -> float:
     """(c): milliseconds a step."""
     from torchvision.datasets import MNIST
@@ -184,6 +203,9 @@ def main() -> None:
             print(f"{network.config}: (a) bare {_median(a):.2f} ms a step, (b) lit-mnist {_median(b):.2f},"
                   f" (c) Lightning with a DataLoader {_median(c):.2f}", flush=True)  # fmt: skip
             print(f"  (b)/(a) {_ratio(b, a):.2f}   (c)/(b) {_ratio(c, b):.2f}", flush=True)
+            prices = [turn[0] for turn in _interleaved([lambda n=network: saved(n, root)], known.repeats)]
+            print(f"  exact resume, a checkpoint every 500 steps: ratio {_ratio(*zip(*prices, strict=True)):.3f}",
+                  flush=True)  # fmt: skip
         starts = [turn[0] for turn in _interleaved([lambda: start_ratio(root)], known.repeats)]
     first, imports = zip(*starts, strict=True)
     print(f"start: {_median(first):.1f} s to the first step, imports alone {_median(imports):.1f} s")

@@ -37,7 +37,7 @@ def test_no_figure_of_the_readme_is_left_open() -> None:
 
 def test_the_readme_shows_the_commands() -> None:
     assert {words[1] for words in commands("lit-mnist")} == set(COMMANDS)
-    assert {words[1] for words in commands("make")} == {"demo", "test", "bench", "check"}
+    assert {words[1] for words in commands("make")} == {"demo", "test", "bench", "check", "soak"}
 
 
 def test_every_command_of_the_readme_runs(cli: Cli, project: Path, full_data: str, run_id: str) -> None:
@@ -45,7 +45,7 @@ def test_every_command_of_the_readme_runs(cli: Cli, project: Path, full_data: st
     for _, *words in commands("lit-mnist"):
         if words[0] == "ui":  # runs until it is interrupted; test_ui.py has it
             continue
-        words = [run_id if word == "RUN_ID" else word for word in words]
+        words = [run_id if word in ("RUN_ID", "last") else word for word in words]
         code, _, err = cli(*words, *(SHORTER if words[0] == "fit" else []))
         assert code == 0, (words, err)
 

@@ -68,6 +68,9 @@ class ResidentLoader:
         self.batch_size, self.stage, self.seed, self.changes = batch_size, stage, seed, changes
         self.rank, self.world_size = rank, world_size
         self.epoch = 0
+        self.position = 0
+        """Steps of the epoch that the next iteration leaves out."""
+        self._given = 0
         self.bounds = self._train_bounds() if stage == "train" else self._evaluation_bounds()
 
     batch_sampler = None
@@ -86,9 +89,20 @@ class ResidentLoader:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[Batch]:
+        # A generator starts with its first batch: after the trainer has announced the epoch.
         order = self._order()
-        for step in range(len(self)):
+        start, self.position = self.position, 0
+        for step in range(start, len(self)):
+            self._given = step + 1
             yield self._batch(order[self.bounds[step] : self.bounds[step + 1]], step)
+
+    def state_dict(self) -> dict[str, int]:
+        """How many of the epoch's batches have been given."""
+        return {"position": self._given % max(1, len(self))}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Let the next iteration go on after those batches."""
+        self.position = state["position"]
 
     def _train_bounds(self) -> list[int]:
         total = len(self.pictures)

@@ -1,4 +1,4 @@
-"""What every architecture shares: the optimiser's hyperparameters, and means that cost next to nothing."""
+"""What every architecture shares: the optimiser's hyperparameters, what is logged, and the state of both."""
 
 import math
 import time
@@ -6,32 +6,13 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 from lit_mnist.errors import UsageError, UserError
+from lit_mnist.models.means import Means
+from lit_mnist.models.optimizers import check_optimizer, make_optimizer, make_schedule
 
 Stage = Literal["train", "val", "test"]
-
-
-class Means:
-    """Running means of scalars over pictures, summed on the device without waiting for it."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, count: int, values: dict[str, Tensor]) -> None:
-        """Take in the means over `count` pictures."""
-        for name, value in values.items():
-            weighted = value.detach().float() * count
-            self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted
-        self.count += count
-
-    def merge(self, other: "Means") -> None:
-        """Take in all that `other` holds."""
-        for name, value in other.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += other.count
 
 
 class LitModel(LightningModule):
@@ -46,6 +27,8 @@ class LitModel(LightningModule):
         lr: Learning rate.
         momentum: Of sgd and rmsprop; adam has none to set.
         weight_decay: L2 penalty, as torch.optim applies it.
+        lr_schedule: How the learning rate goes on after the warm-up: as it is, or down to 0 at training's end.
+        warmup_steps: Steps over which the learning rate rises from 0.
 
     Raises:
         UsageError: a rate out of range, or a momentum for adam.
@@ -64,14 +47,17 @@ class LitModel(LightningModule):
         lr: float = 1e-3,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        warmup_steps: int = 0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        _check_optimizer(optimizer, lr, momentum, weight_decay)
+        check_optimizer(self.hparams)
         self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
         self._epoch_means = Means()
-        self._window_start = 0.0
+        self._window_start = time.perf_counter()
         self._logged_step = 0
+        self._lr = lr
         self.latest: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -86,21 +72,25 @@ class LitModel(LightningModule):
         if self.channels_last:
             self.to(memory_format=torch.channels_last)
 
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that the hyperparameters name, fused where torch has it so."""
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser moves, each group at its own `lr` if it names one."""
+        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser that the hyperparameters name, with a schedule where they name one."""
         h = self.hparams
-        shared = {"lr": h["lr"], "weight_decay": h["weight_decay"]}
-        parameters = self.parameters()
         # Lightning cannot clip the gradients of a fused optimiser in mixed precision.
         fused = self._trainer is None or self._trainer.gradient_clip_val is None
-        if h["optimizer"] == "adam":
-            return torch.optim.Adam(parameters, fused=fused, **shared)
-        if h["optimizer"] == "sgd":
-            return torch.optim.SGD(parameters, momentum=h["momentum"], fused=fused, **shared)
-        return torch.optim.RMSprop(parameters, momentum=h["momentum"], **shared)
+        optimizer = make_optimizer(self.parameter_groups(), h, fused)
+        if h["lr_schedule"] == "constant" and not h["warmup_steps"]:
+            return optimizer
+        total = self.trainer.estimated_stepping_batches
+        schedule = make_schedule(optimizer, h["lr_schedule"], h["warmup_steps"], total)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The batch's loss, a scalar."""
+        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before it is logged
         return self._step(batch, "train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
@@ -112,7 +102,7 @@ class LitModel(LightningModule):
         self._step(batch, "test")
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the first window."""
+        """Start the clock of the epoch's first window."""
         self._window_start = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -135,6 +125,29 @@ class LitModel(LightningModule):
     def on_test_epoch_end(self) -> None:
         """Log the means over the test pictures."""
         self._log_evaluation("test")
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add the running means, each rank's its own, since sums in another order differ in the last bits."""
+        state = {
+            "window": self._means["train"].state_dict(),
+            "epoch": self._epoch_means.state_dict(),
+            "logged_step": self._logged_step,
+            "seconds": time.perf_counter() - self._window_start,
+        }
+        checkpoint["means"] = _of_all_ranks(state)
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Take the running means up again; those of another number of ranks all go to the first."""
+        states = checkpoint.get("means")
+        if not states or self._trainer is None:
+            return
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
+        device = self.trainer.strategy.root_device  # where this module is about to be
+        self._means["train"] = Means.of([state["window"] for state in mine], device)
+        self._epoch_means = Means.of([state["epoch"] for state in mine], device)
+        self._logged_step = states[0]["logged_step"]
+        self._window_start = time.perf_counter() - states[0]["seconds"]
 
     def _step(self, batch: Any, stage: Stage) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _step(batch, stage)")
@@ -160,7 +173,7 @@ class LitModel(LightningModule):
         now = time.perf_counter()
         values = {f"train/{name}": value for name, value in means.items()}
         values["pictures_per_s"] = count / (now - self._window_start)
-        values["lr"] = self.trainer.optimizers[0].param_groups[0]["lr"]
+        values["lr"] = self._lr
         self._window_start, self._logged_step = now, step
         self._log_step(values)
 
@@ -213,19 +226,14 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
 }
 
 
+def _of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
+    if not (distributed.is_available() and distributed.is_initialized()):
+        return [state]
+    states: list[Any] = [None] * distributed.get_world_size()
+    distributed.all_gather_object(states, state)
+    return states
+
+
 def _scalar(value: float, device: torch.device) -> Tensor:
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.tensor(float(value), dtype=dtype, device=device)
-
-
-def _check_optimizer(optimizer: str, lr: float, momentum: float, weight_decay: float) -> None:
-    if lr <= 0:
-        raise UsageError(f"--model.lr {lr} must be above 0")
-    if not 0 <= momentum < 1:
-        raise UsageError(f"--model.momentum {momentum} must lie in [0, 1)")
-    if weight_decay < 0:
-        raise UsageError(f"--model.weight_decay {weight_decay} must not be negative")
-    if momentum and optimizer == "adam":
-        raise UsageError(
-            f"--model.momentum {momentum} has no effect on adam: leave it out, or take --model.optimizer sgd"
-        )

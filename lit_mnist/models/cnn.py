@@ -20,6 +20,7 @@ class CNN(Classifier):
         kernel_size: int = 5,
         picture_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
+        dropout: float = 0.0,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
@@ -29,6 +30,7 @@ class CNN(Classifier):
             kernel_size: Of each convolution, odd; stride 1, padded so that the size stays.
             picture_shape: Channels, height, width; each block halves height and width.
             num_classes: How many classes there are.
+            dropout: Share of the last layer's inputs that training sets to 0, in [0, 1).
             optimizer: See LitModel.
 
         """
@@ -42,12 +44,15 @@ class CNN(Classifier):
             )
         if min(height, width) >> len(channels) < 1:
             raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
+        if not 0 <= dropout < 1:
+            raise UsageError(f"--model.dropout {dropout} must lie in [0, 1)")
         blocks: list[nn.Module] = []
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
-        self.network = nn.Sequential(*blocks, nn.Flatten(), nn.Linear(features, num_classes))
+        head = [nn.Dropout(dropout)] if dropout else []
+        self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of pictures (B, C, H, W)."""

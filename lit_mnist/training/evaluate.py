@@ -12,12 +12,13 @@ from PIL import Image
 from lit_mnist.data.pictures import read_picture
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
+from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.checkpoints import BEST, LAST, load_weights
 from lit_mnist.training.parser import LitCLI
 from lit_mnist.training.report import Result, show, test_figures
-from lit_mnist.training.signals import SignalWatch
+from lit_mnist.training.signals import HeedSignals
 
 ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 """Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
@@ -27,7 +28,7 @@ def evaluate(verb: str, run_id: str, checkpoint: str, overrides: list[str]) -> R
     """`validate` or `test` a run's checkpoint; what `test` measures is logged to the run."""
     with SignalWatch() as watch, _existing_run(run_id, overrides) as (run, cli):
         loaded = load_weights(cli.model, find_checkpoint(run, checkpoint))
-        trainer = cli.make_trainer(logger=False, callbacks=[watch], enable_checkpointing=False)
+        trainer = cli.make_trainer(logger=False, callbacks=[HeedSignals(watch)], enable_checkpointing=False)
         start = time.perf_counter()
         measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start

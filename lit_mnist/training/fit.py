@@ -1,58 +1,112 @@
-"""`lit-mnist fit`: one training, one run."""
+"""`lit-mnist fit`: one training, one run, however often it is interrupted."""
 
+import argparse
 import gc
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager, nullcontext, suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
+from lit_mnist.tracking.spool import replace_text
 from lit_mnist.training.checkpoints import (
-    BEST,
-    LAST,
+    NEXT,
+    PREVIOUS,
     AtomicCheckpointIO,
-    best_checkpoint,
-    checkpoint_callbacks,
+    best_callback,
     load_weights,
+    newest_good,
 )
+from lit_mnist.training.former import CHECKPOINTS, CONFIG, Former, drift, find_former, nothing_left
 from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 from lit_mnist.training.progress import progress_callback
+from lit_mnist.training.ranks import following, is_lost_peer, leading, led_run
 from lit_mnist.training.report import Result, fit_figures, show
-from lit_mnist.training.signals import SignalWatch
+from lit_mnist.training.resume import ExactResume
 
 
-def fit(arguments: list[str], callbacks: Sequence[Callback] = ()) -> Result | None:
-    """Train what `arguments` describe, as one MLflow run; None on ranks other than 0.
+@dataclass
+class Fit:
+    """What one fit works with."""
+
+    cli: LitCLI
+    trainer: Trainer
+    tracker: MLflowTracker
+    resume: ExactResume
+    best: ModelCheckpoint
+    former: Former | None = None
+    checkpoint: tuple[Path, dict[str, Any]] | None = None
+    """Where training goes on: path and content."""
+    offline: bool = False
+
+
+def fit(
+    arguments: list[str], callbacks: Sequence[Callback] = (), watch: SignalWatch | None = None
+) -> Result | None:
+    """Train what `arguments` describe, as one MLflow run; None on ranks other than 0, and where nothing is left.
 
     Args:
         arguments: Those of `lit-mnist fit`.
         callbacks: To be called beside the project's own.
+        watch: Where signals are noted already.
     """
-    with SignalWatch() as watch:
-        cli = LitCLI(arguments)
+    options, flags = _options(arguments)
+    with SignalWatch() if watch is None else nullcontext(watch) as watch:
+        watch.check()
+        led = led_run()
+        former = find_former(options.resume, options.offline, led) if options.resume else None
+        cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
         check_fit(cli)
         cli.datamodule.setup("fit")
-        tracker = MLflowTracker()
-        trainer = _fit_trainer(cli, tracker, [watch, *callbacks])
+        job = _prepare(cli, former, callbacks, watch)
+        job.offline = options.offline
+        if _is_done(job):
+            return None
         watch.check()
         # Only now is there a run: what cannot even start leaves none behind.
-        with _new_run(cli, trainer) as run:
-            tracker.run = run
-            result = _train(cli, run, trainer)
+        result = None
+        with _run_of(job) as run:
+            result = _train(job, run)
         if run is None or result is None:
             return None
         clean_folder(run)
     show(result, "fit")
     return result
+
+
+def _is_done(job: Fit) -> bool:
+    """Whether the run is finished and its training has nothing left to do, which is said."""
+    if job.former is None or job.checkpoint is None or job.former.status != "FINISHED":
+        return False
+    if (reason := nothing_left(job.checkpoint[1], job.trainer)) is None:
+        return False
+    if job.trainer.is_global_zero:
+        print(f"run {job.former.run_id} is finished, {reason}: nothing left to do")
+        job.former.forget()
+    return True
+
+
+def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """What is not configuration, and the rest."""
+    parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
+    parser.add_argument("--resume")
+    parser.add_argument("--offline", action="store_true")
+    try:
+        return parser.parse_known_args(arguments)
+    except argparse.ArgumentError:
+        raise UsageError("--resume needs a run's id, its beginning, or last") from None
 
 
 def check_fit(cli: LitCLI) -> None:
@@ -73,35 +127,70 @@ def check_fit(cli: LitCLI) -> None:
         )
 
 
-def _fit_trainer(cli: LitCLI, tracker: MLflowTracker, callbacks: list[Callback]) -> Trainer:
-    callbacks = [*callbacks, *checkpoint_callbacks(cli.model)]
+def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], watch: SignalWatch) -> Fit:
+    """The Trainer, and where it goes on."""
+    checkpoint = newest_good(former.checkpoints, cli.model) if former else None
+    tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
+    resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0))
+    best = best_callback(cli.model)
+    ours: list[Callback] = [resume, *callbacks, best]
     if cli.config["trainer"]["enable_progress_bar"] is not False:
-        callbacks.append(progress_callback())
-    trainer = cli.make_trainer(logger=tracker, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
+        ours.append(progress_callback())
+    io = AtomicCheckpointIO(checkpoint[1] if checkpoint else None)
+    trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[io])
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     make_lean(trainer, cli.model)
-    return trainer
+    return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
 
 
 @contextmanager
-def _new_run(cli: LitCLI, trainer: Trainer) -> Iterator[Run | None]:
-    """The run of this fit; None in the processes that work for rank 0's."""
-    if not trainer.is_global_zero:
-        yield None
+def _run_of(job: Fit) -> Iterator[Run | None]:
+    """The run of this fit, new or the former one; None in the processes that work for rank 0's."""
+    if not job.trainer.is_global_zero:
+        with following():
+            yield None
         return
-    names = cli.config["tracking"]
-    name = names.name or _run_name(cli)
-    with open_run(names.experiment, name, system_metrics=names.system_metrics) as run:
-        print(f"run {run.id} in experiment {run.experiment}", flush=True)
-        run.log_params(cli.params())
-        run.log_text(cli.config_yaml(), "config.yaml")
-        run.set_tags(device_tags(trainer.strategy.root_device.type, trainer.world_size))
-        run.sender.submit(lambda: _log_provenance(run, cli))
-        for callback in trainer.checkpoint_callbacks:
+    names, former = job.cli.config["tracking"], job.former
+    with open_run(
+        names.experiment,
+        names.name or _run_name(job.cli),
+        former.run_id if former else None,
+        names.system_metrics,
+        resume=former is not None,
+        offline=job.offline,
+    ) as run:
+        changes = drift(run.folder / CONFIG, job.cli.config_yaml()) if former else {}
+        replace_text(run.folder / CONFIG, job.cli.config_yaml())
+        run.log_text(job.cli.config_yaml(), CONFIG)
+        if former is None:
+            print(f"run {run.id} in experiment {run.experiment}", flush=True)
+            run.log_params(job.cli.params())
+        else:
+            _announce(job, run, changes)
+        run.sender.later(lambda: _log_provenance(run, job))
+        folder = run.folder / CHECKPOINTS
+        job.resume.folder = folder
+        for callback in job.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(run.folder / "checkpoints")
-        yield run
+                callback.dirpath = str(folder)
+        job.resume.before_save = run.sync
+        job.tracker.run = run
+        try:
+            with leading(run.id):
+                yield run
+        except Interrupted:
+            print(f"run {run.id} is saved; `lit-mnist fit --resume {run.id}` goes on with it", flush=True)
+            raise
+
+
+def _announce(job: Fit, run: Run, changes: dict[str, str]) -> None:
+    """Say where training goes on, and what is different from now on."""
+    step = job.checkpoint[1]["global_step"] if job.checkpoint else 0
+    print(f"run {run.id} in experiment {run.experiment} goes on from step {step:,}", flush=True)
+    for name, change in changes.items():
+        print(f"  {name}: {change}", flush=True)
+    run.set_tags({f"drift.{name}": f"{change} from step {step}" for name, change in changes.items()})
 
 
 def _run_name(cli: LitCLI) -> str:
@@ -109,32 +198,43 @@ def _run_name(cli: LitCLI) -> str:
     return f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
 
 
-def _log_provenance(run: Run, cli: LitCLI) -> None:
+def _log_provenance(run: Run, job: Fit) -> None:
     """Log code, packages and data: what takes a moment, and so is done beside the training."""
     versions = package_versions()
-    run.set_tags({**git_state(), **version_tags(versions), "monitor": cli.model.monitor})
+    tags = device_tags(job.trainer.strategy.root_device.type, job.trainer.world_size)
+    tags |= {**git_state(), **version_tags(versions), "monitor": job.cli.model.monitor}
+    if job.former is not None:
+        before = run.data().data.tags if run.mlflow is not None else {}
+        changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
+        tags |= {f"drift.{name}": change for name, change in changes.items()}
+    run.set_tags(tags)
     run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
-    data = cli.datamodule
+    data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
 
 
-def _train(cli: LitCLI, run: Run | None, trainer: Trainer) -> Result | None:
+def _train(job: Fit, run: Run | None) -> Result | None:
     start = time.perf_counter()
+    path = None
+    if job.checkpoint:  # the folder may have moved when its run got its id in the store
+        path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
     try:
         with _settled_heap():
-            trainer.fit(cli.model, datamodule=cli.datamodule)
+            job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path, weights_only=True)
     except MisconfigurationException as error:
         raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
-    except BaseException:
+    except BaseException as error:
         if run is not None:
             with suppress(Exception):  # the first error is the one that counts
                 _log_checkpoints(run)
+        if job.trainer.world_size > 1 and is_lost_peer(error):
+            raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
         raise
     if run is None:
         return None
     took = time.perf_counter() - start
     _log_checkpoints(run)
-    return _conclude(cli, run, trainer, took)
+    return _conclude(job, run, took)
 
 
 @contextmanager
@@ -149,18 +249,19 @@ def _settled_heap() -> Iterator[None]:
 
 
 def _log_checkpoints(run: Run) -> None:
-    for path in (run.folder / "checkpoints" / BEST, run.folder / "checkpoints" / LAST):
-        if path.exists():
-            run.log_file(path, "checkpoints")
+    """Log the best and the last one, and those of a user's own callbacks."""
+    for path in sorted((run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
+        if path.name not in (NEXT, PREVIOUS):
+            run.log_file(path, CHECKPOINTS)
 
 
-def _conclude(cli: LitCLI, run: Run, trainer: Trainer, took: float) -> Result:
+def _conclude(job: Fit, run: Run, took: float) -> Result:
     """Log the best validation value, and the figures of the best checkpoint."""
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
+    logged = {name: float(value) for name, value in job.trainer.callback_metrics.items() if "/" in name}
     metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
-    best = best_checkpoint(trainer)
+    best = job.best
     if best.best_model_score is not None:
-        checkpoint = load_weights(cli.model, Path(best.best_model_path))
+        checkpoint = load_weights(job.cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
-    return Result(run.id, metrics, took, fit_figures(run, cli.model, cli.datamodule))
+    return Result(run.id, metrics, took, fit_figures(run, job.cli.model, job.cli.datamodule))

@@ -1,6 +1,7 @@
 """Configuration: packaged YAML files, overridden by flags, checked against the classes they name."""
 
 import sys
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,22 @@ class TrackingArgs:
         self.experiment, self.name, self.system_metrics = experiment, name, system_metrics
 
 
+@dataclass(frozen=True)
+class CheckpointArgs:
+    """How often a checkpoint is written that training can go on from."""
+
+    every_n_steps: int | None = 500
+    """Optimiser steps between two of them."""
+    every_n_minutes: float | None = 5.0
+    """Minutes between two of them, whichever comes first."""
+
+    def __post_init__(self) -> None:
+        for name in ("every_n_steps", "every_n_minutes"):
+            value = getattr(self, name)
+            if value is not None and value <= 0:
+                raise UsageError(f"--checkpoint.{name} {value} must be above 0; null switches it off")
+
+
 class LitCLI(LightningCLI):
     """LightningCLI on this project's classes: parses and instantiates model and data, and runs nothing.
 
@@ -71,8 +88,9 @@ class LitCLI(LightningCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's names."""
+        """Add the run's names, and how often it is saved."""
         parser.add_class_arguments(TrackingArgs, "tracking")
+        parser.add_class_arguments(CheckpointArgs, "checkpoint")
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with one line for whatever is wrong."""
@@ -104,7 +122,8 @@ class LitCLI(LightningCLI):
         config = dict(self.config_init["trainer"])
         if config["logger"] is not None:
             raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
-        config["callbacks"] = [*_as_list(config.get("callbacks")), *kwargs.pop("callbacks", [])]
+        # Ours first: the checkpoint of a step is written before anybody has begun the next one.
+        config["callbacks"] = [*kwargs.pop("callbacks", []), *_as_list(config.get("callbacks"))]
         config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
         if config["profiler"] is None:
             config["profiler"] = QuietProfiler()
@@ -118,6 +137,12 @@ class LitCLI(LightningCLI):
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
         trainer._signal_connector = NoHandlers(trainer)
         return trainer
+
+    @property
+    def checkpointing(self) -> CheckpointArgs:
+        """How often checkpoints are written."""
+        checkpointing: CheckpointArgs = self.config_init["checkpoint"]
+        return checkpointing
 
     def config_yaml(self) -> str:
         """The whole configuration, from which the run can be made again."""

@@ -1,16 +1,11 @@
-"""Signals only set a flag; the run ends after the step in flight."""
+"""What a Trainer has to do with signals."""
 
-import os
-import signal
-from types import FrameType
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
-from lit_mnist.tracking.run import Interrupted
-
-WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+from lit_mnist.signals import SignalWatch
 
 
 class NoHandlers(_SignalConnector):
@@ -20,50 +15,16 @@ class NoHandlers(_SignalConnector):
         """Leave the handlers as `SignalWatch` has set them."""
 
 
-class SignalWatch(Callback):
-    """Notes SIGTERM, SIGINT and SIGHUP, and raises `Interrupted` when the batch in flight is done.
+class HeedSignals(Callback):
+    """Ends an evaluation at the batch after a signal."""
 
-    A second signal changes nothing; the third ends the process at once.
-    """
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._count = 0
-        self._previous: dict[int, Any] = {}
-
-    def __enter__(self) -> "SignalWatch":
-        for number in WATCHED:
-            self._previous[number] = signal.getsignal(number)
-            if self._previous[number] != signal.SIG_IGN:  # as nohup leaves SIGHUP
-                signal.signal(number, self._note)
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
-        if self.received is not None:
-            raise Interrupted(self.received)
-
-    # At a batch's end the step's metrics are yet to be logged: the next batch's start is the place.
-
-    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """End after the step before."""
-        self.check()
+    def __init__(self, watch: SignalWatch) -> None:
+        self.watch = watch
 
     def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End after the batch before."""
-        self.check()
+        self.watch.check()
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
         """End after the batch before."""
-        self.check()
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        self._count += 1
-        if self._count > 2:
-            os._exit(128 + number)
-        if self.received is None:
-            self.received = number
+        self.watch.check()

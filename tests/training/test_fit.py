@@ -128,7 +128,7 @@ def test_the_figures_are_there(trained) -> None:
 def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
     run, *_ = trained
     assert run.data().info.status == "FINISHED" and run.data().info.end_time
-    assert not run.folder.exists()
+    assert not (run.folder / "checkpoints").exists()
 
 
 def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(project: Path) -> None:

@@ -1,0 +1,52 @@
+"""Signals only set a flag; whoever holds it looks when there is nothing to lose."""
+
+import os
+import signal
+from types import FrameType
+from typing import Any
+
+from lit_mnist.errors import Interrupted
+
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
+REQUEUE = signal.SIGUSR1
+"""A cluster's word that it wants the machine back and will start the job again."""
+
+
+class SignalWatch:
+    """Notes the signals that ask a process to end.
+
+    A second signal changes nothing; the third ends the process at once.
+    """
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._count = 0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> "SignalWatch":
+        for number in WATCHED:
+            self._previous[number] = signal.getsignal(number)
+            if self._previous[number] != signal.SIG_IGN:  # as nohup leaves SIGHUP
+                signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def check(self) -> None:
+        """Raise `Interrupted` if a signal has come."""
+        if self.received is not None:
+            raise Interrupted(self.received)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self._count += 1
+        if self._count > 2:
+            os._exit(exit_code(number))
+        if self.received is None:
+            self.received = number
+
+
+def exit_code(number: int) -> int:
+    """What a process that a signal ended exits with: 0 where the cluster asked, since it starts the job again."""
+    return 0 if number == REQUEUE else 128 + number

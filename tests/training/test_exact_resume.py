@@ -1,0 +1,308 @@
+"""Interrupted after any step and gone on with, a training is the one never interrupted, to the last bit."""
+
+import warnings
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import MINI
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping
+from lightning.pytorch.loggers.logger import Logger
+
+from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.signals import SignalWatch
+from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, AtomicCheckpointIO, best_callback, newest_good
+from lit_mnist.training.parser import CheckpointArgs, LitCLI
+from lit_mnist.training.resume import ExactResume
+
+CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
+       "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.05",
+       "--model.lr_schedule", "cosine", "--model.warmup_steps", "3",
+       "--data.train_per_class", "20", "--data.batch_size", "30", "--data.corruption", "gaussian",
+       "--data.noise", "0.3", "--data.rotation", "10", "--trainer.max_epochs", "4",
+       "--trainer.log_every_n_steps", "3", "--trainer.enable_progress_bar", "false"]  # fmt: skip
+ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
+RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]
+VALIDATE_BY_STEPS = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "5"]
+SETTINGS = {
+    "sgd": [],
+    "adam": ADAM,
+    "rmsprop": RMSPROP,
+    "truncated epoch": ["--trainer.max_epochs", "-1", "--trainer.max_steps", "25"],
+    "validation within epochs": ["--trainer.val_check_interval", "0.5"],
+    "validation by steps": VALIDATE_BY_STEPS,
+    "validation every other epoch": ["--trainer.check_val_every_n_epoch", "2"],
+    "accumulated gradients": ["--trainer.accumulate_grad_batches", "2"],
+    "clipped gradients": ["--trainer.gradient_clip_val", "0.5"],
+}
+
+
+class Recorder(Logger):
+    """Keeps every point, and refuses a second one of the same name and step."""
+
+    name, version = "recorder", "0"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.points: dict[tuple[str, int], float] = {}
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        pass
+
+    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
+        for name, value in metrics.items():
+            if name not in ("epoch", "pictures_per_s"):
+                assert (name, step) not in self.points
+                self.points[name, step] = value
+
+
+class Signal(Callback):
+    """A signal in mid-step, or after it, or in the middle of the validation that follows."""
+
+    def __init__(self, watch: SignalWatch, step: int, moment: str) -> None:
+        self.watch, self.step, self.moment = watch, step, moment
+
+    def _come(self, trainer: Trainer, moment: str) -> None:
+        if trainer.global_step == self.step and moment == self.moment:
+            self.watch.received = 15
+
+    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
+        self._come(trainer, "backward")
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        self._come(trainer, "batch end")
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._come(trainer, "validation")
+
+
+@dataclass
+class Outcome:
+    """What is left of a training, whole or not."""
+
+    trainer: Trainer
+    weights: dict[str, torch.Tensor]
+    points: dict[tuple[str, int], float]
+    ended: bool
+    decisions: list[Any] = field(default_factory=list)
+
+    def optimizer(self) -> list[torch.Tensor]:
+        states = self.trainer.optimizers[0].state_dict()["state"].values()
+        return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+
+
+def train(
+    folder: Path,
+    flags: list[str],
+    stop: tuple[int, str] | None = None,
+    every: int | None = None,
+    patience: int = 9,
+) -> Outcome:
+    """Train from the newest checkpoint in `folder` on, to the end or to a signal."""
+    warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
+    watch = SignalWatch()
+    cli = LitCLI(flags)
+    recorder = Recorder()
+    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3)
+    early = EarlyStopping("val/loss", patience=patience, min_delta=0.3)
+    best = best_callback(cli.model)
+    exact.folder, best.dirpath = folder, str(folder)
+    callbacks = [exact, early, best, *([Signal(watch, *stop)] if stop else [])]
+    found = newest_good(folder, cli.model)
+    io = AtomicCheckpointIO(found[1] if found else None)
+    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[io])
+    try:
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found[0] if found else None)
+        ended = True
+    except Interrupted:
+        ended = False
+    decisions = [early.wait_count, early.best_score, early.stopped_epoch, best.best_model_score]
+    return Outcome(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
+
+
+def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
+
+
+def assert_same(whole: Outcome, parts: list[Outcome]) -> None:
+    points: dict[tuple[str, int], float] = {}
+    for part in parts:
+        assert not points.keys() & part.points.keys()
+        points |= part.points
+    assert points == whole.points
+    last = parts[-1]
+    assert last.ended and last.trainer.global_step == whole.trainer.global_step
+    assert same(list(last.weights.values()), list(whole.weights.values()))
+    assert same(last.optimizer(), whole.optimizer())
+    assert last.decisions == whole.decisions
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_nothing_tells_that_training_was_interrupted(setting: str, tmp_path: Path) -> None:
+    flags = [*CNN, *SETTINGS[setting]]
+    whole = train(tmp_path / "whole", flags)
+    # 7 steps are an epoch: interrupted in its middle, after its last step, and in mid-step; twice in one training.
+    for number, steps in enumerate([(4, 7), (13, 14)]):
+        folder = tmp_path / str(number)
+        moments = ("batch end", "backward" if number == 1 else "batch end")
+        parts = [train(folder, flags, stop) for stop in zip(steps, moments, strict=True)]
+        assert not any(part.ended for part in parts)
+        assert_same(whole, [*parts, train(folder, flags)])
+
+
+@pytest.mark.parametrize("flags", [[], VALIDATE_BY_STEPS])
+def test_a_signal_during_validation_waits_for_its_end(flags: list[str], tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", [*CNN, *flags])
+    part = train(tmp_path / "parts", [*CNN, *flags], (10 if flags else 14, "validation"))
+    assert not part.ended and any(name == "val/loss" for name, _ in part.points)
+    assert_same(whole, [part, train(tmp_path / "parts", [*CNN, *flags])])
+
+
+def test_early_stopping_stops_where_it_would_have_and_stays_stopped(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CNN, patience=1)
+    assert whole.trainer.global_step < 28
+    part = train(tmp_path / "parts", CNN, (12, "batch end"), patience=1)
+    assert_same(whole, [part, train(tmp_path / "parts", CNN, patience=1)])
+    again = train(tmp_path / "parts", CNN, patience=1)
+    assert again.trainer.global_step == whole.trainer.global_step and not again.points
+
+
+ENDLESS = ["--trainer.max_epochs", "-1"]
+
+
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [
+        (["--trainer.max_epochs", "2"], []),
+        ([*ENDLESS, "--trainer.max_steps", "10"], [*ENDLESS, "--trainer.max_steps", "25"]),
+    ],
+)
+def test_a_training_that_had_ended_can_go_on_as_if_it_had_not(
+    first: list[str], then: list[str], tmp_path: Path
+) -> None:
+    flags = [*CNN, "--model.lr_schedule", "constant"]
+    whole = train(tmp_path / "whole", [*flags, *then])
+    part = train(tmp_path / "parts", [*flags, *first])
+    rest = train(tmp_path / "parts", [*flags, *then])
+    assert part.ended and same(list(rest.weights.values()), list(whole.weights.values()))
+    assert whole.points.items() <= (part.points | rest.points).items()
+    assert rest.decisions == whole.decisions
+
+
+def test_after_a_crash_training_goes_back_to_the_last_checkpoint_and_is_exact_from_there(tmp_path: Path) -> None:
+    class Crash(Exception):  # noqa: N818 - it is no error of the program
+        pass
+
+    whole = train(tmp_path / "whole", CNN)
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Signal, "on_train_batch_end", _raise_at(Crash, 12))
+        train(tmp_path / "parts", CNN, (0, ""), every=5)
+    assert {path.name for path in (tmp_path / "parts").iterdir()} == {BEST, LAST, PREVIOUS}
+    steps = [torch.load(tmp_path / "parts" / name, weights_only=True)["global_step"] for name in (LAST, PREVIOUS)]
+    assert steps == [10, 5]
+    rest = train(tmp_path / "parts", CNN)
+    assert rest.points == {(name, step): v for (name, step), v in whole.points.items() if step > 10}
+    assert same(list(rest.weights.values()), list(whole.weights.values()))
+    assert rest.decisions == whole.decisions
+
+
+def _raise_at(kind: type[Exception], step: int) -> Any:
+    def hook(self: Callback, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == step:
+            raise kind
+
+    return hook
+
+
+def _damage(path: Path, how: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if how == "bit flipped":
+        raw[len(raw) // 2] ^= 4
+    elif how == "tail cut off":
+        del raw[-2000:]
+    elif how == "empty":
+        raw.clear()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("how", ["bit flipped", "tail cut off", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(how: str, tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CNN)
+    folder = tmp_path / "parts"
+    train(folder, CNN, (12, "batch end"), every=5)
+    _damage(folder / LAST, how)
+    with pytest.warns(UserWarning, match=f"{LAST} .*damaged.* taking {PREVIOUS}"):
+        rest = train(folder, CNN)
+    assert min(step for _, step in rest.points) == 12
+    assert same(list(rest.weights.values()), list(whole.weights.values()))
+    assert rest.decisions == whole.decisions
+
+
+def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CNN)
+    folder = tmp_path / "parts"
+    train(folder, CNN, (8, "batch end"), every=5)
+    _damage(folder / BEST, "bit flipped")
+    with pytest.warns(UserWarning, match=f"{BEST} .*damaged.* going on from {PREVIOUS}, which makes it again"):
+        rest = train(folder, CNN)
+    assert min(step for _, step in rest.points) == 6
+    assert rest.decisions == whole.decisions
+    weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (folder, tmp_path / "whole")]
+    assert same(list(weights[0].values()), list(weights[1].values()))
+
+
+def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> None:
+    train(tmp_path, CNN, (12, "batch end"), every=5)
+    cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from: .*network.3.weight has shape"):
+        newest_good(tmp_path, cli.model)
+    for name in (LAST, PREVIOUS):
+        _damage(tmp_path / name, "tail cut off")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
+        train(tmp_path, CNN)
+
+
+def test_explicit_flags_beat_the_checkpoint(tmp_path: Path) -> None:
+    flags = [*CNN, "--model.lr_schedule", "constant", "--model.warmup_steps", "0"]
+    train(tmp_path, flags, (10, "batch end"))
+    rest = train(tmp_path, [*flags, "--model.lr", "0.02", "--model.momentum", "0.5", "--trainer.max_epochs", "3"])
+    assert [value for (name, _), value in rest.points.items() if name == "lr"] == [0.02] * 5
+    assert rest.trainer.optimizers[0].param_groups[0]["momentum"] == 0.5
+    assert rest.trainer.current_epoch == 3
+
+
+def test_a_schedule_that_begins_on_resume_is_where_it_would_be(tmp_path: Path) -> None:
+    train(tmp_path, [*CNN, "--model.lr_schedule", "constant", "--model.warmup_steps", "0"], (10, "batch end"))
+    rest = train(tmp_path, CNN)
+    whole = train(tmp_path / "whole", CNN)
+    assert rest.points["lr", 15] == whole.points["lr", 15]
+
+
+def test_another_optimiser_starts_without_a_history(tmp_path: Path) -> None:
+    train(tmp_path, CNN, (10, "batch end"))
+    with pytest.warns(UserWarning, match="another optimiser than the checkpoint's"):
+        rest = train(tmp_path, [*CNN, *ADAM])
+    assert rest.ended and rest.trainer.global_step == 28
+
+
+def test_another_batch_size_goes_on_after_as_many_pictures(tmp_path: Path) -> None:
+    train(tmp_path, CNN, (11, "batch end"))  # 4 batches of 30 into the second epoch
+    rest = train(tmp_path, [*CNN, "--data.batch_size", "20", "--trainer.max_epochs", "2"])
+    assert rest.trainer.global_step == 11 + 4  # the 80 pictures that were left
+
+
+def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:
+    batches = []
+    before = torch.get_num_threads()
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        data = MiniMNISTDataModule(corruption="gaussian", noise=0.3, rotation=20.0, batch_size=500, seed=1)
+        data.setup("fit")
+        batches.append(list(data.train_dataloader()))
+    torch.set_num_threads(before)
+    for one, other in zip(*batches, strict=True):
+        assert same(list(one), list(other))

@@ -1,0 +1,109 @@
+"""A training whose disk fills up, or whose tracking server goes away."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import SHORT
+from disks import on_small_disk
+from lightning.pytorch import Callback, Trainer
+from servers import Server
+
+from lit_mnist.cli import main
+from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.fit import fit
+
+FIT = ["--config", "zhang/cnn", *SHORT, "--trainer.max_epochs", "8", "--checkpoint.every_n_steps", "10"]
+FILLS_THE_DISK = f"""
+from pathlib import Path
+from lightning.pytorch import Callback
+from lit_mnist.cli import guarded, main, quiet
+from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.fit import fit
+
+class Hog(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 25:
+            with open("hog", "wb", buffering=0) as hog:
+                try:
+                    while hog.write(bytes(4096)):
+                        pass
+                except OSError:
+                    pass
+
+Path("pyproject.toml").touch()
+quiet()
+code = guarded(lambda: fit({FIT!r}, [Hog()]))
+Path("hog").unlink()
+(run,) = runs(connect(find_store()))
+print("after:", code, run["status"], flush=True)
+code = main(["fit", "--resume", run["id"]])
+(run,) = runs(connect(find_store()))
+print("after:", code, run["status"])
+"""
+
+
+def test_a_disk_that_fills_up_during_a_save_leaves_the_older_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+    command = on_small_disk(tmp_path / "disk", 24, [sys.executable, "-c", FILLS_THE_DISK])
+    done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+    after = [line for line in done.stdout.splitlines() if line.startswith("after:")]
+    assert after == ["after: 1 FAILED", "after: 0 FINISHED"], done.stderr
+    errors = [line for line in done.stderr.splitlines() if "error:" in line]
+    assert len(errors) == 1 and "cannot write the checkpoint" in errors[0] and "No space left" in errors[0]
+    assert "goes on from step 20" in done.stdout and "Traceback" not in done.stderr
+
+
+class Misfortune(Callback):
+    """Does something to the server at a step, something else at a later one, and times every step."""
+
+    def __init__(self, *acts: Any) -> None:
+        self.acts = dict(zip((12, 50), acts, strict=False))
+        self.slowest, self._last = 0.0, 0.0
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        self._last = time.monotonic()
+        if trainer.global_step > 12:
+            time.sleep(0.05)  # or training would be over before anybody noticed
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if (act := self.acts.pop(trainer.global_step, None)) is not None:
+            act()
+        else:
+            self.slowest = max(self.slowest, time.monotonic() - self._last)
+
+
+def _points() -> list[tuple[str, int, float]]:
+    """Every point of the newest run that does not tell the time."""
+    client = connect(find_store())
+    run = runs(client)[0]
+    assert run["status"] == "FINISHED"
+    names = [name for name in run["metrics"] if not name.startswith("system/") and name != "pictures_per_s"]
+    return sorted((name, p.step, p.value) for name in names for p in client.get_metric_history(run["id"], name))
+
+
+def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+    recwarn: pytest.WarningsRecorder,
+) -> None:  # fmt: skip
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    flags = [*FIT, "--trainer.log_every_n_steps", "1"]
+    try:
+        fit(flags)
+        whole = _points()
+        for act, undo in ((server.hang, server.go_on), (server.kill, server.start)):
+            misfortune = Misfortune(act)
+            assert fit(flags, [misfortune]) is not None
+            assert misfortune.slowest < 1
+            undo()
+            for _ in range(2):
+                assert main(["sync"]) == 0
+            assert _points() == whole
+    finally:
+        server.kill()

@@ -1,0 +1,170 @@
+"""Real processes, killed by real signals at random moments: the run that comes of it is the undisturbed one.
+
+Each signal strikes a few times here; `make soak` lets it strike LIT_MNIST_SOAK times.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import MINI
+
+from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.store import connect, find_store
+
+STRIKES = int(os.environ.get("LIT_MNIST_SOAK", "1"))
+SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
+FIT = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
+       "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.02",
+       "--model.lr_schedule", "cosine", "--model.warmup_steps", "20",
+       "--data.train_per_class", "100", "--data.batch_size", "10", "--data.corruption", "gaussian",
+       "--data.noise", "0.3", "--data.rotation", "10", "--trainer.max_epochs", "6",
+       "--trainer.log_every_n_steps", "7", "--checkpoint.every_n_steps", "60",
+       "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss",
+       "--trainer.callbacks.patience", "4"]  # fmt: skip
+PATIENCE = 240
+TIMED = ("pictures_per_s", "system/")
+
+
+@dataclass
+class Left:
+    """What a run has left: its points, and its checkpoints' weights and optimiser."""
+
+    points: dict[tuple[str, int], float]
+    tensors: list[torch.Tensor]
+    status: str
+
+    def __eq__(self, other: object) -> bool:
+        assert isinstance(other, Left)
+        return (
+            self.points == other.points
+            and self.status == other.status
+            and len(self.tensors) == len(other.tensors)
+            and all(torch.equal(a, b) for a, b in zip(self.tensors, other.tensors, strict=True))
+        )
+
+
+def start(*arguments: str) -> "subprocess.Popen[str]":
+    command = [sys.executable, "-m", "lit_mnist.cli", "fit", *arguments]
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE}
+    return subprocess.Popen(command, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, **pipes)
+
+
+def finish(*arguments: str) -> str:
+    process = start(*arguments)
+    out, err = process.communicate(timeout=PATIENCE)
+    assert process.returncode == 0, err
+    return out + err
+
+
+def left() -> Left:
+    """What the one run of this project has left."""
+    client = connect(find_store())
+    (run,) = runs(client)
+    points: dict[tuple[str, int], float] = {}
+    for name in run["metrics"]:
+        if not name.startswith(TIMED):
+            for point in client.get_metric_history(run["id"], name):
+                assert (name, point.step) not in points, f"{name} has two points at step {point.step}"
+                points[name, point.step] = point.value
+    tensors = []
+    for name in ("last", "best"):
+        path = client.download_artifacts(run["id"], f"checkpoints/{name}.ckpt")
+        checkpoint = torch.load(path, weights_only=True)
+        tensors += checkpoint["state_dict"].values()
+        states = checkpoint["optimizer_states"][0]["state"].values()
+        tensors += [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
+    return Left(points, tensors, run["status"])
+
+
+def strike(process: "subprocess.Popen[str]", number: int, seconds: float, in_training: bool) -> tuple[bool, str]:
+    """Let the signal come after some seconds; whether the process had come to its end, and how it ended."""
+    if in_training:
+        assert process.stdout is not None
+        process.stdout.readline()  # the run is there: training is about to start
+    time.sleep(seconds)
+    process.send_signal(number)
+    _, err = process.communicate(timeout=PATIENCE)
+    assert "Traceback" not in err, err
+    return process.returncode == 0, f"exit code {process.returncode}: {err.strip()}"
+
+
+def new_project(folder: Path, patch: pytest.MonkeyPatch) -> None:
+    folder.mkdir()
+    (folder / "pyproject.toml").touch()
+    patch.chdir(folder)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
+    """What an undisturbed run leaves, and the seconds that it trains."""
+    with pytest.MonkeyPatch.context() as patch:
+        new_project(tmp_path_factory.mktemp("soak") / "whole", patch)
+        process = start(*FIT)
+        assert process.stdout is not None
+        process.stdout.readline()
+        began = time.monotonic()
+        _, err = process.communicate(timeout=PATIENCE)
+        assert process.returncode == 0, err
+        return left(), time.monotonic() - began
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
+def test_a_run_that_is_killed_at_random_moments_is_the_undisturbed_run(
+    name: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, seconds = undisturbed
+    chance = random.Random(f"{SEED} {name}")
+    print(f"seed {SEED}: LIT_MNIST_SOAK_SEED={SEED} does the same again")
+    strikes, projects = 0, 0
+    while strikes < STRIKES:
+        projects += 1
+        new_project(tmp_path / str(projects), monkeypatch)
+        ended = False
+        while not ended and strikes < STRIKES:
+            there = runs(connect(find_store()))
+            process = start(*(["--resume", there[0]["id"]] if there else FIT))
+            # At any moment of start-up, or of training, which is two thirds of what follows.
+            in_training = strikes == 0 or chance.random() < 0.75
+            ended, how = strike(process, getattr(signal, name), chance.uniform(0, 0.7 * seconds), in_training)
+            print(f"{name} {strikes}: {how}")
+            strikes += not ended
+        there = runs(connect(find_store()))
+        if not ended or there[0]["status"] != "FINISHED":
+            finish(*(["--resume", there[0]["id"]] if there else FIT))
+        assert left() == whole, f"seed {SEED}, {name}"
+
+
+@pytest.mark.parametrize("damage", ["bit flipped", "tail cut off"])
+def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(
+    damage: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, _ = undisturbed
+    new_project(tmp_path / "damaged", monkeypatch)
+    process = start(*FIT)
+    assert process.stdout is not None
+    run_id = process.stdout.readline().split()[1]
+    checkpoints = Path("mlruns") / "runs" / run_id / "checkpoints"
+    while not (checkpoints / "previous.ckpt").exists():
+        assert process.poll() is None
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    newest = checkpoints / "last.ckpt"
+    raw = bytearray(newest.read_bytes())
+    if damage == "bit flipped":
+        raw[random.Random(SEED).randrange(1000, len(raw) - 1000)] ^= 16
+        newest.write_bytes(raw)
+    else:
+        newest.write_bytes(raw[:-3000])
+    said = finish("--resume", "last")
+    assert damage == "bit flipped" or f"{newest.name} does not fit this model or is damaged" in said
+    assert left() == whole, f"seed {SEED}"
