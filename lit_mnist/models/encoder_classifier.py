@@ -95,10 +95,12 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, picture_shape:
             f"--model.encoder_args.picture_shape {arguments['picture_shape']}: --model.picture_shape is"
             f" {list(picture_shape)}"
         )
+    autoencoder_class = _autoencoder_class(name)
     try:
-        return _autoencoder_class(name)(**arguments)
+        return autoencoder_class(**arguments)
     except TypeError as error:
-        raise UsageError(f"--model.encoder_args do not fit {name}: {error}") from None
+        what = str(error).rpartition("__init__() ")[2]
+        raise UsageError(f"--model.encoder_args do not fit {name}: {what}") from None
     except UsageError as error:
         raise UsageError(f"--model.encoder_args: {error}") from None
 

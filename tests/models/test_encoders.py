@@ -149,7 +149,7 @@ def test_the_second_phase_unfreezes_the_encoder(epochs: int, learns: bool, batch
     moved = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
     assert changed(head, model.head) == set(head)
     assert changed(encoder, model.encoder) == (set(encoder) if learns else set())
-    assert moved == set(model.parameters())
+    assert moved == set(model.parameters()) == set(model.parameter_groups()[0]["params"])
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
@@ -192,6 +192,16 @@ def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
     assert moved == ({"head"} if steps < 4 else {"head", "encoder"})
 
 
+def test_a_strategy_that_waits_for_frozen_weights_is_refused() -> None:
+    model = TwoPhaseClassifier(**DENSE)
+    model.trainer = trainer(strategy="ddp_find_unused_parameters_true", devices=2)
+    model.setup("fit")
+    model.trainer = trainer(strategy="ddp", devices=2)
+    model.setup("test")
+    with pytest.raises(UsageError, match="take ddp_find_unused_parameters_true"):
+        model.setup("fit")
+
+
 def test_early_stopping_waits_for_the_second_phase() -> None:
     standstill: dict[str, Any] = {"lr": 1e-30, "optimizer": "sgd", "frozen_epochs": 2, "patience": 1}
     model = TwoPhaseClassifier(**DENSE, **standstill)
@@ -212,7 +222,8 @@ def test_a_layer_is_trained_on_frozen_layers_below(stacked: str) -> None:
 
 
 def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_pictures(stacked: str) -> None:
-    model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, reduction="sum")
+    other: dict[str, Any] = {"hidden_activation": "tanh", "reduction": "sum"}
+    model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, **other)
     fitted = trainer()
     fitted.validate(model, data(), verbose=False)
     pictures = next(iter(_loader())).x
@@ -291,4 +302,5 @@ def test_an_impossible_encoder_is_refused(arguments: dict[str, Any], message: st
 def test_an_encoder_may_be_of_a_class_of_ones_own_and_of_any_picture_shape() -> None:
     path = f"{BatchNormAutoencoder.__module__}.BatchNormAutoencoder"
     model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, picture_shape=[3, 8, 12])
+    assert not any(value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
     assert model(torch.rand(2, 3, 8, 12)).shape == (2, 10)

@@ -66,8 +66,8 @@ def test_merging_gives_the_weights_of_the_one_to_the_other(pictures: Tensor) -> 
 
 
 def test_the_closest_go_first_and_nobody_twice() -> None:
-    angles = torch.full((6, 6), 90.0)
-    for i, j, angle in [(0, 1, 10.0), (1, 2, 4.0), (3, 4, 178.0), (4, 5, 3.0), (0, 5, 14.9), (2, 3, 15.0)]:
+    angles = torch.full((7, 7), 90.0)
+    for i, j, angle in [(0, 1, 10.0), (1, 2, 4.0), (3, 4, 178.0), (4, 5, 3.0), (0, 5, 14.9), (0, 6, 15.0)]:
         angles[i, j] = angles[j, i] = angle
     steps = [(r.kind, r.removed, r.into, round(r.angle)) for r in find_removals(angles)]
     assert steps == [
