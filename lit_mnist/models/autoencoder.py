@@ -3,7 +3,7 @@
 from typing import Any, Literal
 
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from lit_mnist.data.loader import Batch
 from lit_mnist.errors import UsageError
@@ -13,24 +13,31 @@ from lit_mnist.models.base import LitModel, Stage, activation
 class Autoencoder(LitModel):
     """Pictures to a code and back; denoising where the data are corrupted, since the target is the clean picture.
 
-    A subclass gives `encode`: pictures (B, C, H, W) to a code, and `decode`: a code to what `output_activation`
-    is yet to act on, of the pictures' shape. Whatever the loss, `mse` is logged, so that any two compare.
+    A subclass gives two modules, so that another model can take over the first: `encoder`, from pictures
+    (B, C, H, W) to a code, and `decoder`, from a code to what `output_activation` is yet to act on, of the
+    pictures' shape. Whatever the loss, `mse` is logged as the mean over pixels, so that any two compare.
 
     Raises:
         UsageError: cross_entropy with another output than sigmoid.
 
     """
 
+    encoder: nn.Module
+    decoder: nn.Module
+
     def __init__(
         self,
         loss: Literal["mse", "cross_entropy"] = "mse",
+        reduction: Literal["mean", "sum"] = "mean",
         output_activation: Literal["sigmoid", "identity"] = "sigmoid",
         **optimizer: Any,
     ) -> None:
         """Take the loss and the last activation.
 
         Args:
-            loss: Mean over pixels of the squared error, or of the binary cross-entropy.
+            loss: Squared error, or binary cross-entropy.
+            reduction: Of the loss over a picture's pixels; over pictures it is the mean. With sgd, a sum over n
+                pixels is n times the learning rate; adam hardly tells them apart.
             output_activation: What acts on the decoder's output.
             optimizer: See LitModel.
 
@@ -42,11 +49,13 @@ class Autoencoder(LitModel):
 
     def encode(self, x: Tensor) -> Tensor:
         """Pictures (B, C, H, W) to their code."""
-        raise TypeError(f"{type(self).__name__} must define encode(x)")
+        code: Tensor = self.encoder(x)
+        return code
 
     def decode(self, code: Tensor) -> Tensor:
         """A code to pictures (B, C, H, W) before the output activation."""
-        raise TypeError(f"{type(self).__name__} must define decode(code)")
+        pictures: Tensor = self.decoder(code)
+        return pictures
 
     def forward(self, x: Tensor) -> Tensor:
         """Reconstructions (B, C, H, W) of pictures (B, C, H, W)."""
@@ -59,15 +68,18 @@ class Autoencoder(LitModel):
         return reconstruction
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        if self.hparams["loss"] == "mse":
-            loss = F.mse_loss(self(batch.x), batch.clean)
-            mse = loss
-        else:
-            logits = self.decode(self.encode(batch.x))
-            loss = F.binary_cross_entropy_with_logits(logits, batch.clean)
-            mse = F.mse_loss(logits.detach().sigmoid(), batch.clean)
+        raw = self.decode(self.encode(batch.x))
+        loss = self._loss(raw, batch.clean, self.output)
         if stage == "train":
             self._record(stage, len(batch.y), loss=loss)
         else:
-            self._record(stage, len(batch.y), loss=loss, mse=mse)
+            self._record(stage, len(batch.y), loss=loss, mse=F.mse_loss(self.output(raw), batch.clean))
         return loss
+
+    def _loss(self, raw: Tensor, target: Tensor, output: nn.Module) -> Tensor:
+        """The loss of what `output` makes of `raw`; for cross_entropy that must be a sigmoid."""
+        if self.hparams["loss"] == "mse":
+            loss = F.mse_loss(output(raw), target)
+        else:
+            loss = F.binary_cross_entropy_with_logits(raw, target)
+        return loss * target[0].numel() if self.hparams["reduction"] == "sum" else loss

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.errors import UsageError
 from lit_mnist.models.autoencoder import Autoencoder
@@ -44,16 +44,6 @@ class DenseAutoencoder(Autoencoder):
             nn.Linear(sizes[1], sizes[0]),
             nn.Unflatten(1, tuple(picture_shape)),
         )
-
-    def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) to codes (B, hidden_sizes[-1])."""
-        code: Tensor = self.encoder(x)
-        return code
-
-    def decode(self, code: Tensor) -> Tensor:
-        """Codes (B, hidden_sizes[-1]) to pictures (B, C, H, W) before the output activation."""
-        pictures: Tensor = self.decoder(code)
-        return pictures
 
 
 def _dense(sizes: Sequence[int], name: str) -> list[nn.Module]:

@@ -1,5 +1,6 @@
 """What holds for every architecture, and the papers' own figures for each."""
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -8,20 +9,86 @@ import torch
 from lightning.pytorch import Trainer
 from torch import nn
 
-from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.data import Batch, MiniMNISTDataModule
 from lit_mnist.errors import UsageError
-from lit_mnist.models import CNN, Autoencoder, DenseAutoencoder, LitModel
+from lit_mnist.models import (
+    CNN,
+    MLP,
+    Autoencoder,
+    BatchNormAutoencoder,
+    BatchNormCNN,
+    Classifier,
+    ConvAutoencoder,
+    DenoisingConvAutoencoder,
+    DenseAutoencoder,
+    FeatureClassifier,
+    LitModel,
+    StackedAutoencoder,
+    StackedClassifier,
+    TwoPhaseClassifier,
+)
 
-ARCHITECTURES: list[tuple[type[LitModel], dict[str, Any], int]] = [
-    (DenseAutoencoder, {}, 784 * 98 + 98 + 98 * 784 + 784),
-    (DenseAutoencoder, {"hidden_sizes": [256, 64]}, 2 * (784 * 256 + 256 * 64) + 256 + 64 + 256 + 784),
-    (DenseAutoencoder, {"loss": "cross_entropy"}, 784 * 98 + 98 + 98 * 784 + 784),
-    (CNN, {}, 25 * 16 + 16 + 25 * 16 * 52 + 52 + 52 * 49 * 10 + 10),
+Case = tuple[type[LitModel], dict[str, Any], int]
+
+
+def _dense(*sizes: int) -> int:
+    return sum(a * b + b for a, b in pairwise(sizes))
+
+
+def _conv(kernel: int, *channels: int) -> int:
+    return sum(a * b * kernel**2 + b for a, b in pairwise(channels))
+
+
+# Panagakis: after each convolution but the one that gives the picture, a weight and a bias a channel.
+BATCH_NORM_ENCODER = _conv(3, 1, 32, 32, 64, 128, 256) + 2 * (32 + 32 + 64 + 128 + 256)
+BATCH_NORM_DECODER = _conv(3, 256, 128, 64, 32, 32, 1) + 2 * (128 + 64 + 32 + 32)
+SMALL_BATCH_NORM = {"channels": [4, 6], "hidden_sizes": [32], "conv_dropout": 0.0, "dropout": 0.2}
+UNFROZEN = {"encoder": "ConvAutoencoder", "frozen_epochs": 0}
+SMALL: list[Case] = [
+    (DenseAutoencoder, {}, _dense(784, 98, 784)),
+    (DenseAutoencoder, {"hidden_sizes": [256, 64]}, _dense(784, 256, 64, 256, 784)),
+    (DenseAutoencoder, {"loss": "cross_entropy"}, _dense(784, 98, 784)),
+    (DenseAutoencoder, {"loss": "cross_entropy", "reduction": "sum"}, _dense(784, 98, 784)),
+    (StackedAutoencoder, {"hidden_sizes": [64]}, _dense(784, 64, 784)),
+    (ConvAutoencoder, {"loss": "cross_entropy"}, _conv(3, 1, 16, 32, 2, 32, 16, 1)),
+    (DenoisingConvAutoencoder, {"channels": 8, "loss": "cross_entropy"}, _conv(3, 1, 8, 8, 8, 8, 8, 1)),
+    (BatchNormAutoencoder, {"blocks": [[4], [6]]}, _conv(3, 1, 4, 6, 4, 1) + 2 * (4 + 6 + 4)),
+    (CNN, {}, _conv(5, 1, 16, 52) + _dense(52 * 49, 10)),
+    (MLP, {"dropout": 0.2}, _dense(784, 300, 10)),
+    (
+        BatchNormCNN,
+        {"channels": [4, 6], "hidden_sizes": [32]},
+        _conv(5, 1, 4) + _conv(3, 4, 6) + 2 * (4 + 6) + _dense(150, 32, 10),
+    ),
+    (FeatureClassifier, {"hidden_sizes": [64], "freeze": False}, _dense(784, 98, 64, 10)),
+    (
+        TwoPhaseClassifier,
+        {"encoder": "ConvAutoencoder", "frozen_epochs": 0},
+        _conv(3, 1, 16, 32, 2) + _dense(98, 128, 10),
+    ),
+    (StackedClassifier, {"hidden_sizes": [64], "encoder_lr": 3e-3}, _dense(784, 64, 10)),
 ]
-each = pytest.mark.parametrize(("model_class", "arguments", "size"), ARCHITECTURES)
+PAPERS: list[Case] = [
+    (FeatureClassifier, {}, _dense(784, 98) + _dense(98, 1000, 1000, 10)),  # Zhang
+    (MLP, {}, 238_510),  # Dutta: 784-300-10
+    (BatchNormCNN, {}, 688_106),  # Dutta's own count
+    (DenoisingConvAutoencoder, {}, _conv(3, 1, 32, 32, 32, 32, 32, 1)),  # Narayanam
+    (BatchNormAutoencoder, {}, BATCH_NORM_ENCODER + BATCH_NORM_DECODER),  # Panagakis
+    (TwoPhaseClassifier, {}, BATCH_NORM_ENCODER + _dense(256 * 7 * 7, 128, 10)),  # Panagakis
+    (DenseAutoencoder, {"hidden_sizes": [256]}, _dense(784, 256, 784)),  # Yaramsetty
+    (StackedAutoencoder, {"hidden_sizes": [500, 200, 100]}, _dense(784, 500, 200, 100, 200, 500, 784)),
+    (StackedClassifier, {}, _dense(784, 500, 200, 100, 10)),
+]
+each = pytest.mark.parametrize(("model_class", "arguments", "size"), SMALL)
 
 
-@each
+def test_every_architecture_is_here() -> None:
+    bases = (Autoencoder, Classifier, *Classifier.__subclasses__())
+    leaves = {cls for base in bases for cls in base.__subclasses__() if not cls.__subclasses__()}
+    assert leaves == {cls for cls, *_ in SMALL}
+
+
+@pytest.mark.parametrize(("model_class", "arguments", "size"), SMALL + PAPERS)
 def test_parameters_and_shapes(model_class: type[LitModel], arguments: dict[str, Any], size: int) -> None:
     model = model_class(**arguments)
     assert sum(p.numel() for p in model.parameters()) == size
@@ -29,6 +96,57 @@ def test_parameters_and_shapes(model_class: type[LitModel], arguments: dict[str,
     expected = (3, 1, 28, 28) if isinstance(model, Autoencoder) else (3, 10)
     assert prediction.shape == expected
     assert prediction.min() >= 0 and prediction.max() <= 1
+
+
+@pytest.mark.parametrize(
+    ("model", "code", "statistics"),
+    [
+        (DenseAutoencoder(), (98,), 0),  # Zhang
+        (BatchNormCNN(), None, 128),  # Dutta
+        (ConvAutoencoder(), (2, 7, 7), 0),  # as many numbers as Zhang's
+        (DenoisingConvAutoencoder(), (32, 7, 7), 0),  # Narayanam
+        (BatchNormAutoencoder(), (256, 7, 7), 2 * (32 + 32 + 64 + 128 + 256 + 128 + 64 + 32 + 32)),  # Panagakis
+        (StackedAutoencoder(hidden_sizes=[500, 200, 100]), (100,), 0),  # Yaramsetty
+    ],
+    ids=lambda value: type(value).__name__ if isinstance(value, LitModel) else "",
+)
+def test_codes_and_running_statistics(model: LitModel, code: tuple[int, ...] | None, statistics: int) -> None:
+    assert sum(value.numel() for name, value in model.named_buffers() if "running_" in name) == statistics
+    if isinstance(model, Autoencoder):
+        assert model.encode(torch.rand(3, 1, 28, 28)).shape[1:] == code
+
+
+def test_the_layers_of_duttas_network_are_in_its_order() -> None:
+    block = ["Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "Dropout"]
+    dense = ["Linear", "ReLU", "Dropout"]
+    names = [type(layer).__name__ for layer in BatchNormCNN().network]
+    assert names == [*block, *block, "Flatten", *dense, *dense, "Linear"]
+
+
+def test_the_batch_norm_autoencoder_is_its_own_mirror() -> None:
+    model = BatchNormAutoencoder()
+    turns = {"MaxPool2d": "Upsample", "Upsample": "MaxPool2d"}
+
+    def layers(module: nn.Module) -> list[tuple[int, int] | str]:
+        kept = [layer for layer in module.children() if not isinstance(layer, nn.ReLU | nn.BatchNorm2d)]
+        return [
+            (layer.in_channels, layer.out_channels) if isinstance(layer, nn.Conv2d) else type(layer).__name__
+            for layer in kept
+        ]
+
+    turned = [turns[x] if isinstance(x, str) else x[::-1] for x in reversed(layers(model.encoder))]
+    assert layers(model.decoder) == turned
+
+
+def test_a_sum_over_pixels_is_the_mean_times_their_number() -> None:
+    mean, total = (DenseAutoencoder(loss="cross_entropy", reduction=name) for name in ("mean", "sum"))
+    total.load_state_dict(mean.state_dict())
+    pictures = torch.rand(5, 1, 28, 28)
+    batch = Batch(pictures, pictures, torch.zeros(5))
+    assert float(total._step(batch, "val").detach()) == pytest.approx(
+        784 * float(mean._step(batch, "val").detach())
+    )
+    assert torch.equal(total._means["val"].sums["mse"], mean._means["val"].sums["mse"])
 
 
 @each
@@ -79,6 +197,27 @@ def test_the_optimizer_is_the_one_asked_for(
             {"loss": "cross_entropy", "output_activation": "identity"},
             "needs --model.output_activation sigmoid",
         ),
+        (MLP, {"hidden_sizes": [0]}, r"--model.hidden_sizes \[0\]"),
+        (MLP, {"dropout": 1.0}, "--model.dropout 1.0 must lie in"),
+        (BatchNormCNN, {"conv_dropout": -0.1}, "--model.conv_dropout -0.1 must lie in"),
+        (BatchNormCNN, {"channels": [8]}, "must be as many"),
+        (BatchNormCNN, {"channels": [8] * 4, "kernel_sizes": [3] * 4}, r"\[3, 3, 3, 3\] leave nothing of 28×28"),
+        (ConvAutoencoder, {"channels": [4, 4, 4]}, "28×28 pixels cannot be halved 3 times"),
+        (ConvAutoencoder, {"code_channels": 0}, "--model.code_channels 0 must be at least 1"),
+        (DenoisingConvAutoencoder, {"picture_shape": [1, 30, 28]}, "30×28 pixels cannot be halved 2 times"),
+        (DenoisingConvAutoencoder, {"channels": 0}, "--model.channels 0 must be at least 1"),
+        (BatchNormAutoencoder, {"blocks": [[8], []]}, r"--model.blocks \[\[8\], \[\]\] must hold"),
+        (BatchNormAutoencoder, {"blocks": [[4]] * 4}, "cannot be halved 3 times"),
+        (StackedAutoencoder, {"hidden_sizes": []}, r"--model.hidden_sizes \[\]"),
+        (StackedAutoencoder, {"below_checkpoint": "x"}, "--model.below_checkpoint has no effect"),
+        (
+            StackedAutoencoder,
+            {"hidden_sizes": [8, 8], "hidden_activation": "relu", "loss": "cross_entropy"},
+            "needs --model.hidden_activation sigmoid",
+        ),
+        (StackedClassifier, {"encoder_lr": -1.0}, "--model.encoder_lr -1.0 must not be negative"),
+        (TwoPhaseClassifier, {"frozen_epochs": -1}, "--model.frozen_epochs -1 must not be negative"),
+        (TwoPhaseClassifier, {"patience": 0}, "--model.patience 0 must be at least 1"),
     ],
 )
 def test_impossible_hyperparameters_are_refused(

@@ -1,0 +1,58 @@
+"""The convolutional autoencoder with batch normalisation (Panagakis, section 3.1)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.autoencoder import Autoencoder
+from lit_mnist.models.conv_autoencoder import check_halving
+
+
+class BatchNormAutoencoder(Autoencoder):
+    """3×3 convolutions, each with ReLU and batch norm, in blocks with 2×2 max pooling between; back by its mirror.
+
+    The paper's encoder is 32, 32, pool, 64, pool, 128, 256, to a code of 256×7×7. Of its decoder it says only that
+    it has the same layers upside down: here each convolution turned round, nearest-neighbour upsampling for each
+    pooling, and the convolution that gives the picture without batch norm.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        blocks: Sequence[Sequence[int]] = ((32, 32), (64,), (128, 256)),
+        picture_shape: Sequence[int] = (1, 28, 28),
+        **autoencoder: Any,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            blocks: Output channels of the encoder's convolutions, one list for each stretch between poolings.
+            picture_shape: Channels, height, width.
+            autoencoder: See Autoencoder.
+
+        """
+        super().__init__(**autoencoder)
+        sizes = [list(block) for block in blocks]
+        if not sizes or not all(block and min(block) >= 1 for block in sizes):
+            raise UsageError(f"--model.blocks {sizes} must hold lists of sizes of at least 1")
+        check_halving(picture_shape, len(sizes) - 1, f"--model.blocks {sizes}")
+        encoder: list[nn.Module] = []
+        decoder: list[nn.Module] = []
+        depth = picture_shape[0]
+        for i, block in enumerate(sizes):
+            if i:
+                encoder.append(nn.MaxPool2d(2))
+                decoder.insert(0, nn.Upsample(scale_factor=2))
+            for outputs in block:
+                encoder += _convolution(depth, outputs)
+                decoder = [*_convolution(outputs, depth), *decoder]
+                depth = outputs
+        self.encoder = nn.Sequential(*encoder)
+        self.decoder = nn.Sequential(*decoder[:-2])  # to the picture, without its ReLU and batch norm
+
+
+def _convolution(inputs: int, outputs: int) -> list[nn.Module]:
+    return [nn.Conv2d(inputs, outputs, 3, padding=1), nn.ReLU(), nn.BatchNorm2d(outputs)]

@@ -1,0 +1,58 @@
+"""The convolutional denoising autoencoder (Narayanam, figures 3 to 6)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import nn
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.autoencoder import Autoencoder
+from lit_mnist.models.conv_autoencoder import check_halving, doubling
+
+
+class DenoisingConvAutoencoder(Autoencoder):
+    """28×28×1 to a code of 7×7×32 by convolution, leaky ReLU and max pooling; back by transposed convolutions.
+
+    What it removes is the noise of the data (`--data.corruption`). The paper states neither the leaky ReLU's slope
+    nor which of the decoder's layers have it: here all but the last, whose sigmoid `loss: cross_entropy` takes in.
+    """
+
+    channels_last = True
+
+    def __init__(
+        self,
+        channels: int = 32,
+        negative_slope: float = 0.2,
+        picture_shape: Sequence[int] = (1, 28, 28),
+        **autoencoder: Any,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            channels: Of every hidden layer, the code's among them.
+            negative_slope: Of the leaky ReLU; 0.2 is TensorFlow's own.
+            picture_shape: Channels, height, width.
+            autoencoder: See Autoencoder.
+
+        """
+        super().__init__(**autoencoder)
+        if channels < 1:
+            raise UsageError(f"--model.channels {channels} must be at least 1")
+        check_halving(picture_shape, 2, "--model.picture_shape")
+
+        def active(layer: nn.Module) -> list[nn.Module]:
+            return [layer, nn.LeakyReLU(negative_slope)]
+
+        depth = picture_shape[0]
+        self.encoder = nn.Sequential(
+            *active(nn.Conv2d(depth, channels, 3, padding=1)),
+            nn.MaxPool2d(2),
+            *active(nn.Conv2d(channels, channels, 3, padding=1)),
+            nn.MaxPool2d(2),
+        )
+        self.decoder = nn.Sequential(
+            *active(nn.Conv2d(channels, channels, 3, padding=1)),
+            *active(doubling(channels, channels)),
+            *active(doubling(channels, channels)),
+            nn.Conv2d(channels, depth, 3, padding=1),
+        )

@@ -1,0 +1,108 @@
+"""The classifier that is trained twice (Panagakis, section 3.2)."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import Callback, EarlyStopping
+from lightning.pytorch.strategies import DDPStrategy
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.encoder_classifier import EncoderClassifier, make_autoencoder
+
+
+class TwoPhaseClassifier(EncoderClassifier):
+    """Dense layers on an encoder that is frozen for the first epochs; then the whole network learns.
+
+    Which phase it is follows from the epoch alone, so that a resumed training has nothing to remember: the
+    optimiser holds all weights from the start, and passes over those that get no gradient. Under DDP the frozen
+    ones have to be announced: `--trainer.strategy ddp_find_unused_parameters_true`.
+    """
+
+    def __init__(
+        self,
+        encoder: str = "BatchNormAutoencoder",
+        encoder_args: dict[str, Any] | None = None,
+        encoder_checkpoint: str | None = None,
+        frozen_epochs: int = 100,
+        patience: int | None = None,
+        hidden_sizes: Sequence[int] = (128,),
+        hidden_activation: str = "relu",
+        dropout: float = 0.0,
+        picture_shape: Sequence[int] = (1, 28, 28),
+        num_classes: int = 10,
+        **optimizer: Any,
+    ) -> None:
+        """Build the layers.
+
+        Args:
+            encoder: Class of the autoencoder whose encoder it is.
+            encoder_args: Its hyperparameters; those that only matter to its training change nothing here.
+            encoder_checkpoint: Checkpoint of a run of that autoencoder; without it the weights are random.
+            frozen_epochs: Epochs for which the encoder stays as it is.
+            patience: Validations without a lower val/loss after which the second phase stops; never without it.
+            hidden_sizes: Neurons of each hidden layer on the code.
+            hidden_activation: Of those layers: sigmoid, relu, leaky_relu, tanh or identity.
+            dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
+            picture_shape: Channels, height, width.
+            num_classes: How many classes there are.
+            optimizer: See LitModel.
+
+        """
+        super().__init__(num_classes=num_classes, **optimizer)
+        if frozen_epochs < 0:
+            raise UsageError(f"--model.frozen_epochs {frozen_epochs} must not be negative")
+        if patience is not None and patience < 1:
+            raise UsageError(f"--model.patience {patience} must be at least 1")
+        source = make_autoencoder(encoder, encoder_args, picture_shape)
+        self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """What the optimiser moves: all, whichever phase the last training of this model ended in."""
+        return [{"params": list(self.parameters())}]
+
+    def configure_callbacks(self) -> list[Callback]:
+        """Early stopping, where there is a patience."""
+        patience = self.hparams["patience"]
+        return [] if patience is None else [LateEarlyStopping(self.hparams["frozen_epochs"], patience)]
+
+    def setup(self, stage: str) -> None:
+        """Refuse a strategy that would wait for the frozen encoder's gradients.
+
+        Raises:
+            UsageError: DDP that does not look for unused parameters.
+
+        """
+        super().setup(stage)
+        strategy = self.trainer.strategy
+        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
+        if stage == "fit" and waits and self.hparams["frozen_epochs"]:
+            raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
+
+    def on_train_start(self) -> None:
+        """Enter the phase of the epoch that a resumed training is in the middle of."""
+        super().on_train_start()
+        if self.current_epoch < self.hparams["frozen_epochs"]:
+            self.pretrained.warn_if_random("the encoder, frozen at first,")
+        self._enter_phase()
+
+    def on_train_epoch_start(self) -> None:
+        """Enter the phase of this epoch."""
+        super().on_train_epoch_start()
+        self._enter_phase()
+
+    def _enter_phase(self) -> None:
+        self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
+
+
+class LateEarlyStopping(EarlyStopping):
+    """Early stopping on val/loss that looks away until `start_epoch`: a best before it does not count."""
+
+    def __init__(self, start_epoch: int, patience: int) -> None:
+        super().__init__("val/loss", patience=patience, check_on_train_epoch_end=False)
+        self.start_epoch = start_epoch
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Check, from `start_epoch` on."""
+        if trainer.current_epoch >= self.start_epoch:
+            super().on_validation_end(trainer, pl_module)

@@ -1,0 +1,306 @@
+"""Classifiers on encoders and stacked layers: what is taken over, what stays frozen, what learns again."""
+
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import LambdaCallback
+from torch import Tensor, nn
+
+from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.errors import UsageError, UserError
+from lit_mnist.models import (
+    Autoencoder,
+    BatchNormAutoencoder,
+    DenseAutoencoder,
+    FeatureClassifier,
+    LitModel,
+    StackedAutoencoder,
+    StackedClassifier,
+    TwoPhaseClassifier,
+)
+from lit_mnist.models.encoder_classifier import make_autoencoder
+
+# Lightning's remark on every network of which a part is frozen.
+pytestmark = pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
+
+AUTOENCODERS: dict[str, dict[str, Any]] = {
+    "DenseAutoencoder": {"hidden_sizes": [32, 16]},
+    "ConvAutoencoder": {"channels": [4, 8]},
+    "DenoisingConvAutoencoder": {"channels": 4},
+    "BatchNormAutoencoder": {"blocks": [[4], [4], [8]]},
+    "StackedAutoencoder": {"hidden_sizes": [32]},
+}
+BATCH_NORM = {"encoder": "BatchNormAutoencoder", "encoder_args": AUTOENCODERS["BatchNormAutoencoder"]}
+DENSE = {"encoder": "DenseAutoencoder", "encoder_args": AUTOENCODERS["DenseAutoencoder"]}
+Weights = dict[str, Tensor]
+
+
+def data() -> MiniMNISTDataModule:
+    return MiniMNISTDataModule(train_per_class=12, val_size=200, batch_size=30)  # four steps an epoch
+
+
+def trainer(**arguments: Any) -> Trainer:
+    quiet: dict[str, Any] = {"logger": False, "enable_progress_bar": False, "enable_checkpointing": False}
+    return Trainer(accelerator="cpu", **{**quiet, "max_epochs": 1, **arguments})
+
+
+def weights(module: nn.Module) -> Weights:
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def changed(before: Weights, module: nn.Module) -> set[str]:
+    return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
+
+
+def trained(name: str, folder: Path, **arguments: Any) -> tuple[Autoencoder, str]:
+    """An autoencoder after an epoch, and its checkpoint."""
+    model = make_autoencoder(name, AUTOENCODERS[name] | arguments, (1, 28, 28))
+    fitted = trainer()
+    fitted.fit(model, data())
+    path = folder / f"{name}.ckpt"
+    fitted.save_checkpoint(path)
+    return model.eval(), str(path)
+
+
+@pytest.fixture(scope="module")
+def batch_norm(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return trained("BatchNormAutoencoder", tmp_path_factory.mktemp("batch_norm"))[1]
+
+
+@pytest.fixture(scope="module")
+def stacked(tmp_path_factory: pytest.TempPathFactory) -> str:
+    return trained("StackedAutoencoder", tmp_path_factory.mktemp("stacked"))[1]
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(map(_is_plain, value.values()))
+    return all(map(_is_plain, value)) if isinstance(value, list | tuple) else type(value).__module__ == "builtins"
+
+
+def test_every_autoencoder_is_here() -> None:
+    assert {cls.__name__ for cls in Autoencoder.__subclasses__()} == set(AUTOENCODERS)
+
+
+@pytest.mark.parametrize("name", AUTOENCODERS)
+def test_a_classifier_takes_over_any_encoder_and_later_needs_only_its_own_checkpoint(
+    name: str, tmp_path: Path
+) -> None:
+    source, path = trained(name, tmp_path)
+    model = FeatureClassifier(encoder=name, encoder_args=AUTOENCODERS[name], encoder_checkpoint=path)
+    pictures = next(iter(_loader())).x
+    assert torch.allclose(model.eval().encoder(pictures), source.encode(pictures), atol=1e-6)
+    fitted = trainer()
+    fitted.fit(model.train(), data())
+    fitted.save_checkpoint(tmp_path / "classifier.ckpt")
+    Path(path).unlink()
+    checkpoint = torch.load(tmp_path / "classifier.ckpt", weights_only=True)
+    assert _is_plain(dict(checkpoint["hyper_parameters"]))
+    again = FeatureClassifier.load_from_checkpoint(tmp_path / "classifier.ckpt", weights_only=True)
+    assert torch.allclose(again.eval()(pictures), model.eval()(pictures), atol=1e-6)
+
+
+def _loader() -> Any:
+    module = data()
+    module.setup("fit")
+    return module.val_dataloader()
+
+
+@pytest.mark.parametrize("freeze", [True, False])
+def test_a_frozen_encoder_keeps_weights_and_statistics(freeze: bool, batch_norm: str) -> None:
+    model = FeatureClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, freeze=freeze, hidden_sizes=[16])
+    encoder, head = weights(model.encoder), weights(model.head)
+    fitted = trainer()
+    fitted.fit(model, data())
+    moved = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
+    assert changed(head, model.head) == set(head)
+    assert changed(encoder, model.encoder) == (set() if freeze else set(encoder))
+    assert moved == set(model.head.parameters() if freeze else model.parameters())
+    model.train()
+    assert model.head.training and model.encoder.training is not freeze
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("encoder_lr", [0.0, 1e-3])
+def test_rate_0_freezes_the_stack(optimizer: str, encoder_lr: float, stacked: str) -> None:
+    rates: dict[str, Any] = {"lr": 0.1, "encoder_lr": encoder_lr, "weight_decay": 0.1, "optimizer": optimizer}
+    model = StackedClassifier(hidden_sizes=[32], encoder_checkpoint=stacked, **rates)
+    encoder, head = weights(model.encoder), weights(model.head)
+    fitted = trainer()
+    fitted.fit(model, data())
+    assert changed(head, model.head) == set(head)
+    assert changed(encoder, model.encoder) == (set(encoder) if encoder_lr else set())
+    assert [group["lr"] for group in fitted.optimizers[0].param_groups] == [0.1, encoder_lr][
+        : 1 + (encoder_lr > 0)
+    ]
+
+
+@pytest.mark.parametrize(("epochs", "learns"), [(1, False), (2, True)])
+def test_the_second_phase_unfreezes_the_encoder(epochs: int, learns: bool, batch_norm: str) -> None:
+    model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=1, hidden_sizes=[16])
+    encoder, head = weights(model.encoder), weights(model.head)
+    fitted = trainer(max_epochs=epochs)
+    fitted.fit(model, data())
+    moved = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
+    assert changed(head, model.head) == set(head)
+    assert changed(encoder, model.encoder) == (set(encoder) if learns else set())
+    assert moved == set(model.parameters()) == set(model.parameter_groups()[0]["params"])
+
+
+@pytest.mark.parametrize("epochs", [1, 2, 3])
+def test_a_resumed_training_is_in_the_right_phase(epochs: int, batch_norm: str, tmp_path: Path) -> None:
+    """Frozen for two of four epochs, and stopped in the first phase, between the two, in the second."""
+    models = [
+        TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[])
+        for _ in range(3)
+    ]
+    whole, first, second = models
+    first.load_state_dict(whole.state_dict())
+    trainer(max_epochs=4).fit(whole, data())
+    stopped = trainer(max_epochs=epochs)
+    stopped.fit(first, data())
+    stopped.save_checkpoint(tmp_path / "stopped.ckpt")
+    trainer(max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    assert changed(weights(whole), second) == set()
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("steps", [2, 6])
+def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
+    steps: int, batch_norm: str, tmp_path: Path
+) -> None:
+    """Four steps an epoch, the first epoch frozen; saved in the middle of either, and resumed for one step."""
+    arguments = {**BATCH_NORM, "encoder_checkpoint": batch_norm, "frozen_epochs": 1, "hidden_sizes": []}
+    path = tmp_path / "saved.ckpt"
+
+    def save(trainer: Trainer, *_: Any) -> None:
+        if trainer.global_step == steps:
+            trainer.save_checkpoint(path)
+
+    trainer(max_epochs=2, callbacks=[LambdaCallback(on_train_batch_end=save)]).fit(
+        TwoPhaseClassifier(**arguments), data()
+    )
+    saved = torch.load(path, weights_only=True)["state_dict"]
+    resumed = TwoPhaseClassifier(**arguments)
+    trainer(max_epochs=-1, max_steps=steps + 1).fit(resumed, data(), ckpt_path=path, weights_only=True)
+    moved = {name.partition(".")[0] for name in changed(saved, resumed)}
+    assert moved == ({"head"} if steps < 4 else {"head", "encoder"})
+
+
+def test_a_strategy_that_waits_for_frozen_weights_is_refused() -> None:
+    model = TwoPhaseClassifier(**DENSE)
+    model.trainer = trainer(strategy="ddp_find_unused_parameters_true", devices=2)
+    model.setup("fit")
+    model.trainer = trainer(strategy="ddp", devices=2)
+    model.setup("test")
+    with pytest.raises(UsageError, match="take ddp_find_unused_parameters_true"):
+        model.setup("fit")
+
+
+def test_early_stopping_waits_for_the_second_phase() -> None:
+    standstill: dict[str, Any] = {"lr": 1e-30, "optimizer": "sgd", "frozen_epochs": 2, "patience": 1}
+    model = TwoPhaseClassifier(**DENSE, **standstill)
+    fitted = trainer(max_epochs=8)
+    with pytest.warns(UserWarning, match="the encoder, frozen at first, has random weights"):
+        fitted.fit(model, data())
+    assert fitted.current_epoch == 4  # the third epoch's loss is the best so far, the fourth's is no better
+
+
+def test_a_layer_is_trained_on_frozen_layers_below(stacked: str) -> None:
+    model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, loss="cross_entropy", lr=0.1)
+    below = torch.load(stacked, weights_only=True)["state_dict"]
+    before = weights(model)
+    assert {name for name in before if name in below and torch.equal(before[name], below[name])} == set(below)
+    trainer().fit(model, data())
+    assert changed(before, model) == set(before) - set(below)
+    assert {name.split(".")[1] for name in changed(before, model)} == {"2"}
+
+
+def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_pictures(stacked: str) -> None:
+    other: dict[str, Any] = {"hidden_activation": "tanh", "reduction": "sum"}
+    model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, **other)
+    fitted = trainer()
+    fitted.validate(model, data(), verbose=False)
+    pictures = next(iter(_loader())).x
+    with torch.no_grad():
+        codes = model.encoder[:2](pictures)
+        loss = (model.decoder[0](model.encoder[2](codes)) - codes).square().sum(1).mean()
+        mse = (model(pictures) - pictures).square().mean()
+    assert float(fitted.callback_metrics["val/loss"]) == pytest.approx(float(loss), rel=1e-5)
+    assert float(fitted.callback_metrics["val/mse"]) == pytest.approx(float(mse), rel=1e-5)
+
+
+def test_a_stack_of_one_is_a_dense_autoencoder() -> None:
+    stack, dense = StackedAutoencoder(hidden_sizes=[32]), DenseAutoencoder(hidden_sizes=[32])
+    dense.load_state_dict(dict(zip(dense.state_dict(), stack.state_dict().values(), strict=True)))
+    pictures = torch.rand(2, 1, 28, 28)
+    assert torch.equal(stack(pictures), dense(pictures))
+
+
+MISSING: list[LitModel] = [
+    FeatureClassifier(**DENSE, encoder_checkpoint="nowhere.ckpt"),
+    StackedClassifier(hidden_sizes=[8], encoder_checkpoint="nowhere.ckpt"),
+    StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint="nowhere.ckpt"),
+]
+
+
+@pytest.mark.parametrize("model", MISSING, ids=lambda model: type(model).__name__)
+def test_a_checkpoint_that_is_gone_is_only_missed_by_a_model_without_weights_of_its_own(model: LitModel) -> None:
+    with pytest.raises(UserError, match=r"_checkpoint: there is no checkpoint nowhere\.ckpt"):
+        trainer().fit(model, data())
+    model.load_state_dict(model.state_dict())
+    model(torch.rand(1, 1, 28, 28))
+
+
+def test_the_wrong_checkpoint_is_refused(stacked: str, tmp_path: Path) -> None:
+    (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
+    with pytest.raises(UserError, match="is damaged, or no checkpoint"):
+        FeatureClassifier(encoder_checkpoint=str(tmp_path / "damaged.ckpt"))
+    with pytest.raises(UserError, match=r"--model.encoder_checkpoint .* holds another network"):
+        FeatureClassifier(**DENSE, encoder_checkpoint=stacked)
+    with pytest.raises(UserError, match=r"--model.below_checkpoint .* holds another network"):
+        StackedAutoencoder(hidden_sizes=[8, 8], below_checkpoint=stacked)
+    same = tmp_path / "same.ckpt"
+    torch.save({"state_dict": StackedAutoencoder(hidden_sizes=[32, 8]).state_dict()}, same)
+    with pytest.raises(UserError, match=r"holds another network: it goes on to decoder\.2"):
+        StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=str(same))
+
+
+def test_random_weights_that_nobody_trains_are_warned_of(stacked: str) -> None:
+    with pytest.warns(UserWarning, match="the frozen encoder has random weights: give --model"):
+        trainer().fit(FeatureClassifier(**DENSE), data())
+    with pytest.warns(UserWarning, match="what lies below the last layer has random weights"):
+        trainer().fit(StackedAutoencoder(hidden_sizes=[8, 8]), data())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)
+        trainer().fit(FeatureClassifier(**DENSE, freeze=False), data())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"encoder": "Dense"}, "--model.encoder Dense: there is no such autoencoder; there are BatchNormAuto"),
+        ({"encoder": "lit_mnist.models.CNN"}, "there is no such autoencoder"),
+        (
+            {"encoder_args": {"hidden_sizs": [3]}},
+            "--model.encoder_args do not fit DenseAutoencoder: .*sizs",
+        ),
+        ({"encoder_args": {"hidden_sizes": []}}, r"--model.encoder_args: --model.hidden_sizes \[\]"),
+        ({"encoder_args": {"picture_shape": [3, 8, 8]}}, r"--model.picture_shape is \[1, 28, 28\]"),
+    ],
+)
+def test_an_impossible_encoder_is_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        FeatureClassifier(**arguments)
+
+
+def test_an_encoder_may_be_of_a_class_of_ones_own_and_of_any_picture_shape() -> None:
+    path = f"{BatchNormAutoencoder.__module__}.BatchNormAutoencoder"
+    model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, picture_shape=[3, 8, 12])
+    assert not any(value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
+    assert model(torch.rand(2, 3, 8, 12)).shape == (2, 10)
