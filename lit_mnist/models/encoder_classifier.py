@@ -11,7 +11,7 @@ from lit_mnist.errors import UsageError
 from lit_mnist.models.autoencoder import Autoencoder
 from lit_mnist.models.classifier import Classifier
 from lit_mnist.models.mlp import dense_classifier
-from lit_mnist.models.pretrained import Pretrained, regroup
+from lit_mnist.models.pretrained import Pretrained
 
 
 class EncoderClassifier(Classifier):
@@ -45,14 +45,6 @@ class EncoderClassifier(Classifier):
         if self.encoder_frozen:
             self.encoder.eval()
         return self
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser moves."""
-        return [{"params": [p for p in (*self.head.parameters(), *self.encoder.parameters()) if p.requires_grad]}]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that the hyperparameters name, on the groups above."""
-        return regroup(super().configure_optimizers(), self.parameter_groups())
 
     def on_fit_start(self) -> None:
         """Warn of an encoder that nobody has trained and nobody is going to."""

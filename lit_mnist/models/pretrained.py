@@ -7,7 +7,6 @@ from typing import Any
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim import Optimizer
 
 from lit_mnist.errors import UserError
 
@@ -82,11 +81,3 @@ class Pretrained:
 
     def _loaded(self, module: nn.Module, incompatible: Any) -> None:
         self.is_missing = self.is_random = False
-
-
-def regroup(optimizer: Optimizer, groups: list[dict[str, Any]]) -> Optimizer:
-    """Let `optimizer` move what `groups` hold, each at its own rate if it names one, and nothing else."""
-    optimizer.param_groups.clear()
-    for group in groups:
-        optimizer.add_param_group(group)
-    return optimizer

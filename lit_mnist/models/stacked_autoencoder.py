@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -14,7 +13,7 @@ from lit_mnist.data.loader import Batch
 from lit_mnist.errors import UsageError
 from lit_mnist.models.autoencoder import Autoencoder
 from lit_mnist.models.base import Stage, activation
-from lit_mnist.models.pretrained import Pretrained, regroup
+from lit_mnist.models.pretrained import Pretrained
 
 
 class StackedAutoencoder(Autoencoder):
@@ -65,14 +64,6 @@ class StackedAutoencoder(Autoencoder):
         """Pictures (B, C, H, W) to codes (B, hidden_sizes[-1])."""
         self.pretrained.check()
         return super().encode(x)
-
-    def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser moves: the last layer."""
-        return [{"params": [parameter for parameter in self.parameters() if parameter.requires_grad]}]
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        """The optimiser that the hyperparameters name, on the groups above."""
-        return regroup(super().configure_optimizers(), self.parameter_groups())
 
     def on_fit_start(self) -> None:
         """Warn of layers that nobody has trained and nobody is going to."""

@@ -74,6 +74,8 @@ def fit(
         job.offline = options.offline
         if _is_done(job):
             return None
+        if job.checkpoint is None and (pretrained := getattr(cli.model, "pretrained", None)) is not None:
+            pretrained.check()
         watch.check()
         # Only now is there a run: what cannot even start leaves none behind.
         result = None
