@@ -17,6 +17,8 @@ from lit_mnist.models import LitModel
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 NEXT = f"next-{LAST}"
 """A whole checkpoint that is about to become the last."""
+STATE = "lit_mnist"
+"""The entry for what Lightning does not keep; without it there is no going on."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -118,9 +120,13 @@ def _good(folder: Path, model: LitModel, defects: list[str]) -> Iterator[tuple[P
     for path in (folder / name for name in (NEXT, LAST, PREVIOUS)):
         if path.exists():
             try:
-                yield path, read_checkpoint(path, model)
+                checkpoint = read_checkpoint(path, model)
+                if STATE not in checkpoint:
+                    raise UserError(f"the checkpoint {path} is not one that `lit-mnist fit` has written")
             except UserError as error:
                 defects.append(str(error))
+            else:
+                yield path, checkpoint
 
 
 def read_checkpoint(path: Path, model: torch.nn.Module) -> dict[str, Any]:

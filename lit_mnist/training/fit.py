@@ -90,9 +90,10 @@ def fit(
 
 def _is_done(job: Fit) -> bool:
     """Whether the run is finished and its training has nothing left to do, which is said."""
-    if job.former is None or job.checkpoint is None or job.former.status != "FINISHED":
+    if job.former is None or job.checkpoint is None:
         return False
-    if (reason := nothing_left(job.checkpoint[1], job.trainer)) is None:
+    reason = nothing_left(job.checkpoint[1], job.trainer)
+    if reason is None or job.former.status != "FINISHED":  # killed at the very end, it has yet to draw its figures
         return False
     if job.trainer.is_global_zero:
         print(f"run {job.former.run_id} is finished, {reason}: nothing left to do")

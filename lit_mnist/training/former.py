@@ -9,10 +9,10 @@ from typing import Any
 import yaml
 from lightning.pytorch import Trainer
 
-from lit_mnist.errors import UserError
+from lit_mnist.errors import UsageError, UserError
 from lit_mnist.tracking.folder import read_record
 from lit_mnist.tracking.lookup import fetch_folder, find_unfinished, local_folder, status_of
-from lit_mnist.training.resume import STATE
+from lit_mnist.training.checkpoints import STATE
 
 CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
@@ -77,7 +77,12 @@ def drift(former: Path, config: str) -> dict[str, str]:
 
 
 def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer) -> str | None:
-    """Why training from `checkpoint` would end at once; None where it would not."""
+    """Why training from `checkpoint` would end at once; None where it would not.
+
+    Raises:
+        UsageError: more epochs are trained than are asked for.
+
+    """
     step = checkpoint["global_step"]
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if checkpoint[STATE]["should_stop"]:
@@ -85,6 +90,8 @@ def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer) -> str | None:
     if trainer.max_steps != -1 and step >= trainer.max_steps:
         return f"at step {step:,} of {trainer.max_steps:,}"
     if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
+        if epochs > trainer.max_epochs:
+            raise UsageError(f"--trainer.max_epochs {trainer.max_epochs}: {epochs} epochs are trained already")
         return f"at epoch {epochs} of {trainer.max_epochs}"
     return None
 

@@ -19,13 +19,11 @@ from torch.optim.lr_scheduler import LambdaLR
 from lit_mnist.data.randomness import keyed_seed
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
-from lit_mnist.training.checkpoints import LAST, rotate_in
+from lit_mnist.training.checkpoints import NEXT, STATE, rotate_in
 from lit_mnist.training.parser import CheckpointArgs
 from lit_mnist.training.ranks import Agreement
 from lit_mnist.training.saved_state import at_batch_start, batch_size, fit_callbacks, fit_position, same_optimizer
 
-STATE = "lit_mnist"
-"""The checkpoint's entry for what Lightning does not keep."""
 RATES = ("lr", "initial_lr", "momentum", "weight_decay")
 """What an optimiser's parameter groups are set to by hyperparameters."""
 
@@ -53,10 +51,16 @@ class ExactResume(Callback):
         self._restored: dict[str, Any] | None = None
         self._fresh: list[list[dict[str, Any]]] = []
         self._agreement = Agreement()
+        self._epoch_seed: int | None = None
+        # torch.manual_seed seeds every device there might be, and takes a hundred times as long.
+        self._seeders: list[Callable[[int], object]] = [torch.default_generator.manual_seed]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a new optimiser is set to, and restore what Lightning resets before it restores."""
         self._agreement = Agreement(trainer)
+        device = trainer.strategy.root_device
+        if device.type != "cpu":
+            self._seeders.append(torch.get_device_module(device).manual_seed)
         self._fresh = [
             [{key: group[key] for key in RATES if key in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -163,7 +167,7 @@ class ExactResume(Callback):
         self._writing = True
         try:
             # Under its own name first, so that the one before is whole and in place whatever happens.
-            trainer.save_checkpoint(self.folder / f"next-{LAST}", weights_only=False)
+            trainer.save_checkpoint(self.folder / NEXT, weights_only=False)
         finally:
             self._writing = False
         if trainer.is_global_zero:
@@ -171,11 +175,10 @@ class ExactResume(Callback):
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
 
     def _seed(self, trainer: Trainer, batch_idx: int) -> None:
-        seed = keyed_seed(self.seed, "model", trainer.current_epoch, batch_idx, trainer.global_rank)
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed takes a hundred times as long
-        device = trainer.strategy.root_device
-        if device.type != "cpu":
-            torch.get_device_module(device).manual_seed(seed)
+        if self._epoch_seed is None or batch_idx == 0:
+            self._epoch_seed = keyed_seed(self.seed, "model", trainer.current_epoch, trainer.global_rank)
+        for seed in self._seeders:
+            seed(self._epoch_seed + batch_idx)
 
 
 def _set_schedule(schedule: Any, step: int) -> None:

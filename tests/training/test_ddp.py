@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
+import torch
 from conftest import Cli
 from lightning.pytorch import Trainer
 
@@ -48,6 +51,42 @@ def test_testing_on_two_devices_counts_each_picture_once(cli: Cli, project: Path
     assert out.count("test/mse") == 1
     history = connect(find_store()).get_metric_history(run["id"], "test/mse")
     assert max(p.value for p in history) == pytest.approx(min(p.value for p in history), rel=1e-5)
+
+
+def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
+    """Every point of a run that does not tell the time, and its last weights and optimiser."""
+    client = connect(find_store())
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "pictures"))]
+    points = [(name, p.step, p.value) for name in names for p in client.get_metric_history(run_id, name)]
+    last = torch.load(client.download_artifacts(run_id, "checkpoints/last.ckpt"), weights_only=True)
+    states = last["optimizer_states"][0]["state"].values()
+    return sorted(points), [*last["state_dict"].values(), *(state["momentum_buffer"] for state in states)]
+
+
+def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: Path) -> None:
+    flags = ["fit", "--config", "zhang/cnn", "--data", "MiniMNISTDataModule", "--model.channels", "[4,8]",
+             "--model.dropout", "0.3", "--model.optimizer", "sgd", "--model.momentum", "0.9",
+             "--data.rotation", "10", "--data.batch_size", "20", "--trainer.max_epochs", "3", *DDP]  # fmt: skip
+    whole = lit_mnist(*flags).split()[1]
+    command = [sys.executable, "-m", "lit_mnist.cli", *flags]
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    run_id = runs(connect(find_store()))[0]["id"]
+    spool = project / "mlruns" / "runs" / run_id / "spool.jsonl"
+    while "train/loss" not in spool.read_text():
+        time.sleep(0.05)
+    (other,) = psutil.Process(process.pid).children()
+    other.terminate()
+    assert process.wait(60) == 143
+    assert runs(connect(find_store()))[0]["status"] == "KILLED"
+    assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+    assert "goes on from step" in lit_mnist("fit", "--resume", "last")
+    (points, tensors), (whole_points, whole_tensors) = _left(run_id), _left(whole)
+    assert points == whole_points
+    assert all(torch.equal(a, b) for a, b in zip(tensors, whole_tensors, strict=True))
 
 
 def test_a_batch_that_cannot_be_shared_equally_is_refused(cli: Cli, project: Path) -> None:
