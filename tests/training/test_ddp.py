@@ -69,9 +69,8 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
              "--data.rotation", "10", "--data.batch_size", "20", "--trainer.max_epochs", "3", *DDP]  # fmt: skip
     whole = lit_mnist(*flags).split()[1]
     command = [sys.executable, "-m", "lit_mnist.cli", *flags]
-    process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}
-    )
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
     run_id = runs(connect(find_store()))[0]["id"]
@@ -80,7 +79,8 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
         time.sleep(0.05)
     (other,) = psutil.Process(process.pid).children()
     other.terminate()
-    assert process.wait(60) == 143
+    process.communicate(timeout=60)
+    assert process.returncode == 143
     assert runs(connect(find_store()))[0]["status"] == "KILLED"
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
     assert "goes on from step" in lit_mnist("fit", "--resume", "last")
