@@ -275,6 +275,12 @@ def test_explicit_flags_beat_the_checkpoint(tmp_path: Path) -> None:
     assert rest.trainer.current_epoch == 3
 
 
+def test_more_patience_than_the_checkpoint_had_is_had(tmp_path: Path) -> None:
+    assert train(tmp_path / "whole", CNN, patience=1).trainer.global_step < 28
+    train(tmp_path, CNN, (8, "batch end"), patience=1)
+    assert train(tmp_path, CNN, patience=9).trainer.global_step == 28
+
+
 def test_a_schedule_that_begins_on_resume_is_where_it_would_be(tmp_path: Path) -> None:
     train(tmp_path, [*CNN, "--model.lr_schedule", "constant", "--model.warmup_steps", "0"], (10, "batch end"))
     rest = train(tmp_path, CNN)
