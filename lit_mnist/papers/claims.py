@@ -127,13 +127,22 @@ class Claim:
         """The value as it stands in a table."""
         if value is None:
             return "–"
-        return f"{100 * value:.2f} %" if self.percent else f"{value:.4g}"
+        return f"{100 * value:.2f} %" if self.percent else _number(value)
 
     def show_summary(self, mean: float, interval: float | None) -> str:
         """Mean and interval as they stand in a table."""
         if interval is None:
             return self.show(mean)
-        return f"{100 * mean:.2f} ± {100 * interval:.2f} %" if self.percent else f"{mean:.4g} ± {interval:.2g}"
+        return (
+            f"{100 * mean:.2f} ± {100 * interval:.2f} %"
+            if self.percent
+            else f"{_number(mean)} ± {_number(interval)}"
+        )
+
+
+def _number(value: float) -> str:
+    """Four significant figures, and whole numbers in full."""
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
 
 
 def summarise(values: Sequence[float]) -> Summary:

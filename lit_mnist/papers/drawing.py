@@ -65,7 +65,7 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     return figure
 
 
-def _aligned(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:  # type: ignore[type-arg]
+def _aligned(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:
     """The steps that all seeds have, and their values (seeds, steps)."""
     shared = sorted(set.intersection(*(set(dict(points)) for points in seeds)))
     return np.array(shared), np.array([[dict(points)[step] for step in shared] for points in seeds])

@@ -20,11 +20,13 @@ def linear_probe(train: Codes, train_labels: Labels, test: Codes, test_labels: L
     return float(probe.score((test - mean) / scale, test_labels))
 
 
-def nearest_neighbours(train: Codes, train_labels: Labels, test: Codes, test_labels: Labels) -> float:
-    """Accuracy on `test` of the vote of the 5 nearest of `train` (N, D)."""
+def nearest_neighbours(
+    train: Codes, train_labels: Labels, test: Codes, test_labels: Labels, count: int = NEIGHBOURS
+) -> float:
+    """Accuracy on `test` of the vote of the `count` nearest of `train` (N, D)."""
     from sklearn.neighbors import KNeighborsClassifier
 
-    return float(KNeighborsClassifier(NEIGHBOURS).fit(train, train_labels).score(test, test_labels))
+    return float(KNeighborsClassifier(count).fit(train, train_labels).score(test, test_labels))
 
 
 def mean_picture_mse(data: PictureDataModule) -> float:

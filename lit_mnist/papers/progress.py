@@ -1,5 +1,6 @@
 """How far an experiment is, and how long it is still going to take."""
 
+import sys
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -32,6 +33,7 @@ class Progress(Callback):
         self._took: dict[str, float] = {}
         self._start = self._said = time.monotonic()
         self._first_step = 0
+        self._out = sys.stdout  # while it trains, a stage's own output goes elsewhere
 
     def begin(self) -> None:
         """The next stage begins."""
@@ -42,7 +44,11 @@ class Progress(Callback):
         self._took[self.left.pop(0)] = took = time.monotonic() - self._start
         left = f", about {seconds(self.seconds_left())} left" if self.left else ""
         done = self.total - len(self.left)
-        print(f"{self.title}: {done} of {self.total} stages, {what} in {seconds(took)}{left}", flush=True)
+        print(
+            f"{self.title}: {done} of {self.total} stages, {what} in {seconds(took)}{left}",
+            file=self._out,
+            flush=True,
+        )
 
     def seconds_left(self, share: float = 0.0) -> float:
         """Seconds until all is trained, when the present stage is done to the share `share`."""
@@ -66,7 +72,7 @@ class Progress(Callback):
         steps = float(trainer.estimated_stepping_batches) - self._first_step
         share = (trainer.global_step - self._first_step) / steps if steps > 0 else 0.0
         left = seconds(self.seconds_left(min(max(share, 0.0), 1.0)))
-        print(f"  {self.left[0]}: {share:.0%} trained, about {left} left in all", flush=True)
+        print(f"  {self.left[0]}: {share:.0%} trained, about {left} left in all", file=self._out, flush=True)
 
     def _expected(self, name: str) -> float:
         if name in self._took:

@@ -66,17 +66,19 @@ def _train(
     """The finished stages of each seed."""
     store = find_store()
     client = connect(store)
-    keys = {
-        (seed, name): stage_key(stage, preset, seed) for seed in seeds for name, stage in experiment.stages.items()
-    }
+    stages = [(seed, name, stage) for seed in seeds for name, stage in experiment.stages.items()]
+    keys = {(seed, name): stage_key(stage, preset, seed) for seed, name, stage in stages}
     found = {item: find_stage(client, key) for item, key in keys.items()}
     missing = [item for item, run in found.items() if run is None or run.info.status != "FINISHED"]
-    if len(missing) < len(keys):
-        print(f"  {len(keys) - len(missing)} of {len(keys)} stages are finished already", flush=True)
+    if not missing:
+        print(f"  all {len(keys)} stages are finished already", flush=True)
     whole = experiment.minutes[preset] * 60 * len(seeds) / 3
     progress = Progress(experiment.id, [name for _, name in missing], whole * len(missing) / len(keys))
     if missing:
-        print(f"  about {seconds(progress.seconds_left())} for {len(missing)} stages", flush=True)
+        print(
+            f"  to train: {len(missing)} of {len(keys)} stages, about {seconds(progress.seconds_left())}",
+            flush=True,
+        )
     rows: dict[int, dict[str, Trained]] = {seed: {} for seed in seeds}
     for seed, name in keys:
         if (seed, name) in missing:

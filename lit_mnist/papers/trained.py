@@ -3,7 +3,7 @@
 import contextlib
 import io
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -116,17 +116,21 @@ def train_split(data: PictureDataModule) -> Split:
 def reconstruct(model: LitModel, pictures: Tensor) -> Tensor:
     """The model's reconstructions of pictures (N, C, H, W), or a classifier's probabilities."""
     with torch.inference_mode():
-        return torch.cat([model.predict_step(part, 0) for part in pictures.split(ROWS)])
+        return torch.cat([model.predict_step(part, 0) for part in _parts(pictures)])
 
 
 def codes(model: Autoencoder, pictures: Tensor) -> NDArray[np.float32]:
     """The code of each picture, flattened: (N, numbers of a code)."""
     with torch.inference_mode():
-        parts = [model.encode(part).flatten(1) for part in pictures.split(ROWS)]
+        parts = [model.encode(part).flatten(1) for part in _parts(pictures)]
     return torch.cat(parts).numpy()
 
 
 def one_per_class(split: Split) -> Split:
     """The first picture of each class, in the classes' order."""
-    first = torch.tensor([int((split.y == label).nonzero()[0]) for label in split.y.unique()])
+    first = torch.tensor([int((split.y == label).nonzero()[0]) for label in sorted(set(split.y.tolist()))])
     return Split(split.x[first], split.clean[first], split.y[first])
+
+
+def _parts(pictures: Tensor) -> Iterator[Tensor]:
+    return (pictures[i : i + ROWS] for i in range(0, len(pictures), ROWS))

@@ -133,9 +133,7 @@ EXPERIMENTS = (
         FEATURES,
         _measure_features,
         (
-            Claim(
-                "at lr 0.05 and momentum 0.99 it does not work at all", "momentum_099", AtMost(0.2), percent=True
-            ),
+            Claim("lr 0.05, momentum 0.99: does not work at all", "momentum_099", AtMost(0.2), percent=True),
             Claim("there the loss stays high (2.30 is chance)", "loss", AtLeast(2.0)),
             Claim("it does not work whatever the parameters", "best", AtMost(0.2), percent=True),
             Claim("momentum 0.9, nothing else changed", "momentum_09", None, percent=True),
@@ -157,7 +155,7 @@ EXPERIMENTS = (
         _measure_autoencoder,
         (
             Claim(
-                "unseen digits are decompressed clearly: variance explained",
+                "unseen digits come out clearly: variance explained",
                 "explained",
                 AtLeast(0.8),
                 percent=True,
