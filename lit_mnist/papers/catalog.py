@@ -7,7 +7,7 @@ from lit_mnist.errors import UsageError
 from lit_mnist.papers.experiment import Experiment
 from lit_mnist.training.explain import nearest
 
-PAPERS = ("zhang", "dutta", "narayanam", "yaramsetty")
+PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty")
 
 
 def experiments() -> list[Experiment]:

@@ -28,8 +28,8 @@ def run_experiment(experiment: Experiment, preset: Preset, seeds: Sequence[int],
         rows = _train(experiment, preset, seeds, watch)
         values = []
         for runs in rows:
-            watch.check()
             values.append(experiment.measure(runs))
+            watch.check()
     except Interrupted:
         print(f"{experiment.id} stopped; the same command goes on with it", flush=True)
         raise

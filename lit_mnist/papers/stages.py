@@ -4,6 +4,7 @@ import contextlib
 import hashlib
 import io
 import json
+import os
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -132,11 +133,11 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
     if name is None:
         raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
     if not (folder / name).exists():
-        temporary = folder / f".{name}.new"
-        temporary.mkdir(parents=True, exist_ok=True)
-        client.download_artifacts(run_id, f"checkpoints/{name}", str(temporary))
-        (temporary / "checkpoints" / name).replace(folder / name)
-        shutil.rmtree(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}.{os.getpid()}"
+        # A store on this machine gives the artifact itself, which is to stay where it is.
+        shutil.copyfile(client.download_artifacts(run_id, f"checkpoints/{name}"), temporary)
+        temporary.replace(folder / name)
     return folder / name
 
 
