@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 ANGLE = 15
 """Degrees; Gedeon's."""
-ANGLES = (15, 30, 45, 55, 60, 65, 70, 75)
+ANGLES = (15, 30, 60, 65, 70, 75, 80)
 """Wider ones prune more: for the curve."""
 PICTURES = 2000
 """Training pictures over which neurons are compared."""

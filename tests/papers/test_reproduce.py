@@ -79,7 +79,8 @@ def _check_the_run(stored: Result) -> None:
     assert client.get_experiment(run.info.experiment_id).name == "reproduce/zhang"
     assert run.info.status == "FINISHED" and run.data.metrics["acc"] == stored["mean"]["acc"]
     assert [item.path for item in client.list_artifacts(run.info.run_id, "figures")] == ["figures/tiny.quick.png"]
-    assert Image.open(stored["figure"]).size[0] > 100
+    with Image.open(stored["figure"]) as figure:
+        assert figure.size[0] > 100
 
 
 def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
