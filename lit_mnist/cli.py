@@ -183,6 +183,35 @@ def _sync(arguments: list[str]) -> None:
     sync(known.run)
 
 
+def _reproduce(arguments: list[str]) -> None:
+    what = "Check the papers' claims; without a name, list them with what is known here."
+    parser = Parser("lit-mnist reproduce", description=what, allow_abbrev=False)
+    parser.add_argument("names", nargs="*", metavar="NAME", help="a paper (zhang) or an experiment (zhang/cnn)")
+    parser.add_argument("--all", action="store_true", help="every experiment of every paper")
+    parser.add_argument("--seeds", type=int, default=3, help="how many trainings of each stage (default: 3)")
+    parser.add_argument(
+        "--preset", choices=("quick", "full"), default="quick", help="the papers' own length, or cut to minutes"
+    )
+    parser.add_argument("--table", action="store_true", help="write the README's table from the stored results")
+    known = parser.parse_args(arguments)
+    running = known.names or known.all
+    if known.table and (running or known.seeds != 3 or known.preset != "quick"):
+        raise UsageError("--table writes what is stored: it takes no other arguments")
+    if known.all and known.names:
+        raise UsageError("--all is every experiment: leave the names out")
+    if not running and (known.seeds != 3 or known.preset != "quick"):
+        raise UsageError("--seeds and --preset have no effect without an experiment: name one, or take --all")
+    if known.seeds < 1:
+        raise UsageError(f"--seeds {known.seeds} must be at least 1")
+    from lit_mnist.papers import reproduce as module
+
+    quiet()
+    if known.table:
+        module.table()
+    else:
+        module.reproduce(known.names, known.all, known.seeds, known.preset)
+
+
 def _ui(arguments: list[str]) -> None:
     parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's store.")
     parser.add_argument("--port", type=int, default=5000)
@@ -197,6 +226,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "validate": ("measure a run's checkpoint on the validation pictures", _evaluate("validate")),
     "test": ("measure a run's checkpoint on the test pictures", _evaluate("test")),
     "predict": ("label or reconstruct pictures", _predict),
+    "reproduce": ("check what the papers claim", _reproduce),
     "data": ("fetch, verify and find the datasets", _data),
     "runs": ("list the runs", _runs),
     "sync": ("send what runs have kept while their store was away", _sync),
@@ -205,7 +235,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
 
 
 def _overview() -> str:
-    lines = [f"  {name:<10}{what}" for name, (what, _) in COMMANDS.items()]
+    lines = [f"  {name:<11}{what}" for name, (what, _) in COMMANDS.items()]
     return "\n".join(
         ["usage: lit-mnist COMMAND ...", "", *lines, "", "`lit-mnist COMMAND --help` says more of each."]
     )

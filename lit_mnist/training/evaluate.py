@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -24,9 +24,12 @@ ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.s
 """Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
 
 
-def evaluate(verb: str, run_id: str, checkpoint: str, overrides: list[str]) -> Result:
+def evaluate(
+    verb: str, run_id: str, checkpoint: str, overrides: list[str], watch: SignalWatch | None = None
+) -> Result:
     """`validate` or `test` a run's checkpoint; what `test` measures is logged to the run."""
-    with SignalWatch() as watch, _existing_run(run_id, overrides) as (run, cli):
+    noted = SignalWatch() if watch is None else nullcontext(watch)
+    with noted as watch, _existing_run(run_id, overrides) as (run, cli):
         loaded = load_weights(cli.model, find_checkpoint(run, checkpoint))
         trainer = cli.make_trainer(logger=False, callbacks=[HeedSignals(watch)], enable_checkpointing=False)
         start = time.perf_counter()

@@ -3,9 +3,9 @@
 import argparse
 import gc
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,10 +50,14 @@ class Fit:
     checkpoint: tuple[Path, dict[str, Any]] | None = None
     """Where training goes on: path and content."""
     offline: bool = False
+    tags: Mapping[str, str] = field(default_factory=dict)
 
 
 def fit(
-    arguments: list[str], callbacks: Sequence[Callback] = (), watch: SignalWatch | None = None
+    arguments: list[str],
+    callbacks: Sequence[Callback] = (),
+    watch: SignalWatch | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Result | None:
     """Train what `arguments` describe, as one MLflow run; None on ranks other than 0, and where nothing is left.
 
@@ -61,6 +65,7 @@ def fit(
         arguments: Those of `lit-mnist fit`.
         callbacks: To be called beside the project's own.
         watch: Where signals are noted already.
+        tags: Of a new run, beside the project's own.
     """
     options, flags = _options(arguments)
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
@@ -71,7 +76,7 @@ def fit(
         check_fit(cli)
         cli.datamodule.setup("fit")
         job = _prepare(cli, former, callbacks, watch)
-        job.offline = options.offline
+        job.offline, job.tags = options.offline, tags or {}
         if _is_done(job):
             return None
         if job.checkpoint is None and (pretrained := getattr(cli.model, "pretrained", None)) is not None:
@@ -168,6 +173,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         run.log_text(job.cli.config_yaml(), CONFIG)
         if former is None:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
+            run.set_tags(job.tags)
             run.log_params(job.cli.params())
         else:
             _announce(job, run, changes)

@@ -1,0 +1,128 @@
+"""Dutta, "Applying CNN and Autoencoders on MNIST Dataset" (MNIST)."""
+
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from lit_mnist.papers.claims import Above, AtLeast, AtMost, Claim, Within
+from lit_mnist.papers.drawing import curves
+from lit_mnist.papers.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.stages import Stage
+from lit_mnist.papers.trained import Trained, one_per_class, reconstruct, test_split
+from lit_mnist.tracking.figures import picture_rows
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+TEN_EPOCHS = ("--trainer.max_epochs", "10")
+ONE_EPOCH = ("--trainer.max_epochs", "1")
+SPEED_PICTURES = 1000
+
+
+def _measure_classifier(runs: Runs) -> dict[str, float]:
+    values: dict[str, float] = {}
+    for name, run in runs.items():
+        metrics = run.tested()
+        values |= {f"acc_{name}": metrics["test/acc"], f"loss_{name}": metrics["test/loss"]}
+        values[f"parameters_{name}"] = run.once("parameters", lambda run=run: _parameters(run))  # type: ignore[misc]
+    return values
+
+
+def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+    histories = {
+        f"{name}, {label}": [runs[name].history(metric) for runs in seeds]
+        for name in seeds[0]
+        for label, metric in (("training", "train/loss_epoch"), ("validation", "val/loss"))
+    }
+    return curves(histories, f"Dutta: loss of {', '.join(seeds[0])}", "cross-entropy", log=True)
+
+
+def _measure_compression(runs: Runs) -> dict[str, float]:
+    values = {}
+    for name, run in runs.items():
+        values[f"mse_{name}"] = run.tested()["test/mse"]
+        values[f"parameters_{name}"] = run.once("parameters", lambda run=run: _parameters(run))  # type: ignore[misc]
+        values[f"seconds_{name}"] = run.once("seconds_per_1000", lambda run=run: _speed(run))  # type: ignore[misc]
+    return values
+
+
+def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+    runs = seeds[0]
+    split = one_per_class(test_split(runs["dense"].data()))
+    rows = {"original": split.clean.numpy()}
+    rows |= {name: reconstruct(run.model(), split.x).numpy() for name, run in runs.items()}
+    return picture_rows(rows, "Dutta: unseen digits through 98 numbers, dense and convolutional")
+
+
+def _parameters(run: Trained) -> float:
+    return sum(parameter.numel() for parameter in run.model().parameters() if parameter.requires_grad)
+
+
+def _speed(run: Trained) -> float:
+    """The fastest of five passes over 1,000 test pictures, in seconds."""
+    model, pictures = run.model(), test_split(run.data(), SPEED_PICTURES).x
+    took = []
+    for _ in range(5):
+        start = time.perf_counter()
+        reconstruct(model, pictures)
+        took.append(time.perf_counter() - start)
+    return min(took)
+
+
+EXPERIMENTS = (
+    Experiment(
+        "dutta/backprop_net",
+        "784-300-10 with Adam and with RMSProp",
+        {
+            "adam": Stage("dutta/backprop_net", quick=TEN_EPOCHS),
+            "rmsprop": Stage("dutta/backprop_net", ("--model.optimizer", "rmsprop"), TEN_EPOCHS),
+        },
+        _measure_classifier,
+        (
+            Claim("98.94 %, the lower of two results of which no network is named", "acc_adam", AtLeast(0.9894),
+                  0.9894, percent=True),
+            Claim("loss 0.0542, of the same result", "loss_adam", AtMost(0.0542), 0.0542),
+            Claim("RMSProp", "acc_rmsprop", None, percent=True),
+            Claim("trainable parameters", "parameters_adam", None),
+        ),
+        _draw_classifier,
+        "10 epochs instead of 60",
+        {"quick": 5, "full": 25},
+    ),
+    Experiment(
+        "dutta/cnn",
+        "the convolutional classifier with batch norm, dropout and rotation",
+        {"cnn": Stage("dutta/cnn", quick=ONE_EPOCH)},
+        _measure_classifier,
+        (
+            Claim("99.38 %, the higher of two results of which no network is named", "acc_cnn", AtLeast(0.9938),
+                  0.9938, percent=True),
+            Claim("loss 0.0362, of the same result", "loss_cnn", AtMost(0.0362), 0.0362),
+            Claim("688,106 trainable parameters", "parameters_cnn", Within(688_106, 0), 688_106),
+        ),
+        _draw_classifier,
+        "1 epoch instead of 60",
+        {"quick": 6, "full": 360},
+    ),
+    Experiment(
+        "dutta/compression",
+        "pictures through 98 numbers: a dense and a convolutional autoencoder",
+        {
+            "dense": Stage("dutta/autoencoder", quick=("--trainer.max_epochs", "2")),
+            "convolutional": Stage("dutta/conv_autoencoder", quick=("--trainer.max_epochs", "2")),
+        },
+        _measure_compression,
+        (
+            Claim("the convolutional one is smaller: parameters, less than the dense one's", "parameters_dense",
+                  Above(("parameters_convolutional",))),
+            Claim("parameters of the convolutional one", "parameters_convolutional", None),
+            Claim("test MSE of the dense one", "mse_dense", None),
+            Claim("test MSE of the convolutional one", "mse_convolutional", None),
+            Claim("seconds for 1,000 pictures, dense", "seconds_dense", None),
+            Claim("seconds for 1,000 pictures, convolutional", "seconds_convolutional", None),
+        ),
+        _draw_compression,
+        "2 epochs instead of 10",
+        {"quick": 6, "full": 30},
+    ),
+)  # fmt: skip

@@ -1,0 +1,47 @@
+"""What an experiment is."""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from lit_mnist.papers.claims import Claim, Summary
+from lit_mnist.papers.stages import Preset, Stage
+from lit_mnist.papers.trained import Trained
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+Runs = Mapping[str, Trained]
+"""The finished stages of one seed, by their names in the experiment."""
+Summaries = Mapping[str, Summary]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One row of a paper: what is trained and measured with each seed, and what the paper says of it."""
+
+    id: str
+    """Paper and name, such as `zhang/cnn`."""
+    title: str
+    stages: Mapping[str, Stage]
+    measure: Callable[[Runs], dict[str, float]]
+    """The numbers of one seed."""
+    claims: tuple[Claim, ...]
+    draw: Callable[[Sequence[Runs], Summaries], "Figure"]
+    """The paper's figure, from the runs of all seeds."""
+    cut: str
+    """What the quick preset leaves out."""
+    minutes: Mapping[Preset, float]
+    """About how long three seeds take on two cores."""
+    finding: str = ""
+    """What the paper did not see."""
+
+    @property
+    def paper(self) -> str:
+        """Name of the paper's file."""
+        return self.id.partition("/")[0]
+
+    @property
+    def name(self) -> str:
+        """The experiment's name within its paper."""
+        return self.id.partition("/")[2]

@@ -1,0 +1,183 @@
+"""Stages: trainings that experiments are made of, each done once, whoever asks for it."""
+
+import contextlib
+import hashlib
+import io
+import json
+import os
+import shutil
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import yaml
+from filelock import FileLock, Timeout
+from lightning.pytorch.callbacks import Callback
+
+from lit_mnist.errors import UserError
+from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.store import Store, connect, find_store
+from lit_mnist.tracking.terminal import note
+from lit_mnist.training.checkpoints import BEST, LAST
+from lit_mnist.training.fit import fit
+from lit_mnist.training.parser import LitCLI
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
+Preset = Literal["quick", "full"]
+Checkpoint = Literal["best", "last"]
+KEY, SOURCE, SECONDS = "stage.key", "stage.source", "stage.seconds"
+NO_MATTER = ("enable_progress_bar",)
+"""Fields of the Trainer that change nothing in what is learnt."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One `fit`, by its flags; it may start from the checkpoint of another."""
+
+    config: str
+    flags: tuple[str, ...] = ()
+    quick: tuple[str, ...] = ()
+    """Further flags of the quick preset."""
+    source: "Stage | None" = None
+    """Whose checkpoint it uses."""
+    source_flag: str = "--model.encoder_checkpoint"
+    take: Checkpoint = "best"
+    """Which checkpoint of the source."""
+
+    def arguments(self, preset: Preset, seed: int) -> list[str]:
+        """Those of `fit`, but for the source's checkpoint."""
+        cut = self.quick if preset == "quick" else ()
+        return ["--config", self.config, *self.flags, *cut, "--seed_everything", str(seed)]
+
+
+@lru_cache(maxsize=1024)
+def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
+    """What identifies the stage: a hash of all that bears on its weights, and of the stages below it.
+
+    Names in MLflow, the folder of the pictures and the paths of checkpoints do not.
+    """
+    fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
+    kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
+    kept["data"]["init_args"].pop("root", None)
+    for name in NO_MATTER:
+        kept["trainer"].pop(name, None)
+    if stage.source is not None:
+        kept["source"] = [stage_key(stage.source, preset, seed), stage.source_flag, stage.take]
+    return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
+
+
+def find_stage(client: "MlflowClient", key: str) -> "Run | None":
+    """The stage's run: the finished one, or else the newest; None where it never began."""
+    experiments = [e.experiment_id for e in client.search_experiments()]
+    found = client.search_runs(experiments, f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
+
+
+def train_stage(
+    stage: Stage, preset: Preset, seed: int, watch: SignalWatch, callbacks: Sequence[Callback] = ()
+) -> str:
+    """The id of the stage's finished run, which is made or gone on with where there is none.
+
+    Args:
+        stage: Which, with the stages below it.
+        preset: Its length.
+        seed: Of weights, order and noise.
+        watch: Where signals are noted.
+        callbacks: To be called while it trains.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on.
+        UserError: training has failed.
+
+    """
+    source = None
+    if stage.source is not None:
+        source = train_stage(stage.source, preset, seed, watch, callbacks)
+    store = find_store()
+    client, key = connect(store), stage_key(stage, preset, seed)
+    with _alone(store, key, watch):
+        found = find_stage(client, key)
+        if found is not None and found.info.status == "FINISHED":
+            return str(found.info.run_id)
+        if found is not None:
+            arguments, tags = ["--resume", found.info.run_id], {}
+        else:
+            arguments, tags = stage.arguments(preset, seed), {KEY: key}
+            arguments += ["--trainer.enable_progress_bar", "false"]
+        if source is not None:
+            path = stage_checkpoint(client, store, source, stage.take)
+            if found is None:
+                arguments += [stage.source_flag, str(path)]
+                tags |= {SOURCE: source, "mlflow.parentRunId": source}
+        return _fit(client, arguments, tags, watch, callbacks)
+
+
+def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Checkpoint) -> Path:
+    """A finished run's checkpoint, at a path that stays.
+
+    Raises:
+        UserError: the run has none.
+
+    """
+    folder = store.home / "stages" / run_id
+    there = {Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")}
+    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never validated has no best
+    name = next((name for name in wanted if name in there), None)
+    if name is None:
+        raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
+    if not (folder / name).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        temporary = folder / f".{name}.{os.getpid()}"
+        # A store on this machine gives the artifact itself, which is to stay where it is.
+        shutil.copyfile(client.download_artifacts(run_id, f"checkpoints/{name}"), temporary)
+        temporary.replace(folder / name)
+    return folder / name
+
+
+def _fit(
+    client: "MlflowClient",
+    arguments: list[str],
+    tags: dict[str, str],
+    watch: SignalWatch,
+    callbacks: Sequence[Callback],
+) -> str:
+    start = time.perf_counter()
+    with _unheard():
+        result = fit(arguments, callbacks, watch, tags)
+    assert result is not None, "one process is rank 0, and an unfinished run has something left"
+    before = float(client.get_run(result.run_id).data.tags.get(SECONDS, 0))
+    client.set_tag(result.run_id, SECONDS, f"{before + time.perf_counter() - start:.1f}")
+    return result.run_id
+
+
+@contextmanager
+def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
+    """Wait until no other process works on the stage."""
+    lock = FileLock(store.home / "stages" / f".{key}.lock")
+    Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        note(f"another process trains the stage {key[:8]}: waiting for it")
+        while not lock.is_locked:
+            watch.check()
+            with contextlib.suppress(Timeout):
+                lock.acquire(timeout=1)
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def _unheard() -> Iterator[None]:
+    """Keep a stage's own tables out of the experiment's."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        yield

@@ -1,0 +1,55 @@
+"""Every experiment of every paper refers to what there is."""
+
+import pytest
+
+from lit_mnist.errors import UsageError
+from lit_mnist.papers.catalog import PAPERS, experiments, select
+from lit_mnist.papers.experiment import Experiment
+from lit_mnist.papers.stages import Stage, stage_key
+from lit_mnist.training.parser import LitCLI, config_names
+
+EVERY = experiments()
+STAGES = sorted(
+    {stage for experiment in EVERY for stage in experiment.stages.values()}, key=lambda stage: str(stage)
+)
+
+
+def test_every_stage_parses() -> None:
+    keys = [stage_key(stage, "quick", 0) for stage in STAGES]  # whose flags are those of full, and more
+    assert len(set(keys)) == len(STAGES)
+
+
+def test_full_is_the_shipped_configuration() -> None:
+    plain = {stage.config: stage for stage in STAGES if not stage.flags}
+    for name, stage in plain.items():
+        ours = LitCLI(stage.arguments("full", 0)).params()
+        assert ours == LitCLI(["--config", name]).params(), name
+
+
+def test_every_configuration_is_some_experiments() -> None:
+    assert {stage.config for stage in STAGES} == set(config_names())
+
+
+@pytest.mark.parametrize("experiment", EVERY, ids=lambda experiment: experiment.id)
+def test_an_experiment_is_whole(experiment: Experiment) -> None:
+    assert experiment.paper in PAPERS and experiment.name and experiment.title
+    assert any(claim.rule is not None for claim in experiment.claims)
+    texts = [claim.text for claim in experiment.claims]
+    assert len(texts) == len(set(texts))
+    assert bool(experiment.cut) == any(_is_cut(stage) for stage in experiment.stages.values())
+    assert 0 < experiment.minutes["quick"] <= min(10, experiment.minutes["full"])
+    names = list(experiment.stages.values())
+    for stage in names:
+        assert stage.source is None or names.index(stage.source) < names.index(stage)
+
+
+def test_a_name_means_a_paper_or_an_experiment() -> None:
+    zhang = [experiment for experiment in EVERY if experiment.paper == "zhang"]
+    assert select(["zhang"]) == select(["zhang", "zhang/cnn"]) == zhang
+    assert [experiment.id for experiment in select(["dutta/cnn", "zhang/cnn"])] == ["dutta/cnn", "zhang/cnn"]
+    with pytest.raises(UsageError, match="did you mean zhang/cnn"):
+        select(["zhang/cn"])
+
+
+def _is_cut(stage: Stage) -> bool:
+    return bool(stage.quick) or (stage.source is not None and _is_cut(stage.source))

@@ -1,0 +1,107 @@
+"""A stage is trained once, whoever asks for it, and goes on where it was killed."""
+
+import os
+import signal
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Callback
+from tiny import CLASSIFIER, ENCODER
+
+from lit_mnist.errors import Interrupted
+from lit_mnist.papers.stages import SOURCE, Stage, find_stage, stage_key, train_stage
+from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.store import connect, find_store
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # the frozen encoder
+    pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty"),  # a resumed run's
+]
+
+OTHERS = {
+    "learning rate": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "0.01")),
+    "data": replace(ENCODER, flags=(*ENCODER.flags, "--data.train_per_class", "19")),
+    "trainer": replace(ENCODER, flags=(*ENCODER.flags, "--trainer.gradient_clip_val", "1")),
+    "preset": replace(ENCODER, quick=("--trainer.max_steps", "5")),
+    "source": replace(ENCODER, source=replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "0.01"))),
+    "checkpoint of the source": replace(ENCODER, source=ENCODER, take="last"),
+}
+SAME = {
+    "name": replace(ENCODER, flags=(*ENCODER.flags, "--tracking.experiment", "mine", "--tracking.name", "x")),
+    "spelling": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "5e-2")),
+    "progress bar": replace(ENCODER, flags=(*ENCODER.flags, "--trainer.enable_progress_bar", "false")),
+}
+
+
+class Kill(Callback):
+    """Sends this process a signal at a step."""
+
+    def on_train_batch_end(self, trainer, *args) -> None:
+        if trainer.global_step == 3:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def _train(stage: Stage, seed: int = 0, *callbacks: Callback) -> str:
+    with SignalWatch() as watch:
+        return train_stage(stage, "full", seed, watch, callbacks)
+
+
+def _runs() -> list[dict[str, object]]:
+    return runs(connect(find_store()))
+
+
+@pytest.mark.parametrize("what", OTHERS)
+def test_the_key_changes_with_what_bears_on_the_weights(what: str) -> None:
+    assert stage_key(OTHERS[what], "quick", 0) != stage_key(ENCODER, "quick", 0)
+
+
+@pytest.mark.parametrize("what", SAME)
+def test_the_key_does_not_change_with_what_does_not(what: str) -> None:
+    assert stage_key(SAME[what], "quick", 0) == stage_key(ENCODER, "full", 0)
+
+
+def test_the_key_does_not_change_with_where_the_pictures_lie(tmp_path: Path) -> None:
+    stage = Stage("zhang/cnn")
+    assert stage_key(replace(stage, flags=("--data.root", str(tmp_path))), "quick", 0) == stage_key(
+        stage, "quick", 0
+    )
+
+
+def test_a_stage_is_trained_once_and_linked_to_its_source(project: Path) -> None:
+    first = _train(CLASSIFIER)
+    assert _train(CLASSIFIER) == first and len(_runs()) == 2
+    encoder = _train(ENCODER)
+    assert len(_runs()) == 2
+    client = connect(find_store())
+    tags = client.get_run(first).data.tags
+    assert tags[SOURCE] == tags["mlflow.parentRunId"] == encoder
+    assert _weights(first)["encoder.1.weight"].equal(_weights(encoder, "best")["encoder.1.weight"])
+    other = _train(ENCODER, seed=1)
+    assert other != encoder and len(_runs()) == 3
+
+
+def test_a_killed_stage_goes_on_as_the_same_run(project: Path) -> None:
+    with pytest.raises(Interrupted):
+        _train(CLASSIFIER, 0, Kill())
+    (killed,) = _runs()  # the encoder; the classifier has not begun
+    assert killed["status"] == "KILLED"
+    client = connect(find_store())
+    assert find_stage(client, stage_key(ENCODER, "full", 0)).info.run_id == killed["id"]
+    done = _train(CLASSIFIER)
+    assert {run["id"] for run in _runs()} == {done, killed["id"]}
+    assert {run["status"] for run in _runs()} == {"FINISHED"}
+    assert max(point.step for point in client.get_metric_history(str(killed["id"]), "train/loss")) == 6
+
+
+def test_a_deleted_run_is_trained_anew(project: Path) -> None:
+    first = _train(ENCODER)
+    connect(find_store()).delete_run(first)
+    assert _train(ENCODER) != first
+
+
+def _weights(run_id: str, checkpoint: str = "last") -> dict[str, torch.Tensor]:
+    path = connect(find_store()).download_artifacts(run_id, f"checkpoints/{checkpoint}.ckpt")
+    return torch.load(path, weights_only=True)["state_dict"]
