@@ -7,13 +7,19 @@ import pytest
 FULL_DATA = os.environ.get("LIT_MNIST_DATA")
 
 
+def enter_project(folder: Path, patch: pytest.MonkeyPatch) -> Path:
+    """Make `folder` a project of its own, and the working directory."""
+    folder.mkdir(exist_ok=True)
+    (folder / "pyproject.toml").touch()
+    patch.chdir(folder)
+    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return folder
+
+
 @pytest.fixture
 def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty folder that is a project of its own, and the working directory."""
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+    return enter_project(tmp_path, monkeypatch)
 
 
 @pytest.fixture

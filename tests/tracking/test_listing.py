@@ -5,7 +5,7 @@ import json
 from pathlib import Path
 
 import pytest
-from conftest import Cli
+from conftest import Cli, enter_project
 
 from lit_mnist.tracking.run import open_run
 
@@ -22,11 +22,8 @@ RUNS = [
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
     """A project with five runs, shared by the tests here, none of which changes it."""
-    folder = tmp_path_factory.mktemp("listing")
-    (folder / "pyproject.toml").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = enter_project(tmp_path_factory.mktemp("listing"), patch)
         for name, experiment, monitor, value in RUNS:
             with contextlib.suppress(ZeroDivisionError), open_run(experiment, name, system_metrics=False) as run:
                 if monitor is None:

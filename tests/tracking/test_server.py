@@ -111,12 +111,9 @@ def test_a_run_that_ends_before_a_hanging_server_does_ends_in_time(
 
 
 def test_what_a_killed_server_missed_is_synced_once_it_is_back(
-    server: Server,
-    client: MlflowClient,
-    cli: Cli,
-    capsys: pytest.CaptureFixture[str],
+    server: Server, client: MlflowClient, cli: Cli, capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,
-) -> None:
+) -> None:  # fmt: skip
     monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)
     with open_run("dies", "in the middle", system_metrics=False) as run:
         run.log_params({"depth": 3})

@@ -6,7 +6,7 @@ from pathlib import Path
 import mlflow
 import numpy as np
 import pytest
-from conftest import MINI, SHORT, Cli
+from conftest import MINI, SHORT, Cli, enter_project
 from PIL import Image
 
 from lit_mnist.cli import main
@@ -23,7 +23,6 @@ DIGITS = (0, 1, 6)
 def project(tmp_path_factory: pytest.TempPathFactory):
     """A project shared by the tests here, with pictures of digits, as in MNIST and as one scans them."""
     folder = tmp_path_factory.mktemp("evaluate")
-    (folder / "pyproject.toml").touch()
     _, _, pictures, labels = load_mini()
     for digit in DIGITS:
         picture = pictures[labels == digit][0]
@@ -31,9 +30,7 @@ def project(tmp_path_factory: pytest.TempPathFactory):
         scan = Image.fromarray(255 - np.pad(picture, 30)).resize((880, 880), Image.Resampling.BICUBIC)
         scan.convert("RGB").save(folder / f"scan {digit}.png")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        yield folder
+        yield enter_project(folder, patch)
 
 
 @pytest.fixture(scope="module")

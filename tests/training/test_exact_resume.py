@@ -1,30 +1,16 @@
 """Interrupted after any step and gone on with, a training is the one never interrupted, to the last bit."""
 
-import warnings
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import MINI
+from interrupting import CNN, Signal, assert_same, same, train
 from lightning.pytorch import Callback, Trainer
-from lightning.pytorch.callbacks import EarlyStopping
-from lightning.pytorch.loggers.logger import Logger
 
 from lit_mnist.data import MiniMNISTDataModule
-from lit_mnist.errors import Interrupted, UserError
-from lit_mnist.signals import SignalWatch
-from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, AtomicCheckpointIO, best_callback, newest_good
-from lit_mnist.training.parser import CheckpointArgs, LitCLI
-from lit_mnist.training.resume import ExactResume
+from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS
 
-CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
-       "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.05",
-       "--model.lr_schedule", "cosine", "--model.warmup_steps", "3",
-       "--data.train_per_class", "20", "--data.batch_size", "30", "--data.corruption", "gaussian",
-       "--data.noise", "0.3", "--data.rotation", "10", "--trainer.max_epochs", "4",
-       "--trainer.log_every_n_steps", "3", "--trainer.enable_progress_bar", "false"]  # fmt: skip
 ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
 RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]
 VALIDATE_BY_STEPS = ["--trainer.check_val_every_n_epoch", "null", "--trainer.val_check_interval", "5"]
@@ -39,106 +25,6 @@ SETTINGS = {
     "accumulated gradients": ["--trainer.accumulate_grad_batches", "2"],
     "clipped gradients": ["--trainer.gradient_clip_val", "0.5"],
 }
-
-
-class Recorder(Logger):
-    """Keeps every point, and refuses a second one of the same name and step."""
-
-    name, version = "recorder", "0"
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.points: dict[tuple[str, int], float] = {}
-
-    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
-        pass
-
-    def log_metrics(self, metrics: dict[str, float], step: int) -> None:
-        for name, value in metrics.items():
-            if name not in ("epoch", "pictures_per_s"):
-                assert (name, step) not in self.points
-                self.points[name, step] = value
-
-
-class Signal(Callback):
-    """A signal in mid-step, or after it, or in the middle of the validation that follows."""
-
-    def __init__(self, watch: SignalWatch, step: int, moment: str) -> None:
-        self.watch, self.step, self.moment = watch, step, moment
-
-    def _come(self, trainer: Trainer, moment: str) -> None:
-        if trainer.global_step == self.step and moment == self.moment:
-            self.watch.received = 15
-
-    def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "backward")
-
-    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "batch end")
-
-    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "validation")
-
-
-@dataclass
-class Outcome:
-    """What is left of a training, whole or not."""
-
-    trainer: Trainer
-    weights: dict[str, torch.Tensor]
-    points: dict[tuple[str, int], float]
-    ended: bool
-    decisions: list[Any] = field(default_factory=list)
-
-    def optimizer(self) -> list[torch.Tensor]:
-        states = self.trainer.optimizers[0].state_dict()["state"].values()
-        return [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-
-
-def train(
-    folder: Path,
-    flags: list[str],
-    stop: tuple[int, str] | None = None,
-    every: int | None = None,
-    patience: int = 9,
-) -> Outcome:
-    """Train from the newest checkpoint in `folder` on, to the end or to a signal."""
-    warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
-    watch = SignalWatch()
-    cli = LitCLI(flags)
-    recorder = Recorder()
-    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3)
-    early = EarlyStopping("val/loss", patience=patience, min_delta=0.3)
-    best = best_callback(cli.model)
-    exact.folder, best.dirpath = folder, str(folder)
-    callbacks = [exact, early, best, *([Signal(watch, *stop)] if stop else [])]
-    found = newest_good(folder, cli.model)
-    io = AtomicCheckpointIO(found[1] if found else None)
-    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[io])
-    try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found[0] if found else None)
-        ended = True
-    except Interrupted:
-        ended = False
-    decisions = [early.wait_count, early.best_score, early.stopped_epoch, best.best_model_score]
-    return Outcome(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
-
-
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
-    return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-
-
-def assert_same(whole: Outcome, parts: list[Outcome]) -> None:
-    points: dict[tuple[str, int], float] = {}
-    for part in parts:
-        assert not points.keys() & part.points.keys()
-        points |= part.points
-    assert points == whole.points
-    last = parts[-1]
-    assert last.ended and last.trainer.global_step == whole.trainer.global_step
-    assert same(list(last.weights.values()), list(whole.weights.values()))
-    assert same(last.optimizer(), whole.optimizer())
-    assert last.decisions == whole.decisions
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
@@ -216,54 +102,6 @@ def _raise_at(kind: type[Exception], step: int) -> Any:
             raise kind
 
     return hook
-
-
-def _damage(path: Path, how: str) -> None:
-    raw = bytearray(path.read_bytes())
-    if how == "bit flipped":
-        raw[len(raw) // 2] ^= 4
-    elif how == "tail cut off":
-        del raw[-2000:]
-    elif how == "empty":
-        raw.clear()
-    path.write_bytes(raw)
-
-
-@pytest.mark.parametrize("how", ["bit flipped", "tail cut off", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(how: str, tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", CNN)
-    folder = tmp_path / "parts"
-    train(folder, CNN, (12, "batch end"), every=5)
-    _damage(folder / LAST, how)
-    with pytest.warns(UserWarning, match=f"{LAST} .*damaged.* taking {PREVIOUS}"):
-        rest = train(folder, CNN)
-    assert min(step for _, step in rest.points) == 12
-    assert same(list(rest.weights.values()), list(whole.weights.values()))
-    assert rest.decisions == whole.decisions
-
-
-def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp_path: Path) -> None:
-    whole = train(tmp_path / "whole", CNN)
-    folder = tmp_path / "parts"
-    train(folder, CNN, (8, "batch end"), every=5)
-    _damage(folder / BEST, "bit flipped")
-    with pytest.warns(UserWarning, match=f"{BEST} .*damaged.* going on from {PREVIOUS}, which makes it again"):
-        rest = train(folder, CNN)
-    assert min(step for _, step in rest.points) == 6
-    assert rest.decisions == whole.decisions
-    weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (folder, tmp_path / "whole")]
-    assert same(list(weights[0].values()), list(weights[1].values()))
-
-
-def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> None:
-    train(tmp_path, CNN, (12, "batch end"), every=5)
-    cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from: .*network.3.weight has shape"):
-        newest_good(tmp_path, cli.model)
-    for name in (LAST, PREVIOUS):
-        _damage(tmp_path / name, "tail cut off")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
-        train(tmp_path, CNN)
 
 
 def test_explicit_flags_beat_the_checkpoint(tmp_path: Path) -> None:

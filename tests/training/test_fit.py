@@ -8,7 +8,7 @@ from pathlib import Path
 import mlflow
 import pytest
 import torch
-from conftest import SHORT, Cli
+from conftest import SHORT, Cli, enter_project
 from lightning.pytorch import Callback
 from PIL import Image
 
@@ -33,11 +33,8 @@ KINDS = {
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
     """A project shared by the tests here."""
-    folder = tmp_path_factory.mktemp("fit")
-    (folder / "pyproject.toml").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = enter_project(tmp_path_factory.mktemp("fit"), patch)
         yield folder
 
 

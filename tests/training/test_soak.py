@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import MINI
+from conftest import MINI, enter_project
 
 from lit_mnist.tracking.listing import runs
 from lit_mnist.tracking.store import connect, find_store
@@ -96,18 +96,11 @@ def strike(process: "subprocess.Popen[str]", number: int, seconds: float, in_tra
     return process.returncode == 0, f"exit code {process.returncode}: {err.strip()}"
 
 
-def new_project(folder: Path, patch: pytest.MonkeyPatch) -> None:
-    folder.mkdir()
-    (folder / "pyproject.toml").touch()
-    patch.chdir(folder)
-    patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-
-
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
     """What an undisturbed run leaves, and the seconds that it trains."""
     with pytest.MonkeyPatch.context() as patch:
-        new_project(tmp_path_factory.mktemp("soak") / "whole", patch)
+        enter_project(tmp_path_factory.mktemp("soak") / "whole", patch)
         process = start(*FIT)
         assert process.stdout is not None
         process.stdout.readline()
@@ -127,7 +120,7 @@ def test_a_run_that_is_killed_at_random_moments_is_the_undisturbed_run(
     strikes, projects = 0, 0
     while strikes < STRIKES:
         projects += 1
-        new_project(tmp_path / str(projects), monkeypatch)
+        enter_project(tmp_path / str(projects), monkeypatch)
         ended = False
         while not ended and strikes < STRIKES:
             there = runs(connect(find_store()))
@@ -148,7 +141,7 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(
     damage: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = undisturbed
-    new_project(tmp_path / "damaged", monkeypatch)
+    enter_project(tmp_path / "damaged", monkeypatch)
     process = start(*FIT)
     assert process.stdout is not None
     run_id = process.stdout.readline().split()[1]

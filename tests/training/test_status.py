@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import SHORT, Cli
+from conftest import SHORT, Cli, enter_project
 
 from lit_mnist.tracking.run import Run, open_run
 
@@ -51,11 +51,8 @@ class Fit:
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
     """A project shared by the tests here."""
-    folder = tmp_path_factory.mktemp("status")
-    (folder / "pyproject.toml").touch()
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        folder = enter_project(tmp_path_factory.mktemp("status"), patch)
         patch.setenv("OMP_NUM_THREADS", "1")
         yield folder
 

@@ -1,0 +1,59 @@
+"""A checkpoint that does not load costs the steps since the one before it, and nothing else."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from interrupting import CNN, same, train
+
+from lit_mnist.errors import UserError
+from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, newest_good
+from lit_mnist.training.parser import LitCLI
+
+
+def _damage(path: Path, how: str) -> None:
+    raw = bytearray(path.read_bytes())
+    if how == "bit flipped":
+        raw[len(raw) // 2] ^= 4
+    elif how == "tail cut off":
+        del raw[-2000:]
+    elif how == "empty":
+        raw.clear()
+    path.write_bytes(raw)
+
+
+@pytest.mark.parametrize("how", ["bit flipped", "tail cut off", "empty"])
+def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(how: str, tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CNN)
+    folder = tmp_path / "parts"
+    train(folder, CNN, (12, "batch end"), every=5)
+    _damage(folder / LAST, how)
+    with pytest.warns(UserWarning, match=f"{LAST} .*damaged.* taking {PREVIOUS}"):
+        rest = train(folder, CNN)
+    assert min(step for _, step in rest.points) == 12
+    assert same(list(rest.weights.values()), list(whole.weights.values()))
+    assert rest.decisions == whole.decisions
+
+
+def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp_path: Path) -> None:
+    whole = train(tmp_path / "whole", CNN)
+    folder = tmp_path / "parts"
+    train(folder, CNN, (8, "batch end"), every=5)
+    _damage(folder / BEST, "bit flipped")
+    with pytest.warns(UserWarning, match=f"{BEST} .*damaged.* going on from {PREVIOUS}, which makes it again"):
+        rest = train(folder, CNN)
+    assert min(step for _, step in rest.points) == 6
+    assert rest.decisions == whole.decisions
+    weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (folder, tmp_path / "whole")]
+    assert same(list(weights[0].values()), list(weights[1].values()))
+
+
+def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> None:
+    train(tmp_path, CNN, (12, "batch end"), every=5)
+    cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from: .*network.3.weight has shape"):
+        newest_good(tmp_path, cli.model)
+    for name in (LAST, PREVIOUS):
+        _damage(tmp_path / name, "tail cut off")
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
+        train(tmp_path, CNN)
