@@ -26,7 +26,8 @@ class SignalWatch:
     def __enter__(self) -> "SignalWatch":
         for number in WATCHED:
             self._previous[number] = signal.getsignal(number)
-            if self._previous[number] != signal.SIG_IGN:  # as nohup leaves SIGHUP
+            # nohup leaves SIGHUP ignored, and means it; a shell does so to the SIGINT of whatever runs beside it.
+            if number != signal.SIGHUP or self._previous[number] != signal.SIG_IGN:
                 signal.signal(number, self._note)
         return self
 
