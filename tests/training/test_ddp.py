@@ -66,7 +66,7 @@ def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]
 def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: Path) -> None:
     flags = ["fit", "--config", "zhang/cnn", "--data", "MiniMNISTDataModule", "--model.channels", "[4,8]",
              "--model.dropout", "0.3", "--model.optimizer", "sgd", "--model.momentum", "0.9",
-             "--data.rotation", "10", "--data.batch_size", "20", "--trainer.max_epochs", "3", *DDP]  # fmt: skip
+             "--data.rotation", "10", "--data.batch_size", "40", "--trainer.max_epochs", "2", *DDP]  # fmt: skip
     whole = lit_mnist(*flags).split()[1]
     command = [sys.executable, "-m", "lit_mnist.cli", *flags]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
