@@ -89,7 +89,8 @@ def connect(store: Store) -> "MlflowClient":
             return _connect_sqlite(store.uri)
         return _checked(mlflow.MlflowClient(store.uri))
     except (MlflowException, SQLAlchemyError, OSError) as error:
-        raise UserError(f"cannot open the tracking store {store.uri}: {reason(error)}") from None
+        choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
+        raise UserError(f"cannot open the tracking store {store.uri}: {reason(error)}{choice}") from None
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:

@@ -136,6 +136,7 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
 
     code, out, err = cli("sync")
     assert code == 1 and err.startswith(f"lit-mnist: error: cannot open the tracking store {server.uri}: ")
+    assert err.endswith("start it, or take `lit-mnist fit --offline`\n")
     assert err.count("\n") == 1 and run.spool.waiting() == waiting
 
     server.start()
