@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 from lit_mnist.papers.claims import Above, AtLeast, AtMost, Claim, Within
 from lit_mnist.papers.drawing import curves
 from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.stages import Stage
 from lit_mnist.papers.trained import Trained, one_per_class, reconstruct, test_split
 from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

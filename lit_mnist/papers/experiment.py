@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from lit_mnist.papers.claims import Claim, Summary
-from lit_mnist.papers.stages import Preset, Stage
 from lit_mnist.papers.trained import Trained
+from lit_mnist.training.stages import Preset, Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lit_mnist.papers.claims import AtLeast, AtMost, Claim
 from lit_mnist.papers.drawing import curves
 from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.stages import Stage
+from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -6,10 +6,10 @@ from lit_mnist.papers.catalog import experiments, select
 from lit_mnist.papers.experiment import Experiment
 from lit_mnist.papers.results import Result, read_result
 from lit_mnist.papers.runner import run_experiment
-from lit_mnist.papers.stages import Preset
 from lit_mnist.papers.table import write_table
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.terminal import print_table, seconds
+from lit_mnist.training.stages import Preset
 
 
 def reproduce(names: Sequence[str], every: bool, seeds: int, preset: Preset) -> None:

@@ -6,12 +6,12 @@ from lit_mnist.errors import Interrupted
 from lit_mnist.papers.experiment import Experiment
 from lit_mnist.papers.progress import Progress
 from lit_mnist.papers.results import Measured, Result, make_result, result_path, write_result
-from lit_mnist.papers.stages import SECONDS, Preset, find_stage, stage_key, train_stage
 from lit_mnist.papers.trained import Trained
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.tracking.terminal import print_table, seconds
+from lit_mnist.training.stages import SECONDS, Preset, find_stage, stage_key, train_stage
 
 
 def run_experiment(experiment: Experiment, preset: Preset, seeds: Sequence[int], watch: SignalWatch) -> Result:

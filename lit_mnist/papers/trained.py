@@ -15,12 +15,12 @@ from torch import Tensor
 from lit_mnist.data import PictureDataModule
 from lit_mnist.errors import UserError
 from lit_mnist.models import Autoencoder, LitModel
-from lit_mnist.papers.stages import Checkpoint, stage_checkpoint
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.store import Store
 from lit_mnist.training.checkpoints import load_weights
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.stages import Checkpoint, stage_checkpoint
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,9 +10,9 @@ from lit_mnist.papers.claims import AtLeast, AtMost, Claim, Within
 from lit_mnist.papers.drawing import bars
 from lit_mnist.papers.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.probes import mean_picture_mse, nearest_neighbours
-from lit_mnist.papers.stages import Stage
 from lit_mnist.papers.trained import Trained, one_per_class, reconstruct, test_split, train_split
 from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

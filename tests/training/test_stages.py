@@ -11,10 +11,10 @@ from lightning.pytorch import Callback
 from tiny import CLASSIFIER, ENCODER
 
 from lit_mnist.errors import Interrupted
-from lit_mnist.papers.stages import SOURCE, Stage, find_stage, stage_key, train_stage
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.listing import runs
 from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.stages import SOURCE, Stage, find_stage, stage_key, train_stage
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # the frozen encoder

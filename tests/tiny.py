@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from lit_mnist.papers.claims import AtLeast, AtMost, Claim
 from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.stages import Stage
+from lit_mnist.training.stages import Stage
 
 CUT = (*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "100")
 SHORT = (*CUT, "--trainer.max_epochs", "-1", "--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2")
