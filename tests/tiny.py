@@ -24,10 +24,10 @@ def _measure(runs: Runs) -> dict[str, float]:
     return {"acc": runs["classifier"].tested("last")["test/acc"], "mse": runs["encoder"].tested()["test/mse"]}
 
 
-def _draw(seeds: Sequence[Runs], summaries: Summaries) -> Figure:
+def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, Figure]:
     figure = Figure()
     figure.subplots().bar(0, summaries["acc"].mean)
-    return figure
+    return {"bar": figure}
 
 
 TINY = Experiment(

@@ -13,7 +13,7 @@ from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.loader import Batch, Changes, ResidentLoader
 from lit_mnist.data.mini import load_mini
 from lit_mnist.data.roots import find_root
-from lit_mnist.data.split import per_class, stratified
+from lit_mnist.data.split import per_class, stratified, typical_per_class
 from lit_mnist.errors import UsageError
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
@@ -31,6 +31,7 @@ class PictureDataModule(LightningDataModule):
         val_size: Validation pictures, a count or a fraction of the training pictures; stratified, fixed by seed.
         train_size: Training pictures to keep after the validation split, stratified; all without it.
         train_per_class: Training pictures to keep of each class, instead of train_size.
+        train_choice: Which those are: random ones, or the typical ones, nearest to the centres of k-means.
         test_per_class: Test pictures to keep of each class; all without it.
         corruption: What the network's input suffers: gaussian noise, or salt and pepper.
         noise: Level of the corruption in training and validation.
@@ -52,6 +53,7 @@ class PictureDataModule(LightningDataModule):
         val_size: int | float = 0.1,
         train_size: int | None = None,
         train_per_class: int | None = None,
+        train_choice: Literal["random", "typical"] = "random",
         test_per_class: int | None = None,
         corruption: Literal["gaussian", "salt_and_pepper"] | None = None,
         noise: float | None = None,
@@ -151,13 +153,14 @@ class PictureDataModule(LightningDataModule):
         if not 0 < val_size < len(labels):
             raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} pictures on either side")
         val, train = stratified(labels, val_size, self.seed, "val")
-        train = train[self._kept(labels[train])]
+        train = train[self._kept(pictures[train], labels[train])]
         return (pictures[train], labels[train]), (pictures[val], labels[val])
 
-    def _kept(self, labels: Tensor) -> Tensor:
+    def _kept(self, pictures: Tensor, labels: Tensor) -> Tensor:
         """Indices of the training pictures that `train_size` or `train_per_class` keeps."""
         if (count := self.hparams["train_per_class"]) is not None:
-            return self._per_class(labels, count, "train_per_class")
+            typical = pictures if self.hparams["train_choice"] == "typical" else None
+            return self._per_class(labels, count, "train_per_class", typical)
         size = self.hparams["train_size"]
         if size is None:
             return torch.arange(len(labels))
@@ -165,8 +168,10 @@ class PictureDataModule(LightningDataModule):
             size = self._too_many(size, len(labels))
         return stratified(labels, size, self.seed, "train")[0]
 
-    def _per_class(self, labels: Tensor, count: int, flag: str) -> Tensor:
+    def _per_class(self, labels: Tensor, count: int, flag: str, typical: Tensor | None = None) -> Tensor:
         try:
+            if typical is not None:
+                return typical_per_class(typical, labels, count, self.seed, flag)
             return per_class(labels, count, self.seed, flag)
         except ValueError as error:
             raise UsageError(f"--data.{flag} {count}: {self.dataset}'s {error}") from None
@@ -184,6 +189,8 @@ class PictureDataModule(LightningDataModule):
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
         if h["train_size"] is not None and h["train_per_class"] is not None:
             raise UsageError("--data.train_size and --data.train_per_class both choose the pictures: take one")
+        if h["train_choice"] != "random" and h["train_per_class"] is None:
+            raise UsageError("--data.train_choice typical has no effect without --data.train_per_class")
         if h["corruption"] is not None and h["noise"] is None and h["test_noise"] is None:
             raise UsageError(f"--data.corruption {h['corruption']} has no effect without --data.noise")
         highest = 0.5 if h["corruption"] == "salt_and_pepper" else float("inf")

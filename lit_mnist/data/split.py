@@ -1,9 +1,11 @@
 """Stratified choices of pictures: the validation split, and the papers' so many pictures a class."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.data.randomness import keyed_generator
+from lit_mnist.data.randomness import keyed_generator, keyed_seed
 
 
 def stratified(labels: Tensor, size: int, *key: int | str) -> tuple[Tensor, Tensor]:
@@ -39,10 +41,48 @@ def per_class(labels: Tensor, count: int, *key: int | str) -> Tensor:
 
     """
     order = torch.randperm(len(labels), generator=keyed_generator(*key))
+    classes = _checked_classes(labels, count)
+    return torch.cat([order[labels[order] == label][:count] for label in classes]).sort().values
+
+
+def typical_per_class(pictures: Tensor, labels: Tensor, count: int, *key: int | str) -> Tensor:
+    """Indices of `count` typical pictures of each class, ascending: those nearest to the centres of k-means.
+
+    Args:
+        pictures: (N, ...) of any type; distances are those of their pixels.
+        labels: (N,) class of each picture.
+        count: how many of each class.
+        key: what k-means starts from.
+
+    Raises:
+        ValueError: a class has fewer pictures than `count`.
+
+    """
+    from sklearn.cluster import KMeans
+
+    pixels = pictures.flatten(1).float().numpy()
+    chosen = []
+    for label in _checked_classes(labels, count):
+        members = (labels == label).nonzero().squeeze(1)
+        start = keyed_seed(*key, label) % 2**32
+        distances = KMeans(count, n_init=1, random_state=start).fit_transform(pixels[members])
+        chosen.append(members[_nearest(distances)])
+    return torch.cat(chosen).sort().values
+
+
+def _checked_classes(labels: Tensor, count: int) -> list[int]:
     classes, counts = torch.unique(labels, return_counts=True)
     if int(counts.min()) < count:
         raise ValueError(f"class {int(classes[counts.argmin()])} has only {int(counts.min())} pictures")
-    return torch.cat([order[labels[order] == label][:count] for label in classes.tolist()]).sort().values
+    return [int(label) for label in classes]
+
+
+def _nearest(distances: NDArray[np.float32]) -> Tensor:
+    """For each centre the picture nearest to it, no picture twice; `distances` is (pictures, centres)."""
+    taken: list[int] = []
+    for column in distances.T:
+        taken.append(next(int(i) for i in column.argsort(kind="stable") if int(i) not in taken))
+    return torch.tensor(taken)
 
 
 def _shares(counts: Tensor, size: int) -> list[int]:

@@ -88,6 +88,20 @@ class Above:
 
 
 @dataclass(frozen=True)
+class Below:
+    """The number is smaller than each of several others."""
+
+    others: tuple[str, ...]
+
+    def holds(self, means: Mapping[str, float], key: str) -> bool:
+        """Whether it is."""
+        return all(means[key] < means[other] for other in self.others)
+
+    def __str__(self) -> str:
+        return f"below {', '.join(self.others)}"
+
+
+@dataclass(frozen=True)
 class Descending:
     """The number, and the others after it, each lie below the one before."""
 

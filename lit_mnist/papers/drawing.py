@@ -1,8 +1,9 @@
 """What the papers' figures have in common."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
@@ -39,13 +40,30 @@ def bars(
         axes.scatter([i] * len(summary.values), summary.values, color="#222222", s=14, zorder=3)
     for value, (label, height) in zip(("--", ":", "-."), (lines or {}).items(), strict=False):
         axes.axhline(height, color="#222222", linewidth=1, linestyle=value, label=label)
-    if lines:
-        axes.legend(frameon=False, fontsize=8)
     axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
     axes.set_ylabel(ylabel)
-    if ylabel.endswith("%"):
-        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes, percent=ylabel.endswith("%"), legend=bool(lines))
+    return figure
+
+
+def marks(
+    series: Mapping[str, Sequence[Summary]], places: Iterable[object], title: str, xlabel: str, ylabel: str
+) -> Figure:
+    """For each name a mark with its interval at each place, the places evenly spaced.
+
+    A `ylabel` that ends in "%" has shares as its numbers.
+    """
+    figure = new_figure(7.5, 4.2, title)
+    axes = figure.subplots()
+    labels = [str(place) for place in places]
+    for i, (colour, (name, summaries)) in enumerate(zip(_colours(len(series)), series.items(), strict=True)):
+        at = [x + 0.12 * (i - (len(series) - 1) / 2) for x in range(len(labels))]
+        intervals = [summary.interval or 0.0 for summary in summaries]
+        means = [summary.mean for summary in summaries]
+        axes.errorbar(at, means, yerr=intervals, fmt="o", capsize=3, color=colour, label=name)
+    axes.set_xticks(range(len(labels)), labels)
+    axes.set(xlabel=xlabel, ylabel=ylabel)
+    _finish(axes, percent=ylabel.endswith("%"))
     return figure
 
 
@@ -60,9 +78,17 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
-    axes.legend(frameon=False, fontsize=8)
-    axes.spines[["top", "right"]].set_visible(False)
+    _finish(axes)
     return figure
+
+
+def _finish(axes: Axes, percent: bool = False, legend: bool = True) -> None:
+    """What every panel has: a quiet frame, percent where shares are shown, and the names."""
+    if percent:
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
+    if legend:
+        axes.legend(frameon=False, fontsize=8)
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def _aligned(seeds: Sequence[Points]) -> tuple[np.ndarray, np.ndarray]:

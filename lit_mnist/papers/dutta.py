@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 TEN_EPOCHS = ("--trainer.max_epochs", "10")
-ONE_EPOCH = ("--trainer.max_epochs", "1")
+FOUR_EPOCHS = ("--trainer.max_epochs", "4", "--model.lr_schedule", "cosine")
 SPEED_PICTURES = 1000
 
 
@@ -28,13 +28,20 @@ def _measure_classifier(runs: Runs) -> dict[str, float]:
     return values
 
 
-def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     histories = {
         f"{name}, {label}": [runs[name].history(metric) for runs in seeds]
         for name in seeds[0]
         for label, metric in (("training", "train/loss_epoch"), ("validation", "val/loss"))
     }
-    return curves(histories, f"Dutta: loss of {', '.join(seeds[0])}", "cross-entropy", log=True)
+    drawn = {"loss": curves(histories, f"Dutta: loss of {', '.join(seeds[0])}", "cross-entropy", log=True)}
+    histories = {
+        f"{name}, {label}": [runs[name].history(metric) for runs in seeds]
+        for name in seeds[0]
+        for label, metric in (("training", "train/acc_epoch"), ("validation", "val/acc"))
+    }
+    drawn["accuracy"] = curves(histories, f"Dutta: accuracy of {', '.join(seeds[0])}", "accuracy")
+    return drawn | {f"confusion_{name}": run.test_figures()["confusion_matrix"] for name, run in seeds[0].items()}
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -46,12 +53,12 @@ def _measure_compression(runs: Runs) -> dict[str, float]:
     return values
 
 
-def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     runs = seeds[0]
     split = one_per_class(test_split(runs["dense"].data()))
     rows = {"original": split.clean.numpy()}
     rows |= {name: reconstruct(run.model(), split.x).numpy() for name, run in runs.items()}
-    return picture_rows(rows, "Dutta: unseen digits through 98 numbers, dense and convolutional")
+    return {"pictures": picture_rows(rows, "Dutta: unseen digits through 98 numbers, dense and convolutional")}
 
 
 def _parameters(run: Trained) -> float:
@@ -92,7 +99,7 @@ EXPERIMENTS = (
     Experiment(
         "dutta/cnn",
         "the convolutional classifier with batch norm, dropout and rotation",
-        {"cnn": Stage("dutta/cnn", quick=ONE_EPOCH)},
+        {"cnn": Stage("dutta/cnn", quick=FOUR_EPOCHS)},
         _measure_classifier,
         (
             Claim("99.38 %, the higher of two results of which no network is named", "acc_cnn", AtLeast(0.9938),
@@ -101,7 +108,7 @@ EXPERIMENTS = (
             Claim("688,106 trainable parameters", "parameters_cnn", Within(688_106, 0), 688_106),
         ),
         _draw_classifier,
-        "1 epoch instead of 60",
+        "4 epochs instead of 60, the learning rate falling to 0 meanwhile",
         {"quick": 6, "full": 360},
     ),
     Experiment(

@@ -27,8 +27,8 @@ class Experiment:
     measure: Callable[[Runs], dict[str, float]]
     """The numbers of one seed."""
     claims: tuple[Claim, ...]
-    draw: Callable[[Sequence[Runs], Summaries], "Figure"]
-    """The paper's figure, from the runs of all seeds."""
+    draw: Callable[[Sequence[Runs], Summaries], Mapping[str, "Figure"]]
+    """The paper's figures by name, from the runs of all seeds; the first stands for the experiment."""
     cut: str
     """What the quick preset leaves out."""
     minutes: Mapping[Preset, float]

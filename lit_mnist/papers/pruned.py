@@ -51,7 +51,7 @@ def measure_pruning(runs: Runs) -> dict[str, float]:
     return values | {name: values[f"{short}_{ANGLE}"] for name, short in names.items()}
 
 
-def draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     """Test error over the neurons removed."""
     figure = new_figure(7.5, 4.2, "Zhang: pruning by distinctiveness")
     axes = figure.subplots()
@@ -65,7 +65,7 @@ def draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
     axes.set(xlabel="hidden neurons removed, of 98", ylabel="test MSE")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure
+    return {"pruning": figure}
 
 
 def _removals(run: Trained, angle: float) -> list[Removal]:

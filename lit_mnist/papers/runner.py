@@ -50,8 +50,8 @@ def show(result: Result) -> None:
     print_table(["claim", "paper", "ours", "verdict"], rows, title)
     if result["finding"]:
         print(result["finding"])
-    for name in ("figure", "json"):
-        print(result[name])
+    for path in (*result["figures"].values(), result["json"]):
+        print(path)
 
 
 def _announce(experiment: Experiment, preset: Preset, seeds: Sequence[int]) -> None:
@@ -102,15 +102,17 @@ def _keep(
     """Log the result and its figure as a run of its own, and write the JSON."""
     path = result_path(experiment, preset)
     path.parent.mkdir(parents=True, exist_ok=True)
-    picture = path.with_suffix(".png")
     summaries = measured.summaries()
-    figure = experiment.draw(rows, summaries)
+    drawn = experiment.draw(rows, summaries)
+    pictures = {name: path.with_suffix(f".{name}.png") for name in drawn}
     with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {preset}", system_metrics=False) as run:
         run.log_params({"experiment": experiment.id, "preset": preset, "seeds": list(measured.seeds)})
         run.log_metrics({key: summary.mean for key, summary in summaries.items()}, 0)
         run.set_tags({f"verdict.{i}": claim["verdict"] for i, claim in enumerate(result["claims"], 1)})
-        figure.savefig(picture, dpi=120)
-        run.log_file(picture, "figures")
-        result |= {"run": run.id, "figure": str(picture), "json": str(path)}
+        for name, figure in drawn.items():
+            figure.savefig(pictures[name], dpi=120)
+            run.log_file(pictures[name], "figures")
+        figures = {name: str(picture) for name, picture in pictures.items()}
+        result |= {"run": run.id, "figures": figures, "json": str(path)}
         write_result(path, result)
         run.log_file(path, "results")

@@ -5,7 +5,7 @@ import io
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 import torch
@@ -20,10 +20,14 @@ from lit_mnist.tracking.store import Store
 from lit_mnist.training.checkpoints import load_weights
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.report import model_figures
 from lit_mnist.training.stages import Checkpoint, stage_checkpoint
 
 if TYPE_CHECKING:
+    from matplotlib.figure import Figure
     from mlflow import MlflowClient
+
+Kept = TypeVar("Kept")
 
 ROWS = 1000
 """Pictures that a network is given at once."""
@@ -40,13 +44,12 @@ class Trained:
 
     def tested(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
         """What `lit-mnist test` measures, such as `test/acc`; the run's tags keep it."""
-        tag = f"stage.test.{checkpoint}"
-        if (known := self.client.get_run(self.run_id).data.tags.get(tag)) is not None:
-            return dict(json.loads(known))
-        with contextlib.redirect_stdout(io.StringIO()):
-            metrics = evaluate("test", self.run_id, checkpoint, [], self.watch).metrics
-        self.client.set_tag(self.run_id, tag, json.dumps(metrics))
-        return metrics
+
+        def compute() -> dict[str, float]:
+            with contextlib.redirect_stdout(io.StringIO()):
+                return evaluate("test", self.run_id, checkpoint, [], self.watch).metrics
+
+        return self.kept(f"test.{checkpoint}", compute)
 
     def once(self, name: str, compute: Callable[[], float]) -> float:
         """The number `name`, computed at the first call and a metric of the run from then on."""
@@ -58,6 +61,20 @@ class Trained:
         value = float(compute())
         self.client.log_metric(self.run_id, name, value)
         return value
+
+    def kept(self, name: str, compute: Callable[[], Kept]) -> Kept:
+        """What `compute` gives, plain types in few bytes; a tag of the run keeps it."""
+        tag = f"reproduce.{name}"
+        if (known := self.client.get_run(self.run_id).data.tags.get(tag)) is None:
+            self.watch.check()
+            known = json.dumps(compute())
+            self.client.set_tag(self.run_id, tag, known)
+        value: Kept = json.loads(known)
+        return value
+
+    def times(self, metric: str) -> list[float]:
+        """When each point of `metric` was logged, in seconds, in order."""
+        return sorted(point.timestamp / 1000 for point in self.client.get_metric_history(self.run_id, metric))
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of every point of `metric`, in order."""
@@ -82,6 +99,14 @@ class Trained:
         model = self.settings().model
         load_weights(model, stage_checkpoint(self.client, self.store, self.run_id, checkpoint))
         return model.eval()
+
+    def test_figures(self) -> dict[str, "Figure"]:
+        """What its kind of network makes of the test pictures: a confusion matrix, or reconstructions."""
+        settings = self.settings()
+        load_weights(settings.model, stage_checkpoint(self.client, self.store, self.run_id, "best"))
+        data = settings.datamodule
+        data.setup("test")
+        return dict(model_figures(settings.model, data, data.test_dataloader(), "test"))
 
     def data(self) -> PictureDataModule:
         """The run's data, all of its splits."""

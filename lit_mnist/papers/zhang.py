@@ -48,9 +48,9 @@ def _measure_cnn(runs: Runs) -> dict[str, float]:
     return {"acc_200": dict(run.history("train/acc"))[200], "acc": run.tested()["test/acc"]}
 
 
-def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     histories = {"training accuracy": [runs["cnn"].history("train/acc") for runs in seeds]}
-    return curves(histories, "Zhang, figure 4: the CNN", "accuracy")
+    return {"figure_4": curves(histories, "Zhang, figure 4: the CNN", "accuracy")}
 
 
 def _measure_features(runs: Runs) -> dict[str, float]:
@@ -73,10 +73,10 @@ def _probed(source: Trained, features: Trained, probe: "type") -> float:
     return float(probe(codes(model, train.clean), train.y.numpy(), codes(model, test.clean), test.y.numpy()))
 
 
-def _draw_features(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_features(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     numbers = {label: summaries[name] for name, label in FEATURE_LABELS.items()}
     title = "Zhang, figure 3: classifiers on the same frozen features of the autoencoder"
-    return bars(numbers, title, "test accuracy, %", {"chance": 0.1})
+    return {"figure_3": bars(numbers, title, "test accuracy, %", {"chance": 0.1})}
 
 
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
@@ -85,11 +85,11 @@ def _measure_autoencoder(runs: Runs) -> dict[str, float]:
     return {"mse": mse, "explained": 1 - mse / run.once("mean_picture_mse", lambda: mean_picture_mse(run.data()))}
 
 
-def _draw_autoencoder(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_autoencoder(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     run = seeds[0]["autoencoder"]
     split = one_per_class(test_split(run.data()))
     rows = {"original": split.clean.numpy(), "decompressed": reconstruct(run.model(), split.x).numpy()}
-    return picture_rows(rows, "Zhang, figure 1: unseen digits through 784-98-784")
+    return {"figure_1": picture_rows(rows, "Zhang, figure 1: unseen digits through 784-98-784")}
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -101,12 +101,13 @@ def _measure_compression(runs: Runs) -> dict[str, float]:
     return values
 
 
-def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> "Figure":
+def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     histories = {
         f"{size} neurons, 1:{784 / size:.0f}": [runs[f"h{size}"].history("train/loss") for runs in seeds]
         for size in SIZES
     }
-    return curves(histories, "Zhang, figure 2: loss by compression ratio", "training loss (MSE)", log=True)
+    title = "Zhang, figure 2: loss by compression ratio"
+    return {"figure_2": curves(histories, title, "training loss (MSE)", log=True)}
 
 
 def _sized(size: int) -> Stage:

@@ -149,6 +149,22 @@ def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
     assert torch.bincount(a.train[1]).tolist() == [30] * 10 and torch.bincount(a.test[1]).tolist() == [6] * 10
 
 
+def test_typical_pictures_are_nearer_to_their_class_than_random_ones() -> None:
+    def distance(choice: str) -> float:
+        data = MiniMNISTDataModule(val_size=400, train_per_class=2, train_choice=choice)  # type: ignore[arg-type]
+        data.setup("fit")
+        assert data.train and torch.bincount(data.train[1]).tolist() == [2] * 10
+        means = torch.stack([pictures[labels == label].mean(0) for label in range(10)])
+        return float((data.train[0].float() - means[data.train[1]]).square().mean())
+
+    everything = MiniMNISTDataModule(val_size=400)
+    everything.setup("fit")
+    assert everything.train
+    pictures, labels = everything.train[0].float(), everything.train[1]
+    assert distance("typical") < 0.8 * distance("random")
+    assert distance("typical") == distance("typical")
+
+
 def test_test_noise_is_the_tests_alone() -> None:
     data = MiniMNISTDataModule(corruption="salt_and_pepper", noise=0.1, test_noise=0.5)
     data.setup("fit")
@@ -176,6 +192,7 @@ def test_mini_takes_all_it_has_and_says_so() -> None:
         ({"train_size": 10, "train_per_class": 1}, "take one"),
         ({"val_size": 4000}, "--data.val_size 4000"),
         ({"train_per_class": 600}, "--data.train_per_class 600: MiniMNIST's class 0 has only 360"),
+        ({"train_choice": "typical"}, "--data.train_choice typical has no effect"),
         ({"rotation": -1.0}, "--data.rotation"),
     ],
 )

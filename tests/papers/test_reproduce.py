@@ -78,8 +78,10 @@ def _check_the_run(stored: Result) -> None:
     run = client.get_run(stored["run"])
     assert client.get_experiment(run.info.experiment_id).name == "reproduce/zhang"
     assert run.info.status == "FINISHED" and run.data.metrics["acc"] == stored["mean"]["acc"]
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "figures")] == ["figures/tiny.quick.png"]
-    with Image.open(stored["figure"]) as figure:
+    assert [item.path for item in client.list_artifacts(run.info.run_id, "figures")] == [
+        "figures/tiny.quick.bar.png"
+    ]
+    with Image.open(stored["figures"]["bar"]) as figure:
         assert figure.size[0] > 100
 
 
