@@ -23,6 +23,8 @@ ANGLES = (15, 30, 60, 65, 70, 75, 80)
 PICTURES = 2000
 """Training pictures over which neurons are compared."""
 RETRAINED_STEPS = 1000
+GAP = 3
+"""Neurons between two points that are both labelled with their angle."""
 
 
 class Heed(Callback):
@@ -60,8 +62,12 @@ def draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figu
     for name, label in (("mse", "pruned"), ("retrained", f"retrained for {RETRAINED_STEPS:,} iterations")):
         errors = [start, *(summaries[f"{name}_{angle}"].mean for angle in ANGLES)]
         axes.plot(removed, errors, marker="o", label=label)
+    last = -float(GAP)
     for angle, x in zip(ANGLES, removed[1:], strict=True):
-        axes.annotate(f"{angle}°", (x, summaries[f"mse_{angle}"].mean), fontsize=8, va="bottom", ha="right")
+        if x - last >= GAP:
+            place = (x, summaries[f"mse_{angle}"].mean)
+            axes.annotate(f"{angle}°", place, (-4, 4), textcoords="offset points", fontsize=8, ha="right")
+            last = x
     axes.set(xlabel="hidden neurons removed, of 98", ylabel="test MSE")
     axes.legend(frameon=False)
     axes.spines[["top", "right"]].set_visible(False)

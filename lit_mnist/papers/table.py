@@ -1,6 +1,7 @@
 """The results as a table for the README, written from the JSON files alone."""
 
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,9 @@ from lit_mnist.tracking.store import find_store
 from lit_mnist.tracking.terminal import seconds
 
 BEGIN, END = "<!-- results -->", "<!-- /results -->"
+PLACE = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
+FIGURES = "docs"
+"""Folder beside the README for the figures in it."""
 NAMED = ("lit_mnist", "python", "torch", "lightning", "mlflow")
 
 
@@ -20,11 +24,11 @@ def write_table(every: Sequence[Experiment]) -> None:
     if not results:
         print("no results yet: `lit-mnist reproduce zhang/cnn` makes some")
         return
-    table = make_table(results)
     readme = find_store().home.parent / "README.md"
-    if not (readme.is_file() and _put(readme, table)):
-        print(table)
+    if not (readme.is_file() and PLACE.search(readme.read_text())):
+        print(make_table(results))
         return
+    _put(readme, f"{make_table(results)}\n{_findings(results, readme.parent)}")
     print(f"{readme}: {len(results)} of {len(every)} experiments")
 
 
@@ -44,8 +48,7 @@ def make_table(results: Sequence[Result]) -> str:
     ]
     for result in results:
         cut = f"; cut: {result['cut']}" if result["cut"] else ""
-        finding = f" {result['finding']}" if result["finding"] else ""
-        lines.append(f"- `{result['experiment']}`: trained for {seconds(result['seconds'])}{cut}.{finding}")
+        lines.append(f"- `{result['experiment']}`: trained for {seconds(result['seconds'])}{cut}.")
     return "\n".join([*lines, "", *_circumstances(results)])
 
 
@@ -65,11 +68,20 @@ def _circumstances(results: Sequence[Result]) -> list[str]:
     return [f"- {', '.join(f'`{name}`' for name in names)} on {where}." for where, names in groups.items()]
 
 
-def _put(readme: Path, table: str) -> bool:
-    """Whether the README has markers, between which the table now stands."""
-    text = readme.read_text()
-    pattern = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL)
-    if not pattern.search(text):
-        return False
-    replace_text(readme, pattern.sub(lambda _: f"{BEGIN}\n{table}\n{END}", text, count=1))
-    return True
+def _findings(results: Sequence[Result], project: Path) -> str:
+    """What the papers did not see, each with its figure, of which the project gets a copy."""
+    parts = []
+    for result in results:
+        if result["finding"]:
+            name, picture = next(iter(result["figures"].items()))
+            copy = project / FIGURES / f"{result['experiment'].replace('/', '_')}_{name}.png"
+            copy.parent.mkdir(exist_ok=True)
+            shutil.copyfile(picture, copy)
+            parts.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
+            parts.append(f"![{result['title']}]({FIGURES}/{copy.name})")
+    return "\n".join(parts)
+
+
+def _put(readme: Path, text: str) -> None:
+    """Put `text` between the README's markers."""
+    replace_text(readme, PLACE.sub(lambda _: f"{BEGIN}\n{text}\n{END}", readme.read_text(), count=1))

@@ -4,7 +4,7 @@ import math
 
 import pytest
 
-from lit_mnist.papers.claims import Above, AtLeast, AtMost, Claim, Descending, Rule, Within, summarise
+from lit_mnist.papers.claims import Above, AtLeast, AtMost, Below, Claim, Descending, Rule, Within, summarise
 
 OTHERS = {"low": [1.0, 1.2], "lower": [0.5, 0.6]}
 CASES: list[tuple[Rule, float, float]] = [
@@ -14,6 +14,7 @@ CASES: list[tuple[Rule, float, float]] = [
     (Within(1.0, 0.05), 1.049, 1.051),
     (Above(("low", "lower")), 1.11, 1.09),
     (Above(("lower",), margin=0.2), 0.76, 0.74),
+    (Below(("low", "lower")), 0.54, 0.56),
     (Descending(("low", "lower")), 1.11, 1.1),
 ]
 

@@ -99,6 +99,7 @@ def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[s
     text = readme.read_text()
     assert text.startswith(f"before\n{BEGIN}\n|") and text.endswith(f"{END}\nafter\n") and "stale" not in text
     assert text.count("`zhang/tiny`<br>quick, 2 seeds") == 1 and "cut: 4 steps instead of 6" in text
+    assert "(docs/zhang_tiny_bar.png)" in text and (project / "docs" / "zhang_tiny_bar.png").exists()
 
 
 def test_an_interrupted_experiment_goes_on(project: Path) -> None:

@@ -2,11 +2,14 @@
 
 import os
 import signal
+import threading
+import time
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from filelock import FileLock
 from lightning.pytorch import Callback
 from tiny import CLASSIFIER, ENCODER
 
@@ -105,3 +108,25 @@ def test_a_deleted_run_is_trained_anew(project: Path) -> None:
 def _weights(run_id: str, checkpoint: str = "last") -> dict[str, torch.Tensor]:
     path = connect(find_store()).download_artifacts(run_id, f"checkpoints/{checkpoint}.ckpt")
     return torch.load(path, weights_only=True)["state_dict"]
+
+
+def test_of_two_processes_that_want_a_stage_one_waits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    key = stage_key(ENCODER, "full", 7)
+    other = FileLock(find_store().home / "stages" / f".{key}.lock", thread_local=False)
+    Path(other.lock_file).parent.mkdir(parents=True, exist_ok=True)
+    other.acquire()
+    before = len(_runs())
+
+    def leave() -> None:
+        while "waiting for it" not in "".join(seen):
+            seen.append(capsys.readouterr().err)
+            time.sleep(0.05)
+        seen.append(str(len(_runs()) - before))
+        other.release()
+
+    seen: list[str] = []
+    thread = threading.Thread(target=leave, daemon=True)
+    thread.start()
+    _train(ENCODER, 7)
+    thread.join()
+    assert seen[-1] == "0" and len(_runs()) == before + 1
