@@ -128,5 +128,5 @@ def test_of_two_processes_that_want_a_stage_one_waits(project: Path, capsys: pyt
     thread = threading.Thread(target=leave, daemon=True)
     thread.start()
     _train(ENCODER, 7)
-    thread.join()
+    thread.join(10)
     assert seen[-1] == "0" and len(_runs()) == before + 1
