@@ -212,6 +212,13 @@ def _reproduce(arguments: list[str]) -> None:
         module.reproduce(known.names, known.all, known.seeds, known.preset)
 
 
+def _sweep(arguments: list[str]) -> None:
+    from lit_mnist.sweeps.command import sweep
+
+    quiet()
+    sweep(arguments, Parser)
+
+
 def _ui(arguments: list[str]) -> None:
     parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's store.")
     parser.add_argument("--port", type=int, default=5000)
@@ -227,6 +234,7 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "test": ("measure a run's checkpoint on the test pictures", _evaluate("test")),
     "predict": ("label or reconstruct pictures", _predict),
     "reproduce": ("check what the papers claim", _reproduce),
+    "sweep": ("search for good hyperparameters", _sweep),
     "data": ("fetch, verify and find the datasets", _data),
     "runs": ("list the runs", _runs),
     "sync": ("send what runs have kept while their store was away", _sync),

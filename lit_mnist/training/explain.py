@@ -61,6 +61,7 @@ def flags() -> set[str]:
         "--tracking.experiment",
         "--tracking.name",
         "--tracking.system_metrics",
+        "--tracking.figures",
     }
     for group, base in GROUPS.items():
         names.add(f"--{group}")

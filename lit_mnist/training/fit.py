@@ -167,14 +167,16 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         names.system_metrics,
         resume=former is not None,
         offline=job.offline,
+        tags=job.tags,
     ) as run:
+        if former is None:
+            run.log_params(job.cli.params())
         changes = drift(run.folder / CONFIG, job.cli.config_yaml()) if former else {}
+        # A run with a configuration can be gone on with, and has its parameters by then.
         replace_text(run.folder / CONFIG, job.cli.config_yaml())
         run.log_text(job.cli.config_yaml(), CONFIG)
         if former is None:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
-            run.set_tags(job.tags)
-            run.log_params(job.cli.params())
         else:
             _announce(job, run, changes)
         run.sender.later(lambda: _log_provenance(run, job))
@@ -273,4 +275,5 @@ def _conclude(job: Fit, run: Run, took: float) -> Result:
         checkpoint = load_weights(job.cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
-    return Result(run.id, metrics, took, fit_figures(run, job.cli.model, job.cli.datamodule))
+    drawn = fit_figures(run, job.cli.model, job.cli.datamodule) if job.cli.config["tracking"].figures else []
+    return Result(run.id, metrics, took, drawn)
