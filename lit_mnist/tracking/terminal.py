@@ -1,6 +1,7 @@
 """How figures and tables are printed."""
 
 import contextlib
+import shutil
 import sys
 from collections.abc import Sequence
 
@@ -23,10 +24,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=width(), highlight=False)
     if title is not None:
         console.print(title)
     console.print(table)
+
+
+def width() -> int:
+    """Columns that a table may take."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def warn(text: str) -> None:
