@@ -66,8 +66,9 @@ class Builder:
 
     def _checkpoint(self, stage: Stage) -> Path:
         if stage not in self._checkpoints:
+            weights = self(stage).model.state_dict()
             path = self.folder / f"{len(self._checkpoints)}.ckpt"
-            torch.save({"state_dict": self(stage).model.state_dict()}, path)
+            torch.save({"state_dict": weights}, path)
             self._checkpoints[stage] = path
         return self._checkpoints[stage]
 

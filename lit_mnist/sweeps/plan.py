@@ -108,7 +108,7 @@ def _values(value: Number | Choice | Sizes, on_grid: bool) -> str:
     if isinstance(value, Choice):
         return ", ".join(map(_json, value.values))
     if isinstance(value, Sizes):
-        return f"{_values(value.depth, on_grid)} layers of {_values(value.width, on_grid)}, {value.rule}"
+        return f"depth {_values(value.depth, on_grid)}; width {_values(value.width, on_grid)}, {value.rule}"
     low, high = value.distribution.low, value.distribution.high
     points = f", {len(value.points or ())} points" if on_grid else ""
     return f"{low:g} to {high:g}{' (logarithmic)' if value.distribution.log else ''}{points}"
