@@ -6,12 +6,11 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from optuna.trial import TrialState
 
 from lit_mnist.sweeps.heat_map import heat_map
 from lit_mnist.sweeps.outcome import Outcome
 from lit_mnist.sweeps.parallel import parallel
-from lit_mnist.sweeps.style import BAD, BEST, COLOUR, INK, QUIET, label_value, new_figure, style_value
+from lit_mnist.sweeps.style import BEST, COLOUR, ENDED, INK, QUIET, label_value, new_figure, style_value
 
 
 def draw(found: Outcome, shares: Mapping[str, float], pair: tuple[str, str] | None) -> dict[str, Figure]:
@@ -45,8 +44,7 @@ def history(found: Outcome) -> Figure:
         axes.step(numbers, best, where="post", color=BEST, linewidth=1.5, label="best so far", zorder=2)
         axes.scatter(numbers, values, s=26, color=COLOUR, label="complete", zorder=3)
         style_value(axes, "y", found.goals[0], values)
-    others = ((TrialState.PRUNED, "v", QUIET, "pruned"), (TrialState.FAIL, "x", BAD, "failed"))
-    for state, marker, colour, label in others:
+    for state, marker, colour, label in ENDED:
         if ended := [trial.number for trial in found.trials if trial.state == state]:
             # Below the values, for these have none that compares.
             axes.scatter(ended, [0.03] * len(ended), s=30, marker=marker, color=colour, label=label,

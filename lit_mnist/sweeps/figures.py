@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, create_trial
 
 from lit_mnist.sweeps import drawing, interactive
 from lit_mnist.sweeps.outcome import STATES, Outcome, point, read_outcome, runs
@@ -75,8 +75,8 @@ def importances(found: Outcome) -> dict[str, float]:
         return {}
     alone = optuna.create_study()
     for trial in usable:
-        kept = {"params": trial.params, "distributions": trial.distributions}
-        alone.add_trial(optuna.trial.create_trial(value=found.cost(trial)[0], **kept))
+        params, distributions = trial.params, trial.distributions
+        alone.add_trial(create_trial(value=found.cost(trial)[0], params=params, distributions=distributions))
     shares = optuna.importance.get_param_importances(alone)
     return {name: float(share) for name, share in shares.items()} if sum(shares.values()) > 0 else {}
 

@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 from numpy.typing import NDArray
 from optuna.distributions import BaseDistribution
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial
 
 from lit_mnist.sweeps.outcome import Outcome
 from lit_mnist.sweeps.style import (
@@ -30,6 +30,8 @@ FEWEST = 12
 FINENESS = 200
 LEVELS = (0.5, 0.9, 0.95, 0.98)
 """Shares that get a line."""
+Between = tuple[list[NDArray[Any]], NDArray[Any]]
+"""Where the columns and rows lie, and the values there, masked where nothing is known."""
 Scales = tuple[bool, bool]
 """Whether each axis is logarithmic."""
 
@@ -37,7 +39,7 @@ Scales = tuple[bool, bool]
 def heat_map(found: Outcome, across: str, up: str) -> Figure:
     """Each trial as a point coloured by its value, over an interpolation where there are enough of them.
 
-    Points that were given to the study are marked; failed trials are crosses.
+    Points that were given to the study are marked, as are trials without a value.
     """
     figure = new_figure(8, 5.4, f"{found.name}: {found.goals[0]} over {across} and {up}")
     axes = figure.subplots()
@@ -52,7 +54,9 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
         style_log(axes, "y", places[:, 1].tolist())
     axes.set(xlim=_limits(usable, across, logs[0]), ylim=_limits(usable, up, logs[1]))
     if len(usable) >= FEWEST:
-        _interpolate(axes, places, values, logs, norm, is_share(found.goals[0]))
+        between = _interpolate(axes, places, values, logs, norm)
+        if between is not None and is_share(found.goals[0]):
+            _draw_levels(axes, *between)
     axes.scatter(
         places[:, 0],
         places[:, 1],
@@ -64,7 +68,7 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
         linewidths=0.8,
         zorder=3,
     )
-    _mark_failed(axes, found, across, up)
+    _mark_ended(axes, found, across, up)
     for given in found.given:
         _mark_given(axes, found, given, across, up)
     axes.set_xlabel(across, parse_math=False)
@@ -74,9 +78,7 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
     return figure
 
 
-def _interpolate(
-    axes: Axes, places: NDArray[Any], values: NDArray[Any], logs: Scales, norm: Any, share: bool
-) -> None:
+def _interpolate(axes: Axes, places: NDArray[Any], values: NDArray[Any], logs: Scales, norm: Any) -> Between | None:
     """Colour what lies between the trials, as the axes measure distance; those that share a place are averaged."""
     scaled = np.column_stack([np.log(c) if log else c for c, log in zip(places.T, logs, strict=True)])
     low, size = scaled.min(0), np.ptp(scaled, axis=0)
@@ -84,22 +86,29 @@ def _interpolate(
     means = np.bincount(inverse.ravel(), values) / np.bincount(inverse.ravel())
     # Three places in a line have nothing between them.
     if len(unit) < FEWEST or np.linalg.matrix_rank(unit - unit.mean(0), tol=1e-3) < 2:
-        return
+        return None
     line = np.linspace(0, 1, FINENESS)
     between = LinearTriInterpolator(Triangulation(*unit.T), means)(*np.meshgrid(line, line))
     edges = [_unscale(low[i] + line * size[i], logs[i]) for i in (0, 1)]
     axes.pcolormesh(*edges, between, cmap=MAP, norm=norm, shading="nearest", alpha=0.75)
-    if share and (levels := [level for level in LEVELS if between.min() < level < between.max()]):
-        lines = axes.contour(*edges, between, levels=levels, colors="white", linewidths=1)
+    return edges, between
+
+
+def _draw_levels(axes: Axes, edges: list[NDArray[Any]], between: NDArray[Any]) -> None:
+    if levels := [level for level in LEVELS if between.min() < level < between.max()]:
+        lines = axes.contour(*edges, between, levels=levels, colors=INK, linewidths=0.8)
         axes.clabel(lines, fmt=PERCENT, fontsize=8)
 
 
-def _mark_failed(axes: Axes, found: Outcome, across: str, up: str) -> None:
-    failed = [t for t in found.trials if t.state == TrialState.FAIL and across in t.params and up in t.params]
-    if failed:
-        x, y = _places(failed, across, up).T
-        axes.scatter(x, y, marker="x", s=38, color=BAD, zorder=3, label="failed")
-        axes.legend(frameon=False, fontsize=9, loc="lower right", bbox_to_anchor=(1.01, 0.98))
+def _mark_ended(axes: Axes, found: Outcome, across: str, up: str) -> None:
+    """Mark the trials that have no value."""
+    for state, marker, colour, label in ENDED:
+        ended = [t for t in found.trials if t.state == state and across in t.params and up in t.params]
+        if ended:
+            x, y = _places(ended, across, up).T
+            axes.scatter(x, y, marker=marker, s=32, color=colour, zorder=3, label=label)
+    if axes.get_legend_handles_labels()[0]:
+        axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.01, 0.98))
 
 
 def _mark_given(axes: Axes, found: Outcome, given: Mapping[str, Any], across: str, up: str) -> None:

@@ -11,10 +11,13 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
+from optuna.trial import TrialState
 
 Which = Literal["x", "y"]
 INK, QUIET, COLOUR, BEST, BAD = "#222222", "#8a8a8a", "#0072B2", "#D55E00", "#CC79A7"
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
+ENDED = ((TrialState.PRUNED, "v", QUIET, "pruned"), (TrialState.FAIL, "x", BAD, "failed"))
+"""How trials without a value are marked."""
 # Without its brightest end, which is hard to see on white.
 MAP = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.94, 256)))
 
