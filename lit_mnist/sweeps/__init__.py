@@ -1,1 +1,1 @@
-"""Hyperparameter sweeps: search spaces, studies that several processes work on, and what comes out of them."""
+"""Sweeps: search space, study, workers."""

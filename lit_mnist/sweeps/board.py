@@ -84,14 +84,17 @@ class Board:
     def _best(self) -> str:
         """The best by the first goal; of several goals each has its own best."""
         found = [(goal, i, best_trial(self.study, goal, i)) for i, goal in enumerate(self.spec.goals)]
-        texts = [f"best {goal.metric} {t.values[i]:.6g} (trial {t.number})" for goal, i, t in found if t is not None]
-        return ", ".join(texts)
+        return ", ".join(
+            f"best {goal.metric} {trial.values[i]:.6g} (trial {trial.number})"
+            for goal, i, trial in found
+            if trial is not None
+        )
 
     def _goal(self) -> int:
         return int(self.study.user_attrs["trials"])
 
     def _seconds_left(self, trials: list[FrozenTrial]) -> float:
-        took = [trial.user_attrs["seconds"] for trial in trials if "seconds" in trial.user_attrs]
+        took: list[float] = [trial.user_attrs["seconds"] for trial in trials if "seconds" in trial.user_attrs]
         working = sum(bool(t.user_attrs.get("owner")) for t in trials if t.state == RUNNING)
         if not took:
             return 0.0
@@ -105,7 +108,8 @@ class Board:
             if trial.state != RUNNING or not owner:
                 continue
             where = f"worker {owner['worker']}" + ("" if owner["host"] == this_host() else f" on {owner['host']}")
-            table.add_row(where, f"trial {trial.number}", self._so_far(trial), describe(trial.user_attrs.get("point", {})))
+            point = describe(trial.user_attrs.get("point", {}))
+            table.add_row(where, f"trial {trial.number}", self._so_far(trial), point)
         left = self._seconds_left(trials)
         text = self.closing() + (f"; about {seconds(left)} left" if left else "")
         return Group(table, Text(text))

@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, Trial, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from lit_mnist.sweeps.patience import StorageGoneError
-from lit_mnist.sweeps.samplers import make_sampler
+from lit_mnist.sweeps.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import Held, is_shared, study_lock
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time
@@ -59,11 +59,12 @@ class Claims:
         study: The study.
         spec: What it is about.
         worker: The worker's number on this machine.
+        epochs: The longest training of the study, which pruners divide.
 
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec, worker: int) -> None:
-        self.study, self.spec = study, spec
+    def __init__(self, study: optuna.Study, spec: Spec, worker: int, epochs: int) -> None:
+        self.study, self.spec, self.epochs = study, spec, epochs
         self.storage = study._storage
         self.watch = Watch(self.storage)
         self.owner = {"host": this_host(), "process": this_process(), "worker": worker, "beat": 0}
@@ -79,19 +80,20 @@ class Claims:
             except SQLAlchemyError:  # the lock went with its server: what was done under it may not hold
                 time.sleep(1)
 
+    def owns(self, trial: FrozenTrial) -> bool:
+        """Whether the trial is this worker's."""
+        owner = trial.user_attrs.get("owner") or {}
+        return all(owner.get(key) == self.owner[key] for key in ("host", "process"))
+
     def let_go(self, trial: Trial) -> None:
         """Leave an unfinished trial to whoever comes next."""
         trial.set_user_attr("owner", None)
 
     def _take(self, held: Held) -> Trial | None:
         trials = get_trials(self.study)
-        mine = (self.owner["host"], self.owner["process"])
-        for left in trials:
-            if left.state != RUNNING:
-                continue
-            owner = left.user_attrs.get("owner") or {}
+        for left in (trial for trial in trials if trial.state == RUNNING):
             # What this worker has asked for and never got to know of, it takes again.
-            if (owner.get("host"), owner.get("process")) == mine or self.watch.is_dead(left):
+            if self.owns(left) or self.watch.is_dead(left):
                 held.check()
                 self.storage.set_trial_user_attr(left._trial_id, "owner", self.owner)
                 return self._with_point(left.number, left._trial_id)
@@ -100,12 +102,15 @@ class Claims:
             return None
         held.check()
         # Its owner comes with it: there is no moment in which it is nobody's.
-        template = create_trial(state=RUNNING, user_attrs={"owner": self.owner})
+        first = self.spec.points[number : number + 1]
+        fixed = {"fixed_params": self.spec.space.encode(first[0])} if first else {}
+        template = create_trial(state=RUNNING, user_attrs={"owner": self.owner}, system_attrs=fixed)
         return self._with_point(number, self.storage.create_new_trial(self.study._study_id, template))
 
     def _with_point(self, number: int, trial_id: int) -> Trial:
         """The trial; what its parameters still lack is suggested."""
         self.study.sampler = make_sampler(self.spec, number)
+        self.study.pruner = make_pruner(self.spec, self.epochs)
         self.study._thread_local.cached_all_trials = None
         trial = Trial(self.study, trial_id)
         if "point" not in trial.user_attrs:
@@ -116,7 +121,7 @@ class Claims:
 class Beat:
     """Signs of life of a worker for a trial, where workers of other machines may look for them.
 
-    A worker that finds itself no longer the owner has been taken for dead: it ends at once, and tells nobody anything.
+    A worker that finds itself no longer the owner has been taken for dead: it ends at once, and tells nobody.
 
     Args:
         claims: The worker's.
@@ -146,8 +151,7 @@ class Beat:
             try:
                 with study_lock(claims.storage, claims.study.study_name):
                     now = claims.storage.get_trial(self.trial._trial_id)
-                    owner = now.user_attrs.get("owner") or {}
-                    if now.state != RUNNING or any(owner.get(key) != claims.owner[key] for key in ("host", "process")):
+                    if now.state != RUNNING or not claims.owns(now):
                         print(f"lit-mnist: trial {now.number} was taken over by another worker", file=sys.stderr)
                         os._exit(LOST)
                     claims.storage.set_trial_user_attr(

@@ -1,6 +1,7 @@
 """The arguments of `lit-mnist sweep` and what each of its verbs does; nothing heavy is imported for a question."""
 
 import argparse
+import gc
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -48,9 +49,13 @@ def sweep(arguments: Sequence[str], make_parser: MakeParser) -> None:
 def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("spec", metavar="SPEC.yaml", help="what is searched, and how; see sweeps/ for some")
     parser.add_argument("--trials", type=int, help="how many trials the study is to have in all")
-    parser.add_argument("--workers", type=int, default=1, help="processes that share the cores or GPUs (default: 1)")
+    parser.add_argument(
+        "--workers", type=int, default=1, help="processes that share the cores or GPUs (default: 1)"
+    )
     _add_storage(parser)
-    parser.add_argument("--plan", action="store_true", help="check everything and estimate time and disk; train nothing")
+    parser.add_argument(
+        "--plan", action="store_true", help="check everything and estimate time and disk; train nothing"
+    )
     known = parser.parse_args(arguments)
     for name in ("trials", "workers"):
         if (value := getattr(known, name)) is not None and value < 1:
@@ -104,6 +109,7 @@ def _worker(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--number", type=int, required=True)
     parser.add_argument("--threads", type=int, required=True)
     known = parser.parse_args(arguments)
+    gc.disable()  # until the first fit, which enables it: imports make a million objects that stay
     from lit_mnist.sweeps.worker import run_worker
 
     run_worker(known.study, known.number, known.threads)

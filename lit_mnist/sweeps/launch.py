@@ -12,9 +12,11 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.board import Board
+from lit_mnist.sweeps.figures import log_summary
+from lit_mnist.sweeps.plan import check
 from lit_mnist.sweeps.runs import OF, ROLE, STUDY
 from lit_mnist.sweeps.spec import Spec, load_spec
-from lit_mnist.sweeps.storage import default_storage, open_storage, study_lock
+from lit_mnist.sweeps.storage import default_storage, open_storage, open_study, study_lock
 from lit_mnist.sweeps.study import check_stored, experiment, is_finished, is_out_of_time, take_study
 from lit_mnist.sweeps.team import Team
 from lit_mnist.tracking.folder import BusyError
@@ -50,32 +52,27 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
     url = url or default_storage()
     with SignalWatch() as watch:
         storage = open_storage(url)
-        check_stored(storage, spec)
+        if check_stored(storage, spec) and _is_done(storage, spec):
+            return
         with contextlib.closing(Team(spec.name, url, workers, _is_on_one_device(spec))) as team:
-            study = _opened(storage, spec)
-            if study is None:
-                return
+            check(spec)
             watch.check()
-            with _study_run(study, spec) as run:
+            study = take_study(storage, spec)
+            with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)
 
 
-def _opened(storage: BaseStorage, spec: Spec) -> optuna.Study | None:
-    """The study, once the spec has been found to hold; None where nothing is left of it."""
-    from lit_mnist.sweeps.plan import check
-
-    check(spec)
-    study = take_study(storage, spec)
-    if is_finished(study):
+def _is_done(storage: BaseStorage, spec: Spec) -> bool:
+    """Whether nothing is left of the study, which is said."""
+    study = open_study(storage, spec.name)
+    done = study.user_attrs.get("trials") == spec.trials and is_finished(study)
+    if done:
         print(f"{Board(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
-        return None
-    return study
+    return done
 
 
 def _carry_out(study: optuna.Study, spec: Spec, team: Team, run: Run, watch: SignalWatch) -> None:
     """Let the team work until the study is finished, or a signal comes."""
-    from lit_mnist.sweeps.figures import log_summary
-
     clock = _Clock(study)
     with Board(study, spec, team.workers) as board:
         team.go()
@@ -108,7 +105,7 @@ def _what_is_next(study: optuna.Study, spec: Spec, watch: SignalWatch) -> str:
 
 
 @contextmanager
-def _study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
+def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
     """The study's own run; of several sweeps on one study the first one keeps it RUNNING."""
     name = study.study_name
     with study_lock(study._storage, name):
@@ -166,5 +163,3 @@ class _Clock:
         if now or passed >= KEEP:
             self._since += passed
             self._study.set_user_attr("spent", self._study.user_attrs.get("spent", 0.0) + passed)
-
-

@@ -62,7 +62,10 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     """
     try:
         return optuna.load_study(
-            study_name=name, storage=storage, sampler=optuna.samplers.RandomSampler(), pruner=optuna.pruners.NopPruner()
+            study_name=name,
+            storage=storage,
+            sampler=optuna.samplers.RandomSampler(),
+            pruner=optuna.pruners.NopPruner(),
         )
     except KeyError:
         names = study_names(storage)
@@ -119,7 +122,7 @@ class Held:
 
 
 class KernelLock(BaseJournalFileLock):
-    """The journal's lock, which the system frees when its holder is killed; and mends what that one left half written.
+    """The journal's lock, which the system frees when its holder dies; what that one left half written is mended.
 
     Args:
         path: The journal.

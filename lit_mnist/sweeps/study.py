@@ -52,14 +52,14 @@ def spec_of(study: optuna.Study) -> Spec:
 
 
 def check_stored(storage: BaseStorage, spec: Spec) -> str:
-    """How the stored study of that name, if there is one, agrees with `spec`, in words.
+    """How the stored study of that name agrees with `spec`, in words; empty where there is none.
 
     Raises:
         UsageError: it does not.
 
     """
     if spec.name not in study_names(storage):
-        return "new"
+        return ""
     study = open_study(storage, spec.name)
     _check_same(spec, study.user_attrs.get("stored", _plain(spec.stored())))
     trials = get_trials(study)

@@ -17,6 +17,7 @@ GO = "go"
 """What tells a worker that the study is ready."""
 MOST_ERRORS, MOST_KILLS = 3, 10
 """Deaths in a row, with no trial finished between, after which something is wrong for good."""
+ERROR = "lit-mnist: error: "
 PATIENCE = 120.0
 """Seconds that a worker has for saving its trial."""
 
@@ -27,7 +28,7 @@ class Member:
 
     number: int
     process: "subprocess.Popen[str]"
-    last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=5))
+    last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
     """The end of what it has written to its stderr."""
     reader: threading.Thread | None = None
 
@@ -144,8 +145,9 @@ class Team:
         kind, most = ("error", MOST_ERRORS) if code > 0 else ("kill", MOST_KILLS)
         self._deaths[kind] += 1
         if self._deaths[kind] >= most:
-            last = member.last[-1].removeprefix("lit-mnist: error: ") if member.last else f"exit code {code}"
-            raise UserError(f"workers die without finishing a trial; the last one said: {last}")
+            said = next((line for line in reversed(member.last) if line.startswith(ERROR)), "")
+            why = said.removeprefix(ERROR) or (member.last[-1] if code > 0 and member.last else f"exit code {code}")
+            raise UserError(f"workers die without finishing a trial; the last one: {why}")
 
 
 def _write(member: Member, line: str) -> None:

@@ -17,7 +17,6 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.patience import StorageGoneError
 from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
 from lit_mnist.sweeps.runs import TrialRuns
-from lit_mnist.sweeps.samplers import make_pruner
 from lit_mnist.sweeps.spec import Spec, trial_stage
 from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED
 from lit_mnist.tracking.folder import BusyError
@@ -34,6 +33,8 @@ CHEAP = (
 )  # fmt: skip
 """Flags of every trial, which is one of many."""
 STATES = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed"}
+MANY = 100
+"""Epochs of trainings that go by steps alone, as far as a pruner has to know."""
 ROOM = 32 * 1024 * 1024
 """Bytes below which a disk is full."""
 
@@ -50,12 +51,11 @@ class TrialWork:
         spec: What it is about.
         trial: The trial, with its parameters.
         watch: Where signals are noted.
-        epochs: The longest training of the study, which pruners divide.
 
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch, epochs: int) -> None:
-        self.study, self.spec, self.trial, self.watch, self.epochs = study, spec, trial, watch, epochs
+    def __init__(self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch) -> None:
+        self.study, self.spec, self.trial, self.watch = study, spec, trial, watch
         attrs = study.user_attrs
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number)
@@ -121,8 +121,9 @@ class TrialWork:
                 raise PrunedError(self.trial.user_attrs["pruned"])
             return self._checked(metrics)
         reporter = self._reporter(seed)
+        tags: dict[str, str] = {}
         if found is not None:
-            arguments, tags = ["--resume", found.info.run_id], {}
+            arguments = ["--resume", found.info.run_id]
         else:
             source, tags = take_source(self.stage, "full", seed, self.watch)
             arguments = [*self.stage.arguments("full", seed), *source, *CHEAP, *self._names(seed)]
@@ -139,8 +140,6 @@ class TrialWork:
 
     def _reporter(self, seed: int) -> Reporter:
         reports = seed == self.spec.seeds[0] and len(self.spec.goals) == 1
-        if reports:
-            self.study.pruner = make_pruner(self.spec, self.epochs)
         reason = self.trial.user_attrs.get("pruned") if reports else None
         return Reporter(self.spec.goals[0], self.trial if reports else None, reason, self._began)
 
@@ -191,7 +190,8 @@ class TrialWork:
 
     def _seconds(self) -> float:
         """Spent on the trial, by all who have worked on it."""
-        return round(self.trial.user_attrs.get("seconds", 0.0) + time.perf_counter() - self._start, 3)
+        before: float = self.trial.user_attrs.get("seconds", 0.0)
+        return round(before + time.perf_counter() - self._start, 3)
 
 
 def longest(spec: Spec) -> int:
@@ -199,8 +199,9 @@ def longest(spec: Spec) -> int:
     kinds = spec.space.kinds()
     stage = trial_stage(spec, kinds[0])
     trainer = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
-    asked = [int(kind["trainer.max_epochs"]) for kind in kinds if "trainer.max_epochs" in kind]
-    return max([*asked, trainer["max_epochs"] or 1, 1])
+    asked = [kind.get("trainer.max_epochs", trainer["max_epochs"]) for kind in kinds]
+    counts = [epochs for epochs in asked if isinstance(epochs, int) and epochs > 0]
+    return max(counts, default=MANY)
 
 
 def failure(error: Exception) -> str:

@@ -18,8 +18,8 @@ from lit_mnist.sweeps.claim import Beat, Claims
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import open_storage, open_study
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time, spec_of
-from lit_mnist.sweeps.trial import TrialWork, longest
 from lit_mnist.sweeps.team import GO
+from lit_mnist.sweeps.trial import TrialWork, longest
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.terminal import note
 
@@ -52,25 +52,24 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
 
     """
     spec = spec_of(study)
-    claims = Claims(study, spec, worker)
-    epochs = longest(spec)
-    settle = Settled()
-    while True:
-        watch.check()
-        trial = claims.take()
-        if trial is not None:
-            _work(claims, trial, watch, epochs)
-            settle()
-        elif _is_over(study, spec):
-            return
-        else:
-            time.sleep(PAUSE)
+    claims = Claims(study, spec, worker, longest(spec))
+    with Settled() as settle:
+        while True:
+            watch.check()
+            trial = claims.take()
+            if trial is not None:
+                _work(claims, trial, watch)
+                settle()
+            elif _is_over(study, spec):
+                return
+            else:
+                time.sleep(PAUSE)
 
 
-def _work(claims: Claims, trial: Trial, watch: SignalWatch, epochs: int) -> None:
+def _work(claims: Claims, trial: Trial, watch: SignalWatch) -> None:
     try:
         with Beat(claims, trial):
-            TrialWork(claims.study, claims.spec, trial, watch, epochs).do()
+            TrialWork(claims.study, claims.spec, trial, watch).do()
     except BusyError as error:
         claims.let_go(trial)
         note(f"trial {trial.number} waits: {error}")
@@ -99,6 +98,12 @@ class Settled:
         self._environment = dict(os.environ)
         self._threads = torch.get_num_threads()
 
+    def __enter__(self) -> "Settled":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        gc.unfreeze()
+
     def __call__(self) -> None:
         """Put everything back, and free the memory."""
         os.environ.clear()
@@ -110,6 +115,8 @@ class Settled:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
         gc.collect()
+        if not gc.get_freeze_count():  # what the first trial has left is imported, and stays
+            gc.freeze()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 

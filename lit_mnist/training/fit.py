@@ -171,10 +171,11 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
     ) as run:
         if former is None:
             run.log_params(job.cli.params())
-        changes = drift(run.folder / CONFIG, job.cli.config_yaml()) if former else {}
+        config = job.cli.config_yaml()
+        changes = drift(run.folder / CONFIG, config) if former else {}
         # A run with a configuration can be gone on with, and has its parameters by then.
-        replace_text(run.folder / CONFIG, job.cli.config_yaml())
-        run.log_text(job.cli.config_yaml(), CONFIG)
+        replace_text(run.folder / CONFIG, config)
+        run.log_text(config, CONFIG)
         if former is None:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
@@ -251,8 +252,11 @@ def _train(job: Fit, run: Run | None) -> Result | None:
 @contextmanager
 def _settled_heap() -> Iterator[None]:
     """Collect garbage, but do not look for it among the million objects that start-up has made."""
-    gc.freeze()
     gc.enable()
+    if gc.get_freeze_count():  # somebody who fits many times has seen to it
+        yield
+        return
+    gc.freeze()
     try:
         yield
     finally:
