@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial
 
 from lit_mnist.sweeps.outcome import Outcome
 from lit_mnist.sweeps.style import (
-    BAD,
+    ENDED,
     INK,
     MAP,
     PERCENT,
@@ -30,7 +30,8 @@ FEWEST = 12
 FINENESS = 200
 LEVELS = (0.5, 0.9, 0.95, 0.98)
 """Shares that get a line."""
-Between = tuple[list[NDArray[Any]], NDArray[Any]]
+Array = NDArray[Any]
+Between = tuple[list[Array], Array]
 """Where the columns and rows lie, and the values there, masked where nothing is known."""
 Scales = tuple[bool, bool]
 """Whether each axis is logarithmic."""
@@ -78,7 +79,7 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
     return figure
 
 
-def _interpolate(axes: Axes, places: NDArray[Any], values: NDArray[Any], logs: Scales, norm: Any) -> Between | None:
+def _interpolate(axes: Axes, places: Array, values: Array, logs: Scales, norm: Any) -> Between | None:
     """Colour what lies between the trials, as the axes measure distance; those that share a place are averaged."""
     scaled = np.column_stack([np.log(c) if log else c for c, log in zip(places.T, logs, strict=True)])
     low, size = scaled.min(0), np.ptp(scaled, axis=0)
@@ -94,7 +95,7 @@ def _interpolate(axes: Axes, places: NDArray[Any], values: NDArray[Any], logs: S
     return edges, between
 
 
-def _draw_levels(axes: Axes, edges: list[NDArray[Any]], between: NDArray[Any]) -> None:
+def _draw_levels(axes: Axes, edges: list[Array], between: Array) -> None:
     if levels := [level for level in LEVELS if between.min() < level < between.max()]:
         lines = axes.contour(*edges, between, levels=levels, colors=INK, linewidths=0.8)
         axes.clabel(lines, fmt=PERCENT, fontsize=8)
@@ -135,7 +136,7 @@ def _show(metric: str, value: float) -> str:
     return f"{100 * value:.1f} %" if is_share(metric) else f"{value:.4g}"
 
 
-def _places(trials: list[FrozenTrial], across: str, up: str) -> NDArray[Any]:
+def _places(trials: list[FrozenTrial], across: str, up: str) -> Array:
     """Where the trials lie, (N, 2)."""
     return np.array([[trial.params[across], trial.params[up]] for trial in trials], dtype=float)
 
@@ -155,5 +156,5 @@ def _is_log(distribution: BaseDistribution) -> bool:
     return bool(getattr(distribution, "log", False))
 
 
-def _unscale(values: NDArray[Any], log: bool) -> NDArray[Any]:
+def _unscale(values: Array, log: bool) -> Array:
     return np.exp(values) if log else values
