@@ -12,6 +12,7 @@ from typing import NoReturn
 from lit_mnist import __version__
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch, exit_code
+from lit_mnist.tracking.terminal import quiet
 
 DATASETS = ("MNIST", "FashionMNIST")
 
@@ -228,7 +229,6 @@ def _reproduce(arguments: list[str]) -> None:
 def _sweep(arguments: list[str]) -> None:
     from lit_mnist.sweeps.command import sweep
 
-    quiet()
     sweep(arguments, Parser)
 
 
@@ -273,17 +273,6 @@ def _run_parser(verb: str, description: str) -> Parser:
 def _config_names() -> list[str]:
     root = Path(__file__).parent / "configs"
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
-
-
-def quiet() -> None:
-    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that."""
-    import logging
-    import warnings
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
-    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

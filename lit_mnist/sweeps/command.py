@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lit_mnist.errors import UsageError
+from lit_mnist.tracking.terminal import quiet
 
 USAGE = """\
 lit-mnist sweep SPEC.yaml [--trials N] [--workers W] [--storage URL] [--plan]
@@ -64,11 +65,13 @@ def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
         from lit_mnist.sweeps.plan import plan
         from lit_mnist.sweeps.spec import load_spec
 
+        quiet()
         spec = load_spec(known.spec)
-        plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers)
+        plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
         return
     from lit_mnist.sweeps.launch import sweep as launch
 
+    quiet()
     launch(known.spec, known.trials, known.workers, known.storage)
 
 
@@ -112,6 +115,7 @@ def _worker(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     gc.disable()  # until the first fit, which enables it: imports make a million objects that stay
     from lit_mnist.sweeps.worker import run_worker
 
+    quiet()
     run_worker(known.study, known.number, known.threads)
 
 

@@ -146,7 +146,9 @@ class Team:
         self._deaths[kind] += 1
         if self._deaths[kind] >= most:
             said = next((line for line in reversed(member.last) if line.startswith(ERROR)), "")
-            why = said.removeprefix(ERROR) or (member.last[-1] if code > 0 and member.last else f"exit code {code}")
+            why = said.removeprefix(ERROR) or (
+                member.last[-1] if code > 0 and member.last else f"exit code {code}"
+            )
             raise UserError(f"workers die without finishing a trial; the last one: {why}")
 
 

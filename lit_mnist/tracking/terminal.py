@@ -1,8 +1,10 @@
 """How figures and tables are printed."""
 
 import contextlib
+import logging
 import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -44,3 +46,14 @@ def note(text: str) -> None:
     """Print a remark that is no warning, beside the output."""
     with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop
         print(f"lit-mnist: {text}", file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that.
+
+    To be called when Lightning is imported, since that sets the levels anew.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
+    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)
