@@ -91,9 +91,7 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
         try:
             with connection, connection.begin():
                 # A lock of the transaction's: it goes with its connection.
-                connection.execute(
-                    text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(study)}
-                )
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(study)})
                 yield Held(connection)
         finally:
             own.dispose()
