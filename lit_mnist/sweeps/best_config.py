@@ -31,7 +31,7 @@ def write_configs(found: Outcome, trial: FrozenTrial, out: Path) -> list[Path]:
     mark = f"# Study {found.name}, "
     for path in paths:
         if path.exists() and not path.read_text().startswith(mark):
-            raise UserError(f"{path} is not a configuration of this study's: move it, or take --out FILE")
+            raise UserError(f"{path} is not a configuration of this study's: move it, or take another --out")
     values = trial.user_attrs.get("values") or [trial.values]
     for path, seed, run_id, measured in zip(paths, found.seeds, runs(trial), values, strict=True):
         told = ", ".join(f"{goal} {value!r}" for goal, value in zip(found.goals, measured, strict=True))

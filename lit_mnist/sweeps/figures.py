@@ -30,8 +30,9 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         return
     told = summary(found)
     run.log_text(json.dumps(told, indent=1), "summary.json")
-    counts = {name: float(told["trials"][name]) for name in ("finished", "complete", "pruned", "failed")}
-    run.log_metrics(counts | told["best"], len(found.finished))
+    counts = {name: float(told["trials"][name]) for name in ("complete", "pruned", "failed")}
+    done = len(found.finished)
+    run.log_metrics({"trials": float(done), **counts, **told["best"]}, done)
     if not found.complete:
         return
     shares = importances(found)

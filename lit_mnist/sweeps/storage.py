@@ -19,11 +19,9 @@ from sqlalchemy.engine import Connection, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
-from lit_mnist.data.randomness import keyed_seed
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.sweeps.patience import Patient, is_outage, wait_out
 from lit_mnist.tracking.store import find_store, reason
-from lit_mnist.training.explain import nearest
 
 VARIABLE = "LIT_MNIST_STORAGE"
 SQLITE = "sqlite:///"
@@ -93,7 +91,7 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
         try:
             with connection, connection.begin():
                 # A lock of the transaction's: it goes with its connection.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": keyed_seed("sweep", study)})
+                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(study)})
                 yield Held(connection)
         finally:
             own.dispose()
@@ -190,8 +188,13 @@ def _database(url: str) -> BaseStorage:
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": keyed_seed("sweep tables")})
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key("")})
         return _CachedStorage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
+
+
+def _lock_key(name: str) -> int:
+    """What PostgreSQL knows a study's lock by; no study has no name, which is left for the tables."""
+    return int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
 
 
 def _own(storage: BaseStorage) -> Any:

@@ -46,7 +46,8 @@ def side_by_side(groups: Sequence[Group]) -> Comparison:
     if len(groups) == 1 and len(groups[0].runs) > 1:
         shown = [*(Group(run.id[:8], [run]) for run in groups[0].runs), Group("mean", groups[0].runs)]
     names = sorted({name for group in shown for run in group.runs for name in run.metrics}, key=_rank)
-    metrics = [_metric(shown, name) for name in names if not name.startswith(PREFIX)]
+    params = {name for group in shown for run in group.runs for name in run.params}  # the learning rate is both
+    metrics = [_metric(shown, name) for name in names if not name.startswith(PREFIX) and name not in params]
     return Comparison(
         [group.label for group in shown],
         [group.runs for group in shown],
