@@ -12,6 +12,7 @@ from typing import NoReturn
 from lit_mnist import __version__
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch, exit_code
+from lit_mnist.tracking.terminal import quiet
 
 DATASETS = ("MNIST", "FashionMNIST")
 
@@ -174,6 +175,19 @@ def _runs(arguments: list[str]) -> None:
     list_runs(known.experiment, known.sort, known.limit, known.json)
 
 
+def _compare(arguments: list[str]) -> None:
+    parser = Parser("lit-mnist compare", description="Show how runs differ, with seeds taken together.")
+    parser.add_argument("runs", nargs="*", metavar="RUN", help="their ids, or the beginnings of them")
+    parser.add_argument("--study", metavar="NAME", help="instead: all runs of a sweep's trials, the best first")
+    parser.add_argument("--html", type=Path, metavar="FILE", help="write a page, too")
+    known = parser.parse_args(arguments)
+    if bool(known.runs) == (known.study is not None):
+        raise UsageError("name two runs or more by their ids, or a --study; `lit-mnist runs` lists the runs")
+    from lit_mnist.tracking.compare import compare
+
+    compare(known.runs, known.study, known.html)
+
+
 def _sync(arguments: list[str]) -> None:
     parser = Parser("lit-mnist sync", description="Send what runs have kept while their store was away.")
     parser.add_argument("run", nargs="?", metavar="RUN_ID", help="only this run; the beginning of its id does")
@@ -212,6 +226,12 @@ def _reproduce(arguments: list[str]) -> None:
         module.reproduce(known.names, known.all, known.seeds, known.preset)
 
 
+def _sweep(arguments: list[str]) -> None:
+    from lit_mnist.sweeps.command import sweep
+
+    sweep(arguments, Parser)
+
+
 def _ui(arguments: list[str]) -> None:
     parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's store.")
     parser.add_argument("--port", type=int, default=5000)
@@ -227,8 +247,10 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "test": ("measure a run's checkpoint on the test pictures", _evaluate("test")),
     "predict": ("label or reconstruct pictures", _predict),
     "reproduce": ("check what the papers claim", _reproduce),
+    "sweep": ("search for good hyperparameters", _sweep),
     "data": ("fetch, verify and find the datasets", _data),
     "runs": ("list the runs", _runs),
+    "compare": ("show how runs differ", _compare),
     "sync": ("send what runs have kept while their store was away", _sync),
     "ui": ("look at the runs in MLflow", _ui),
 }
@@ -251,17 +273,6 @@ def _run_parser(verb: str, description: str) -> Parser:
 def _config_names() -> list[str]:
     root = Path(__file__).parent / "configs"
     return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
-
-
-def quiet() -> None:
-    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that."""
-    import logging
-    import warnings
-
-    for name in ("lightning.pytorch", "lightning.fabric"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
-    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)
 
 
 if __name__ == "__main__":

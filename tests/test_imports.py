@@ -20,7 +20,8 @@ FORBIDDEN = {
     "": {"lit_mnist.cli"},
 }
 QUESTIONS = [["--help"], ["--version"], ["fit"], ["fit", "--help"]] + [
-    [command, "--help"] for command in ("validate", "test", "predict", "runs", "sync", "ui", "data", "reproduce")
+    [command, "--help"]
+    for command in ("validate", "test", "predict", "runs", "compare", "sync", "ui", "data", "reproduce")
 ]
 HEAVY = {"torch", "torchvision", "mlflow", "lightning", "optuna", "matplotlib", "jsonargparse", "sklearn"}
 

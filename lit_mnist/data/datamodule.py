@@ -34,7 +34,8 @@ class PictureDataModule(LightningDataModule):
         train_choice: Which those are: random ones, or the typical ones, nearest to the centres of k-means.
         test_per_class: Test pictures to keep of each class; all without it.
         corruption: What the network's input suffers: gaussian noise, or salt and pepper.
-        noise: Level of the corruption in training and validation.
+        noise: Level of the corruption in training.
+        val_noise: Level of the corruption in validation; without it, that of training.
         test_noise: Level of the corruption in testing; without it, that of training.
         rotation: Largest angle, in degrees, by which training pictures are turned.
         seed: Of the split, the order and the noise; without it, seed_everything.
@@ -57,6 +58,7 @@ class PictureDataModule(LightningDataModule):
         test_per_class: int | None = None,
         corruption: Literal["gaussian", "salt_and_pepper"] | None = None,
         noise: float | None = None,
+        val_noise: float | None = None,
         test_noise: float | None = None,
         rotation: float = 0.0,
         seed: int | None = None,
@@ -84,7 +86,7 @@ class PictureDataModule(LightningDataModule):
 
     @property
     def level(self) -> float:
-        """The corruption's level in training and validation."""
+        """The corruption's level in training."""
         return float(self.hparams["noise"] or 0.0)
 
     def train_dataloader(self) -> ResidentLoader:
@@ -93,15 +95,12 @@ class PictureDataModule(LightningDataModule):
         return self._loader("train", self.train, self.hparams["batch_size"], changes)
 
     def val_dataloader(self) -> ResidentLoader:
-        """Batches of the validation pictures, corrupted as in training."""
-        changes = Changes(self.hparams["corruption"], self.level)
-        return self._loader("val", self.val, self.hparams["eval_batch_size"], changes)
+        """Batches of the validation pictures, corrupted at `val_noise`."""
+        return self._loader("val", self.val, self.hparams["eval_batch_size"], self._evaluated("val_noise"))
 
     def test_dataloader(self) -> ResidentLoader:
         """Batches of the canonical test pictures, corrupted at `test_noise`."""
-        level = self.hparams["test_noise"]
-        changes = Changes(self.hparams["corruption"], self.level if level is None else level)
-        return self._loader("test", self.test, self.hparams["eval_batch_size"], changes)
+        return self._loader("test", self.test, self.hparams["eval_batch_size"], self._evaluated("test_noise"))
 
     def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
         """A no-op for pictures that lie on the device already."""
@@ -119,6 +118,10 @@ class PictureDataModule(LightningDataModule):
         """How many pictures are trained on, and validated with."""
         assert self.train is not None and self.val is not None, "setup('fit') comes first"
         return {"train": len(self.train[0]), "val": len(self.val[0])}
+
+    def _evaluated(self, flag: str) -> Changes:
+        level = self.hparams[flag]
+        return Changes(self.hparams["corruption"], self.level if level is None else level)
 
     def _arrays(self, train: bool) -> Arrays:
         return load_arrays(find_root(self.dataset, self.hparams["root"]).folder, train)
@@ -191,10 +194,11 @@ class PictureDataModule(LightningDataModule):
             raise UsageError("--data.train_size and --data.train_per_class both choose the pictures: take one")
         if h["train_choice"] != "random" and h["train_per_class"] is None:
             raise UsageError("--data.train_choice typical has no effect without --data.train_per_class")
-        if h["corruption"] is not None and h["noise"] is None and h["test_noise"] is None:
+        levels = ("noise", "val_noise", "test_noise")
+        if h["corruption"] is not None and all(h[flag] is None for flag in levels):
             raise UsageError(f"--data.corruption {h['corruption']} has no effect without --data.noise")
         highest = 0.5 if h["corruption"] == "salt_and_pepper" else float("inf")
-        for flag in ("noise", "test_noise"):
+        for flag in levels:
             level = h[flag] or 0.0
             if level and h["corruption"] is None:
                 raise UsageError(f"--data.{flag} {level} has no effect without --data.corruption")

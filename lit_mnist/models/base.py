@@ -101,6 +101,16 @@ class LitModel(LightningModule):
         """Record the batch under `test/`."""
         self._step(batch, "test")
 
+    def validated(self, batch: Any) -> list[str]:
+        """The names of what a validation with such batches logs."""
+        was_training = self.training
+        self.eval()
+        with torch.no_grad():
+            self._step(batch, "val")
+        means, self._means["val"] = self._means["val"], Means()
+        self.train(was_training)
+        return [f"val/{name}" for name in means.sums]
+
     def on_train_epoch_start(self) -> None:
         """Start the clock of the epoch's first window."""
         self._window_start = time.perf_counter()

@@ -1,24 +1,14 @@
 """What a paper says, and the rule by which our numbers decide whether it holds."""
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal, Protocol
 
+from lit_mnist.tracking.summary import Summary
+
 Verdict = Literal["holds", "does not hold", "not stated by the paper"]
 VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "not stated by the paper")
-CONFIDENCE = 0.95
-
-
-@dataclass(frozen=True)
-class Summary:
-    """A number measured with several seeds."""
-
-    values: tuple[float, ...]
-    mean: float
-    interval: float | None
-    """Half the width of Student's 95 % interval of the mean; None for a single seed."""
 
 
 class Rule(Protocol):
@@ -157,16 +147,3 @@ class Claim:
 def _number(value: float) -> str:
     """Four significant figures, and whole numbers in full."""
     return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
-
-
-def summarise(values: Sequence[float]) -> Summary:
-    """Mean over the seeds, with its interval."""
-    count = len(values)
-    mean = math.fsum(values) / count
-    if count < 2:
-        return Summary(tuple(values), mean, None)
-    from scipy.stats import t
-
-    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
-    quantile = float(t.ppf((1 + CONFIDENCE) / 2, count - 1))
-    return Summary(tuple(values), mean, quantile * math.sqrt(variance / count))

@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_mnist.papers.claims import Claim, Summary
+from lit_mnist.papers.claims import Claim
 from lit_mnist.papers.trained import Trained
+from lit_mnist.tracking.summary import Summary
 from lit_mnist.training.stages import Preset, Stage
 
 if TYPE_CHECKING:

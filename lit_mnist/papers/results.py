@@ -7,11 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lit_mnist.papers.claims import Summary, summarise
 from lit_mnist.papers.experiment import Experiment
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.spool import replace_text
 from lit_mnist.tracking.store import find_store
+from lit_mnist.tracking.summary import Summary, summarise
 from lit_mnist.training.stages import Preset
 
 Result = dict[str, Any]

@@ -2,6 +2,7 @@
 
 import sys
 import uuid
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -38,8 +39,10 @@ def recorded_uri(store: Store) -> str | None:
     return None if store.uri == local_uri(store.home) else store.uri
 
 
-def create(store: Store, experiment: str, name: str | None) -> "tuple[Record, MlflowClient]":
-    """A new run in the store, RUNNING.
+def create(
+    store: Store, experiment: str, name: str | None, tags: Mapping[str, str]
+) -> "tuple[Record, MlflowClient]":
+    """A new run in the store, RUNNING, that has its tags from its first moment on.
 
     Raises:
         UserError: the store cannot be opened.
@@ -47,7 +50,8 @@ def create(store: Store, experiment: str, name: str | None) -> "tuple[Record, Ml
     """
     client = connect(store)
     store.home.mkdir(parents=True, exist_ok=True)
-    info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=source_tags()).info
+    tags = {**source_tags(), **tags}
+    info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=tags).info
     record = Record(info.run_id, experiment, info.run_name, recorded_uri(store), artifact_uri=info.artifact_uri)
     record.start_time = info.start_time
     return record, client

@@ -4,6 +4,7 @@ import getpass
 import os
 import platform
 import subprocess
+from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
 
@@ -23,6 +24,7 @@ def git_state() -> dict[str, str]:
     return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}
 
 
+@lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Name and version of every installed distribution."""
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}

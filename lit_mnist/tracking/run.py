@@ -3,7 +3,7 @@
 import contextlib
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -37,6 +37,7 @@ def open_run(
     *,
     resume: bool = False,
     offline: bool = False,
+    tags: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """A new run, or the run `run_id` again: RUNNING inside, FINISHED, FAILED or KILLED after.
 
@@ -49,13 +50,14 @@ def open_run(
         system_metrics: Whether to sample the machine's load.
         resume: Go on with `run_id` where its fit ended: it is RUNNING again, and no step is logged twice.
         offline: Ask no store for anything; all waits in the run's folder for `lit-mnist sync`.
+        tags: Of a new run: it is never there without them.
 
     Raises:
         UserError: the store cannot be opened, the run is not in it, or another process works on it.
 
     """
     if run_id is None:
-        opened = _new(experiment, name, system_metrics, offline)
+        opened = _new(experiment, name, system_metrics, offline, tags or {})
     elif resume:
         opened = _resumed(run_id, system_metrics, offline)
     else:
@@ -70,13 +72,15 @@ def clean_folder(run: Run) -> None:
 
 
 @contextmanager
-def _new(experiment: str, name: str | None, system_metrics: bool, offline: bool) -> Iterator[Run]:
+def _new(
+    experiment: str, name: str | None, system_metrics: bool, offline: bool, tags: Mapping[str, str]
+) -> Iterator[Run]:
     store = find_store()
     client = None
     if offline:
         record = create_offline(experiment, name)
     else:
-        record, client = create(store, experiment, name)
+        record, client = create(store, experiment, name, tags)
     folder = store.run_folder(record.id)
     with ExitStack() as stack:
         try:
@@ -89,7 +93,7 @@ def _new(experiment: str, name: str | None, system_metrics: bool, offline: bool)
                     client.set_terminated(record.id, "FAILED")
             raise
         if offline:
-            spool.append({"kind": "tags", "values": source_tags()})
+            spool.append({"kind": "tags", "values": {**source_tags(), **tags}})
         yield stack.enter_context(_working(store, record, client, spool, system_metrics))
 
 

@@ -17,6 +17,10 @@ SQLITE = "sqlite:///"
 URI = "MLFLOW_TRACKING_URI"
 
 
+class StoreError(UserError):
+    """The tracking store cannot be opened."""
+
+
 @dataclass(frozen=True)
 class Store:
     """A tracking store, and the folder where this machine keeps its runs' files."""
@@ -60,7 +64,7 @@ def connect(store: Store) -> "MlflowClient":
     """A client of the store, whose database is created where it is missing.
 
     Raises:
-        UserError: the store cannot be opened.
+        StoreError: the store cannot be opened.
 
     """
     # Quiet before the import, which configures them: nothing a user can act on comes from these.
@@ -90,7 +94,7 @@ def connect(store: Store) -> "MlflowClient":
         return _checked(mlflow.MlflowClient(store.uri))
     except (MlflowException, SQLAlchemyError, OSError) as error:
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
-        raise UserError(f"cannot open the tracking store {store.uri}: {reason(error)}{choice}") from None
+        raise StoreError(f"cannot open the tracking store {store.uri}: {reason(error)}{choice}") from None
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:

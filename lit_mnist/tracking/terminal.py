@@ -1,7 +1,10 @@
 """How figures and tables are printed."""
 
 import contextlib
+import logging
+import shutil
 import sys
+import warnings
 from collections.abc import Sequence
 
 
@@ -23,10 +26,15 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
     table = Table(*columns, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
-    console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
+    console = Console(width=width(), highlight=False)
     if title is not None:
         console.print(title)
     console.print(table)
+
+
+def width() -> int:
+    """Columns that a table may take."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def warn(text: str) -> None:
@@ -38,3 +46,14 @@ def note(text: str) -> None:
     """Print a remark that is no warning, beside the output."""
     with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop
         print(f"lit-mnist: {text}", file=sys.stderr, flush=True)
+
+
+def quiet() -> None:
+    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that.
+
+    To be called when Lightning is imported, since that sets the levels anew.
+    """
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
+    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)

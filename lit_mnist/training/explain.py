@@ -1,15 +1,16 @@
 """jsonargparse's accounts of what is wrong, put as one line with the nearest valid name."""
 
-import difflib
 import inspect
 import re
-from collections.abc import Iterable
 from typing import Any
 
 from lightning.pytorch import Trainer
 
 from lit_mnist.data import PictureDataModule
+from lit_mnist.errors import nearest
 from lit_mnist.models import LitModel
+
+__all__ = ["GROUPS", "explain", "flags", "nearest", "parameters", "subclasses"]
 
 GROUPS: dict[str, type] = {"model": LitModel, "data": PictureDataModule, "trainer": Trainer}
 
@@ -22,15 +23,6 @@ def explain(message: str) -> str:
             line: str = say(text, *found.groups())
             return line
     return text
-
-
-def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:
-    """A hint at which of `names` was meant; where none is near and they are `listed`, at what there is."""
-    names = sorted(set(names))
-    close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
-    if close:
-        return f"; did you mean {close[0]}?"
-    return f"; there are {', '.join(names)}" if listed else ""
 
 
 def subclasses(base: type) -> dict[str, type]:
@@ -61,6 +53,7 @@ def flags() -> set[str]:
         "--tracking.experiment",
         "--tracking.name",
         "--tracking.system_metrics",
+        "--tracking.figures",
     }
     for group, base in GROUPS.items():
         names.add(f"--{group}")

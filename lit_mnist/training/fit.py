@@ -167,14 +167,17 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         names.system_metrics,
         resume=former is not None,
         offline=job.offline,
+        tags=job.tags,
     ) as run:
-        changes = drift(run.folder / CONFIG, job.cli.config_yaml()) if former else {}
-        replace_text(run.folder / CONFIG, job.cli.config_yaml())
-        run.log_text(job.cli.config_yaml(), CONFIG)
+        if former is None:
+            run.log_params(job.cli.params())
+        config = job.cli.config_yaml()
+        changes = drift(run.folder / CONFIG, config) if former else {}
+        # A run with a configuration can be gone on with, and has its parameters by then.
+        replace_text(run.folder / CONFIG, config)
+        run.log_text(config, CONFIG)
         if former is None:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
-            run.set_tags(job.tags)
-            run.log_params(job.cli.params())
         else:
             _announce(job, run, changes)
         run.sender.later(lambda: _log_provenance(run, job))
@@ -249,8 +252,11 @@ def _train(job: Fit, run: Run | None) -> Result | None:
 @contextmanager
 def _settled_heap() -> Iterator[None]:
     """Collect garbage, but do not look for it among the million objects that start-up has made."""
-    gc.freeze()
     gc.enable()
+    if gc.get_freeze_count():  # somebody who fits many times has seen to it
+        yield
+        return
+    gc.freeze()
     try:
         yield
     finally:
@@ -273,4 +279,5 @@ def _conclude(job: Fit, run: Run, took: float) -> Result:
         checkpoint = load_weights(job.cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
-    return Result(run.id, metrics, took, fit_figures(run, job.cli.model, job.cli.datamodule))
+    drawn = fit_figures(run, job.cli.model, job.cli.datamodule) if job.cli.config["tracking"].figures else []
+    return Result(run.id, metrics, took, drawn)

@@ -33,7 +33,11 @@ class TrackingArgs:
     """How a run is called in MLflow."""
 
     def __init__(
-        self, experiment: str = "lit_mnist", name: str | None = None, system_metrics: bool = True
+        self,
+        experiment: str = "lit_mnist",
+        name: str | None = None,
+        system_metrics: bool = True,
+        figures: bool = True,
     ) -> None:
         """Take the names.
 
@@ -41,9 +45,11 @@ class TrackingArgs:
             experiment: MLflow experiment that the run belongs to.
             name: What the run is called in the UI; without it, model, dataset and seed.
             system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
+            figures: Whether to draw loss curves, and what the model makes of the validation pictures.
 
         """
-        self.experiment, self.name, self.system_metrics = experiment, name, system_metrics
+        self.experiment, self.name = experiment, name
+        self.system_metrics, self.figures = system_metrics, figures
 
 
 @dataclass(frozen=True)

@@ -97,9 +97,7 @@ def train_stage(
         UserError: training has failed.
 
     """
-    source = None
-    if stage.source is not None:
-        source = train_stage(stage.source, preset, seed, watch, callbacks)
+    flags, of_source = take_source(stage, preset, seed, watch, callbacks)
     store = find_store()
     client, key = connect(store), stage_key(stage, preset, seed)
     with _alone(store, key, watch):
@@ -107,16 +105,30 @@ def train_stage(
         if found is not None and found.info.status == "FINISHED":
             return str(found.info.run_id)
         if found is not None:
-            arguments, tags = ["--resume", found.info.run_id], {}
-        else:
-            arguments, tags = stage.arguments(preset, seed), {KEY: key}
-            arguments += ["--trainer.enable_progress_bar", "false"]
-        if source is not None:
-            path = stage_checkpoint(client, store, source, stage.take)
-            if found is None:
-                arguments += [stage.source_flag, str(path)]
-                tags |= {SOURCE: source, "mlflow.parentRunId": source}
+            return _fit(client, ["--resume", found.info.run_id], {}, watch, callbacks)
+        arguments = [*stage.arguments(preset, seed), *flags, "--trainer.enable_progress_bar", "false"]
+        tags = {KEY: key, **of_source}
+        if SOURCE in tags:
+            tags["mlflow.parentRunId"] = tags[SOURCE]
         return _fit(client, arguments, tags, watch, callbacks)
+
+
+def take_source(
+    stage: Stage, preset: Preset, seed: int, watch: SignalWatch, callbacks: Sequence[Callback] = ()
+) -> tuple[list[str], dict[str, str]]:
+    """Flags and tags by which a fit of `stage` starts from its source, which is trained where it is not yet.
+
+    Raises:
+        Interrupted: a signal came; the next call goes on.
+        UserError: training has failed.
+
+    """
+    if stage.source is None:
+        return [], {}
+    source = train_stage(stage.source, preset, seed, watch, callbacks)
+    store = find_store()
+    path = stage_checkpoint(connect(store), store, source, stage.take)
+    return [stage.source_flag, str(path)], {SOURCE: source}
 
 
 def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Checkpoint) -> Path:
@@ -149,7 +161,7 @@ def _fit(
     callbacks: Sequence[Callback],
 ) -> str:
     start = time.perf_counter()
-    with _unheard():
+    with unheard():
         result = fit(arguments, callbacks, watch, tags)
     assert result is not None, "one process is rank 0, and an unfinished run has something left"
     before = float(client.get_run(result.run_id).data.tags.get(SECONDS, 0))
@@ -177,7 +189,7 @@ def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
 
 
 @contextmanager
-def _unheard() -> Iterator[None]:
-    """Keep a stage's own tables out of the experiment's."""
+def unheard() -> Iterator[None]:
+    """Keep a fit's own tables out of those of whoever asked for it."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

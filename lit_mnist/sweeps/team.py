@@ -1,0 +1,185 @@
+"""The workers of one `lit-mnist sweep`: processes that are started, watched, replaced and ended."""
+
+import collections
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from lit_mnist.errors import UserError
+from lit_mnist.sweeps.storage import VARIABLE
+from lit_mnist.tracking.terminal import note
+
+GO = "go"
+"""What tells a worker that the study is ready."""
+MOST_ERRORS, MOST_KILLS = 3, 10
+"""Deaths in a row, with no trial finished between, after which something is wrong for good."""
+ERROR = "lit-mnist: error: "
+PATIENCE = 120.0
+"""Seconds that a worker has for saving its trial."""
+
+
+@dataclass
+class Member:
+    """One worker process."""
+
+    number: int
+    process: "subprocess.Popen[str]"
+    last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
+    """The end of what it has written to its stderr."""
+    reader: threading.Thread | None = None
+
+    def say(self, line: str) -> None:
+        """Write a line to it; one that is dead does not hear it, and is replaced."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        """Close the pipe by whose end it knows that there is no supervisor."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def clear_away(self) -> None:
+        """Read what a dead one has left to say, and close its pipes."""
+        self.hang_up()
+        if self.reader is not None:
+            self.reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
+
+class Team:
+    """The worker processes.
+
+    Args:
+        study: The study's name.
+        url: Its storage, as LIT_MNIST_STORAGE has it.
+        workers: How many.
+        spread: Whether each worker gets one GPU for its own, where there are any.
+
+    """
+
+    def __init__(self, study: str, url: str, workers: int, spread: bool = True) -> None:
+        self.study, self.url, self.workers = study, url, workers
+        self.threads = max(1, _cores() // workers)
+        self._gpus = _gpus() if spread else []
+        self._said: set[str] = set()
+        self._deaths = {"error": 0, "kill": 0}
+        self._ended = False
+        self.members = [self._start(number) for number in range(workers)]
+
+    def go(self) -> None:
+        """Let the workers begin."""
+        for member in self.members:
+            member.say(GO)
+
+    def look(self, finished: Callable[[], bool]) -> bool:
+        """Replace who has died; whether anybody is still at work.
+
+        Raises:
+            UserError: workers die again and again.
+
+        """
+        for member in [member for member in self.members if member.process.poll() is not None]:
+            self.members.remove(member)
+            member.clear_away()
+            code = member.process.returncode
+            if code == 0 or self._ended or finished():
+                continue
+            self._count_death(member, code)
+            self.members.append(self._start(member.number))
+            self.members[-1].say(GO)
+        return bool(self.members)
+
+    def progress(self) -> None:
+        """A trial has finished: whoever dies now is the first again."""
+        self._deaths = dict.fromkeys(self._deaths, 0)
+
+    def end(self, number: int) -> None:
+        """Pass a signal on, and wait until the workers have saved their trials."""
+        for member in self.members:
+            with contextlib.suppress(ProcessLookupError):
+                member.process.send_signal(number)
+        self.close()
+
+    def close(self) -> None:
+        """Leave no worker behind: without its supervisor each ends by itself."""
+        self._ended = True
+        for member in self.members:
+            member.hang_up()
+        for member in self.members:
+            try:
+                member.process.wait(PATIENCE)
+            except subprocess.TimeoutExpired:
+                member.process.kill()
+                member.process.wait()
+            member.clear_away()
+        self.members = []
+
+    def _start(self, number: int) -> Member:
+        command = [
+            sys.executable, "-m", "lit_mnist.cli", "sweep", "worker", self.study,
+            "--number", str(number), "--threads", str(self.threads),
+        ]  # fmt: skip
+        # The storage may have a password, which a command line would show to everybody on the machine.
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: self.url}
+        if self._gpus:
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+        process = subprocess.Popen(
+            command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            start_new_session=True,  # a terminal's signals come by way of the supervisor, once
+        )
+        member = Member(number, process)
+        member.reader = threading.Thread(target=self._read, args=(member,), daemon=True)
+        member.reader.start()
+        return member
+
+    def _read(self, member: Member) -> None:
+        """Hand on what a worker has to say to people, once if several say the same."""
+        assert member.process.stderr is not None
+        for line in member.process.stderr:
+            line = line.rstrip()
+            member.last.append(line)
+            said = line.removeprefix("lit-mnist: ")
+            if said != line and not said.startswith(("error: ", "stopped by ")) and said not in self._said:
+                self._said.add(said)
+                note(said)
+
+    def _count_death(self, member: Member, code: int) -> None:
+        kind, most = ("error", MOST_ERRORS) if code > 0 else ("kill", MOST_KILLS)
+        self._deaths[kind] += 1
+        if self._deaths[kind] >= most:
+            said = next((line for line in reversed(member.last) if line.startswith(ERROR)), "")
+            why = said.removeprefix(ERROR) or (
+                member.last[-1] if code > 0 and member.last else f"exit code {code}"
+            )
+            raise UserError(f"workers die without finishing a trial; the last one: {why}")
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name and name != "-1"]
+    import pynvml
+
+    try:
+        pynvml.nvmlInit()
+        return [str(i) for i in range(pynvml.nvmlDeviceGetCount())]
+    except pynvml.NVMLError:
+        return []

@@ -1,0 +1,129 @@
+"""How long a stage takes and how large its checkpoints are, from a few steps of it."""
+
+import os
+import statistics
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_mnist.training.lean import make_lean
+from lit_mnist.training.parser import LitCLI
+
+STEPS = 6
+WARM_UP = 2
+"""Steps that come first and are not counted."""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """Of one training."""
+
+    seconds: float
+    bytes: int
+    """Of one checkpoint."""
+
+
+class _EnoughError(Exception):
+    """The steps wanted have been timed."""
+
+
+class _Clock(Callback):
+    """Times the first steps of training and of validation, and ends the training."""
+
+    def __init__(self) -> None:
+        self.train: list[float] = []
+        self.val: list[float] = []
+        self.bytes = 0
+        self._start = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Stop, with what a checkpoint would hold at this step."""
+        self.train.append(self._passed(pl_module))
+        tensors = [*pl_module.state_dict().values(), *_tensors(trainer.optimizers[0].state_dict())]
+        self.bytes = sum(tensor.nbytes for tensor in tensors)
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        """Start."""
+        self._start = time.perf_counter()
+
+    def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Stop."""
+        self.val.append(self._passed(pl_module))
+
+    def on_validation_end(self, *args: Any) -> None:
+        """End, before means are looked at: at the ends of a space a training may well diverge."""
+        raise _EnoughError
+
+    def _passed(self, module: LightningModule) -> float:
+        if module.device.type == "cuda":
+            torch.cuda.synchronize(module.device)
+        return time.perf_counter() - self._start
+
+
+def measure(cli: LitCLI) -> Cost:
+    """The cost of the training that `cli` describes, on one device; leaves no run and no file.
+
+    Raises:
+        RuntimeError: a step does not go through.
+
+    """
+    clock = _Clock()
+    steps = {"max_steps": STEPS, "max_epochs": -1, "limit_train_batches": STEPS, "limit_val_batches": 2}
+    every = {"check_val_every_n_epoch": 1, "val_check_interval": None, "log_every_n_steps": 10**6}
+    trainer = cli.make_trainer(
+        logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[clock],
+        devices=1, num_nodes=1, strategy="auto", **steps, **every,
+    )  # fmt: skip
+    make_lean(trainer, cli.model)
+    with suppress(_EnoughError):
+        trainer.fit(cli.model, datamodule=cli.datamodule)
+    step = statistics.median(clock.train[WARM_UP:] or clock.train)
+    total, validations = _length(cli)
+    evaluation = statistics.median(clock.val) * len(cli.datamodule.val_dataloader())
+    return Cost(total * step + validations * evaluation, clock.bytes)
+
+
+@contextmanager
+def threads_of_a_worker(workers: int) -> Iterator[None]:
+    """Compute with as many threads as each of so many workers would have."""
+    before = torch.get_num_threads()
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    torch.set_num_threads(max(1, cores // workers))
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _length(cli: LitCLI) -> tuple[int, int]:
+    """Optimiser steps and validations of the whole training, if nothing ends it early."""
+    trainer = cli.config["trainer"]
+    batches = len(cli.datamodule.train_dataloader())
+    limit = trainer["limit_train_batches"]
+    if limit is not None:
+        batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
+    epochs, steps = trainer["max_epochs"], trainer["max_steps"]
+    total = batches * epochs if epochs is not None and epochs >= 0 else steps
+    if steps is not None and steps >= 0:
+        total = min(total, steps)
+    every = trainer["check_val_every_n_epoch"] or 1
+    return total, total // max(1, batches * every)
+
+
+def _tensors(state: Any) -> list[torch.Tensor]:
+    if isinstance(state, torch.Tensor):
+        return [state]
+    if isinstance(state, dict | list):
+        return [
+            tensor for part in (state.values() if isinstance(state, dict) else state) for tensor in _tensors(part)
+        ]
+    return []

@@ -1,0 +1,220 @@
+"""One trial: its trainings, one a seed, and what the study is told of them."""
+
+import math
+import shutil
+import time
+from collections.abc import Mapping
+from functools import cached_property
+from typing import Any
+
+import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
+from optuna.trial import Trial
+
+from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.patience import StorageGoneError
+from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
+from lit_mnist.sweeps.runs import TrialRuns
+from lit_mnist.sweeps.spec import Spec, trial_stage
+from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED
+from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.store import StoreError, find_store, one_line
+from lit_mnist.training.explain import nearest
+from lit_mnist.training.fit import fit
+from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.stages import Stage, take_source, unheard
+
+CHEAP = (
+    "--trainer.enable_progress_bar", "false",
+    "--tracking.system_metrics", "false",
+    "--tracking.figures", "false",
+)  # fmt: skip
+"""Flags of every trial, which is one of many."""
+STATES = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed"}
+MANY = 100
+"""Epochs of trainings that go by steps alone, as far as a pruner has to know."""
+ROOM = 32 * 1024 * 1024
+"""Bytes below which a disk is full."""
+
+
+class PrunedError(Exception):
+    """The trial is not worth to go on with; the text says why."""
+
+
+class TrialWork:
+    """The work on one trial of a study.
+
+    Args:
+        study: The study.
+        spec: What it is about.
+        trial: The trial, with its parameters.
+        watch: Where signals are noted.
+
+    """
+
+    def __init__(self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch) -> None:
+        self.study, self.spec, self.trial, self.watch = study, spec, trial, watch
+        attrs = study.user_attrs
+        self.point: Mapping[str, Any] = trial.user_attrs["point"]
+        self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number)
+        self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
+        self.metrics: list[dict[str, float]] = []
+        """Of each seed that is trained, in the order of the seeds."""
+        self._was_begun = "begun" in trial.user_attrs  # else there is no run to look for
+        self._start = time.perf_counter()
+
+    @cached_property
+    def stage(self) -> Stage:
+        """What is trained."""
+        return trial_stage(self.spec, self.point)
+
+    def do(self) -> None:
+        """Train what is left to train, and tell the study.
+
+        Raises:
+            Interrupted: a signal came; whoever takes the trial up goes on.
+            StorageGoneError, StoreError, OSError: there is nobody left to tell.
+
+        """
+        try:
+            self._train()
+            state, reason = COMPLETE, None
+        except Interrupted:
+            self.trial.set_user_attr("seconds", self._seconds())
+            raise
+        except PrunedError as pruned:
+            state, reason = PRUNED, str(pruned)
+        except Exception as error:
+            if is_from_outside(error):
+                raise
+            state, reason = FAIL, failure(error)
+        self._conclude(state, reason)
+
+    def _train(self) -> None:
+        self._check_size()
+        if len(self.spec.seeds) > 1:
+            self.runs.open_group()
+        for seed in self.spec.seeds:
+            self.watch.check()
+            self.metrics.append(self._train_seed(seed))
+
+    def _check_size(self) -> None:
+        """Do not train a network that is too large."""
+        most = [c.at_most for c in self.spec.constraints if c.metric == "parameters"]
+        if not most:
+            return
+        model = LitCLI(self.stage.arguments("full", self.spec.seeds[0])).model
+        if (count := count_parameters(model)) > min(most):
+            self._constrain("parameters", count - min(most))
+            raise PrunedError(f"{count:,} parameters, more than {min(most):,.0f}")
+
+    def _train_seed(self, seed: int) -> dict[str, float]:
+        """The metrics of the fit with that seed; what of it is done already is not done again."""
+        found = self.runs.find(seed) if self._was_begun else None
+        if found is not None and found.info.status == "FINISHED":
+            self._began(found.info.run_id)
+            metrics = self.runs.metrics(found.info.run_id)
+            if seed == self.spec.seeds[0] and "pruned" in self.trial.user_attrs:
+                self.metrics.append(metrics)
+                raise PrunedError(self.trial.user_attrs["pruned"])
+            return self._checked(metrics)
+        reporter = self._reporter(seed)
+        tags: dict[str, str] = {}
+        if found is not None:
+            arguments = ["--resume", found.info.run_id]
+        else:
+            source, tags = take_source(self.stage, "full", seed, self.watch)
+            arguments = [*self.stage.arguments("full", seed), *source, *CHEAP, *self._names(seed)]
+            tags |= self.runs.tags(seed)
+        self.trial.set_user_attr("begun", True)
+        with unheard():
+            result = fit(arguments, [reporter], self.watch, tags)
+        assert result is not None, "one process is rank 0, and an unfinished run has something left"
+        metrics = {**result.metrics, **reporter.measured()}
+        if reporter.reason is not None:
+            self.metrics.append(metrics)
+            raise PrunedError(reporter.reason)
+        return self._checked(metrics)
+
+    def _reporter(self, seed: int) -> Reporter:
+        reports = seed == self.spec.seeds[0] and len(self.spec.goals) == 1
+        reason = self.trial.user_attrs.get("pruned") if reports else None
+        return Reporter(self.spec.goals[0], self.trial if reports else None, reason, self._began)
+
+    def _names(self, seed: int) -> list[str]:
+        name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
+        return ["--tracking.experiment", self.runs.experiment, "--tracking.name", name]
+
+    def _began(self, run_id: str) -> None:
+        if run_id not in self.run_ids:
+            self.run_ids.append(run_id)
+            self.trial.set_user_attr("runs", self.run_ids)
+
+    def _checked(self, metrics: dict[str, float]) -> dict[str, float]:
+        """The metrics, if every goal and constraint is among them, and a number."""
+        for name in (*(goal.metric for goal in self.spec.goals), *(c.metric for c in self.spec.constraints)):
+            if name not in metrics:
+                raise UserError(f"the trial has no metric {name}{nearest(name, metrics, listed=True)}")
+            check_finite(name, metrics[name])
+        return metrics
+
+    def _mean(self, metric: str) -> float:
+        return math.fsum(each[metric] for each in self.metrics) / len(self.metrics)
+
+    def _conclude(self, state: optuna.trial.TrialState, reason: str | None) -> None:
+        """Tell MLflow and the study how the trial ended."""
+        goals = self.spec.goals
+        values = [[each.get(goal.metric, math.nan) for goal in goals] for each in self.metrics]
+        if not self.run_ids and reason is not None:
+            run_id = self.runs.record(self.spec.seeds[0], STATES[state], reason, self.point)
+            self._began(run_id)
+        elif state == FAIL:
+            self.runs.mark(self.run_ids[-1], STATES[state], reason)
+        self.runs.close_group(STATES[state], reason, self.metrics)
+        if state == COMPLETE:
+            for constraint in self.spec.constraints:
+                self._constrain(constraint.metric, self._mean(constraint.metric) - constraint.at_most)
+        told: dict[str, Any] = {"values": values, "seconds": self._seconds()}
+        for key, value in (told | ({"reason": reason} if reason else {})).items():
+            self.trial.set_user_attr(key, value)
+        # What samplers and pruners would do at the end, such as to stop a loop of Optuna's own, is not wanted.
+        self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
+        mean = [self._mean(goal.metric) for goal in goals] if state == COMPLETE else None
+        self.study.tell(self.trial, mean, state)
+
+    def _constrain(self, metric: str, excess: float) -> None:
+        if metric not in self.trial.constraints:
+            self.trial.set_constraint(metric, excess)
+
+    def _seconds(self) -> float:
+        """Spent on the trial, by all who have worked on it."""
+        before: float = self.trial.user_attrs.get("seconds", 0.0)
+        return round(before + time.perf_counter() - self._start, 3)
+
+
+def longest(spec: Spec) -> int:
+    """Epochs of the longest training that the space allows."""
+    kinds = spec.space.kinds()
+    stage = trial_stage(spec, kinds[0])
+    trainer = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
+    asked = [kind.get("trainer.max_epochs", trainer["max_epochs"]) for kind in kinds]
+    counts = [epochs for epochs in asked if isinstance(epochs, int) and epochs > 0]
+    return max(counts, default=MANY)
+
+
+def failure(error: Exception) -> str:
+    """Why a trial failed, in one line."""
+    text = one_line(error)[:500]
+    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}"
+
+
+def is_from_outside(error: Exception) -> bool:
+    """Whether the error is none of the trial's: a store that is away, a full disk, somebody else at work."""
+    if isinstance(error, StorageGoneError | StoreError | BusyError | OSError):
+        return True
+    if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests", "optuna"):
+        return True
+    home = find_store().home
+    return home.exists() and shutil.disk_usage(home).free < ROOM

@@ -1,0 +1,148 @@
+"""A worker: a process that works on one trial after the other until the study has none left for it."""
+
+import contextlib
+import gc
+import os
+import signal
+import sys
+import threading
+import time
+
+import optuna
+import torch
+from optuna.trial import Trial
+
+from lit_mnist.errors import Interrupted
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.claim import Beat, Claims
+from lit_mnist.sweeps.spec import Spec
+from lit_mnist.sweeps.storage import open_storage, open_study
+from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time, spec_of
+from lit_mnist.sweeps.team import GO
+from lit_mnist.sweeps.trial import TrialWork, longest
+from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.terminal import note
+
+PAUSE = 1.0
+"""Seconds between two looks for a trial that somebody has left."""
+
+
+def run_worker(name: str, number: int, threads: int) -> None:
+    """Work on study `name` as worker `number`, once the supervisor says so and as long as it lives.
+
+    Raises:
+        Interrupted: a signal came, or the supervisor is gone.
+        UserError: the storage or the tracking store is gone.
+
+    """
+    torch.set_num_threads(threads)
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    with SignalWatch() as watch:
+        Leash(watch).wait()
+        watch.check()
+        study = open_study(open_storage(None), name)
+        work_on(study, watch, number)
+
+
+def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
+    """Carry out trials until each has come to its end and no new one is to be asked for.
+
+    Raises:
+        Interrupted: a signal came; the trial in hand is left as it is saved.
+
+    """
+    spec = spec_of(study)
+    claims = Claims(study, spec, worker, longest(spec))
+    with Settled() as settle:
+        while True:
+            watch.check()
+            trial = claims.take()
+            if trial is not None:
+                _work(claims, trial, watch)
+                settle()
+            elif _is_over(study, spec):
+                return
+            else:
+                time.sleep(PAUSE)
+
+
+def _work(claims: Claims, trial: Trial, watch: SignalWatch) -> None:
+    try:
+        with Beat(claims, trial):
+            TrialWork(claims.study, claims.spec, trial, watch).do()
+    except BusyError as error:
+        claims.let_go(trial)
+        note(f"trial {trial.number} waits: {error}")
+        time.sleep(2 * PAUSE)
+    except Interrupted:
+        claims.let_go(trial)
+        raise
+    except Exception:
+        with contextlib.suppress(Exception):  # the first error is the one that counts
+            claims.let_go(trial)
+        raise
+
+
+def _is_over(study: optuna.Study, spec: Spec) -> bool:
+    """Whether nobody's trial can be left to this worker any more."""
+    trials = get_trials(study)
+    if any(trial.state == RUNNING for trial in trials):
+        return False
+    return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
+
+
+class Settled:
+    """Puts back what one trial may have changed for the next: the environment, and torch's global settings."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._threads = torch.get_num_threads()
+
+    def __enter__(self) -> "Settled":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        gc.unfreeze()
+
+    def __call__(self) -> None:
+        """Put everything back, and free the memory."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        torch.set_num_threads(self._threads)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        gc.collect()
+        if not gc.get_freeze_count():  # what the first trial has left is imported, and stays
+            gc.freeze()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+class Leash:
+    """The pipe from the supervisor: a line says to go, and its end says that the supervisor is gone.
+
+    Args:
+        watch: Where that is noted as a signal to end.
+
+    """
+
+    def __init__(self, watch: SignalWatch) -> None:
+        self._watch = watch
+        self._go = threading.Event()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def wait(self) -> None:
+        """Return when the study is ready, or a signal came."""
+        while not self._go.wait(0.2) and self._watch.received is None:
+            pass
+
+    def _read(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == GO:
+                self._go.set()
+        if self._watch.received is None:
+            self._watch.received = signal.SIGTERM
+        self._go.set()

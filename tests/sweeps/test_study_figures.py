@@ -1,0 +1,67 @@
+"""What a study's parent run shows: a summary, pictures, and a page to explore them."""
+
+import optuna
+import pytest
+from matplotlib.text import Text
+from optuna.trial import TrialState
+from studied import add_trial, make_study, searched
+
+from lit_mnist.sweeps.drawing import draw, history
+from lit_mnist.sweeps.figures import importances, main_pair
+from lit_mnist.sweeps.heat_map import heat_map
+from lit_mnist.sweeps.outcome import read_outcome
+
+TWO = (("val/loss", "minimize"), ("parameters", "minimize"))
+
+
+@pytest.fixture(autouse=True)
+def quiet_optuna() -> None:
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+
+
+def texts(figure) -> list[str]:
+    figure.draw_without_rendering()
+    return [t.get_text() for t in figure.findobj(lambda artist: isinstance(artist, Text)) if t.get_visible()]
+
+
+@pytest.mark.parametrize(
+    ("count", "goals", "names"),
+    [
+        (1, TWO[:1], {"history"}),
+        (9, TWO, {"history", "importances", "parallel_coordinates", "heat_map", "pareto_front"}),
+    ],
+)
+def test_a_study_has_the_figures_that_it_has_enough_trials_for(count, goals, names) -> None:
+    found = read_outcome(searched(count, goals))
+    shares = importances(found)
+    figures = draw(found, shares, main_pair(found, shares))
+    assert figures.keys() == names
+    for figure in figures.values():
+        assert texts(figure)
+
+
+def test_what_matters_is_found_and_the_map_is_of_rate_and_momentum() -> None:
+    found = read_outcome(searched(40))
+    shares = importances(found)
+    assert max(shares, key=shares.__getitem__) == "model.lr"
+    assert sum(shares.values()) == pytest.approx(1)
+    assert main_pair(found, shares) == ("model.lr", "model.momentum")
+
+
+def test_the_map_marks_every_trial_and_the_given_point() -> None:
+    found = read_outcome(searched(30))
+    figure = heat_map(found, "model.lr", "model.momentum")
+    axes = figure.axes[0]
+    assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
+    assert {"given point: 11.3 %", "pruned", "failed", "95 %"} <= set(texts(figure))
+    sizes = sorted(len(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) and c.get_zorder() >= 3)
+    assert sizes == [1, 1, 5, 24]  # failed, the ring, pruned, complete
+    assert axes.get_xlim()[0] < 0.01 and axes.get_xlim()[1] > 1.0  # the whole space
+
+
+def test_the_history_shows_the_best_so_far() -> None:
+    study = make_study(goals=TWO[:1])
+    for value in (0.5, 0.7, 0.3, 0.4):
+        add_trial(study, TrialState.COMPLETE, mean=(value,))
+    (line,) = history(read_outcome(study)).axes[0].lines
+    assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3]

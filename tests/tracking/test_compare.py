@@ -1,0 +1,155 @@
+"""`lit-mnist compare`: what differs, side by side, with seeds taken together."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pytest
+from conftest import Cli, enter_project
+
+from lit_mnist.tracking.reading import RunData, open_reader, study_runs
+from lit_mnist.tracking.run import open_run
+from lit_mnist.tracking.store import Store, find_store
+from lit_mnist.tracking.summary import paired, summarise
+
+FAST = {0: 0.91, 1: 0.95, 2: 0.93}
+SLOW = {0: 0.90, 1: 0.935, 2: 0.925}
+PATH = "/store/stages/{}/best.ckpt"
+
+
+def _run(
+    params: Mapping[str, object], seed: int, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
+) -> str:
+    with open_run("compared", f"seed {seed}", system_metrics=False) as run:
+        run.log_params({**params, "seed_everything": seed, "seed": seed, "root": f"/data/{seed}", "max_epochs": 3})
+        run.log_metrics(metrics, 7)
+        run.set_tags({"monitor": "val/acc", **(tags or {})})
+    return run.id
+
+
+@pytest.fixture(scope="module")
+def ids(tmp_path_factory: pytest.TempPathFactory):
+    """A project with two configurations over three seeds, each on an encoder of its seed, and a study."""
+    with pytest.MonkeyPatch.context() as patch:
+        enter_project(tmp_path_factory.mktemp("compare"), patch)
+        made: dict[str, list[str]] = {"fast": [], "slow": [], "study": []}
+        for seed in FAST:
+            encoder = _run({"hidden_sizes": [98]}, seed, {"val/loss": 0.1})
+            for name, lr, accuracies in (("fast", 0.5, FAST), ("slow", 0.125, SLOW)):
+                params = {"lr": lr, "encoder_checkpoint": PATH.format(encoder)}
+                accuracy = accuracies[seed]
+                made[name].append(_run(params, seed, {"val/acc": accuracy, "val/loss": 1 - accuracy, "epoch": 3}))
+        for trial in range(6):
+            tags = {"sweep.study": "lrs", "sweep.trial": str(trial), "sweep.seed": "0", "sweep.state": "complete"}
+            made["study"].append(_run({"lr": trial}, 0, {"best/val/acc": (trial * 5 % 6) / 6}, tags))
+        yield made
+
+
+@pytest.fixture
+def project(ids: dict[str, list[str]]) -> Path:
+    return Path.cwd()
+
+
+def _lines(out: str) -> dict[str, list[str]]:
+    return {line.split()[0]: re.split(r"  +", line.strip())[1:] for line in out.splitlines() if line.strip()}
+
+
+def test_two_runs_show_only_what_differs_with_the_best_marked(cli: Cli, ids: dict[str, list[str]]) -> None:
+    first, second = ids["fast"][0], ids["slow"][0]
+    code, out, err = cli("compare", first[:12], second)
+    assert (code, err) == (0, "")
+    head, *rest = out.splitlines()
+    assert head.split() == [first[:8], second[:8]]
+    lines = _lines("\n".join(rest))
+    assert lines["lr"] == ["0.5", "0.125"]
+    assert lines["val/acc"] == ["0.9100*", "0.9000"]
+    assert lines["val/loss"] == ["0.09000*", "0.1000"]
+    assert not {"max_epochs", "epoch", "root", "seeds", "encoder_checkpoint"} & lines.keys()
+
+
+def test_seeds_are_taken_together_and_compared_in_pairs(cli: Cli, ids: dict[str, list[str]]) -> None:
+    code, out, err = cli("compare", *ids["fast"], *ids["slow"])
+    assert (code, err) == (0, "")
+    together, apart = out.split("* the best")
+    lines = _lines(together)
+    assert lines["lr"] == ["0.5", "0.125"]
+    # What scipy.stats.t.interval(0.95, 2, ...) and scipy.stats.ttest_rel(...).confidence_interval() give.
+    assert lines["val/acc"] == ["0.930 ± 0.050*", "0.920 ± 0.045"]
+    assert _lines(apart)["val/acc"] == ["-0.010 ± 0.012"]
+
+
+def test_runs_of_one_configuration_stand_beside_their_mean(cli: Cli, ids: dict[str, list[str]]) -> None:
+    out = cli("compare", *ids["fast"])[1]
+    assert out.splitlines()[0].split() == [*(run_id[:8] for run_id in ids["fast"]), "mean"]
+    assert _lines(out)["val/acc"] == ["0.9100", "0.9500*", "0.9300", "0.930 ± 0.050"]
+
+
+def test_a_study_has_a_row_for_each_trial_the_best_first(cli: Cli, ids: dict[str, list[str]]) -> None:
+    code, out, err = cli("compare", "--study", "lrs")
+    assert (code, err) == (0, "")
+    rows = [re.split(r"  +", line.strip()) for line in out.splitlines()]
+    assert rows[0] == ["run", "best/val/acc", "lr"]
+    assert [row[0] for row in rows[1:7]] == [f"trial {trial}" for trial in (1, 2, 3, 4, 5, 0)]
+    assert rows[1][1].endswith("*")
+
+
+def test_the_page_says_the_same_in_one_file(cli: Cli, ids: dict[str, list[str]], project: Path) -> None:
+    code, out, _ = cli("compare", *ids["fast"], *ids["slow"], "--html", "page.html")
+    page = (project / "page.html").read_text()
+    assert code == 0 and out.endswith("page.html\n")
+    assert '<td class="metric marked" data-number="0.93">0.930 ± 0.050</td>' in page
+    assert "-0.010 ± 0.012" in page
+    assert all(run_id in page for run_id in ids["fast"] + ids["slow"])
+    assert "http" not in page and "/store/" not in page
+
+
+def test_a_table_that_is_too_wide_says_what_it_leaves_out(
+    cli: Cli, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.tracking.compare.width", lambda: 22)
+    out = cli("compare", "--study", "lrs")[1]
+    assert out.splitlines()[0].split() == ["run", "best/val/acc"]
+    assert "too wide for lr: --html FILE shows all" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["abcdefabcdef"], "no run 'abcdefabcdef' in"),
+        (["--study", "lr"], "did you mean lrs?"),
+        ([], "two runs or more"),
+        (["abc", "--study", "lrs"], "two runs or more"),
+    ],
+)
+def test_what_is_not_there_is_said_in_one_line(cli: Cli, arguments: list[str], words: str) -> None:
+    code, out, err = cli("compare", *arguments)
+    assert (code != 0, out, err.count("\n")) == (True, "", 1)
+    assert words in err
+
+
+def test_one_run_is_nothing_to_compare(cli: Cli, ids: dict[str, list[str]]) -> None:
+    assert "comparing takes two" in cli("compare", ids["fast"][0], ids["fast"][0])[2]
+
+
+def test_the_database_and_mlflow_say_the_same(ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+    store: Store = find_store()
+    quick = open_reader(store)
+    monkeypatch.setattr("lit_mnist.tracking.reading.SQLITE", "another")
+    slow = open_reader(store)
+    assert type(quick) is not type(slow)
+
+    def told(runs: list[RunData]) -> list[RunData]:
+        return [RunData(r.id, r.name, r.status, dict(r.params), dict(r.metrics), dict(r.tags)) for r in runs]
+
+    wanted = [*ids["fast"], "0" * 32, *ids["study"]]
+    assert told(quick.runs(wanted)) == told(slow.runs(wanted))
+    assert quick.studies() == slow.studies()
+    assert len(study_runs(store, quick, "lrs")) == 6
+    start = ids["fast"][0][:9]
+    assert quick.beginning(start) == slow.beginning(start) == [ids["fast"][0]]
+
+
+def test_pairs_need_two_seeds_in_common() -> None:
+    assert paired({"0": 1.0, "1": 2.0}, {"1": 1.0, "2": 5.0}) is None
+    difference = paired({"0": 1.0, "1": 2.0, "2": 9.0}, {"1": 1.0, "0": 0.5})
+    assert difference == summarise([0.5, 1.0])
