@@ -55,7 +55,7 @@ class SystemMetrics:
         }
 
     def _gpu(self) -> dict[str, float]:
-        import pynvml  # type: ignore[import-untyped]
+        import pynvml
 
         if self._gpus is None:
             self._gpus = []  # without a driver there is no use in trying again
