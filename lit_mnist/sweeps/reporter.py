@@ -58,7 +58,7 @@ class Reporter(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the goal, and end training if the study has no hope for it."""
-        if trainer.sanity_checking or not trainer.training:
+        if trainer.sanity_checking:
             return
         step, self.validations = self.validations, self.validations + 1
         if self.trial is None and trainer.world_size == 1:

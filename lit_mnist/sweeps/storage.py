@@ -41,6 +41,7 @@ def open_storage(url: str | None) -> BaseStorage:
         UserError: it cannot be opened.
 
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = url or default_storage()
     try:
         storage = _database(url) if "://" in url else _journal(Path(url).resolve())
