@@ -45,6 +45,10 @@ class Postgres:
 
     def _run(self, program: str, *arguments: str) -> None:
         # The server refuses to work for root.
-        drop = ["setpriv", f"--reuid={SUPERUSER}", f"--regid={SUPERUSER}", "--init-groups"] if os.getuid() == 0 else []
+        drop = (
+            ["setpriv", f"--reuid={SUPERUSER}", f"--regid={SUPERUSER}", "--init-groups"]
+            if os.getuid() == 0
+            else []
+        )
         command = [*drop, str(self.programs / program), *arguments]
         subprocess.run(command, check=True, cwd="/", stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)

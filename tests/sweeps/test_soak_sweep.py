@@ -55,7 +55,15 @@ def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
     enter_project(tmp_path / "project", monkeypatch)
     server = request.getfixturevalue("postgres") if kind == "postgres" else None
     monkeypatch.setenv("LIT_MNIST_STORAGE", server.url if server else str(tmp_path / "sweeps.journal"))
-    command = [sys.executable, "-m", "lit_mnist.cli", "sweep", write_spec(flags=LONG, trials=TRIALS), "--workers", "4"]
+    command = [
+        sys.executable,
+        "-m",
+        "lit_mnist.cli",
+        "sweep",
+        write_spec(flags=LONG, trials=TRIALS),
+        "--workers",
+        "4",
+    ]
     sweep = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     kills = _kill_until_done(sweep, server)
     assert sweep.returncode == 0 and kills > TRIALS / 2
