@@ -119,6 +119,16 @@ def _worker(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     run_worker(known.study, known.number, known.threads)
 
 
+def _trial(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
+    """What a worker starts the processes of a training on several devices with."""
+    parser.add_argument("job", type=Path)
+    known = parser.parse_args(arguments)
+    from lit_mnist.sweeps.apart import run_job
+
+    quiet()
+    run_job(known.job)
+
+
 def _parse_named(arguments: Sequence[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
     parser.add_argument("study", metavar="NAME", help="the study")
     _add_storage(parser)
@@ -140,4 +150,5 @@ VERBS: dict[str, Callable[[Sequence[str], argparse.ArgumentParser], None]] = {
     "export": _export,
     "list": _list,
     "worker": _worker,
+    "trial": _trial,
 }

@@ -45,7 +45,6 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         Interrupted: a signal came; the same command goes on.
 
     """
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     spec = load_spec(Path(path))
     if trials is not None:
         spec = spec.with_trials(trials)

@@ -41,6 +41,7 @@ def open_storage(url: str | None) -> BaseStorage:
         UserError: it cannot be opened.
 
     """
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = url or default_storage()
     try:
         storage = _database(url) if "://" in url else _journal(Path(url).resolve())
@@ -85,7 +86,7 @@ def is_shared(storage: BaseStorage) -> bool:
 def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
     """Keep all other processes from what must be done by one at a time; freed when this process dies."""
     if is_shared(storage):
-        engine = cast(RDBStorage, cast(_CachedStorage, _own(storage))._backend).engine
+        engine = cast(_CachedStorage, _own(storage))._backend.engine
         own = create_engine(engine.url, poolclass=NullPool)
         connection = wait_out(own.connect, cast(Patient, storage))
         try:
@@ -206,7 +207,7 @@ def _sqlite_path(storage: BaseStorage) -> Path | None:
     own = _own(storage)
     if not isinstance(own, _CachedStorage):
         return None
-    database = cast(RDBStorage, own._backend).engine.url
+    database = own._backend.engine.url
     return Path(str(database.database)) if database.drivername.startswith("sqlite") else None
 
 

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from lit_mnist.errors import UserError
+from lit_mnist.sweeps.leash import GO
 from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.terminal import note
 
-GO = "go"
-"""What tells a worker that the study is ready."""
 MOST_ERRORS, MOST_KILLS = 3, 10
 """Deaths in a row, with no trial finished between, after which something is wrong for good."""
 ERROR = "lit-mnist: error: "
@@ -178,7 +177,7 @@ def _gpus() -> list[str]:
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:
         return [name for name in named.split(",") if name and name != "-1"]
-    import pynvml
+    import pynvml  # type: ignore[import-untyped]
 
     try:
         pynvml.nvmlInit()

@@ -4,6 +4,7 @@ import math
 import shutil
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -12,8 +13,9 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
-from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.apart import Job, fit_apart
 from lit_mnist.sweeps.patience import StorageGoneError
 from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
 from lit_mnist.sweeps.runs import TrialRuns
@@ -51,11 +53,14 @@ class TrialWork:
         spec: What it is about.
         trial: The trial, with its parameters.
         watch: Where signals are noted.
+        extent: What trainings of the study take.
 
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch) -> None:
-        self.study, self.spec, self.trial, self.watch = study, spec, trial, watch
+    def __init__(
+        self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch, extent: "Extent"
+    ) -> None:
+        self.study, self.spec, self.trial, self.watch, self.extent = study, spec, trial, watch, extent
         attrs = study.user_attrs
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number)
@@ -120,7 +125,6 @@ class TrialWork:
                 self.metrics.append(metrics)
                 raise PrunedError(self.trial.user_attrs["pruned"])
             return self._checked(metrics)
-        reporter = self._reporter(seed)
         tags: dict[str, str] = {}
         if found is not None:
             arguments = ["--resume", found.info.run_id]
@@ -129,19 +133,41 @@ class TrialWork:
             arguments = [*self.stage.arguments("full", seed), *source, *CHEAP, *self._names(seed)]
             tags |= self.runs.tags(seed)
         self.trial.set_user_attr("begun", True)
+        metrics, reason = (self._fit_apart if self.extent.several else self._fit)(seed, arguments, tags)
+        if reason is not None:
+            self.metrics.append(metrics)
+            raise PrunedError(reason)
+        return self._checked(metrics)
+
+    def _fit(self, seed: int, arguments: list[str], tags: dict[str, str]) -> tuple[dict[str, float], str | None]:
+        """The metrics of a fit in this process, and why it was pruned, if it was."""
+        trial = self.trial if self._reports(seed) else None
+        reason = self.trial.user_attrs.get("pruned") if trial is not None else None
+        reporter = Reporter(self.spec.goals[0], trial, reason, self._began)
         with unheard():
             result = fit(arguments, [reporter], self.watch, tags)
         assert result is not None, "one process is rank 0, and an unfinished run has something left"
-        metrics = {**result.metrics, **reporter.measured()}
-        if reporter.reason is not None:
-            self.metrics.append(metrics)
-            raise PrunedError(reporter.reason)
-        return self._checked(metrics)
+        return {**result.metrics, **reporter.measured()}, reporter.reason
 
-    def _reporter(self, seed: int) -> Reporter:
-        reports = seed == self.spec.seeds[0] and len(self.spec.goals) == 1
-        reason = self.trial.user_attrs.get("pruned") if reports else None
-        return Reporter(self.spec.goals[0], self.trial if reports else None, reason, self._began)
+    def _fit_apart(
+        self, seed: int, arguments: list[str], tags: dict[str, str]
+    ) -> tuple[dict[str, float], str | None]:
+        """The same, of a fit on several devices."""
+        job = Job(
+            self.study.study_name, self.trial.number, arguments, tags, self._reports(seed), self.extent.epochs
+        )
+        try:
+            found = fit_apart(job, self.watch)
+        except UserError:
+            if (run := self.runs.find(seed)) is not None:
+                self._began(run.info.run_id)
+            raise
+        self._began(found["run"])
+        return found["metrics"], found["reason"]
+
+    def _reports(self, seed: int) -> bool:
+        """Whether the study hears of each validation of the fit with that seed."""
+        return seed == self.spec.seeds[0] and len(self.spec.goals) == 1
 
     def _names(self, seed: int) -> list[str]:
         name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
@@ -194,14 +220,45 @@ class TrialWork:
         return round(before + time.perf_counter() - self._start, 3)
 
 
-def longest(spec: Spec) -> int:
-    """Epochs of the longest training that the space allows."""
+@dataclass(frozen=True)
+class Extent:
+    """What the trainings of a study take."""
+
+    epochs: int
+    """Of the longest that the space allows."""
+    several: bool
+    """Whether each is shared by several devices."""
+
+
+def measure(spec: Spec) -> Extent:
+    """What the trainings of `spec` take.
+
+    Raises:
+        UsageError: a source needs several devices.
+
+    """
     kinds = spec.space.kinds()
     stage = trial_stage(spec, kinds[0])
-    trainer = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
+    trainer = _trainer(stage, spec)
+    source = stage.source
+    while source is not None:
+        if _is_shared(_trainer(source, spec)):
+            raise UsageError(f"source {source.config}: a sweep trains its sources on one device")
+        source = source.source
     asked = [kind.get("trainer.max_epochs", trainer["max_epochs"]) for kind in kinds]
     counts = [epochs for epochs in asked if isinstance(epochs, int) and epochs > 0]
-    return max(counts, default=MANY)
+    return Extent(max(counts, default=MANY), _is_shared(trainer))
+
+
+def _trainer(stage: Stage, spec: Spec) -> Mapping[str, Any]:
+    trainer: Mapping[str, Any] = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
+    return trainer
+
+
+def _is_shared(trainer: Mapping[str, Any]) -> bool:
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else devices
+    return bool(trainer["num_nodes"] > 1 or str(count) != "1")
 
 
 def failure(error: Exception) -> str:

@@ -3,9 +3,6 @@
 import contextlib
 import gc
 import os
-import signal
-import sys
-import threading
 import time
 
 import optuna
@@ -15,11 +12,11 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.claim import Beat, Claims
+from lit_mnist.sweeps.leash import Leash
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import open_storage, open_study
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time, spec_of
-from lit_mnist.sweeps.team import GO
-from lit_mnist.sweeps.trial import TrialWork, longest
+from lit_mnist.sweeps.trial import Extent, TrialWork, measure
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.terminal import note
 
@@ -36,7 +33,6 @@ def run_worker(name: str, number: int, threads: int) -> None:
 
     """
     torch.set_num_threads(threads)
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     with SignalWatch() as watch:
         Leash(watch).wait()
         watch.check()
@@ -52,13 +48,14 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
 
     """
     spec = spec_of(study)
-    claims = Claims(study, spec, worker, longest(spec))
+    extent = measure(spec)
+    claims = Claims(study, spec, worker, extent.epochs)
     with Settled() as settle:
         while True:
             watch.check()
             trial = claims.take()
             if trial is not None:
-                _work(claims, trial, watch)
+                _work(claims, trial, watch, extent)
                 settle()
             elif _is_over(study, spec):
                 return
@@ -66,10 +63,10 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
                 time.sleep(PAUSE)
 
 
-def _work(claims: Claims, trial: Trial, watch: SignalWatch) -> None:
+def _work(claims: Claims, trial: Trial, watch: SignalWatch, extent: Extent) -> None:
     try:
         with Beat(claims, trial):
-            TrialWork(claims.study, claims.spec, trial, watch).do()
+            TrialWork(claims.study, claims.spec, trial, watch, extent).do()
     except BusyError as error:
         claims.let_go(trial)
         note(f"trial {trial.number} waits: {error}")
@@ -119,30 +116,3 @@ class Settled:
             gc.freeze()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
-
-
-class Leash:
-    """The pipe from the supervisor: a line says to go, and its end says that the supervisor is gone.
-
-    Args:
-        watch: Where that is noted as a signal to end.
-
-    """
-
-    def __init__(self, watch: SignalWatch) -> None:
-        self._watch = watch
-        self._go = threading.Event()
-        threading.Thread(target=self._read, daemon=True).start()
-
-    def wait(self) -> None:
-        """Return when the study is ready, or a signal came."""
-        while not self._go.wait(0.2) and self._watch.received is None:
-            pass
-
-    def _read(self) -> None:
-        for line in sys.stdin:
-            if line.strip() == GO:
-                self._go.set()
-        if self._watch.received is None:
-            self._watch.received = signal.SIGTERM
-        self._go.set()

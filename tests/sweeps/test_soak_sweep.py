@@ -1,0 +1,155 @@
+"""Four workers, one of them killed every few seconds until the study is done: it is the undisturbed study.
+
+LIT_MNIST_SOAK=N does this with N trials, on the journal and on PostgreSQL, whose server is restarted meanwhile;
+without it, PostgreSQL gets a short look.
+"""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+from conftest import enter_project
+from optuna.storages import BaseStorage
+from optuna.trial import TrialState
+from postgres import Postgres, binaries
+from servers import wait_for
+from small import history, spec_text, trial_runs, work, write_spec
+
+from lit_mnist.sweeps.claim import Beat, Claims
+from lit_mnist.sweeps.spec import parse_spec
+from lit_mnist.sweeps.storage import open_storage, open_study, study_lock, study_names
+from lit_mnist.sweeps.study import spec_of, take_study
+
+TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
+SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
+EVERY = 8.0
+"""Seconds between two kills, at most."""
+LONG = {"data.train_per_class": 200, "data.batch_size": 5, "trainer.max_epochs": 6, "checkpoint.every_n_steps": 50}
+
+
+@pytest.fixture(scope="module")
+def postgres() -> Iterator[Postgres]:
+    if binaries() is None:
+        pytest.skip("needs PostgreSQL")
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # the server is another user, and pytest's folders are closed to it
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder) / "server")
+        server.start()
+        yield server
+        server.stop()
+
+
+@pytest.mark.skipif(not TRIALS, reason="takes minutes: set LIT_MNIST_SOAK to a number of trials")
+@pytest.mark.parametrize("kind", ["journal", "postgres"])
+def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    enter_project(tmp_path / "project", monkeypatch)
+    server = request.getfixturevalue("postgres") if kind == "postgres" else None
+    monkeypatch.setenv("LIT_MNIST_STORAGE", server.create("soak") if server else str(tmp_path / "sweeps.journal"))
+    command = [
+        sys.executable,
+        "-m",
+        "lit_mnist.cli",
+        "sweep",
+        write_spec(flags=LONG, trials=TRIALS),
+        "--workers",
+        "4",
+    ]
+    sweep = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    kills = _kill_until_done(sweep, server)
+    assert sweep.returncode == 0 and kills > TRIALS / 2
+
+    study = open_study(open_storage(None), "small")
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * TRIALS
+    runs = trial_runs(study)
+    assert [run.data.tags["sweep.trial"] for run in runs] == [str(number) for number in range(TRIALS)]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    monkeypatch.setenv("LIT_MNIST_STORAGE", str(tmp_path / "undisturbed.journal"))
+    whole = work(flags=LONG, trials=TRIALS, study="whole")
+    for disturbed, undisturbed in zip(runs, trial_runs(whole), strict=True):
+        assert history(disturbed.info.run_id) == history(undisturbed.info.run_id), f"seed {SEED}"
+
+
+def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) -> int:
+    """Kill a worker every few seconds, and restart the server once; how many were killed."""
+    chance, kills = random.Random(SEED), 0
+    print(f"seed {SEED}: LIT_MNIST_SOAK_SEED={SEED} does the same again")
+    while sweep.poll() is None:
+        time.sleep(chance.uniform(0.3, 1) * EVERY)
+        if server is not None and kills == TRIALS // 2:
+            server.stop()
+            time.sleep(5)
+            server.start()
+            server = None
+        if sweep.poll() is None and (workers := psutil.Process(sweep.pid).children()):
+            chance.choice(workers).send_signal(signal.SIGKILL)
+            kills += 1
+    return kills
+
+
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], BaseStorage]]:
+    """Opens storages, and closes their connections in the end."""
+    storages: list[Any] = []
+
+    def open_(url: str) -> BaseStorage:
+        storages.append(open_storage(url))
+        return storages[-1]
+
+    yield open_
+    for storage in storages:
+        storage.within._backend.scoped_session.remove()
+        storage.within._backend.engine.dispose()
+
+
+def test_many_first_starts_at_once_make_one_database(
+    postgres: Postgres, opened: Callable[[str], BaseStorage]
+) -> None:
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(opened, [postgres.create("fresh")] * 8))
+    assert [study_names(storage) for storage in found] == [[]] * 8
+
+
+def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
+    postgres: Postgres, opened: Callable[[str], BaseStorage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.create("shared")
+    first = take_study(opened(url), parse_spec(spec_text(trials=1), "small"))
+    second = open_study(opened(url), "small")
+    trial = Claims(first, spec_of(first), 0, 1).take()
+    assert trial is not None and len(second.get_trials()) == 1
+    postgres.stop()
+    back = threading.Timer(2, postgres.start)
+    back.start()
+    assert second.get_trials()[0].user_attrs["point"] == trial.user_attrs["point"]
+    back.join()
+    with study_lock(second._storage, "small"):
+        second.set_user_attr("written", True)
+    assert first.user_attrs["written"]
+    assert capsys.readouterr().err.count("is away: waiting for it") == 1
+
+
+def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
+    postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.claim.BEAT", 0.05)
+    study = take_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
+    claims = Claims(study, spec_of(study), 0, 1)
+    trial = claims.take()
+    assert trial is not None
+    with Beat(claims, trial):
+        wait_for(lambda: study.get_trials()[0].user_attrs["owner"]["beat"] > 1, "two beats")
