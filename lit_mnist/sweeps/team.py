@@ -32,6 +32,27 @@ class Member:
     """The end of what it has written to its stderr."""
     reader: threading.Thread | None = None
 
+    def say(self, line: str) -> None:
+        """Write a line to it; one that is dead does not hear it, and is replaced."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.write(f"{line}\n")
+            self.process.stdin.flush()
+
+    def hang_up(self) -> None:
+        """Close the pipe by whose end it knows that there is no supervisor."""
+        assert self.process.stdin is not None
+        with contextlib.suppress(OSError):
+            self.process.stdin.close()
+
+    def clear_away(self) -> None:
+        """Read what a dead one has left to say, and close its pipes."""
+        self.hang_up()
+        if self.reader is not None:
+            self.reader.join(5)
+        assert self.process.stderr is not None
+        self.process.stderr.close()
+
 
 class Team:
     """The worker processes.
@@ -56,7 +77,7 @@ class Team:
     def go(self) -> None:
         """Let the workers begin."""
         for member in self.members:
-            _write(member, GO)
+            member.say(GO)
 
     def look(self, finished: Callable[[], bool]) -> bool:
         """Replace who has died; whether anybody is still at work.
@@ -67,14 +88,13 @@ class Team:
         """
         for member in [member for member in self.members if member.process.poll() is not None]:
             self.members.remove(member)
-            if member.reader is not None:
-                member.reader.join(5)
+            member.clear_away()
             code = member.process.returncode
             if code == 0 or self._ended or finished():
                 continue
             self._count_death(member, code)
             self.members.append(self._start(member.number))
-            _write(self.members[-1], GO)
+            self.members[-1].say(GO)
         return bool(self.members)
 
     def progress(self) -> None:
@@ -83,29 +103,24 @@ class Team:
 
     def end(self, number: int) -> None:
         """Pass a signal on, and wait until the workers have saved their trials."""
-        self._ended = True
         for member in self.members:
             with contextlib.suppress(ProcessLookupError):
                 member.process.send_signal(number)
-        for member in self.members:
-            try:
-                member.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
-                member.process.kill()
         self.close()
 
     def close(self) -> None:
         """Leave no worker behind: without its supervisor each ends by itself."""
         self._ended = True
         for member in self.members:
-            if member.process.stdin is not None:
-                with contextlib.suppress(OSError):
-                    member.process.stdin.close()
+            member.hang_up()
         for member in self.members:
             try:
                 member.process.wait(PATIENCE)
             except subprocess.TimeoutExpired:
                 member.process.kill()
+                member.process.wait()
+            member.clear_away()
+        self.members = []
 
     def _start(self, number: int) -> Member:
         command = [
@@ -150,13 +165,6 @@ class Team:
                 member.last[-1] if code > 0 and member.last else f"exit code {code}"
             )
             raise UserError(f"workers die without finishing a trial; the last one: {why}")
-
-
-def _write(member: Member, line: str) -> None:
-    with contextlib.suppress(OSError):  # a worker that is dead is replaced
-        assert member.process.stdin is not None
-        member.process.stdin.write(f"{line}\n")
-        member.process.stdin.flush()
 
 
 def _cores() -> int:

@@ -57,11 +57,12 @@ def work(**changes: Any) -> optuna.Study:
     return study
 
 
-def trial_runs(study: str = "small") -> list[Any]:
+def trial_runs(study: optuna.Study) -> list[Any]:
     """MLflow's runs of the study's trials, those of a trial in the order in which they came."""
     client = connect(find_store())
-    experiment = client.get_experiment_by_name(f"sweeps/{study}")
-    found = client.search_runs([experiment.experiment_id], "tags.`sweep.seed` != ''", max_results=1000)
+    experiment = client.get_experiment_by_name(study.user_attrs["experiment"])
+    mine = f"tags.`sweep.run` = '{study.user_attrs['run_id']}' and tags.`sweep.seed` != ''"
+    found = client.search_runs([experiment.experiment_id], mine, max_results=1000)
     return sorted(found, key=lambda run: (int(run.data.tags["sweep.trial"]), run.info.start_time))
 
 

@@ -2,14 +2,16 @@
 
 import subprocess
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import optuna
 import pytest
-from conftest import Cli
+from conftest import enter_project
 from optuna.trial import TrialState
 from small import spec_text, trial_runs, work, write_spec
 
+from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.claim import SILENCE, Claims, Watch
@@ -23,11 +25,24 @@ from lit_mnist.tracking.store import connect, find_store
 LR = {"low": 1e-3, "high": 0.1, "log": True}
 
 
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project that these tests share, since a new store takes longer than a trial."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield enter_project(tmp_path_factory.mktemp("sweeps") / "project", patch)
+
+
+@pytest.fixture(autouse=True)
+def own_storage(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Studies of its own for each test."""
+    monkeypatch.setenv("LIT_MNIST_STORAGE", str(tmp_path / "sweeps.journal"))
+
+
 def told(study: optuna.Study) -> list[object]:
     return [(trial.params, trial.values, trial.state) for trial in study.get_trials()]
 
 
-def test_three_and_three_more_trials_are_those_of_six_in_one_go(project: Path) -> None:
+def test_three_and_three_more_trials_are_those_of_six_in_one_go() -> None:
     search = {
         "sampler": {"name": "tpe", "n_startup_trials": 2},
         "space": {"model.lr": LR, "model.dropout": {"low": 0.0, "high": 0.5}},
@@ -36,22 +51,22 @@ def test_three_and_three_more_trials_are_those_of_six_in_one_go(project: Path) -
     work(**search, trials=3)
     parts = work(**search, trials=6)
     assert told(parts) == told(whole) and len(told(whole)) == 6
-    assert [run.data.tags["sweep.trial"] for run in trial_runs()] == [str(i) for i in range(6)]
+    assert [run.data.tags["sweep.trial"] for run in trial_runs(parts)] == [str(i) for i in range(6)]
 
 
-def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on(project: Path) -> None:
+def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on() -> None:
     study = work(space={"model.lr": {"choices": [1e30, 0.01]}}, sampler="grid", trials=2)
     failed, done = sorted(study.get_trials(), key=lambda trial: -trial.params["model.lr"])
     assert (failed.state, done.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert "train/loss is nan at step" in failed.user_attrs["reason"]
-    runs = {run.data.tags["sweep.trial"]: run for run in trial_runs()}
+    runs = {run.data.tags["sweep.trial"]: run for run in trial_runs(study)}
     assert runs[str(failed.number)].info.status == "FAILED"
     assert runs[str(failed.number)].data.tags["sweep.state"] == "failed"
     assert "train/loss is nan" in runs[str(failed.number)].data.tags["sweep.reason"]
     assert runs[str(done.number)].data.tags["sweep.state"] == "complete"
 
 
-def test_a_pruned_trial_ends_early_and_says_when(project: Path) -> None:
+def test_a_pruned_trial_ends_early_and_says_when() -> None:
     study = work(
         metric="val/loss", direction="minimize", trials=2, sampler="grid",
         points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
@@ -62,25 +77,25 @@ def test_a_pruned_trial_ends_early_and_says_when(project: Path) -> None:
     assert (whole.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     assert len(whole.intermediate_values) == 3 and len(pruned.intermediate_values) == 1
     assert pruned.user_attrs["reason"].startswith("at epoch 1: val/loss 2.3")
-    run = trial_runs()[1]
+    run = trial_runs(study)[1]
     assert run.info.status == "FINISHED" and run.data.tags["sweep.state"] == "pruned"
     assert run.data.metrics["epoch"] == 0
 
 
-def test_repeats_are_grouped_with_mean_and_interval(project: Path) -> None:
+def test_repeats_are_grouped_with_mean_and_interval() -> None:
     study = work(repeats=2, trials=1, metric="val/loss", direction="minimize")
     (trial,) = study.get_trials()
     values = [value for (value,) in trial.user_attrs["values"]]
     assert trial.value == pytest.approx(sum(values) / 2) and values[0] != values[1]
-    assert [run.info.run_id for run in trial_runs()] == trial.user_attrs["runs"]
-    (group,) = {run.data.tags["mlflow.parentRunId"] for run in trial_runs()}
+    assert [run.info.run_id for run in trial_runs(study)] == trial.user_attrs["runs"]
+    (group,) = {run.data.tags["mlflow.parentRunId"] for run in trial_runs(study)}
     found = connect(find_store()).get_run(group)
     assert found.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
     assert found.data.metrics["val/loss/mean"] == pytest.approx(trial.value)
     assert found.data.metrics["val/loss/interval"] > 0
 
 
-def test_a_network_that_is_too_large_is_not_trained(project: Path) -> None:
+def test_a_network_that_is_too_large_is_not_trained() -> None:
     study = work(
         space={"model.channels": {"choices": [[2, 2], [40, 40]]}}, sampler="grid", trials=2,
         constraints=[{"metric": "parameters", "at_most": 10_000}],
@@ -91,30 +106,29 @@ def test_a_network_that_is_too_large_is_not_trained(project: Path) -> None:
     assert small.state == TrialState.COMPLETE and small.values[1] < 10_000
     assert large.state == TrialState.PRUNED and "more than 10,000" in large.user_attrs["reason"]
     assert large.user_attrs["seconds"] < small.user_attrs["seconds"]
-    assert {run.data.tags["sweep.state"] for run in trial_runs()} == {"complete", "pruned"}
+    assert {run.data.tags["sweep.state"] for run in trial_runs(study)} == {"complete", "pruned"}
 
 
 def test_a_sweep_never_reads_a_test_picture(
-    project: Path, full_data: str, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    raw = project / "pictures" / "MNIST" / "raw"
+    raw = tmp_path / "pictures" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in Path(full_data).glob("MNIST/raw/train-*"):
         (raw / path.name).symlink_to(path)
-    monkeypatch.setenv("LIT_MNIST_DATA", str(project / "pictures"))
+    monkeypatch.setenv("LIT_MNIST_DATA", str(tmp_path / "pictures"))
     study = work(trials=1, flags={"data": "MNISTDataModule"})
     assert study.get_trials()[0].state == TrialState.COMPLETE
 
 
-def test_a_study_whose_space_has_changed_is_refused(project: Path, cli: Cli) -> None:
+def test_a_study_whose_space_has_changed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
     take_study(open_storage(None), parse_spec(spec_text(), "small"))
-    code, _, err = cli("sweep", write_spec(space={"model.lr": {**LR, "high": 0.2}}))
-    assert code == 2
+    assert main(["sweep", write_spec(space={"model.lr": {**LR, "high": 0.2}})]) == 2
+    err = capsys.readouterr().err
     assert "space model.lr high is 0.1 there and 0.2 here; give the spec another `study`" in err
-    assert not (project / "mlruns" / "runs").exists()
 
 
-def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once(project: Path) -> None:
+def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once() -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     trial = Claims(study, spec_of(study), 0, 1).take()
     assert trial is not None
@@ -129,7 +143,7 @@ def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once(project: Path
 
 
 def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     trial = Claims(study, spec_of(study), 0, 1).take()
@@ -154,7 +168,7 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     assert is_dead(2)
 
 
-def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_taken_up(project: Path) -> None:
+def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_taken_up() -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     study._storage.create_new_trial(study._study_id)
     study = work(trials=1)
@@ -162,7 +176,7 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
 
 
-def test_a_signal_before_the_next_trial_ends_the_work(project: Path) -> None:
+def test_a_signal_before_the_next_trial_ends_the_work() -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(), "small"))
     with SignalWatch() as watch, pytest.raises(Interrupted):
         watch.received = 15
