@@ -63,10 +63,8 @@ def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
             said = errors.read().splitlines()
         watch.check()
         if process.returncode:
-            lines = (
-                [line for line in said if line.startswith(ERROR)] or said or [f"exit code {process.returncode}"]
-            )
-            raise UserError(lines[-1].removeprefix(ERROR))
+            lines = [line for line in said if line.startswith(ERROR)] or said
+            raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
         found: dict[str, Any] = json.loads(_result(path).read_text())
         return found
 

@@ -8,8 +8,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.entries import Ask, Choice, Dimension, Entry, Parameter, Plain, Sizes, parse_entry, unique
+from lit_mnist.sweeps.entries import Ask, Choice, Dimension, Entry, Parameter, Plain, Sizes, unique
 from lit_mnist.sweeps.fields import one_of
+from lit_mnist.sweeps.parsing import parse_entry
 from lit_mnist.training.explain import flags, nearest
 
 GROUPS = ("model", "data", "trainer")

@@ -257,10 +257,8 @@ def _trainer(stage: Stage, spec: Spec) -> Mapping[str, Any]:
 
 def _is_shared(trainer: Mapping[str, Any]) -> bool:
     devices = trainer["devices"]
-    return trainer["num_nodes"] > 1 or (len(devices) if isinstance(devices, list) else str(devices)) not in (
-        1,
-        "1",
-    )
+    count = len(devices) if isinstance(devices, list) else devices
+    return bool(trainer["num_nodes"] > 1 or str(count) != "1")
 
 
 def failure(error: Exception) -> str:

@@ -13,8 +13,8 @@ TUNED = "-c fsync=off -c synchronous_commit=off -c full_page_writes=off -c max_c
 def binaries() -> Path | None:
     """The folder of `initdb`; None where there is no PostgreSQL."""
     found = shutil.which("initdb")
-    folders = [Path(found).parent] if found else sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    return folders[-1] if folders and (folders[-1] / "initdb").exists() else None
+    folders = sorted(Path("/usr/lib/postgresql").glob("*/bin")) or ([Path(found).parent] if found else [])
+    return folders[-1] if folders else None
 
 
 class Postgres:
@@ -28,7 +28,6 @@ class Postgres:
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
-        self.url = f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/postgres"
         folder.mkdir()
         if os.getuid() == 0:
             shutil.chown(folder, SUPERUSER)
@@ -42,6 +41,11 @@ class Postgres:
     def stop(self) -> None:
         """End it at once, whoever is connected."""
         self._run("pg_ctl", "-D", str(self.folder / "data"), "-w", "-m", "fast", "stop")
+
+    def create(self, database: str) -> str:
+        """A new database; returns its URL."""
+        self._run("createdb", "-h", "127.0.0.1", "-p", str(self.port), "-U", SUPERUSER, database)
+        return f"postgresql+psycopg://{SUPERUSER}@127.0.0.1:{self.port}/{database}"
 
     def _run(self, program: str, *arguments: str) -> None:
         # The server refuses to work for root.

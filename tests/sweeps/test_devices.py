@@ -15,7 +15,8 @@ LR = [0.01, 1e-7]
 
 def test_a_trial_on_two_devices_has_one_run_and_is_pruned_on_both(project: Path) -> None:
     fields = {
-        "metric": "val/loss", "direction": "minimize", "trials": 2, "sampler": "grid", "points": [{"model.lr": 0.01}],
+        "metric": "val/loss", "direction": "minimize", "trials": 2, "sampler": "grid",
+        "points": [{"model.lr": 0.01}],
         "space": {"model.lr": {"choices": LR}}, "pruner": {"name": "median", "n_startup_trials": 1},
         "flags": {"trainer.devices": 2, "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
                   "trainer.max_epochs": 2},

@@ -1,7 +1,7 @@
 """Four workers, one of them killed every few seconds until the study is done: it is the undisturbed study.
 
-LIT_MNIST_SOAK=N does this with N trials, on the journal and on PostgreSQL, whose server is restarted meanwhile; without
-it, PostgreSQL gets a short look.
+LIT_MNIST_SOAK=N does this with N trials, on the journal and on PostgreSQL, whose server is restarted meanwhile;
+without it, PostgreSQL gets a short look.
 """
 
 import os
@@ -9,22 +9,26 @@ import random
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 from conftest import enter_project
+from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from postgres import Postgres, binaries
+from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
-from lit_mnist.sweeps.claim import Claims
-from lit_mnist.sweeps.patience import Patient
+from lit_mnist.sweeps.claim import Beat, Claims
 from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage, open_study, study_lock
+from lit_mnist.sweeps.storage import open_storage, open_study, study_lock, study_names
 from lit_mnist.sweeps.study import spec_of, take_study
 
 TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
@@ -35,16 +39,17 @@ LONG = {"data.train_per_class": 200, "data.batch_size": 5, "trainer.max_epochs":
 
 
 @pytest.fixture(scope="module")
-def postgres(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Postgres]:
+def postgres() -> Iterator[Postgres]:
     if binaries() is None:
         pytest.skip("needs PostgreSQL")
-    folder = tmp_path_factory.mktemp("postgres")
-    for path in (folder, *folder.parents[:2]):
-        path.chmod(0o755)  # the server is another user
-    server = Postgres(folder / "server")
-    server.start()
-    yield server
-    server.stop()
+    with (
+        tempfile.TemporaryDirectory() as folder
+    ):  # the server is another user, and pytest's folders are closed to it
+        Path(folder).chmod(0o755)
+        server = Postgres(Path(folder) / "server")
+        server.start()
+        yield server
+        server.stop()
 
 
 @pytest.mark.skipif(not TRIALS, reason="takes minutes: set LIT_MNIST_SOAK to a number of trials")
@@ -54,7 +59,7 @@ def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
 ) -> None:
     enter_project(tmp_path / "project", monkeypatch)
     server = request.getfixturevalue("postgres") if kind == "postgres" else None
-    monkeypatch.setenv("LIT_MNIST_STORAGE", server.url if server else str(tmp_path / "sweeps.journal"))
+    monkeypatch.setenv("LIT_MNIST_STORAGE", server.create("soak") if server else str(tmp_path / "sweeps.journal"))
     command = [
         sys.executable,
         "-m",
@@ -96,39 +101,55 @@ def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) 
     return kills
 
 
-def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
-    postgres: Postgres, project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], BaseStorage]]:
+    """Opens storages, and closes their connections in the end."""
+    storages: list[Any] = []
+
+    def open_(url: str) -> BaseStorage:
+        storages.append(open_storage(url))
+        return storages[-1]
+
+    yield open_
+    for storage in storages:
+        storage.within._backend.scoped_session.remove()
+        storage.within._backend.engine.dispose()
+
+
+def test_many_first_starts_at_once_make_one_database(
+    postgres: Postgres, opened: Callable[[str], BaseStorage]
 ) -> None:
-    monkeypatch.setenv("LIT_MNIST_STORAGE", postgres.url)
-    study = take_study(open_storage(None), parse_spec(spec_text(study="shared", trials=2), "shared"))
-    other = open_study(open_storage(None), "shared")
-    taken = [Claims(each, spec_of(study), worker, 1).take() for worker, each in enumerate((study, study))]
-    assert [trial.number for trial in taken if trial] == [0, 0], "one process takes again what is its own"
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(opened, [postgres.create("fresh")] * 8))
+    assert [study_names(storage) for storage in found] == [[]] * 8
+
+
+def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
+    postgres: Postgres, opened: Callable[[str], BaseStorage], capsys: pytest.CaptureFixture[str]
+) -> None:
+    url = postgres.create("shared")
+    first = take_study(opened(url), parse_spec(spec_text(trials=1), "small"))
+    second = open_study(opened(url), "small")
+    trial = Claims(first, spec_of(first), 0, 1).take()
+    assert trial is not None and len(second.get_trials()) == 1
     postgres.stop()
     back = threading.Timer(2, postgres.start)
     back.start()
-    assert len(other.get_trials()) == 1
+    assert second.get_trials()[0].user_attrs["point"] == trial.user_attrs["point"]
     back.join()
-    with study_lock(other._storage, "shared"):
-        other.set_user_attr("written", True)
-    assert study.user_attrs["written"]
-    assert isinstance(other._storage, Patient) and other._storage.outages
+    with study_lock(second._storage, "small"):
+        second.set_user_attr("written", True)
+    assert first.user_attrs["written"]
     assert capsys.readouterr().err.count("is away: waiting for it") == 1
 
 
-def test_many_first_starts_at_once_make_one_database(postgres: Postgres) -> None:
-    url = postgres.url.replace("/postgres", "/template1") if False else postgres.url
-    errors: list[Exception] = []
-
-    def start() -> None:
-        try:
-            open_storage(url)
-        except Exception as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=start) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert not errors
+def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
+    postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.claim.BEAT", 0.05)
+    study = take_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
+    claims = Claims(study, spec_of(study), 0, 1)
+    trial = claims.take()
+    assert trial is not None
+    with Beat(claims, trial):
+        wait_for(lambda: study.get_trials()[0].user_attrs["owner"]["beat"] > 1, "two beats")

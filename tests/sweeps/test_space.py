@@ -22,7 +22,7 @@ def _sizes(rule: str, **parameters: int) -> Any:
 
 def test_sizes_follow_their_rule() -> None:
     assert _sizes("equal", depth=2, width=100) == {"model.hidden_sizes": [100, 100]}
-    assert _sizes("halving", depth=3, width=5) == {"model.hidden_sizes": [5, 2, 1]}
+    assert _sizes("halving", depth=3, width=101) == {"model.hidden_sizes": [101, 50, 25]}
     assert _sizes("free", depth=2, width_1=4, width_2=128) == {"model.hidden_sizes": [4, 128]}
 
 
@@ -56,14 +56,14 @@ def test_kinds_have_every_branch_and_both_ends_but_are_no_product() -> None:
         "model.hidden_sizes": {**SIZES, "rule": "free"},
         "data.corruption": {"choices": [None, "gaussian"]},
         "data.noise": {"low": 0.1, "high": 1, "when": {"data.corruption": "gaussian"}},
-        "data.batch_size": {"choices": [16, 32], "when": {"data.corruption": "gaussian"}},
+        "data.batch_size": {"choices": [16, 24, 32], "when": {"data.corruption": "gaussian"}},
     }
     kinds = Space(nested).kinds()
     sizes = [kind["model.hidden_sizes"] for kind in kinds]
     assert {len(size) for size in sizes} == {1, 2, 3} and {4, 128} == {s for size in sizes for s in size}
-    assert {kind.get("data.batch_size") for kind in kinds} == {None, 16, 32}
+    assert {kind.get("data.batch_size") for kind in kinds} == {None, 16, 24, 32}
     assert {kind.get("data.noise") for kind in kinds} == {None, 0.1, 1.0}
-    assert len(kinds) <= 6
+    assert len(kinds) <= 7
 
 
 def test_a_grid_has_each_combination_once() -> None:

@@ -96,6 +96,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "interval": ({"space": {"model.lr": {"low": 1, "high": 0.1}}}, "low 1 must be below high 0.1"),
     "logarithm of 0": ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "low 0 must be above 0"),
     "step": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0.3}}}, "miss high 1; the last is 0.9"),
+    "step of 0": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0}}}, "step 0 must be above 0"),
     "key of an interval": ({"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "high is missing; did you mean hihg"),
     "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "0.1 stands there twice"),
     "no group": ({"space": {"lr": {"low": 0.1, "high": 1}}}, "did you mean model.lr?"),
