@@ -8,11 +8,11 @@ export UV_COMPILE_BYTECODE = 1
 
 .PHONY: demo test check bench soak install wheel clean
 
-demo: .venv/installed          ## two networks of the papers learn real digits, in about two minutes
+demo: .venv/installed          ## networks learn real digits and a sweep looks for one, in about two minutes
 	$(BIN)/python scripts/demo.py
 
 test: .venv/installed          ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 check: .venv/installed         ## lint, format, types
 	$(BIN)/ruff check
@@ -22,8 +22,8 @@ check: .venv/installed         ## lint, format, types
 bench: .venv/installed         ## what the framework costs, as ratios (needs full MNIST)
 	$(BIN)/python scripts/bench.py
 
-soak: .venv/installed          ## runs killed at 20 random moments by each signal, compared with undisturbed ones
-	LIT_MNIST_SOAK=20 $(BIN)/python -m pytest -s tests/training/test_soak.py
+soak: .venv/installed          ## runs and sweeps killed at random moments, compared with undisturbed ones
+	LIT_MNIST_SOAK=20 $(BIN)/python -m pytest -s tests/training/test_soak.py tests/sweeps/test_soak_sweep.py
 
 install: .venv/installed       ## the environment alone
 

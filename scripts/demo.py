@@ -1,21 +1,30 @@
-"""What `make demo` shows: two networks of the papers learn real handwritten digits, with nothing to download."""
+"""What `make demo` shows: two networks of the papers learn real digits, and a small sweep looks for a third.
+
+There is nothing to download.
+"""
 
 import sys
 import time
+from pathlib import Path
 
 from lit_mnist.cli import guarded, quiet
+from lit_mnist.sweeps.launch import sweep
+from lit_mnist.sweeps.storage import open_storage, open_study
+from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.tracking.terminal import print_table, seconds
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.fit import fit
 
 RUNS = {
-    "zhang/autoencoder": ["--trainer.max_steps", "20000", "--data.train_size", "null"],
+    "zhang/autoencoder": ["--trainer.max_steps", "12000", "--data.train_size", "null"],
     "zhang/cnn": ["--trainer.max_epochs", "10"],
 }
+SWEEP = Path(__file__).parent.parent / "sweeps" / "demo.yaml"
 NEXT = """
 What to type next:
   .venv/bin/lit-mnist ui                       look at these runs in MLflow
   .venv/bin/lit-mnist runs                     list them
+  .venv/bin/lit-mnist sweep status demo        the sweep, which --trials 20 would carry on
   .venv/bin/lit-mnist data fetch               download full MNIST and Fashion-MNIST
   .venv/bin/lit-mnist fit --config zhang/cnn   train on all of MNIST"""
 
@@ -34,8 +43,18 @@ def main() -> None:
         figures += [*fitted.figures, *tested.figures]
     print()
     print_table(["network", "metric", "value", "seconds in all"], rows)
-    print("\nFigures:", *figures, sep="\n  ")
+    print(f"\n{SWEEP.name}: learning rate, momentum, noise and hidden size of a third network", flush=True)
+    sweep(str(SWEEP), trials=None, workers=2, url=None)
+    print("\nFigures:", *figures, *sweep_figures(), sep="\n  ")
     print(NEXT)
+
+
+def sweep_figures() -> list[str]:
+    """Those of the study's own run."""
+    store = find_store()
+    run_id = open_study(open_storage(None), SWEEP.stem).user_attrs["run_id"]
+    folder = Path(connect(store).download_artifacts(run_id, "figures"))
+    return [str(path) for path in sorted(folder.iterdir())]
 
 
 if __name__ == "__main__":

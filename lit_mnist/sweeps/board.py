@@ -35,7 +35,7 @@ class Board:
         self.study, self.spec, self.workers = study, spec, workers
         self._known = {trial.number for trial in get_trials(study) if trial.state.is_finished()}
         self._live = Live(auto_refresh=False, transient=True) if sys.stdout.isatty() else None
-        self._shown = 0.0
+        self._shown, self._validations = 0.0, 0
 
     def __enter__(self) -> "Board":
         if self._live is not None:
@@ -46,8 +46,8 @@ class Board:
         if self._live is not None:
             self._live.stop()
 
-    def update(self) -> int:
-        """Show what is new; returns how many trials have finished since the last time."""
+    def update(self) -> bool:
+        """Show what is new; whether a trial has got any further since the last time."""
         trials = get_trials(self.study)
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._known]
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
@@ -56,7 +56,8 @@ class Board:
         if self._live is not None and time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
             self._live.update(self._table(trials), refresh=True)
-        return len(new)
+        before, self._validations = self._validations, sum(len(trial.intermediate_values) for trial in trials)
+        return bool(new) or self._validations != before
 
     def closing(self) -> str:
         """How the study stands, in one line."""

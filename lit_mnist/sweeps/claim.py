@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from lit_mnist.sweeps.patience import StorageGoneError
+from lit_mnist.sweeps.patience import StorageGoneError, is_outage
 from lit_mnist.sweeps.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import Held, is_shared, study_lock
@@ -77,8 +77,10 @@ class Claims:
                     trial = self._take(held)
                     held.check()
                     return trial
-            except SQLAlchemyError:  # the lock went with its server: what was done under it may not hold
-                time.sleep(1)
+            except SQLAlchemyError as error:
+                if not is_outage(error):
+                    raise
+                time.sleep(1)  # the lock went with its server: what was done under it may not hold
 
     def owns(self, trial: FrozenTrial) -> bool:
         """Whether the trial is this worker's."""

@@ -15,7 +15,7 @@ from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.terminal import note
 
 MOST_ERRORS, MOST_KILLS = 3, 10
-"""Deaths in a row, with no trial finished between, after which something is wrong for good."""
+"""Deaths in a row, with no trial getting further between, after which something is wrong for good."""
 ERROR = "lit-mnist: error: "
 PATIENCE = 120.0
 """Seconds that a worker has for saving its trial."""
@@ -70,7 +70,11 @@ class Team:
         self._gpus = _gpus() if spread else []
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
+<<<<<<< HEAD
         self._ended = self._begun = False
+=======
+        self._begun = self._ended = False
+>>>>>>> sweep_s1
         self.members = [self._start(number) for number in range(workers)]
 
     def go(self) -> None:
@@ -98,7 +102,7 @@ class Team:
         return bool(self.members)
 
     def progress(self) -> None:
-        """A trial has finished: whoever dies now is the first again."""
+        """A trial has got further: whoever dies now is the first again."""
         self._deaths = dict.fromkeys(self._deaths, 0)
 
     def end(self, number: int) -> None:
@@ -113,6 +117,8 @@ class Team:
         self._ended = True
         for member in self.members:
             member.hang_up()
+            if not self._begun:  # it has nothing to save
+                member.process.kill()
         for member in self.members:
             try:
                 member.process.wait(PATIENCE)
@@ -164,7 +170,7 @@ class Team:
             why = said.removeprefix(ERROR) or (
                 member.last[-1] if code > 0 and member.last else f"exit code {code}"
             )
-            raise UserError(f"workers die without finishing a trial; the last one: {why}")
+            raise UserError(f"workers die and no trial gets any further; the last one: {why}")
 
 
 def cores() -> int:

@@ -113,4 +113,4 @@ def test_workers_that_cannot_work_are_given_up_with_their_own_words(
 ) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.team.sys.executable", "/bin/false")
     code, _, err = cli("sweep", write_spec())
-    assert code == 1 and "workers die without finishing a trial; the last one: exit code 1" in err
+    assert code == 1 and "workers die and no trial gets any further; the last one: exit code 1" in err
