@@ -7,7 +7,8 @@ Three ways of the same training on full MNIST, in turn, several times:
   (c) Lightning with torchvision's MNIST, ToTensor and a DataLoader, as its documentation shows;
 
 the price of exact resume: `lit-mnist fit` saving itself every 500 steps, against the same without any of it;
-and the time from the command to the first step, against importing torch, lightning and mlflow alone.
+and the time from the command to the first step, against importing torch, lightning and mlflow alone;
+and sweeps: see bench_sweeps.py.
 Printed are medians, and medians of the ratios within each turn. Validation is left out of all three. What (b) does
 otherwise than (a), it does for every user: fused optimisers, channels_last for convolutions.
 """
@@ -183,15 +184,25 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="What the framework costs next to the arithmetic.")
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--root", help="folder of the datasets")
+    parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts")
     known = parser.parse_args()
     location = find_root("MNIST", known.root)
     root = str(location.folder.parent.parent.resolve())
     _quiet()
+    if known.only != "sweeps":
+        bench_steps(location.folder, root, known.repeats)
+    if known.only != "steps":
+        from bench_sweeps import bench_sweeps  # not at the top: the start of a fit with FirstStep is timed
+
+        bench_sweeps(root)
+
+
+def bench_steps(folder: Path, root: str, repeats: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pictures, labels = (torch.from_numpy(array).to(device) for array in load_arrays(location.folder, train=True))
+    pictures, labels = (torch.from_numpy(array).to(device) for array in load_arrays(folder, train=True))
     pictures, labels = pictures.unsqueeze(1), labels.long()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
-    print(f"{name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {known.repeats} repeats")
+    print(f"{name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {repeats} repeats")
     with _project():
         for network in NETWORKS:
             ways = [
@@ -199,14 +210,14 @@ def main() -> None:
                 lambda n=network: ours(n, root),
                 lambda n=network: documented(n, root),
             ]
-            a, b, c = zip(*_interleaved(ways, known.repeats), strict=True)
+            a, b, c = zip(*_interleaved(ways, repeats), strict=True)
             print(f"{network.config}: (a) bare {_median(a):.2f} ms a step, (b) lit-mnist {_median(b):.2f},"
                   f" (c) Lightning with a DataLoader {_median(c):.2f}", flush=True)  # fmt: skip
             print(f"  (b)/(a) {_ratio(b, a):.2f}   (c)/(b) {_ratio(c, b):.2f}", flush=True)
-            prices = [turn[0] for turn in _interleaved([lambda n=network: saved(n, root)], known.repeats)]
+            prices = [turn[0] for turn in _interleaved([lambda n=network: saved(n, root)], repeats)]
             print(f"  exact resume, a checkpoint every 500 steps: ratio {_ratio(*zip(*prices, strict=True)):.3f}",
                   flush=True)  # fmt: skip
-        starts = [turn[0] for turn in _interleaved([lambda: start_ratio(root)], known.repeats)]
+        starts = [turn[0] for turn in _interleaved([lambda: start_ratio(root)], repeats)]
     first, imports = zip(*starts, strict=True)
     print(f"start: {_median(first):.1f} s to the first step, imports alone {_median(imports):.1f} s")
     print(f"  ratio {_ratio(first, imports):.2f}")

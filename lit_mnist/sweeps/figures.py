@@ -3,6 +3,7 @@
 import json
 import math
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -71,14 +72,16 @@ def importances(found: Outcome) -> dict[str, float]:
     Empty where that cannot be said: too few trials, one parameter, one value.
     """
     usable = [trial for trial in found.complete if math.isfinite(trial.values[0])]
-    names = {name for trial in usable for name in trial.params}
-    if len(usable) < FEWEST or len(names) < 2 or len({trial.values[0] for trial in usable}) < 2:
+    tried = {(name, repr(value)) for trial in usable for name, value in trial.params.items()}
+    varied = [name for name, count in Counter(name for name, _ in tried).items() if count > 1]
+    if len(usable) < FEWEST or len(varied) < 2 or len({trial.values[0] for trial in usable}) < 2:
         return {}
     alone = optuna.create_study()
     for trial in usable:
         params, distributions = trial.params, trial.distributions
         alone.add_trial(create_trial(value=found.cost(trial)[0], params=params, distributions=distributions))
     shares = optuna.importance.get_param_importances(alone)
+    shares = {name: share for name, share in shares.items() if name in varied}
     return {name: float(share) for name, share in shares.items()} if sum(shares.values()) > 0 else {}
 
 

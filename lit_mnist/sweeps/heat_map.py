@@ -25,7 +25,7 @@ from lit_mnist.sweeps.style import (
     style_log,
 )
 
-FEWEST = 12
+FEWEST = 8
 """Trials below which nothing is said of what lies between them."""
 FINENESS = 200
 LEVELS = (0.5, 0.9, 0.95, 0.98)

@@ -115,10 +115,17 @@ def check_search(spec: "Spec") -> None:
 
 def _check_sampler(spec: "Spec", firsts: Sequence[Mapping[str, Any]]) -> None:
     intervals = [d for d in spec.space.dimensions() if not isinstance(d.distribution, CategoricalDistribution)]
-    if spec.sampler == "cmaes" and len(intervals) < 2:
-        raise UsageError(f"sampler: cmaes needs two or more intervals, and space has {len(intervals)}: take tpe")
-    if spec.sampler == "cmaes" and len(spec.goals) > 1:
-        raise UsageError(f"sampler: cmaes cannot look for {len(spec.goals)} goals: take tpe")
+    if spec.sampler == "cmaes":
+        if len(intervals) < 2:
+            raise UsageError(
+                f"sampler: cmaes needs two or more intervals, and space has {len(intervals)}: take tpe"
+            )
+        if coming_and_going := spec.space.conditional():
+            raise UsageError(
+                f"sampler: cmaes needs intervals that always apply, unlike {coming_and_going[0]}: take tpe"
+            )
+        if len(spec.goals) > 1:
+            raise UsageError(f"sampler: cmaes cannot look for {len(spec.goals)} goals: take tpe")
     if spec.sampler != "grid":
         for name, content in spec.fields.get("space", {}).items():
             if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):

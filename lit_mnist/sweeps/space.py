@@ -8,8 +8,9 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.entries import Ask, Dimension, Entry, Parameter, Plain, Sizes, parse_entry, unique
+from lit_mnist.sweeps.entries import Ask, Choice, Dimension, Entry, Parameter, Plain, Sizes, unique
 from lit_mnist.sweeps.fields import one_of
+from lit_mnist.sweeps.parsing import parse_entry
 from lit_mnist.training.explain import flags, nearest
 
 GROUPS = ("model", "data", "trainer")
@@ -71,6 +72,15 @@ class Space:
     def dimensions(self) -> list[Dimension]:
         """Every parameter there may be, in a fixed order."""
         return [d for entry in self.entries.values() for d in _dimensions(entry)]
+
+    def conditional(self) -> list[str]:
+        """Names of the intervals that not every point has a value in."""
+        return [
+            name
+            for name, entry in self.entries.items()
+            if not isinstance(entry.value, Choice)
+            and (entry.when or (isinstance(entry.value, Sizes) and entry.value.rule == "free"))
+        ]
 
     def encode(self, point: Mapping[str, Any]) -> dict[str, Parameter]:
         """Optuna's parameters for `point`, which names a value for every entry that applies.

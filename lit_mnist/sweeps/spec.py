@@ -124,7 +124,7 @@ def parse_spec(text: str, name: str) -> Spec:
         sampler_options=sampler_options,
         pruner=pruner,
         pruner_options=pruner_options,
-        trials=top.take("trials", int) or _grid_size(top, sampler, space),
+        trials=_trials(top, sampler, space),
         hours=top.take("hours", float),
         constraints=_constraints(top),
         seeds=_seeds(top, seed),
@@ -211,7 +211,10 @@ def _seeds(top: Fields, first: int) -> tuple[int, ...]:
     return tuple(as_kind("seeds", seed, int) for seed in seeds)
 
 
-def _grid_size(top: Fields, sampler: str, space: Space) -> int:
+def _trials(top: Fields, sampler: str, space: Space) -> int:
+    trials: int | None = top.take("trials", int)
+    if trials is not None:
+        return trials
     if sampler != "grid":
         raise UsageError("trials is missing: how many there are to be")
     return len(space.grid())

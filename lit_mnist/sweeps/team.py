@@ -66,7 +66,7 @@ class Team:
 
     def __init__(self, study: str, url: str, workers: int, spread: bool = True) -> None:
         self.study, self.url, self.workers = study, url, workers
-        self.threads = max(1, _cores() // workers)
+        self.threads = max(1, cores() // workers)
         self._gpus = _gpus() if spread else []
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
@@ -150,13 +150,13 @@ class Team:
     def _read(self, member: Member) -> None:
         """Hand on what a worker has to say to people, once if several say the same."""
         assert member.process.stderr is not None
-        for line in member.process.stderr:
-            line = line.rstrip()
-            member.last.append(line)
-            said = line.removeprefix("lit-mnist: ")
-            if said != line and not said.startswith(("error: ", "stopped by ")) and said not in self._said:
-                self._said.add(said)
-                note(said)
+        with member.process.stderr as lines:
+            for line in map(str.rstrip, lines):
+                member.last.append(line)
+                said = line.removeprefix("lit-mnist: ")
+                if said != line and not said.startswith(("error: ", "stopped by ")) and said not in self._said:
+                    self._said.add(said)
+                    note(said)
 
     def _count_death(self, member: Member, code: int) -> None:
         kind, most = ("error", MOST_ERRORS) if code > 0 else ("kill", MOST_KILLS)
@@ -169,7 +169,8 @@ class Team:
             raise UserError(f"workers die and no trial gets any further; the last one: {why}")
 
 
-def _cores() -> int:
+def cores() -> int:
+    """How many this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

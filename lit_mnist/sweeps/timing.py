@@ -1,6 +1,5 @@
 """How long a stage takes and how large its checkpoints are, from a few steps of it."""
 
-import os
 import statistics
 import time
 from collections.abc import Iterator
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_mnist.sweeps.team import cores
 from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 
@@ -96,8 +96,7 @@ def measure(cli: LitCLI) -> Cost:
 def threads_of_a_worker(workers: int) -> Iterator[None]:
     """Compute with as many threads as each of so many workers would have."""
     before = torch.get_num_threads()
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    torch.set_num_threads(max(1, cores // workers))
+    torch.set_num_threads(max(1, cores() // workers))
     try:
         yield
     finally:

@@ -96,7 +96,7 @@ def _cell(summary: Summary | None, sign: str = "") -> str:
     if summary is None:
         return NONE
     mean = format(summary.mean, f"{sign}#.4g").rstrip(".")
-    if not summary.interval or not summary.interval < math.inf:
+    if summary.interval is None or not 1e-9 * abs(summary.mean) < summary.interval < math.inf:
         return mean
     # Both to two figures of the interval: what lies below says nothing.
     digits = max(0, 1 - math.floor(math.log10(summary.interval)))

@@ -149,15 +149,23 @@ def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
     assert torch.bincount(a.train[1]).tolist() == [30] * 10 and torch.bincount(a.test[1]).tolist() == [6] * 10
 
 
-def test_test_noise_is_the_tests_alone() -> None:
-    data = MiniMNISTDataModule(corruption="salt_and_pepper", noise=0.1, test_noise=0.5)
+def _shares(**noise: float) -> list[float]:
+    """Which share of the pixels is corrupted in training, validation and testing."""
+    data = MiniMNISTDataModule(corruption="salt_and_pepper", **noise)
     data.setup("fit")
     data.setup("test")
-    shares = [
-        float((batch.x != batch.clean).float().mean())
-        for batch in (next(iter(data.train_dataloader())), next(iter(data.test_dataloader())))
-    ]
-    assert shares[0] < 0.2 and shares[1] > 0.5
+    loaders = data.train_dataloader(), data.val_dataloader(), data.test_dataloader()
+    return [float((batch.x != batch.clean).float().mean()) for batch in (next(iter(loader)) for loader in loaders)]
+
+
+def test_validation_and_testing_may_have_another_noise_than_training() -> None:
+    train, val, test = _shares(noise=0.1, test_noise=0.5)
+    assert train < 0.2 and val < 0.2 and test > 0.5
+    train, val, test = _shares(noise=0.1, val_noise=0.5)
+    assert train < 0.2 and val > 0.5 and test < 0.2
+    assert _shares(val_noise=0.5)[0] == 0
+    with pytest.raises(UsageError, match=r"--data.val_noise 0.6 must lie in \[0, 0.5\]"):
+        _shares(val_noise=0.6)
 
 
 def test_mini_takes_all_it_has_and_says_so() -> None:

@@ -44,6 +44,7 @@ def test_what_matters_is_found_and_the_map_is_of_rate_and_momentum() -> None:
     found = read_outcome(searched(40))
     shares = importances(found)
     assert max(shares, key=shares.__getitem__) == "model.lr"
+    assert shares.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
     assert sum(shares.values()) == pytest.approx(1)
     assert main_pair(found, shares) == ("model.lr", "model.momentum")
 
@@ -65,3 +66,13 @@ def test_the_history_shows_the_best_so_far() -> None:
         add_trial(study, TrialState.COMPLETE, mean=(value,))
     (line,) = history(read_outcome(study)).axes[0].lines
     assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3]
+
+
+def test_a_parameter_that_never_varied_has_no_part() -> None:
+    study = make_study()
+    for number in range(5):
+        add_trial(study, TrialState.COMPLETE, 0.1 + 0.04 * number, 0.1 * number, mean=(0.1 * number,))
+    found = read_outcome(study)
+    shares = importances(found)
+    assert shares.keys() == {"model.lr", "model.momentum"}
+    assert "model.batch_norm" not in texts(draw(found, shares, None)["parallel_coordinates"])

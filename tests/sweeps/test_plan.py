@@ -1,0 +1,50 @@
+"""`--plan` says what a sweep takes, and leaves nothing behind."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Cli
+from small import spec_text, work
+
+pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
+
+
+def _plan(cli: Cli, *arguments: str, **changes: Any) -> tuple[int, str, str]:
+    Path("small.yaml").write_text(spec_text(**changes))
+    return cli("sweep", "small.yaml", "--plan", *arguments)
+
+
+def test_a_plan_leaves_nothing_behind(cli: Cli, project: Path) -> None:
+    code, out, _ = _plan(cli, "--workers", "2", "--trials", "7", repeats=2, space={
+        "model.lr": {"low": 1e-3, "high": 1e6, "log": True},  # at this rate training diverges at once
+        "data.batch_size": {"choices": [10, 25]},
+    })  # fmt: skip
+    assert code == 0
+    lines = {line[:14].strip(): line for line in out.splitlines()}
+    assert "small (new)" in out and "7, each with seeds 0, 1" in lines["trials"]
+    assert "2 workers" in lines["in all"] and "MB" in lines["disk"] and "10, 25" in lines["data.batch_siz"]
+    assert {path.name for path in project.iterdir()} == {"pyproject.toml", "small.yaml"}
+
+
+def test_a_plan_is_true_and_compares_itself_with_the_stored_study(cli: Cli, project: Path) -> None:
+    wide = {"model.channels": [16, 16]}
+    _, out, _ = _plan(cli, trials=1, flags=wide)
+    planned = float(next(line for line in out.splitlines() if line.startswith("disk")).split()[2])
+    work(trials=1, flags=wide)
+    taken = sum(path.stat().st_size for path in project.joinpath("mlruns").rglob("*.ckpt")) / 1e6
+    assert planned == pytest.approx(taken, rel=0.3, abs=0.1)
+
+    code, out, _ = _plan(cli, trials=1, flags=wide)
+    assert code == 0 and "1 of 1 trials finished" in out
+    other = {"model.lr": {"low": 1e-3, "high": 0.2, "log": True}}
+    code, _, err = _plan(cli, trials=1, flags=wide, space=other)
+    assert code == 2 and "model.lr" in err and "0.2" in err
+
+
+@pytest.mark.parametrize("plan", [["--plan"], []])
+def test_a_misspelt_name_is_refused_with_the_nearest_one(cli: Cli, project: Path, plan: list[str]) -> None:
+    Path("small.yaml").write_text(spec_text(space={"model.lerning_rate": {"low": 0.1, "high": 1}}))
+    code, _, err = cli("sweep", "small.yaml", *plan)
+    assert code == 2 and "--model.lerning_rate: CNN has no lerning_rate" in err
+    assert not list(project.glob("mlruns/*.db"))

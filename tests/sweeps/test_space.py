@@ -1,0 +1,152 @@
+"""A space gives values by dotted names, each where it applies; a sampler gives the same ones to the same trial."""
+
+from collections import Counter
+from typing import Any
+
+import optuna
+import pytest
+from optuna.trial import FixedTrial
+from test_spec import SPACE, text
+
+from lit_mnist.sweeps.samplers import make_pruner, make_sampler
+from lit_mnist.sweeps.space import Space
+from lit_mnist.sweeps.spec import Spec, parse_spec
+
+SIZES = {"depth": {"low": 1, "high": 3}, "width": {"low": 4, "high": 128, "log": True}}
+
+
+def _sizes(rule: str, **parameters: int) -> Any:
+    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+    return space.suggest(FixedTrial({f"model.hidden_sizes.{name}": v for name, v in parameters.items()}))
+
+
+def test_sizes_follow_their_rule() -> None:
+    assert _sizes("equal", depth=2, width=100) == {"model.hidden_sizes": [100, 100]}
+    assert _sizes("halving", depth=3, width=101) == {"model.hidden_sizes": [101, 50, 25]}
+    assert _sizes("free", depth=2, width_1=4, width_2=128) == {"model.hidden_sizes": [4, 128]}
+
+
+def test_what_does_not_apply_has_no_value() -> None:
+    space = Space(SPACE)
+    sgd = {"model.lr": 0.01, "model.optimizer": "sgd", "model.momentum": 0.5}
+    adam = {"model.lr": 0.01, "model.optimizer": "adam"}
+    assert space.suggest(FixedTrial(sgd)) == sgd and space.suggest(FixedTrial(adam)) == adam
+
+
+def test_lists_and_what_goes_with_a_value() -> None:
+    space = Space({
+        "model.hidden_sizes": {"choices": [[500, 200], [100]]},
+        "model.frozen_epochs": {"choices": [2, 4], "also": {"trainer.max_epochs": 2}},
+    })  # fmt: skip
+    point = {"model.hidden_sizes": [500, 200], "model.frozen_epochs": 4, "trainer.max_epochs": 8}
+    given = {name: value for name, value in point.items() if name != "trainer.max_epochs"}
+    assert space.suggest(FixedTrial(space.encode(given))) == point
+    assert "trainer.max_epochs" in space.names
+
+
+@pytest.mark.parametrize("rule", ["equal", "halving", "free"])
+def test_a_point_becomes_the_parameters_that_give_it(rule: str) -> None:
+    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+    point = {"model.hidden_sizes": {"equal": [32, 32], "halving": [32, 16], "free": [32, 9]}[rule]}
+    assert space.suggest(FixedTrial(space.encode(point))) == point
+
+
+def test_kinds_have_every_branch_and_both_ends_but_are_no_product() -> None:
+    nested = {
+        "model.hidden_sizes": {**SIZES, "rule": "free"},
+        "data.corruption": {"choices": [None, "gaussian"]},
+        "data.noise": {"low": 0.1, "high": 1, "when": {"data.corruption": "gaussian"}},
+        "data.batch_size": {"choices": [16, 24, 32], "when": {"data.corruption": "gaussian"}},
+    }
+    kinds = Space(nested).kinds()
+    sizes = [kind["model.hidden_sizes"] for kind in kinds]
+    assert {len(size) for size in sizes} == {1, 2, 3} and {4, 128} == {s for size in sizes for s in size}
+    assert {kind.get("data.batch_size") for kind in kinds} == {None, 16, 24, 32}
+    assert {kind.get("data.noise") for kind in kinds} == {None, 0.1, 1.0}
+    assert len(kinds) <= 7
+
+
+def test_a_grid_has_each_combination_once() -> None:
+    space = Space({**SPACE, "model.lr": {"low": 0.001, "high": 0.1, "log": True, "points": 3},
+                   "model.momentum": {**SPACE["model.momentum"], "step": 0.3}})  # fmt: skip
+    grid = space.grid()
+    assert {point["model.lr"] for point in grid} == {0.001, 0.01, 0.1}
+    assert Counter(point["model.optimizer"] for point in grid) == {"sgd": 12, "adam": 3}
+    assert {point.get("model.momentum") for point in grid} == {None, 0.0, 0.3, 0.6, 0.9}
+
+
+def _spec(sampler: str, **changes: Any) -> Spec:
+    space: dict[str, Any] = dict(SPACE)
+    if sampler == "cmaes":
+        space = {"model.lr": SPACE["model.lr"], "data.noise": {"low": 0, "high": 1}}
+    if sampler == "grid":
+        space["model.lr"] = {**space["model.lr"], "points": 3}
+        space["model.momentum"] = {**space["model.momentum"], "points": [0, 0.9]}
+    return parse_spec(text(sampler={"name": sampler, **changes}, space=space, trials=8), "x")
+
+
+def _points(spec: Spec, study: optuna.Study, count: int) -> list[dict[str, Any]]:
+    """What the next `count` trials are given; the value is made of it."""
+    for _ in range(count):
+        study.sampler = make_sampler(spec, len(study.trials))
+        trial = study.ask()
+        point = spec.space.suggest(trial)
+        trial.set_user_attr("point", point)
+        study.tell(trial, float(point["model.lr"]) + float(point.get("model.momentum", 0.5)))  # type: ignore[arg-type]
+    return [trial.user_attrs["point"] for trial in study.trials]
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes", "gp", "qmc"])
+def test_a_study_that_is_gone_on_with_has_the_trials_of_one_in_one_go(sampler: str) -> None:
+    small = {"n_startup_trials": 3} if sampler in ("tpe", "gp") else {}
+    whole = _points(_spec(sampler, **small), optuna.create_study(), 8)
+    resumed = optuna.create_study()
+    _points(_spec(sampler, **small), resumed, 4)
+    assert _points(_spec(sampler, **small), resumed, 4) == whole
+    if sampler == "grid":
+        assert len({str(point) for point in whole}) == 8
+    assert _points(_spec(sampler, seed=9, **small), optuna.create_study(), 8) != whole
+
+
+@pytest.mark.parametrize("sampler", ["grid", "qmc"])
+def test_workers_at_once_get_different_points(sampler: str) -> None:
+    spec, study = _spec(sampler), optuna.create_study()
+    points = []
+    for number in range(8):  # nobody has finished
+        study.sampler = make_sampler(spec, number)
+        points.append(str(spec.space.suggest(study.ask())))
+    assert len(set(points)) == 8
+
+
+def test_points_to_be_tried_first_are_not_tried_again_by_a_grid() -> None:
+    first = {"model.lr": 0.01, "model.optimizer": "adam"}
+    space = {"model.lr": {"low": 0.001, "high": 0.1, "points": [0.001, 0.01, 0.1]},
+             "model.optimizer": SPACE["model.optimizer"]}  # fmt: skip
+    spec = parse_spec(text(sampler="grid", space=space, trials=None, points=[first]), "x")
+    study = optuna.create_study()
+    study.enqueue_trial(spec.space.encode(spec.points[0]))
+    points = []
+    for number in range(spec.trials):
+        study.sampler = make_sampler(spec, number)
+        points.append(spec.space.suggest(study.ask()))
+    assert points[0] == first and len({str(point) for point in points}) == len(points) == 6
+
+
+def test_a_sequence_covers_each_half_of_every_interval_equally() -> None:
+    points = _points(_spec("qmc"), optuna.create_study(), 8)
+    lower = sum(point["model.lr"] < 10**-2.5 for point in points)
+    assert lower == 4 and Counter(point["model.optimizer"] for point in points) == {"sgd": 4, "adam": 4}
+
+
+@pytest.mark.parametrize("pruner", ["median", "hyperband", {"name": "patient", "patience": 1}])
+def test_a_pruner_ends_a_trial_that_falls_behind(pruner: Any) -> None:
+    spec = parse_spec(text(pruner=pruner), "x")
+    study = optuna.create_study(direction="maximize", pruner=make_pruner(spec, 9))
+    for quality in (*([1.0] * 12), 0.0):
+        trial = study.ask()
+        ended = False
+        for epoch in range(1, 10):
+            trial.report(quality * epoch if quality else -epoch, epoch)
+            ended = ended or trial.should_prune()
+        study.tell(trial, quality)
+    assert ended

@@ -1,0 +1,233 @@
+"""A specification is checked before anything is trained: every error is one line that says what to write."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lit_mnist.errors import UserError
+from lit_mnist.sweeps.checks import check
+from lit_mnist.sweeps.spec import load_spec, parse_spec, trial_stage
+
+SHIPPED = sorted(Path(__file__).parents[2].joinpath("sweeps").glob("*.yaml"))
+SPACE = {
+    "model.lr": {"low": 1e-4, "high": 0.1, "log": True},
+    "model.optimizer": {"choices": ["sgd", "adam"]},
+    "model.momentum": {"low": 0, "high": 0.9, "when": {"model.optimizer": "sgd"}},
+}
+
+
+def text(**changes: Any) -> str:
+    """YAML of a sweep of a dense network; None takes a key away."""
+    fields: dict[str, Any] = {
+        "config": "dutta/backprop_net",
+        "flags": {"data": "MiniMNISTDataModule"},
+        "metric": "val/acc",
+        "direction": "maximize",
+        "trials": 5,
+        "space": SPACE,
+        **changes,
+    }
+    return yaml.safe_dump({name: value for name, value in fields.items() if value is not None}, sort_keys=False)
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_a_shipped_spec_holds_for_every_kind_of_point(path: Path) -> None:
+    spec = load_spec(path)
+    assert spec.name == path.stem and f"lit-mnist sweep sweeps/{path.name}" in spec.text
+    assert len(check(spec)) == len(spec.space.kinds()) > 1
+
+
+WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "unknown key": ({"trails": 3}, "trails: no such key; did you mean trials?"),
+    "wrong type": ({"trials": "many"}, "trials: expected an integer, not 'many'"),
+    "no trials": ({"trials": None}, "trials is missing"),
+    "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
+    "no time": ({"hours": -1}, "hours: -1 must be above 0"),
+    "test metric": ({"metric": "test/acc"}, "metric test/acc: a sweep never reads test pictures"),
+    "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),
+    "direction": ({"direction": "maximise"}, "there is no maximise; did you mean maximize?"),
+    "metric and goals": ({"goals": [{"metric": "val/acc", "direction": "maximize"}]}, "take one"),
+    "sampler": ({"sampler": "tpee"}, "sampler: there is no tpee; did you mean tpe?"),
+    "sampler's option": (
+        {"sampler": {"name": "tpe", "n_startup_trails": 3}},
+        "sampler.n_startup_trails: no such key; did you mean n_startup_trials?",
+    ),
+    "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "neither sobol nor halton"),
+    "pruner": ({"pruner": "medium"}, "there is no medium; did you mean median?"),
+    "pruner's metric": ({"pruner": "median", "metric": "seconds"}, "needs a metric of every validation"),
+    "pruner of two goals": (
+        {
+            "pruner": "median",
+            "metric": None,
+            "direction": None,
+            "goals": [{"metric": m, "direction": "minimize"} for m in ("val/loss", "seconds")],
+        },
+        "pruner: median needs a single goal, and there are 2",
+    ),
+    "repeats and seeds": ({"repeats": 2, "seeds": [1, 2]}, "take one"),
+    "equal seeds": ({"seeds": [1, 1]}, "must be different seeds"),
+    "grid of an interval": ({"sampler": "grid"}, "space: model.lr: a grid needs step or points"),
+    "points off the grid": (
+        {"space": {"model.lr": {"low": 0.1, "high": 1, "points": 3}}},
+        "space: model.lr: points has no effect on the sampler tpe",
+    ),
+    "more than the grid": (
+        {"sampler": "grid", "space": {"model.optimizer": {"choices": ["sgd", "adam"]}}},
+        "trials: 5, but the grid has 2 points",
+    ),
+    "cmaes on choices": (
+        {"sampler": "cmaes", "space": {"model.optimizer": {"choices": ["sgd", "adam"]}}},
+        "cmaes needs two or more intervals, and space has 0",
+    ),
+    "cmaes on what comes and goes": (
+        {"sampler": "cmaes"},
+        "cmaes needs intervals that always apply, unlike model.momentum",
+    ),
+    "in flags and space": ({"flags": {"model.lr": 0.1}}, "model.lr stands both in flags and in space"),
+    "tied to a flag": (
+        {"flags": {"trainer.max_epochs": 2},
+         "space": {"data.batch_size": {"choices": [16, 32], "also": {"trainer.max_epochs": 1}}}},
+        "trainer.max_epochs stands both in flags and in space",
+    ),
+    "a single value": ({"space": {"model.lr": 0.1}}, "put a single value among the flags"),
+    "empty space": ({"space": {}}, "space: there is nothing to vary"),
+    "interval": ({"space": {"model.lr": {"low": 1, "high": 0.1}}}, "low 1 must be below high 0.1"),
+    "logarithm of 0": ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "low 0 must be above 0"),
+    "step": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0.3}}}, "miss high 1; the last is 0.9"),
+    "step of 0": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0}}}, "step 0 must be above 0"),
+    "key of an interval": ({"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "high is missing; did you mean hihg"),
+    "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "0.1 stands there twice"),
+    "no group": ({"space": {"lr": {"low": 0.1, "high": 1}}}, "did you mean model.lr?"),
+    "test noise": ({"space": {"data.test_noise": {"low": 0, "high": 1}}}, "there is data.val_noise"),
+    "test noise, fixed": ({"flags": {"data.test_noise": 0.1}}, "a sweep never reads test pictures"),
+    "seed": ({"flags": {"seed_everything": 1}}, "seeds and repeats choose the seeds"),
+    "rule": (
+        {"space": {"model.hidden_sizes": {"depth": {"choices": [2]}, "width": {"choices": [4]}, "rule": "half"}}},
+        "there is no half",
+    ),
+    "condition's name": (
+        {"space": {**SPACE, "data.noise": {"low": 0, "high": 1, "when": {"model.optimiser": "sgd"}}}},
+        "there is no model.optimiser; did you mean model.optimizer?",
+    ),
+    "condition's value": (
+        {"space": {**SPACE, "data.noise": {"low": 0, "high": 1, "when": {"model.optimizer": "sdg"}}}},
+        'model.optimizer: "sdg" is none of its choices',
+    ),
+    "first point": ({"points": [{"model.lr": 0.05, "model.optimizer": "sgd"}]}, "has no model.momentum"),
+    "first point's value": ({"points": [{"model.lr": 5, "model.optimizer": "adam"}]}, "5 must lie in [0.0001"),
+    "first point off its branch": (
+        {"points": [{"model.lr": 0.05, "model.optimizer": "adam", "model.momentum": 0.5}]},
+        "model.momentum does not apply",
+    ),
+    "source's flag": (
+        {"source": {"config": "zhang/autoencoder"}, "flags": {"model.encoder_checkpoint": "x"}},
+        "model.encoder_checkpoint is given by source",
+    ),
+    "layers": ({"source": {"config": "yaramsetty/layer_{depth}"}}, "goes with layers: true"),
+}  # fmt: skip
+BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
+    "misspelt in space": (
+        {"space": {"model.lrr": {"low": 0.1, "high": 1}}},
+        "--model.lrr: MLP has no lrr; did you mean lr? (at model.lrr 1.0)",
+    ),
+    "misspelt in flags": ({"flags": {"data.batchsize": 3}}, "did you mean batch_size?"),
+    "config": ({"config": "dutta/backprop"}, "did you mean dutta/backprop_net?"),
+    "value": ({"space": {"model.dropout": {"low": 0.5, "high": 1}}}, "--model.dropout 1.0 must lie in [0, 1)"),
+    "momentum for adam": (
+        {"space": {"model.momentum": {"low": 0, "high": 0.9}}},
+        "has no effect on adam",
+    ),
+    "metric of another model": (
+        {"config": "dutta/autoencoder", "space": {"model.lr": {"low": 0.1, "high": 1}}},
+        "DenseAutoencoder ends with none of that name; there are val/loss, val/mse, best/val/loss",
+    ),
+    "constraint": ({"constraints": [{"metric": "params", "at_most": 9}]}, "did you mean parameters?"),
+    "another encoder than the source's": (
+        {
+            "config": "zhang/feature_classifier",
+            "source": {"config": "zhang/autoencoder"},
+            "space": {"model.encoder_args.hidden_sizes": {"choices": [[98], [49]]}},
+        },
+        "model.encoder_args.hidden_sizes [49])",
+    ),
+    "no layer of that depth": (
+        {
+            "config": "yaramsetty/finetune",
+            "source": {"config": "yaramsetty/layer_{depth}", "layers": True},
+            "space": {"model.hidden_sizes": {"choices": [[8], [8, 8, 8, 8]]}},
+        },
+        "yaramsetty/layer_4: no such file or packaged configuration; did you mean yaramsetty/layer_",
+    ),
+}
+
+
+@pytest.mark.parametrize("what", WRONG)
+def test_an_error_is_one_line_that_says_what_to_write(what: str) -> None:
+    changes, message = WRONG[what]
+    with pytest.raises(UserError) as error:
+        parse_spec(text(**changes), "x")
+    assert message in str(error.value) and "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("what", BUILT_WRONG)
+def test_what_the_model_or_the_data_refuse_is_refused_with_the_point(what: str) -> None:
+    changes, message = BUILT_WRONG[what]
+    with pytest.raises(UserError) as error:
+        check(parse_spec(text(**changes), "x"))
+    assert message in str(error.value) and "\n" not in str(error.value) and " (at " in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("a: 1\na: 2\n", "line 2: a stands there twice"),
+        ("a: [1\n", "line 2:"),
+        ("- 1\n", "expected names with values"),
+    ],
+)
+def test_yaml_that_is_none_or_says_two_things_is_refused(tmp_path: Path, content: str, message: str) -> None:
+    (path := tmp_path / "x.yaml").write_text(content)
+    with pytest.raises(UserError) as error:
+        load_spec(path)
+    assert message in str(error.value) and str(path) in str(error.value)
+
+
+def test_what_is_read_is_stored_and_can_be_read_again() -> None:
+    spec = parse_spec(text(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
+    assert spec.seeds == (4, 5, 6) and spec.seed == 4
+    again = parse_spec(spec.text, "x").with_trials(50)
+    assert again.stored() == spec.stored() and again.trials == 50
+    other = parse_spec(text(space={**SPACE, "model.lr": {"low": 1e-4, "high": 0.2, "log": True}}), "x")
+    assert other.stored()["space"] != spec.stored()["space"]
+
+
+def test_numbers_are_read_as_on_the_command_line() -> None:
+    spec = parse_spec("config: zhang/cnn\nmetric: val/acc\ndirection: maximize\ntrials: 2\nspace:\n"
+                      "  model.lr: {low: 1e-4, high: 1e-1, log: true}\n", "x")  # fmt: skip
+    assert spec.space.kinds() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
+
+
+def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:
+    spec = parse_spec(
+        text(
+            config="yaramsetty/finetune",
+            flags={},
+            source={"config": "yaramsetty/layer_{depth}", "layers": True, "take": "last",
+                    "share": {"model.lr": "model.weight_decay"}},
+            space={"model.hidden_sizes": {"choices": [[8], [8, 4]]}, "model.lr": {"choices": [1, 2]}},
+        ),
+        "x",
+    )  # fmt: skip
+    stage = trial_stage(spec, {"model.hidden_sizes": [8, 4], "model.lr": 2})
+    assert stage.arguments("full", 7) == [
+        *("--config", "yaramsetty/finetune", "--model.hidden_sizes", "[8, 4]"),
+        *("--model.lr", "2", "--seed_everything", "7"),
+    ]
+    below = stage.source
+    assert below and below.source and below.source.source is None
+    assert stage.source_flag == "--model.encoder_checkpoint" and stage.take == "last"
+    assert below.config == "yaramsetty/layer_2" and below.source_flag == "--model.below_checkpoint"
+    assert below.flags == ("--model.hidden_sizes", "[8, 4]", "--model.weight_decay", "2")
+    assert below.source.flags == ("--model.hidden_sizes", "[8]", "--model.weight_decay", "2")
