@@ -70,7 +70,7 @@ class Team:
         self._gpus = _gpus() if spread else []
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
-        self._ended = self._begun = False
+        self._begun = self._ended = False
         self.members = [self._start(number) for number in range(workers)]
 
     def go(self) -> None:

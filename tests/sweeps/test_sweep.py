@@ -27,7 +27,7 @@ PATIENCE = 200.0
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over several threads would differ in their last bits from those that they are compared with."""
-    monkeypatch.setattr("lit_mnist.sweeps.team._cores", lambda: 1)
+    monkeypatch.setattr("lit_mnist.sweeps.team.cores", lambda: 1)
 
 
 def small() -> optuna.Study:
