@@ -82,6 +82,9 @@ def _carry_out(study: optuna.Study, spec: Spec, team: Team, run: Run, watch: Sig
                     break
                 if board.update():
                     team.progress()
+                if is_finished(study):
+                    team.close(finished=True)
+                    break
                 clock.keep()
                 time.sleep(PAUSE)
         except BaseException:

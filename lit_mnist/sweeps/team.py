@@ -108,12 +108,12 @@ class Team:
                 member.process.send_signal(number)
         self.close()
 
-    def close(self) -> None:
+    def close(self, finished: bool = False) -> None:
         """Leave no worker behind: without its supervisor each ends by itself."""
         self._ended = True
         for member in self.members:
             member.hang_up()
-            if not self._begun:  # it has nothing to save
+            if finished or not self._begun:  # it has nothing to save, and an interpreter takes seconds to end
                 member.process.kill()
         for member in self.members:
             try:
