@@ -66,7 +66,7 @@ class Team:
 
     def __init__(self, study: str, url: str, workers: int, spread: bool = True) -> None:
         self.study, self.url, self.workers = study, url, workers
-        self.threads = max(1, cores() // workers)
+        self.threads = threads_each(workers)
         self._gpus = _gpus() if spread else []
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
@@ -167,6 +167,13 @@ class Team:
                 member.last[-1] if code > 0 and member.last else f"exit code {code}"
             )
             raise UserError(f"workers die and no trial gets any further; the last one: {why}")
+
+
+def threads_each(workers: int) -> int:
+    """Each worker's share of the cores; no more than OMP_NUM_THREADS, where the user has set it."""
+    share = max(1, cores() // workers)
+    most = os.environ.get("OMP_NUM_THREADS", "")
+    return min(share, int(most)) if most.isdecimal() and int(most) else share
 
 
 def cores() -> int:

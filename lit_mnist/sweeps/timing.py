@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_mnist.sweeps.team import cores
+from lit_mnist.sweeps.team import threads_each
 from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 
@@ -96,7 +96,7 @@ def measure(cli: LitCLI) -> Cost:
 def threads_of_a_worker(workers: int) -> Iterator[None]:
     """Compute with as many threads as each of so many workers would have."""
     before = torch.get_num_threads()
-    torch.set_num_threads(max(1, cores() // workers))
+    torch.set_num_threads(threads_each(workers))
     try:
         yield
     finally:

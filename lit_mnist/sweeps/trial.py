@@ -9,6 +9,7 @@ from functools import cached_property
 from typing import Any
 
 import optuna
+import torch
 from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
@@ -98,6 +99,9 @@ class TrialWork:
         self._conclude(state, reason)
 
     def _train(self) -> None:
+        # Sums over another number of threads are rounded otherwise: a trial keeps to that of its first worker.
+        torch.set_num_threads(self.trial.user_attrs.get("threads", torch.get_num_threads()))
+        self.trial.set_user_attr("threads", torch.get_num_threads())
         self._check_size()
         if len(self.spec.seeds) > 1:
             self.runs.open_group()

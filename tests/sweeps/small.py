@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import torch
 import yaml
 
 from lit_mnist.signals import SignalWatch
@@ -50,7 +51,8 @@ def write_spec(**changes: Any) -> str:
 
 
 def work(**changes: Any) -> optuna.Study:
-    """Carry out such a study in this process."""
+    """Carry out such a study in this process, as a single worker with one thread."""
+    torch.set_num_threads(1)
     study = take_study(open_storage(None), parse_spec(spec_text(**changes), "small"))
     with study_run(study, spec_of(study)), SignalWatch() as watch:
         work_on(study, watch)
