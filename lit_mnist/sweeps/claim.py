@@ -153,7 +153,9 @@ class Beat:
             try:
                 with study_lock(claims.storage, claims.study.study_name):
                     now = claims.storage.get_trial(self.trial._trial_id)
-                    if now.state != RUNNING or not claims.owns(now):
+                    if now.state != RUNNING:
+                        return
+                    if not claims.owns(now):
                         print(f"lit-mnist: trial {now.number} was taken over by another worker", file=sys.stderr)
                         os._exit(LOST)
                     claims.storage.set_trial_user_attr(
