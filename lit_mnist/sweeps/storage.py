@@ -87,7 +87,7 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
     """Keep all other processes from what must be done by one at a time; freed when this process dies."""
     if is_shared(storage):
         url = cast(_CachedStorage, _own(storage))._backend.engine.url
-        connection = wait_out(lambda: _acquire(url, keyed_seed("sweep", study)), cast(Patient, storage))
+        connection = wait_out(lambda: _acquire(url, _lock_key(study)), cast(Patient, storage))
         try:
             yield Held(connection)
         finally:
