@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, create_trial
 from sqlalchemy.exc import SQLAlchemyError
@@ -153,13 +154,15 @@ class Beat:
             try:
                 with study_lock(claims.storage, claims.study.study_name):
                     now = claims.storage.get_trial(self.trial._trial_id)
-                    if now.state != RUNNING or not claims.owns(now):
+                    if now.state != RUNNING:  # just told
+                        return
+                    if not claims.owns(now):
                         print(f"lit-mnist: trial {now.number} was taken over by another worker", file=sys.stderr)
                         os._exit(LOST)
                     claims.storage.set_trial_user_attr(
                         self.trial._trial_id, "owner", {**claims.owner, "beat": beat}
                     )
-            except StorageGoneError:
-                return  # whoever works on the trial meets it, too
+            except (StorageGoneError, UpdateFinishedTrialError):
+                return  # whoever works on the trial meets the one, and has told the other
             except SQLAlchemyError:
                 continue

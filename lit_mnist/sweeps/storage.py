@@ -15,7 +15,7 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import Connection, make_url
+from sqlalchemy.engine import URL, Connection, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
@@ -86,21 +86,33 @@ def is_shared(storage: BaseStorage) -> bool:
 def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
     """Keep all other processes from what must be done by one at a time; freed when this process dies."""
     if is_shared(storage):
-        engine = cast(_CachedStorage, _own(storage))._backend.engine
-        own = create_engine(engine.url, poolclass=NullPool)
-        connection = wait_out(own.connect, cast(Patient, storage))
+        url = cast(_CachedStorage, _own(storage))._backend.engine.url
+        connection = wait_out(lambda: _acquire(url, _lock_key(study)), cast(Patient, storage))
         try:
-            with connection, connection.begin():
-                # A lock of the transaction's: it goes with its connection.
-                connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key(study)})
-                yield Held(connection)
+            yield Held(connection)
         finally:
-            own.dispose()
+            with suppress(SQLAlchemyError):  # a server that has restarted has freed it already
+                connection.rollback()
+            connection.close()
+            connection.engine.dispose()
     else:
         digest = hashlib.sha256(study.encode()).hexdigest()[:12]
         path = _path(storage)
         with FileLock(path.with_name(f".{path.name}.{digest}.lock"), poll_interval=0.01):
             yield Held(None)
+
+
+def _acquire(url: URL, key: int) -> Connection:
+    """A connection that holds the lock `key` until its transaction ends, as it does with the connection."""
+    engine = create_engine(url, poolclass=NullPool)
+    connection = engine.connect()
+    try:
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    except BaseException:
+        connection.close()
+        engine.dispose()
+        raise
+    return connection
 
 
 class Held:

@@ -14,7 +14,7 @@ from lit_mnist.sweeps.leash import GO
 from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.terminal import note
 
-MOST_ERRORS, MOST_KILLS = 3, 10
+MOST_ERRORS, MOST_KILLS = 3, 20
 """Deaths in a row, with no trial getting further between, after which something is wrong for good."""
 ERROR = "lit-mnist: error: "
 PATIENCE = 120.0
