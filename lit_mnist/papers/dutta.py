@@ -94,7 +94,7 @@ EXPERIMENTS = (
         ),
         _draw_classifier,
         "10 epochs instead of 60",
-        {"quick": 5, "full": 25},
+        {"quick": 6, "full": 35},
     ),
     Experiment(
         "dutta/cnn",
@@ -109,7 +109,7 @@ EXPERIMENTS = (
         ),
         _draw_classifier,
         "4 epochs instead of 60, the learning rate falling to 0 meanwhile",
-        {"quick": 6, "full": 360},
+        {"quick": 5, "full": 95},
     ),
     Experiment(
         "dutta/compression",
@@ -130,6 +130,6 @@ EXPERIMENTS = (
         ),
         _draw_compression,
         "2 epochs instead of 10",
-        {"quick": 6, "full": 30},
+        {"quick": 3, "full": 12},
     ),
 )  # fmt: skip

@@ -63,6 +63,6 @@ EXPERIMENTS = (
         ),
         _draw,
         "10 epochs of 10,000 pictures instead of 25 of 54,000",
-        {"quick": 4, "full": 60},
+        {"quick": 6, "full": 60},
     ),
 )  # fmt: skip

@@ -122,7 +122,7 @@ EXPERIMENTS = (
         ),
         _draw_autoencoder,
         "10 epochs of 2,000 pictures instead of 40 of 48,000",
-        {"quick": 5, "full": 900},
+        {"quick": 5, "full": 300},
     ),
     Experiment(
         "panagakis/classifier",
@@ -140,7 +140,7 @@ EXPERIMENTS = (
         _draw_classifier,
         "one epoch frozen and one whole instead of 100 and up to 100, in batches of 128 instead of 256, the"
         " learning rate falling to 0 meanwhile; the encoder learns from 10 epochs of 2,000 pictures",
-        {"quick": 9, "full": 2400},
+        {"quick": 10, "full": 900},
     ),
     *SWEEPS,
 )

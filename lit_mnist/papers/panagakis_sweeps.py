@@ -105,7 +105,7 @@ SWEEPS = (
         ),
         _draw_over("size of the dense layer", 10),
         CUT.format("batches of 64 instead of 256, "),
-        {"quick": 6, "full": 7000},
+        {"quick": 8, "full": 2400},
     ),
     Experiment(
         "panagakis/epochs",
@@ -131,7 +131,7 @@ SWEEPS = (
         _draw_over("share of the epochs", 12),
         "4,000 pictures instead of 48,000, batches of 64 instead of 256; 4 + 4 epochs and their half and quarter"
         " instead of 100 + 100, 50 + 50 and 25 + 25",
-        {"quick": 5, "full": 4200},
+        {"quick": 7, "full": 1200},
     ),
     Experiment(
         "panagakis/batch_size",
@@ -168,6 +168,6 @@ SWEEPS = (
         ),
         _draw_over("batch size", 14),
         CUT.format(""),
-        {"quick": 6, "full": 9000},
+        {"quick": 8, "full": 2400},
     ),
 )

@@ -159,7 +159,7 @@ def _stacked(sizes: tuple[int, ...], table: Mapping[tuple[float, float], Mapping
     title = f"stacked autoencoders {'-'.join(map(str, sizes))}, tuned with few labels (tables I to IX)"
     return Experiment(
         f"yaramsetty/stacked_{name}", title, stages, _measure_stack, tuple(claims), _draw_stack, "",
-        {"quick": 8, "full": 8},
+        {"quick": 10, "full": 10},
         "Which pictures are labelled decides: with random ones {random_1:.1%}, {random_5:.1%} and {random_10:.1%}"
         " for 1, 5 and 10 a class on the frozen stack, with the typical ones {typical_1:.1%},"
         " {typical_5:.1%} and {typical_10:.1%}; the paper does not say which it took.",
@@ -233,6 +233,6 @@ EXPERIMENTS = (
         ),
         _draw_baselines,
         "4 epochs instead of 30",
-        {"quick": 4, "full": 240},
+        {"quick": 10, "full": 90},
     ),
 )  # fmt: skip
