@@ -21,7 +21,7 @@ FORBIDDEN = {
 }
 QUESTIONS = [["--help"], ["--version"], ["fit"], ["fit", "--help"]] + [
     [command, "--help"]
-    for command in ("validate", "test", "predict", "runs", "compare", "sync", "ui", "data", "reproduce")
+    for command in ("validate", "test", "predict", "sweep", "runs", "compare", "sync", "ui", "data", "reproduce")
 ]
 HEAVY = {"torch", "torchvision", "mlflow", "lightning", "optuna", "matplotlib", "jsonargparse", "sklearn"}
 
