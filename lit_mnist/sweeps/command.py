@@ -69,6 +69,10 @@ def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
         spec = load_spec(known.spec)
         plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
         return
+    from lit_mnist.sweeps.nursery import prepare
+
+    prepare(known.workers)
+    gc.disable()  # imports make a million objects that stay
     from lit_mnist.sweeps.launch import sweep as launch
 
     quiet()
@@ -106,19 +110,6 @@ def _list(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     list_studies(known.storage)
 
 
-def _worker(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """What a sweep starts its processes with."""
-    parser.add_argument("study")
-    parser.add_argument("--number", type=int, required=True)
-    parser.add_argument("--threads", type=int, required=True)
-    known = parser.parse_args(arguments)
-    gc.disable()  # until the first fit, which enables it: imports make a million objects that stay
-    from lit_mnist.sweeps.worker import run_worker
-
-    quiet()
-    run_worker(known.study, known.number, known.threads)
-
-
 def _trial(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """What a worker starts the processes of a training on several devices with."""
     parser.add_argument("job", type=Path)
@@ -149,6 +140,5 @@ VERBS: dict[str, Callable[[Sequence[str], argparse.ArgumentParser], None]] = {
     "best": _best,
     "export": _export,
     "list": _list,
-    "worker": _worker,
     "trial": _trial,
 }

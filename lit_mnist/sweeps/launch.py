@@ -23,7 +23,8 @@ from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.provenance import git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, open_run
-from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.tracking.store import connect, find_store, import_mlflow
+from lit_mnist.training.heap import settled_heap
 
 PAUSE = 0.3
 """Seconds between two looks at the study."""
@@ -49,13 +50,15 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
     if trials is not None:
         spec = spec.with_trials(trials)
     url = url or default_storage()
-    with SignalWatch() as watch:
+    with settled_heap(), SignalWatch() as watch:
         storage = open_storage(url)
         if check_stored(storage, spec) and _is_done(storage, spec):
             return
+        check(spec)
+        import_mlflow()
+        watch.check()
+        # What workers start from is ready by now, or soon.
         with contextlib.closing(Team(spec.name, url, workers, _is_on_one_device(spec))) as team:
-            check(spec)
-            watch.check()
             study = take_study(storage, spec)
             with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)

@@ -3,14 +3,15 @@
 import collections
 import contextlib
 import os
-import subprocess
-import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.leash import GO
+from lit_mnist.sweeps.nursery import Cradle, bear, context, threads_each
 from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.terminal import note
 
@@ -26,31 +27,22 @@ class Member:
     """One worker process."""
 
     number: int
-    process: "subprocess.Popen[str]"
+    process: BaseProcess
+    leash: Connection
+    reader: threading.Thread | None = None
     last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
     """The end of what it has written to its stderr."""
-    reader: threading.Thread | None = None
 
-    def say(self, line: str) -> None:
-        """Write a line to it; one that is dead does not hear it, and is replaced."""
-        assert self.process.stdin is not None
+    def go(self) -> None:
+        """Let it begin; one that is dead does not hear it, and is replaced."""
         with contextlib.suppress(OSError):
-            self.process.stdin.write(f"{line}\n")
-            self.process.stdin.flush()
-
-    def hang_up(self) -> None:
-        """Close the pipe by whose end it knows that there is no supervisor."""
-        assert self.process.stdin is not None
-        with contextlib.suppress(OSError):
-            self.process.stdin.close()
+            os.write(self.leash.fileno(), f"{GO}\n".encode())
 
     def clear_away(self) -> None:
-        """Read what a dead one has left to say, and close its pipes."""
-        self.hang_up()
+        """Read what a dead one has left to say."""
+        self.leash.close()
         if self.reader is not None:
             self.reader.join(5)
-        assert self.process.stderr is not None
-        self.process.stderr.close()
 
 
 class Team:
@@ -77,7 +69,7 @@ class Team:
         """Let the workers begin."""
         self._begun = True
         for member in self.members:
-            member.say(GO)
+            member.go()
 
     def look(self, finished: Callable[[], bool]) -> bool:
         """Replace who has died; whether anybody is still at work.
@@ -86,15 +78,15 @@ class Team:
             UserError: workers die again and again.
 
         """
-        for member in [member for member in self.members if member.process.poll() is not None]:
+        for member in [member for member in self.members if member.process.exitcode is not None]:
             self.members.remove(member)
             member.clear_away()
-            code = member.process.returncode
+            code = member.process.exitcode or 0
             if code == 0 or self._ended or finished():
                 continue
             self._count_death(member, code)
             self.members.append(self._start(member.number))
-            self.members[-1].say(GO)
+            self.members[-1].go()
         return bool(self.members)
 
     def progress(self) -> None:
@@ -104,53 +96,43 @@ class Team:
     def end(self, number: int) -> None:
         """Pass a signal on, and wait until the workers have saved their trials."""
         for member in self.members:
-            with contextlib.suppress(ProcessLookupError):
-                member.process.send_signal(number)
+            if member.process.pid is not None and member.process.is_alive():
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(member.process.pid, number)
         self.close()
 
     def close(self, finished: bool = False) -> None:
         """Leave no worker behind: without its supervisor each ends by itself."""
         self._ended = True
         for member in self.members:
-            member.hang_up()
-            if finished or not self._begun:  # it has nothing to save, and an interpreter takes seconds to end
+            member.leash.close()
+            if finished:  # it has nothing to save
                 member.process.kill()
         for member in self.members:
-            try:
-                member.process.wait(PATIENCE)
-            except subprocess.TimeoutExpired:
+            member.process.join(PATIENCE)
+            if member.process.exitcode is None:
                 member.process.kill()
-                member.process.wait()
+                member.process.join()
             member.clear_away()
         self.members = []
 
     def _start(self, number: int) -> Member:
-        command = [
-            sys.executable, "-m", "lit_mnist.cli", "sweep", "worker", self.study,
-            "--number", str(number), "--threads", str(self.threads),
-        ]  # fmt: skip
         # The storage may have a password, which a command line would show to everybody on the machine.
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: self.url}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
-        process = subprocess.Popen(
-            command,
-            stdin=subprocess.PIPE,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.PIPE,
-            text=True,
-            env=environment,
-            start_new_session=True,  # a terminal's signals come by way of the supervisor, once
-        )
-        member = Member(number, process)
-        member.reader = threading.Thread(target=self._read, args=(member,), daemon=True)
+        stdin, leash = context().Pipe(duplex=False)
+        words, stderr = context().Pipe(duplex=False)
+        with stdin, stderr:
+            process = bear(Cradle(self.study, number, self.threads, environment, stdin, stderr))
+        member = Member(number, process, leash)
+        member.reader = threading.Thread(target=self._read, args=(member, words), daemon=True)
         member.reader.start()
         return member
 
-    def _read(self, member: Member) -> None:
+    def _read(self, member: Member, words: Connection) -> None:
         """Hand on what a worker has to say to people, once if several say the same."""
-        assert member.process.stderr is not None
-        with member.process.stderr as lines:
+        with words, os.fdopen(os.dup(words.fileno()), errors="replace") as lines:
             for line in map(str.rstrip, lines):
                 member.last.append(line)
                 said = line.removeprefix("lit-mnist: ")
@@ -167,18 +149,6 @@ class Team:
                 member.last[-1] if code > 0 and member.last else f"exit code {code}"
             )
             raise UserError(f"workers die and no trial gets any further; the last one: {why}")
-
-
-def threads_each(workers: int) -> int:
-    """Each worker's share of the cores; no more than OMP_NUM_THREADS, where the user has set it."""
-    share = max(1, cores() // workers)
-    most = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(most)) if most.isdecimal() and int(most) else share
-
-
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _gpus() -> list[str]:

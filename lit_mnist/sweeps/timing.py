@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_mnist.sweeps.team import threads_each
+from lit_mnist.sweeps.nursery import threads_each
 from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 

@@ -18,7 +18,9 @@ from lit_mnist.sweeps.storage import open_storage, open_study
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time, spec_of
 from lit_mnist.sweeps.trial import Extent, TrialWork, measure
 from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.store import StoreError, connect, find_store
 from lit_mnist.tracking.terminal import note
+from lit_mnist.training.heap import settled_heap
 
 PAUSE = 1.0
 """Seconds between two looks for a trial that somebody has left."""
@@ -34,7 +36,10 @@ def run_worker(name: str, number: int, threads: int) -> None:
     """
     torch.set_num_threads(threads)
     with SignalWatch() as watch:
-        Leash(watch).wait()
+        leash = Leash(watch)
+        with contextlib.suppress(StoreError):  # whoever needs it will say so
+            connect(find_store())  # a first connection takes a moment, which the supervisor takes for its checks
+        leash.wait()
         watch.check()
         study = open_study(open_storage(None), name)
         work_on(study, watch, number)
@@ -50,7 +55,8 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
     spec = spec_of(study)
     extent = measure(spec)
     claims = Claims(study, spec, worker, extent.epochs)
-    with Settled() as settle:
+    settle = Settled()
+    with settled_heap():
         while True:
             watch.check()
             trial = claims.take()
@@ -95,12 +101,6 @@ class Settled:
         self._environment = dict(os.environ)
         self._threads = torch.get_num_threads()
 
-    def __enter__(self) -> "Settled":
-        return self
-
-    def __exit__(self, *exc: object) -> None:
-        gc.unfreeze()
-
     def __call__(self) -> None:
         """Put everything back, and free the memory."""
         os.environ.clear()
@@ -112,7 +112,5 @@ class Settled:
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
         gc.collect()
-        if not gc.get_freeze_count():  # what the first trial has left is imported, and stays
-            gc.freeze()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

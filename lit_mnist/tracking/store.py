@@ -67,21 +67,11 @@ def connect(store: Store) -> "MlflowClient":
         StoreError: the store cannot be opened.
 
     """
-    # Quiet before the import, which configures them: nothing a user can act on comes from these.
-    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # MLflow's own patience with a server that does not answer is many minutes.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
-    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import_mlflow()
     import mlflow
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    logging.getLogger("alembic").setLevel(logging.WARNING)
-    # What these say, with a traceback or once a try, is said once by whoever meets the error.
-    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
-    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
     named = os.environ.get(URI)
     mlflow.set_tracking_uri(store.uri)  # for whoever goes on with MLflow's own functions
     # It sets the variable, too, and so would make this store that of every project and of every run to come.
@@ -95,6 +85,23 @@ def connect(store: Store) -> "MlflowClient":
     except (MlflowException, SQLAlchemyError, OSError) as error:
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
         raise StoreError(f"cannot open the tracking store {store.uri}: {reason(error)}{choice}") from None
+
+
+def import_mlflow() -> None:
+    """Import MLflow, whose manners the environment sets."""
+    # Quiet before the import, which configures them: nothing a user can act on comes from these.
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # MLflow's own patience with a server that does not answer is many minutes.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    import mlflow  # noqa: F401
+
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # What these say, with a traceback or once a try, is said once by whoever meets the error.
+    logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:

@@ -1,7 +1,6 @@
 """`lit-mnist fit`: one training, one run, however often it is interrupted."""
 
 import argparse
-import gc
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -29,7 +28,8 @@ from lit_mnist.training.checkpoints import (
     newest_good,
 )
 from lit_mnist.training.former import CHECKPOINTS, CONFIG, Former, drift, find_former, nothing_left
-from lit_mnist.training.lean import make_lean
+from lit_mnist.training.heap import settled_heap
+from lit_mnist.training.lean import hide_no_gpu, make_lean
 from lit_mnist.training.parser import LitCLI
 from lit_mnist.training.progress import progress_callback
 from lit_mnist.training.ranks import following, is_lost_peer, leading, led_run
@@ -148,6 +148,7 @@ def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], 
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[io])
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
+    hide_no_gpu()
     make_lean(trainer, cli.model)
     return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
 
@@ -231,7 +232,7 @@ def _train(job: Fit, run: Run | None) -> Result | None:
     if job.checkpoint:  # the folder may have moved when its run got its id in the store
         path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
     try:
-        with _settled_heap():
+        with settled_heap():
             job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path, weights_only=True)
     except MisconfigurationException as error:
         raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
@@ -247,20 +248,6 @@ def _train(job: Fit, run: Run | None) -> Result | None:
     took = time.perf_counter() - start
     _log_checkpoints(run)
     return _conclude(job, run, took)
-
-
-@contextmanager
-def _settled_heap() -> Iterator[None]:
-    """Collect garbage, but do not look for it among the million objects that start-up has made."""
-    gc.enable()
-    if gc.get_freeze_count():  # somebody who fits many times has seen to it
-        yield
-        return
-    gc.freeze()
-    try:
-        yield
-    finally:
-        gc.unfreeze()
 
 
 def _log_checkpoints(run: Run) -> None:

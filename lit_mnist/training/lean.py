@@ -5,10 +5,12 @@ profiling contexts. The dispatch here calls what a plain float32 step on one dev
 order, and leaves everything else to Lightning.
 """
 
+import os
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
 from lightning.pytorch.plugins.precision import Precision
@@ -40,6 +42,12 @@ class QuietProfiler(PassThroughProfiler):
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """A context that does nothing."""
         return _NOTHING
+
+
+def hide_no_gpu() -> None:
+    """Spare each optimizer step a search for GPUs where there are none: torch asks the driver anew every time."""
+    if not torch.cuda.is_available():
+        os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def make_lean(trainer: Trainer, model: LightningModule) -> bool:
