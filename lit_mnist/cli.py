@@ -6,15 +6,15 @@ import contextlib
 import difflib
 import gc
 import os
-import signal
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 from lit_mnist import __version__
-from lit_mnist.errors import Interrupted, UsageError, UserError
-from lit_mnist.signals import SignalWatch, exit_code
+from lit_mnist.errors import UsageError
+from lit_mnist.guard import guarded
+from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.terminal import quiet
 
 DATASETS = ("MNIST", "FashionMNIST")
@@ -66,34 +66,6 @@ def run() -> int:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
     return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
-
-
-def guarded(work: Callable[[], None]) -> int:
-    """Do `work`; returns the exit code, with one line on what a user can mend."""
-    try:
-        work()
-    except UserError as error:
-        print(f"lit-mnist: error: {error}", file=sys.stderr)
-        return error.exit_code
-    except Interrupted as interruption:
-        print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
-        return exit_code(interruption.signal)
-    except KeyboardInterrupt:
-        return 130
-    except BrokenPipeError:  # the reader of a list has had enough
-        sys.stderr.close()
-        return 141
-    except OSError as error:
-        print(f"lit-mnist: error: {error}", file=sys.stderr)
-        return 1
-    except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
-            raise
-        print(f"lit-mnist: error: the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
-    finally:
-        gc.enable()
-    return 0
 
 
 def _leave(code: int) -> None:

@@ -16,6 +16,7 @@ from multiprocessing.process import BaseProcess
 from types import ModuleType
 
 from lit_mnist.errors import UserError
+from lit_mnist.guard import guarded
 
 FORKS = sys.platform == "linux"
 """Elsewhere the libraries' own threads do not survive a fork, and each worker starts from nothing."""
@@ -87,8 +88,6 @@ def _without_main() -> Iterator[None]:
 
 def live(cradle: Cradle) -> None:
     """A worker's life."""
-    from lit_mnist.cli import guarded
-
     os.setsid()  # a terminal's signals come by way of the supervisor, once
     os.dup2(cradle.stdin.fileno(), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)

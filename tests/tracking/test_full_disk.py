@@ -9,7 +9,7 @@ from disks import on_small_disk
 PROGRAM = """
 import errno
 from pathlib import Path
-from lit_mnist.cli import guarded
+from lit_mnist.guard import guarded
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 

@@ -15,7 +15,7 @@ from lit_mnist.tracking.store import connect, find_store
 
 SECOND = """
 import sys
-from lit_mnist.cli import guarded
+from lit_mnist.guard import guarded
 from lit_mnist.tracking.run import open_run
 
 def work():

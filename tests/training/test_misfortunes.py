@@ -21,7 +21,8 @@ FIT = ["--config", "zhang/cnn", *SHORT, "--trainer.max_epochs", "8", "--checkpoi
 FILLS_THE_DISK = f"""
 from pathlib import Path
 from lightning.pytorch import Callback
-from lit_mnist.cli import guarded, main, quiet
+from lit_mnist.cli import main, quiet
+from lit_mnist.guard import guarded
 from lit_mnist.tracking.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
