@@ -20,6 +20,7 @@ from lit_mnist.guard import guarded
 
 FORKS = sys.platform == "linux"
 """Elsewhere the libraries' own threads do not survive a fork, and each worker starts from nothing."""
+TRIES = 3
 READY = "lit_mnist.sweeps.ready"
 
 
@@ -66,13 +67,16 @@ def bear(cradle: Cradle) -> BaseProcess:
         UserError: there can be none.
 
     """
-    process: BaseProcess = context().Process(target=live, args=(cradle,))  # type: ignore[attr-defined]
-    try:
-        with _without_main():
-            process.start()
-    except (OSError, EOFError) as error:
-        raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
-    return process
+    for tries_left in reversed(range(TRIES)):
+        process: BaseProcess = context().Process(target=live, args=(cradle,))  # type: ignore[attr-defined]
+        try:
+            with _without_main():
+                process.start()
+            return process
+        except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
+            if not tries_left:
+                raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
+    raise AssertionError("the last try returns or raises")
 
 
 @contextmanager

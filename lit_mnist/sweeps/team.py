@@ -3,7 +3,9 @@
 import collections
 import contextlib
 import os
+import signal
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
@@ -13,6 +15,7 @@ from lit_mnist.errors import UserError
 from lit_mnist.sweeps.leash import GO
 from lit_mnist.sweeps.nursery import Cradle, bear, context, threads_each
 from lit_mnist.sweeps.storage import VARIABLE
+from lit_mnist.tracking.process import find_process, is_alive
 from lit_mnist.tracking.terminal import note
 
 MOST_ERRORS, MOST_KILLS = 3, 20
@@ -20,6 +23,8 @@ MOST_ERRORS, MOST_KILLS = 3, 20
 ERROR = "lit-mnist: error: "
 PATIENCE = 120.0
 """Seconds that a worker has for saving its trial."""
+UNKNOWN = 255
+"""The exit code, to multiprocessing, of a process whose fork server is dead."""
 
 
 @dataclass
@@ -32,6 +37,33 @@ class Member:
     reader: threading.Thread | None = None
     last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
     """The end of what it has written to its stderr."""
+
+    def __post_init__(self) -> None:
+        self._seen = find_process(self.process.pid)
+
+    def lives(self) -> bool:
+        """Whether it does, be the fork server, which would tell of its end, dead itself."""
+        return self._seen is not None and is_alive(self._seen)
+
+    def code(self) -> int:
+        """The exit code of one that is dead; that of a killed one, if nobody is left to tell."""
+        self.process.join(1)
+        code = self.process.exitcode
+        return -signal.SIGKILL if code in (None, UNKNOWN) else int(code)
+
+    def send(self, number: int) -> None:
+        """Send it a signal."""
+        if self.lives() and self.process.pid is not None:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.process.pid, number)
+
+    def wait(self, patience: float) -> None:
+        """Return when it is dead, which after `patience` seconds it is made."""
+        end = time.monotonic() + patience
+        while self.lives():
+            if time.monotonic() > end:
+                self.send(signal.SIGKILL)
+            time.sleep(0.02)
 
     def go(self) -> None:
         """Let it begin; one that is dead does not hear it, and is replaced."""
@@ -78,10 +110,10 @@ class Team:
             UserError: workers die again and again.
 
         """
-        for member in [member for member in self.members if member.process.exitcode is not None]:
+        for member in [member for member in self.members if not member.lives()]:
             self.members.remove(member)
             member.clear_away()
-            code = member.process.exitcode or 0
+            code = member.code()
             if code == 0 or self._ended or finished():
                 continue
             self._count_death(member, code)
@@ -96,9 +128,7 @@ class Team:
     def end(self, number: int) -> None:
         """Pass a signal on, and wait until the workers have saved their trials."""
         for member in self.members:
-            if member.process.pid is not None and member.process.is_alive():
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(member.process.pid, number)
+            member.send(number)
         self.close()
 
     def close(self, finished: bool = False) -> None:
@@ -107,12 +137,9 @@ class Team:
         for member in self.members:
             member.leash.close()
             if finished:  # it has nothing to save
-                member.process.kill()
+                member.send(signal.SIGKILL)
         for member in self.members:
-            member.process.join(PATIENCE)
-            if member.process.exitcode is None:
-                member.process.kill()
-                member.process.join()
+            member.wait(PATIENCE)
             member.clear_away()
         self.members = []
 

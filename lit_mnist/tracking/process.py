@@ -19,6 +19,14 @@ def this_process() -> str:
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
+def find_process(number: int | None) -> str | None:
+    """What the living process of that number calls itself; None where there is none."""
+    try:
+        return None if number is None else f"{number}@{psutil.Process(number).create_time():.2f}"
+    except psutil.NoSuchProcess:
+        return None
+
+
 def is_alive(process: str) -> bool:
     """Whether the process that called itself `process` on this host still lives."""
     number, _, start = process.partition("@")

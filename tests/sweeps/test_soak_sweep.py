@@ -4,6 +4,7 @@ LIT_MNIST_SOAK=N does this with N trials, on the journal and on PostgreSQL, whos
 without it, PostgreSQL gets a short look.
 """
 
+import contextlib
 import os
 import random
 import signal
@@ -85,7 +86,7 @@ def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
 
 
 def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) -> int:
-    """Kill a worker every few seconds, and restart the server once; how many were killed."""
+    """Kill a worker, or what they are copies of, now and then; restart the server once; how many were killed."""
     chance, kills = random.Random(SEED), 0
     print(f"seed {SEED}: LIT_MNIST_SOAK_SEED={SEED} does the same again")
     while sweep.poll() is None:
@@ -95,9 +96,10 @@ def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) 
             time.sleep(5)
             server.start()
             server = None
-        if sweep.poll() is None and (workers := psutil.Process(sweep.pid).children()):
-            chance.choice(workers).send_signal(signal.SIGKILL)
-            kills += 1
+        if sweep.poll() is None and (workers := psutil.Process(sweep.pid).children(recursive=True)):
+            with contextlib.suppress(psutil.NoSuchProcess):
+                chance.choice(workers).send_signal(signal.SIGKILL)
+                kills += 1
     return kills
 
 

@@ -52,8 +52,13 @@ def validated(number: int) -> bool:
 
 
 def kill_worker_of(number: int) -> None:
+    """Kill the worker of trial `number`, and the process that it is a copy of."""
     wait_for(lambda: validated(number), f"trial {number} to be in training", PATIENCE)
-    os.kill(int(small().get_trials()[number].user_attrs["owner"]["process"].partition("@")[0]), signal.SIGKILL)
+    worker = psutil.Process(int(small().get_trials()[number].user_attrs["owner"]["process"].partition("@")[0]))
+    copied = worker.parent()
+    worker.kill()
+    assert copied is not None and copied.pid != os.getpid()
+    copied.kill()
 
 
 def interrupt_in(number: int) -> None:
