@@ -13,8 +13,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from lit_mnist.sweeps.outcome import read_outcome
 from lit_mnist.sweeps.spec import Spec
-from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED, RUNNING, best_trial, count_states, get_trials
+from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED, RUNNING, get_trials
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.terminal import seconds
 
@@ -63,7 +64,7 @@ class Board:
         """How the study stands, in one line."""
         trials = get_trials(self.study)
         done = sum(trial.state.is_finished() for trial in trials)
-        counts = f" ({count_states(self.study)})" if trials else ""
+        counts = f" ({read_outcome(self.study).counts()})" if trials else ""
         best = self._best()
         return f"study {self.study.study_name}: {done} of {self._goal()} trials{counts}" + (best and f"; {best}")
 
@@ -84,7 +85,8 @@ class Board:
 
     def _best(self) -> str:
         """The best by the first goal; of several goals each has its own best."""
-        found = [(goal, i, best_trial(self.study, goal, i)) for i, goal in enumerate(self.spec.goals)]
+        so_far = read_outcome(self.study)
+        found = [(goal, i, so_far.best_by(i)) for i, goal in enumerate(self.spec.goals)]
         return ", ".join(
             f"best {goal.metric} {trial.values[i]:.6g} (trial {trial.number})"
             for goal, i, trial in found

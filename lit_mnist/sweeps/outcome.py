@@ -13,7 +13,7 @@ STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
     TrialState.FAIL: "failed",
-    TrialState.RUNNING: "running",
+    TrialState.RUNNING: "unfinished",
     TrialState.WAITING: "waiting",
 }
 
@@ -64,6 +64,11 @@ class Outcome:
         front = [trial for trial in allowed if not any(self._beats(other, trial) for other in allowed)]
         front.sort(key=lambda trial: (self.cost(trial)[0], trial.number))
         return front if len(self.goals) > 1 else front[:1]
+
+    def best_by(self, index: int) -> FrozenTrial | None:
+        """The trial that is best by one goal; None while there is none."""
+        allowed = [trial for trial in self.complete if is_allowed(trial)]
+        return min(allowed, key=lambda trial: self.cost(trial)[index], default=None)
 
     def cost(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Its values, turned so that less is better."""

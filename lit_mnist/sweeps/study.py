@@ -1,7 +1,6 @@
 """A study: what it is about, how many trials it is to have, and how far it is."""
 
 import json
-from collections import Counter
 from typing import Any
 
 import optuna
@@ -9,7 +8,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.spec import Goal, Spec, parse_spec
+from lit_mnist.sweeps.spec import Spec, parse_spec
 from lit_mnist.sweeps.storage import open_study, study_lock, study_names
 
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
@@ -82,25 +81,6 @@ def is_finished(study: optuna.Study) -> bool:
 def is_out_of_time(study: optuna.Study, spec: Spec) -> bool:
     """Whether no new trials are to be asked for, since the study's hours are over."""
     return spec.hours is not None and study.user_attrs.get("spent", 0.0) >= 3600 * spec.hours
-
-
-def best_trial(study: optuna.Study, goal: Goal, index: int = 0) -> FrozenTrial | None:
-    """The trial that is best by one goal among those that are complete and break no constraint."""
-    done = [trial for trial in get_trials(study) if trial.state == COMPLETE and is_allowed(trial)]
-    sign = 1 if goal.direction == "maximize" else -1
-    return max(done, key=lambda trial: sign * trial.values[index], default=None)
-
-
-def is_allowed(trial: FrozenTrial) -> bool:
-    """Whether the trial keeps to every constraint."""
-    return all(value <= 0 for value in trial.constraints.values())
-
-
-def count_states(study: optuna.Study) -> str:
-    """How the trials ended, such as `5 complete, 1 pruned`."""
-    counts = Counter(trial.state for trial in get_trials(study))
-    names = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed", RUNNING: "unfinished"}
-    return ", ".join(f"{counts[state]} {word}" for state, word in names.items() if counts[state])
 
 
 def _check_same(spec: Spec, stored: dict[str, Any]) -> None:

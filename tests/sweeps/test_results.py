@@ -45,7 +45,7 @@ def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Stud
     code, out, err = cli("sweep", "status", "lrs")
     assert (code, err) == (0, "")
     lines = out.splitlines()
-    assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 running)"
+    assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 unfinished)"
     winner = read_outcome(study).best()[0]
     assert lines[1].startswith(f"best: trial {winner.number}, best/val/acc {winner.value:.4g} ± ")
     alive, stale = (next(line for line in lines if line.startswith(number)) for number in ("4 ", "5 "))
@@ -83,7 +83,7 @@ def test_the_table_has_a_row_for_each_trial(cli: Cli, study: optuna.Study, proje
     assert (code, out, err) == (0, f"t.{suffix}: 6 trials\n", "")
     read = {"csv": pandas.read_csv, "parquet": pandas.read_parquet}[suffix]
     table = read(project / f"t.{suffix}")
-    assert table["state"].tolist() == ["complete", "complete", "pruned", "failed", "running", "running"]
+    assert table["state"].tolist() == ["complete", "complete", "pruned", "failed", "unfinished", "unfinished"]
     assert table["model.lr"].tolist() == [0.03, 0.5, 0.02, 0.9, 0.2, 0.3]
     first = complete(study)[0]
     assert table["best/val/acc"][0] == first.value
@@ -96,7 +96,7 @@ def test_the_table_has_a_row_for_each_trial(cli: Cli, study: optuna.Study, proje
 def test_the_list_has_a_line_for_each_study(cli: Cli) -> None:
     code, out, err = cli("sweep", "list")
     assert (code, err) == (0, "")
-    assert "lrs    4 of 8    2 complete, 1 pruned, 1 failed, 2 running  best/val/acc" in out
+    assert "lrs    4 of 8    2 complete, 1 pruned, 1 failed, 2 unfinished  best/val/acc" in out
 
 
 @pytest.mark.parametrize(
