@@ -1,0 +1,37 @@
+"""Where a process's work ends: what a user can mend gets one line and an exit code."""
+
+import gc
+import signal
+import sys
+from collections.abc import Callable
+
+from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.signals import exit_code
+
+
+def guarded(work: Callable[[], None]) -> int:
+    """Do `work`; returns the exit code, with one line on what a user can mend."""
+    try:
+        work()
+    except UserError as error:
+        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        return error.exit_code
+    except Interrupted as interruption:
+        print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
+        return exit_code(interruption.signal)
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:  # the reader of a list has had enough
+        sys.stderr.close()
+        return 141
+    except OSError as error:
+        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        return 1
+    except Exception as error:
+        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
+            raise
+        print(f"lit-mnist: error: the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
+        return 1
+    finally:
+        gc.enable()
+    return 0
