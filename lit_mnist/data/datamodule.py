@@ -140,7 +140,7 @@ class PictureDataModule(LightningDataModule):
     def _key(self) -> Hashable:
         """What the split depends on."""
         asked = sorted((name, value) for name, value in self.hparams.items() if name not in _BESIDE)
-        return type(self), self._version(), *asked
+        return type(self), self._version(), repr(asked)
 
     def _version(self) -> Hashable:
         """Which files hold the training pictures, as they are now."""

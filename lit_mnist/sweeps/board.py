@@ -17,7 +17,7 @@ from lit_mnist.sweeps.outcome import read_outcome
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED, RUNNING, get_trials
 from lit_mnist.tracking.process import this_host
-from lit_mnist.tracking.terminal import seconds
+from lit_mnist.tracking.terminal import say, seconds
 
 WORDS = {COMPLETE: "", PRUNED: "pruned ", FAIL: "failed: "}
 
@@ -53,7 +53,7 @@ class Board:
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._known]
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
             self._known.add(trial.number)
-            print(self._line(trial, trials), flush=True)
+            say(self._line(trial, trials))
         if self._live is not None and time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
             self._live.update(self._table(trials), refresh=True)

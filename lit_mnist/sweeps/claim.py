@@ -1,7 +1,6 @@
 """Who works on which trial: each is worked on by one worker, and by another only once that one is dead."""
 
 import os
-import sys
 import threading
 import time
 from dataclasses import dataclass, field
@@ -19,6 +18,7 @@ from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import Held, is_shared, study_lock
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time
 from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.terminal import note
 
 BEAT = 5.0
 """Seconds between two signs of life."""
@@ -98,6 +98,7 @@ class Claims:
             # What this worker has asked for and never got to know of, it takes again.
             if self.owns(left) or self.watch.is_dead(left):
                 held.check()
+                self._count_death(left)
                 self.storage.set_trial_user_attr(left._trial_id, "owner", self.owner)
                 return self._with_point(left.number, left._trial_id)
         number = len(trials)
@@ -109,6 +110,16 @@ class Claims:
         fixed = {"fixed_params": self.spec.space.encode(first[0])} if first else {}
         template = create_trial(state=RUNNING, user_attrs={"owner": self.owner}, system_attrs=fixed)
         return self._with_point(number, self.storage.create_new_trial(self.study._study_id, template))
+
+    def _count_death(self, left: FrozenTrial) -> None:
+        """Keep account of how often the trial has lost its worker since it last got further."""
+        if not left.user_attrs.get("owner"):  # which let it go
+            return
+        validations = len(left.intermediate_values)
+        before = left.user_attrs.get("deaths", {"validations": validations, "count": 0})
+        count = before["count"] + 1 if before["validations"] == validations else 1
+        deaths = {"validations": validations, "count": count}
+        self.storage.set_trial_user_attr(left._trial_id, "deaths", deaths)
 
     def _with_point(self, number: int, trial_id: int) -> Trial:
         """The trial; what its parameters still lack is suggested."""
@@ -156,8 +167,11 @@ class Beat:
                     now = claims.storage.get_trial(self.trial._trial_id)
                     if now.state != RUNNING:  # just told
                         return
+                    for other in get_trials(claims.study):  # to know, once it looks for work, who is silent
+                        if other.state == RUNNING:
+                            claims.watch.is_dead(other)
                     if not claims.owns(now):
-                        print(f"lit-mnist: trial {now.number} was taken over by another worker", file=sys.stderr)
+                        note(f"trial {now.number} was taken over by another worker")
                         os._exit(LOST)
                     claims.storage.set_trial_user_attr(
                         self.trial._trial_id, "owner", {**claims.owner, "beat": beat}

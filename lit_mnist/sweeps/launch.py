@@ -12,18 +12,20 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.board import Board
+from lit_mnist.sweeps.checks import check
 from lit_mnist.sweeps.figures import log_summary
-from lit_mnist.sweeps.plan import check
 from lit_mnist.sweeps.runs import OF, ROLE, STUDY
 from lit_mnist.sweeps.spec import Spec, load_spec
 from lit_mnist.sweeps.storage import default_storage, open_storage, open_study, study_lock
 from lit_mnist.sweeps.study import check_stored, experiment, is_finished, is_out_of_time, take_study
-from lit_mnist.sweeps.team import Team
+from lit_mnist.sweeps.team import Team, visible_gpus
+from lit_mnist.sweeps.trial import measure
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.provenance import git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, find_store, import_mlflow
+from lit_mnist.tracking.terminal import say
 from lit_mnist.training.heap import settled_heap
 
 PAUSE = 0.3
@@ -53,24 +55,31 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
     with settled_heap(), SignalWatch() as watch:
         storage = open_storage(url)
         if check_stored(storage, spec) and _is_done(storage, spec):
+            _say_done(storage, spec)
             return
         check(spec)
         import_mlflow()
         watch.check()
         # What workers start from is ready by now, or soon.
-        with contextlib.closing(Team(spec.name, url, workers, _is_on_one_device(spec))) as team:
+        with contextlib.closing(Team(spec.name, url, workers, _gpus_to_share(spec))) as team:
             study = take_study(storage, spec)
             with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)
 
 
 def _is_done(storage: BaseStorage, spec: Spec) -> bool:
-    """Whether nothing is left of the study, which is said."""
+    """Whether no trial is left of the study."""
     study = open_study(storage, spec.name)
-    done = study.user_attrs.get("trials") == spec.trials and is_finished(study)
-    if done:
-        print(f"{Board(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
-    return done
+    return study.user_attrs.get("trials") == spec.trials and is_finished(study)
+
+
+def _say_done(storage: BaseStorage, spec: Spec) -> None:
+    """Say that the study is finished; sum it up if whoever finished it could not."""
+    study = open_study(storage, spec.name)
+    if study.user_attrs.get("summed") != spec.trials:
+        with study_run(study, spec) as run:
+            _sum_up(study, run)
+    say(f"{Board(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
 
 
 def _carry_out(study: optuna.Study, spec: Spec, team: Team, run: Run, watch: SignalWatch) -> None:
@@ -96,9 +105,16 @@ def _carry_out(study: optuna.Study, spec: Spec, team: Team, run: Run, watch: Sig
         finally:
             clock.keep(now=True)
         board.update()
-    print(board.closing() + _what_is_next(study, spec, watch), flush=True)
+    say(board.closing() + _what_is_next(study, spec, watch))
+    _sum_up(study, run)
+    if not is_finished(study):
+        watch.check()
+
+
+def _sum_up(study: optuna.Study, run: Run) -> None:
     log_summary(study, run)
-    watch.check()
+    if is_finished(study):
+        study.set_user_attr("summed", study.user_attrs["trials"])
 
 
 def _what_is_next(study: optuna.Study, spec: Spec, watch: SignalWatch) -> str:
@@ -150,10 +166,10 @@ def _taken(run_id: str, opened: contextlib.ExitStack) -> Run:
     return opened.enter_context(open_run("", run_id=run_id))
 
 
-def _is_on_one_device(spec: Spec) -> bool:
-    """Whether a trial needs no more than one device."""
-    flags = dict(zip(spec.flags, spec.flags[1:], strict=False))
-    return flags.get("--trainer.devices", "1") == "1"
+def _gpus_to_share(spec: Spec) -> list[str]:
+    """The GPUs of which each worker is to have one for its own: none, if a trial takes several itself."""
+    found = visible_gpus()
+    return [] if found and measure(spec).several else found
 
 
 class _Clock:

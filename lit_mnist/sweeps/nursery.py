@@ -44,15 +44,8 @@ def prepare(workers: int) -> None:
     from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
     set_forkserver_preload([READY])
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(threads_each(workers))  # some of what is imported looks once
-    try:
+    with _threads(threads_each(workers)):
         ensure_running()
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
 
 
 def context() -> BaseContext:
@@ -70,13 +63,27 @@ def bear(cradle: Cradle) -> BaseProcess:
     for tries_left in reversed(range(TRIES)):
         process: BaseProcess = context().Process(target=live, args=(cradle,))  # type: ignore[attr-defined]
         try:
-            with _without_main():
+            with _without_main(), _threads(cradle.threads):
                 process.start()
             return process
         except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
             if not tries_left:
                 raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
     raise AssertionError("the last try returns or raises")
+
+
+@contextmanager
+def _threads(count: int) -> Iterator[None]:
+    """Let a fork server that is started meanwhile have so many threads: some of what it imports looks but once."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before
 
 
 @contextmanager
@@ -99,6 +106,7 @@ def live(cradle: Cradle) -> None:
     cradle.stdin.close()
     cradle.stderr.close()
     sys.stdin = os.fdopen(0)
+    sys.argv = ["lit-mnist", "sweep", "worker", cradle.study]
     os.environ.clear()
     os.environ.update(cradle.environment)
     if FORKS:

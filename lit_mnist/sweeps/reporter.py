@@ -14,8 +14,6 @@ from lit_mnist.tracking.logger import MLflowTracker
 
 STATE = "sweep.state"
 REASON = "sweep.reason"
-MEASURED = ("parameters", "seconds")
-"""Goals that no model logs: what training takes, and how large the network is."""
 
 
 class Reporter(Callback):

@@ -6,7 +6,7 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
@@ -84,22 +84,27 @@ class Team:
         study: The study's name.
         url: Its storage, as LIT_MNIST_STORAGE has it.
         workers: How many.
-        spread: Whether each worker gets one GPU for its own, where there are any.
+        gpus: Of which each worker gets one for its own.
 
     """
 
-    def __init__(self, study: str, url: str, workers: int, spread: bool = True) -> None:
+    def __init__(self, study: str, url: str, workers: int, gpus: Sequence[str] = ()) -> None:
         self.study, self.url, self.workers = study, url, workers
         self.threads = threads_each(workers)
-        self._gpus = _gpus() if spread else []
+        self._gpus = gpus
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
-        self._begun = self._ended = False
-        self.members = [self._start(number) for number in range(workers)]
+        self._ended = False
+        self.members: list[Member] = []
+        try:
+            for number in range(workers):
+                self.members.append(self._start(number))
+        except BaseException:
+            self.close()
+            raise
 
     def go(self) -> None:
         """Let the workers begin."""
-        self._begun = True
         for member in self.members:
             member.go()
 
@@ -178,7 +183,7 @@ class Team:
             raise UserError(f"workers die and no trial gets any further; the last one: {why}")
 
 
-def _gpus() -> list[str]:
+def visible_gpus() -> list[str]:
     """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
     named = os.environ.get("CUDA_VISIBLE_DEVICES")
     if named is not None:

@@ -38,6 +38,8 @@ CHEAP = (
 STATES = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed"}
 MANY = 100
 """Epochs of trainings that go by steps alone, as far as a pruner has to know."""
+DEADLY = 10
+"""Deaths of its workers in a row, with no validation between, after which a trial has FAILED."""
 ROOM = 32 * 1024 * 1024
 """Bytes below which a disk is full."""
 
@@ -99,15 +101,24 @@ class TrialWork:
         self._conclude(state, reason)
 
     def _train(self) -> None:
-        # Sums over another number of threads are rounded otherwise: a trial keeps to that of its first worker.
-        torch.set_num_threads(self.trial.user_attrs.get("threads", torch.get_num_threads()))
-        self.trial.set_user_attr("threads", torch.get_num_threads())
+        self._check_deaths()
         self._check_size()
         if len(self.spec.seeds) > 1:
             self.runs.open_group()
         for seed in self.spec.seeds:
             self.watch.check()
             self.metrics.append(self._train_seed(seed))
+
+    def _check_deaths(self) -> None:
+        """Do not go on with a trial that kills its workers."""
+        count = self.trial.user_attrs.get("deaths", {"count": 0})["count"]
+        if count < DEADLY:
+            return
+        for seed in self.spec.seeds:
+            if (run := self.runs.find(seed)) is not None and run.info.status != "FINISHED":
+                self._began(run.info.run_id)
+                self.runs.client.set_terminated(run.info.run_id, "FAILED")
+        raise UserError(f"its worker was killed {count} times with nothing won between: out of memory?")
 
     def _check_size(self) -> None:
         """Do not train a network that is too large."""
@@ -134,10 +145,19 @@ class TrialWork:
             arguments = ["--resume", found.info.run_id]
         else:
             source, tags = take_source(self.stage, "full", seed, self.watch)
-            arguments = [*self.stage.arguments("full", seed), *source, *CHEAP, *self._names(seed)]
+            # Its run keeps it, for whoever goes on with the trial or repeats it.
+            threads = ["--threads", str(torch.get_num_threads())]
+            arguments = [*self.stage.arguments("full", seed), *source, *CHEAP, *threads, *self._names(seed)]
             tags |= self.runs.tags(seed)
         self.trial.set_user_attr("begun", True)
-        metrics, reason = (self._fit_apart if self.extent.several else self._fit)(seed, arguments, tags)
+        try:
+            metrics, reason = (self._fit_apart if self.extent.several else self._fit)(seed, arguments, tags)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if not is_from_outside(error) and (run := self.runs.find(seed)) is not None:
+                self._began(run.info.run_id)
+            raise
         if reason is not None:
             self.metrics.append(metrics)
             raise PrunedError(reason)
@@ -160,12 +180,7 @@ class TrialWork:
         job = Job(
             self.study.study_name, self.trial.number, arguments, tags, self._reports(seed), self.extent.epochs
         )
-        try:
-            found = fit_apart(job, self.watch)
-        except UserError:
-            if (run := self.runs.find(seed)) is not None:
-                self._began(run.info.run_id)
-            raise
+        found = fit_apart(job, self.watch)
         self._began(found["run"])
         return found["metrics"], found["reason"]
 

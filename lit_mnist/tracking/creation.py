@@ -1,13 +1,12 @@
 """How a run comes to be, in a store or without one."""
 
-import sys
 import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_mnist.tracking.folder import Record
-from lit_mnist.tracking.process import this_host, this_process
+from lit_mnist.tracking.process import shown_arguments, this_host, this_process
 from lit_mnist.tracking.provenance import user_name
 from lit_mnist.tracking.store import Store, connect, experiment_id, local_uri
 
@@ -22,7 +21,7 @@ OFFLINE_ID = "offline_id"
 def source_tags() -> dict[str, str]:
     """Who works on a run, with which command, where."""
     return {
-        "mlflow.source.name": " ".join(["lit-mnist", *sys.argv[1:]]),
+        "mlflow.source.name": " ".join(["lit-mnist", *shown_arguments()]),
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
         **process_tags(),

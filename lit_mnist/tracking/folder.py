@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import shutil
-import sys
 import time
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
@@ -13,7 +12,7 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.process import this_host, this_process
+from lit_mnist.tracking.process import shown_arguments, this_host, this_process
 from lit_mnist.tracking.spool import MAIN, Spool, replace_text
 from lit_mnist.tracking.store import Store, local_uri
 
@@ -36,7 +35,7 @@ class Record:
     artifact_uri: str = ""
     start_time: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     """In milliseconds since 1970, as MLflow has it."""
-    argv: list[str] = field(default_factory=lambda: sys.argv[1:])
+    argv: list[str] = field(default_factory=shown_arguments)
     """The arguments of the process that worked on it last, without the program's name."""
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)

@@ -37,6 +37,12 @@ def width() -> int:
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
+def say(text: str) -> None:
+    """Print a line of a long work's output at once; that goes on when nobody reads it any more."""
+    with contextlib.suppress(OSError, ValueError):
+        print(text, flush=True)
+
+
 def warn(text: str) -> None:
     """Print a warning in the manner of the command line; from any thread, where Python's own would be an error."""
     note(f"warning: {text}")

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -74,6 +75,8 @@ def fit(
         former = find_former(options.resume, options.offline, led) if options.resume else None
         cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
         check_fit(cli)
+        if cli.config["threads"] is not None:
+            torch.set_num_threads(cli.config["threads"])
         cli.datamodule.setup("fit")
         job = _prepare(cli, former, callbacks, watch)
         job.offline, job.tags = options.offline, tags or {}

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
+from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -97,6 +98,12 @@ class LitCLI(LightningCLI):
         """Add the run's names, and how often it is saved."""
         parser.add_class_arguments(TrackingArgs, "tracking")
         parser.add_class_arguments(CheckpointArgs, "checkpoint")
+        parser.add_argument(
+            "--threads",
+            type=PositiveInt | None,
+            default=None,
+            help="CPU threads; sums over another number of them are rounded otherwise. null leaves it to torch",
+        )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """Parse, with one line for whatever is wrong."""

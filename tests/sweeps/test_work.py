@@ -7,7 +7,8 @@ from pathlib import Path
 
 import optuna
 import pytest
-from conftest import enter_project
+import torch
+from conftest import Cli, enter_project
 from optuna.trial import TrialState
 from small import spec_text, trial_runs, work, write_spec
 
@@ -21,6 +22,7 @@ from lit_mnist.sweeps.study import spec_of, take_study
 from lit_mnist.sweeps.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.fit import fit
 
 LR = {"low": 1e-3, "high": 0.1, "log": True}
 
@@ -174,6 +176,51 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
     study = work(trials=1)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
+
+
+def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.trial.DEADLY", 3)
+    study = take_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
+    gone = subprocess.Popen(["true"])
+    gone.wait()
+    for _ in range(3):  # times that it is taken up by somebody who dies of it
+        trial = Claims(study, spec_of(study), 0, 1).take()
+        assert trial is not None and trial.number == 0
+        trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
+    study = work(trials=2)
+    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
+    assert study.get_trials()[0].user_attrs["reason"].startswith("its worker was killed 3 times")
+    assert [run.info.status for run in trial_runs(study)] == ["FAILED", "FINISHED"]
+
+
+def test_a_finished_study_that_nobody_summed_up_is_summed_up(cli: Cli) -> None:
+    study = work(trials=2)
+    client = connect(find_store())
+    assert "best/val/acc" not in client.get_run(study.user_attrs["run_id"]).data.metrics
+    for _ in range(2):
+        code, out, _ = cli("sweep", write_spec(trials=2))
+        assert code == 0 and "finished, nothing left to do" in out
+        run = client.get_run(study.user_attrs["run_id"])
+        assert run.info.status == "FINISHED" and run.data.metrics["best/val/acc"] == study.best_value
+
+
+def test_the_best_configuration_repeats_a_trial_with_its_number_of_threads(cli: Cli) -> None:
+    before = torch.get_num_threads()
+    study = work(trials=1, metric="val/loss", direction="minimize")  # with one thread
+    assert cli("sweep", "best", "small")[0] == 0
+    torch.set_num_threads(2)  # which rounds sums otherwise
+    result = fit(["--config", "small_best.yaml"])
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
+    assert result is not None and result.metrics["val/loss"] == study.best_value
+
+
+def test_no_password_of_a_storage_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "--storage=postgresql+psycopg://me:open-sesame@host/db"
+    monkeypatch.setattr("sys.argv", ["lit-mnist", "sweep", "small.yaml", url])
+    (run,) = trial_runs(work(trials=1))
+    assert run.data.tags["mlflow.source.name"].endswith("postgresql+psycopg://me:***@host/db")
+    assert not [path for path in Path("mlruns").rglob("*") if path.is_file() and b"sesame" in path.read_bytes()]
 
 
 def test_a_signal_before_the_next_trial_ends_the_work() -> None:
