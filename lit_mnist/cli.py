@@ -30,6 +30,7 @@ Train a model as one MLflow run, or go on with a run that was interrupted.
   --data FashionMNISTDataModule another dataset: MNISTDataModule, FashionMNISTDataModule, MiniMNISTDataModule
   --trainer.max_epochs 5
   --seed_everything 1
+  --threads 1                   CPU threads; sums over another number of them are rounded otherwise
   --checkpoint.every_n_steps 500  (and .every_n_minutes 5) how often training is saved to go on from
   --resume last                 go on with the newest unfinished run, or that of an id; other flags beat its own
   --offline                     ask no tracking store; `lit-mnist sync` sends the run later

@@ -8,13 +8,16 @@ from collections.abc import Callable
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import exit_code
 
+ERROR = "lit-mnist: error: "
+"""How the line begins."""
+
 
 def guarded(work: Callable[[], None]) -> int:
     """Do `work`; returns the exit code, with one line on what a user can mend."""
     try:
         work()
     except UserError as error:
-        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        print(f"{ERROR}{error}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interruption:
         print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
@@ -25,12 +28,12 @@ def guarded(work: Callable[[], None]) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        print(f"lit-mnist: error: {error}", file=sys.stderr)
+        print(f"{ERROR}{error}", file=sys.stderr)
         return 1
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
             raise
-        print(f"lit-mnist: error: the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"{ERROR}the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
     finally:
         gc.enable()

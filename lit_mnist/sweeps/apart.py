@@ -15,6 +15,7 @@ import optuna
 from optuna.trial import Trial
 
 from lit_mnist.errors import UserError
+from lit_mnist.guard import ERROR
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.leash import Leash
 from lit_mnist.sweeps.reporter import Reporter
@@ -24,8 +25,6 @@ from lit_mnist.sweeps.study import spec_of
 from lit_mnist.training.fit import fit
 from lit_mnist.training.ranks import RANK_0
 from lit_mnist.training.stages import unheard
-
-ERROR = "lit-mnist: error: "
 
 
 @dataclass

@@ -11,8 +11,7 @@ from lit_mnist.errors import UserError
 from lit_mnist.sweeps.outcome import Outcome, runs
 from lit_mnist.tracking.spool import replace_text
 from lit_mnist.tracking.store import connect, find_store, one_line
-
-CONFIG = "config.yaml"
+from lit_mnist.training.former import CONFIG
 
 
 def write_configs(found: Outcome, trial: FrozenTrial, out: Path) -> list[Path]:

@@ -15,7 +15,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from lit_mnist.sweeps.patience import StorageGoneError, is_outage
 from lit_mnist.sweeps.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.spec import Spec
-from lit_mnist.sweeps.storage import Held, is_shared, study_lock
+from lit_mnist.sweeps.storage import Held, study_lock
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time
 from lit_mnist.tracking.process import is_alive, this_host, this_process
 from lit_mnist.tracking.terminal import note
@@ -149,14 +149,12 @@ class Beat:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Beat":
-        if is_shared(self.claims.storage):
-            self._thread.start()
+        self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._end.set()
-        if self._thread.is_alive():
-            self._thread.join()
+        self._thread.join()
 
     def _beat(self) -> None:
         claims, beat = self.claims, 0

@@ -14,7 +14,7 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.board import Board
 from lit_mnist.sweeps.checks import check
 from lit_mnist.sweeps.figures import log_summary
-from lit_mnist.sweeps.runs import OF, ROLE, STUDY
+from lit_mnist.sweeps.runs import OF, ROLE
 from lit_mnist.sweeps.spec import Spec, load_spec
 from lit_mnist.sweeps.storage import default_storage, open_storage, open_study, study_lock
 from lit_mnist.sweeps.study import check_stored, experiment, is_finished, is_out_of_time, take_study
@@ -23,6 +23,7 @@ from lit_mnist.sweeps.trial import measure
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.provenance import git_state, package_versions, version_tags
+from lit_mnist.tracking.reading import STUDY
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, find_store, import_mlflow
 from lit_mnist.tracking.terminal import say

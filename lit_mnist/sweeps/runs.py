@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.sweeps.reporter import REASON, STATE
 from lit_mnist.tracking.creation import source_tags
 from lit_mnist.tracking.folder import run_folders
+from lit_mnist.tracking.reading import SEED, STUDY, TRIAL
 from lit_mnist.tracking.recording import LONGEST_PARAM
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 from lit_mnist.tracking.summary import summarise
@@ -16,7 +17,7 @@ from lit_mnist.training.former import CONFIG
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-STUDY, TRIAL, SEED, ROLE, PARENT = "sweep.study", "sweep.trial", "sweep.seed", "sweep.role", "mlflow.parentRunId"
+ROLE, PARENT = "sweep.role", "mlflow.parentRunId"
 OF = "sweep.run"
 """The tag that holds the id of the study's own run: another study of the same name has another."""
 

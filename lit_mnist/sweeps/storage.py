@@ -20,7 +20,7 @@ from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
-from lit_mnist.sweeps.patience import Patient, is_outage, wait_out
+from lit_mnist.sweeps.patience import Patient, wait_out
 from lit_mnist.tracking.store import find_store, reason
 
 VARIABLE = "LIT_MNIST_STORAGE"
@@ -227,16 +227,3 @@ def _path(storage: BaseStorage) -> Path:
     """The file of a storage that is one."""
     found = _sqlite_path(storage)
     return found or Path(cast(JournalFileBackend, cast(JournalStorage, _own(storage))._backend)._file_path)
-
-
-__all__ = [
-    "Held",
-    "default_storage",
-    "is_outage",
-    "is_shared",
-    "open_storage",
-    "open_study",
-    "shown",
-    "study_lock",
-    "study_names",
-]

@@ -12,6 +12,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from lit_mnist.errors import UserError
+from lit_mnist.guard import ERROR
 from lit_mnist.sweeps.leash import GO
 from lit_mnist.sweeps.nursery import Cradle, bear, context, threads_each
 from lit_mnist.sweeps.storage import VARIABLE
@@ -20,7 +21,6 @@ from lit_mnist.tracking.terminal import note
 
 MOST_ERRORS, MOST_KILLS = 3, 20
 """Deaths in a row, with no trial getting further between, after which something is wrong for good."""
-ERROR = "lit-mnist: error: "
 PATIENCE = 120.0
 """Seconds that a worker has for saving its trial."""
 UNKNOWN = 255

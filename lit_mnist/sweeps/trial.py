@@ -17,6 +17,7 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.apart import Job, fit_apart
+from lit_mnist.sweeps.outcome import STATES
 from lit_mnist.sweeps.patience import StorageGoneError
 from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
 from lit_mnist.sweeps.runs import TrialRuns
@@ -35,7 +36,6 @@ CHEAP = (
     "--tracking.figures", "false",
 )  # fmt: skip
 """Flags of every trial, which is one of many."""
-STATES = {COMPLETE: "complete", PRUNED: "pruned", FAIL: "failed"}
 MANY = 100
 """Epochs of trainings that go by steps alone, as far as a pruner has to know."""
 DEADLY = 10
