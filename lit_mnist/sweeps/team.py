@@ -14,7 +14,7 @@ from multiprocessing.process import BaseProcess
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
 from lit_mnist.sweeps.leash import GO
-from lit_mnist.sweeps.nursery import Cradle, bear, context, threads_each
+from lit_mnist.sweeps.nursery import Cradle, bear, context, prepare, threads_each
 from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.process import find_process, is_alive
 from lit_mnist.tracking.terminal import note
@@ -94,6 +94,7 @@ class Team:
         self._gpus = gpus
         self._said: set[str] = set()
         self._deaths = {"error": 0, "kill": 0}
+        prepare(workers)
         self._ended = False
         self.members: list[Member] = []
         try:
