@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.sweeps.reporter import REASON, STATE
 from lit_mnist.tracking.creation import source_tags
 from lit_mnist.tracking.folder import run_folders
-from lit_mnist.tracking.reading import SEED, STUDY, TRIAL
+from lit_mnist.tracking.reading import GOAL, SEED, STUDY, TRIAL
 from lit_mnist.tracking.recording import LONGEST_PARAM
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 from lit_mnist.tracking.summary import summarise
@@ -30,11 +30,12 @@ class TrialRuns:
         experiment: MLflow's name of it.
         of: The study's own run.
         number: The trial's.
+        goal: What the study looks for first.
 
     """
 
-    def __init__(self, study: str, experiment: str, of: str, number: int) -> None:
-        self.study, self.experiment, self.of, self.number = study, experiment, of, number
+    def __init__(self, study: str, experiment: str, of: str, number: int, goal: str) -> None:
+        self.study, self.experiment, self.of, self.number, self.goal = study, experiment, of, number, goal
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
@@ -42,7 +43,7 @@ class TrialRuns:
 
     def tags(self, seed: int) -> dict[str, str]:
         """Of the run of one seed."""
-        return {**self._common(), SEED: str(seed), PARENT: self.group or self.of}
+        return {**self._common(), SEED: str(seed), GOAL: self.goal, PARENT: self.group or self.of}
 
     def find(self, seed: int) -> "Run | None":
         """The run of that seed that can be gone on with; one that has nothing yet is deleted."""

@@ -66,7 +66,8 @@ class TrialWork:
         self.study, self.spec, self.trial, self.watch, self.extent = study, spec, trial, watch, extent
         attrs = study.user_attrs
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
-        self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number)
+        goal = f"{spec.goals[0].direction} {spec.goals[0].metric}"
+        self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number, goal)
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
         """Of each seed that is trained, in the order of the seeds."""

@@ -9,7 +9,7 @@ from rich.markup import escape
 from lit_mnist.errors import UsageError
 from lit_mnist.tracking.comparison import Comparison, Line, side_by_side
 from lit_mnist.tracking.groups import Group, direction, group_runs
-from lit_mnist.tracking.reading import find_runs, open_reader, study_runs
+from lit_mnist.tracking.reading import GOAL, find_runs, open_reader, study_runs
 from lit_mnist.tracking.spool import replace_text
 from lit_mnist.tracking.store import find_store
 from lit_mnist.tracking.terminal import print_table, width
@@ -58,11 +58,16 @@ def page(found: Comparison, title: str) -> str:
 
 def _goodness(group: Group) -> tuple[bool, float]:
     """Smaller for a better one; those without a value come last."""
-    monitor = next((run.tags["monitor"] for run in group.runs if "monitor" in run.tags), "")
-    summary = group.summary(f"best/{monitor}") or group.summary(monitor)
+    tags = {name: value for run in group.runs for name, value in run.tags.items()}
+    way, _, metric = tags.get(GOAL, "").partition(" ")
+    if way:
+        sign, summary = 1 if way == "minimize" else -1, group.summary(metric)
+    else:
+        monitor = tags.get("monitor", "")
+        sign, summary = -(direction(monitor) or 1), group.summary(f"best/{monitor}") or group.summary(monitor)
     if summary is None or summary.mean != summary.mean:
         return True, 0.0
-    return False, -(direction(monitor) or 1) * summary.mean
+    return False, sign * summary.mean
 
 
 def _print(found: Comparison) -> None:

@@ -14,6 +14,8 @@ from lit_mnist.errors import UsageError, nearest
 from lit_mnist.tracking.store import SQLITE, Store, connect
 
 STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
+GOAL = "sweep.goal"
+"""The tag that says what a study looks for, such as `minimize val/loss`."""
 """Tags of the runs of a sweep's trials."""
 AMONG = "run_uuid IN (SELECT value FROM json_each(?))"
 

@@ -215,6 +215,14 @@ def test_the_best_configuration_repeats_a_trial_with_its_number_of_threads(cli: 
     assert result is not None and result.metrics["val/loss"] == study.best_value
 
 
+def test_trials_are_compared_by_what_their_study_looks_for(cli: Cli) -> None:
+    study = work(trials=5, metric="val/loss", direction="minimize")  # where the model's own monitor is an accuracy
+    order = sorted(study.get_trials(), key=lambda trial: trial.value or 0)
+    code, out, _ = cli("compare", "--study", "small")
+    rows = [line for line in out.splitlines() if line.startswith("trial ")]
+    assert code == 0 and [row.split()[1] for row in rows] == [str(trial.number) for trial in order]
+
+
 def test_no_password_of_a_storage_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "--storage=postgresql+psycopg://me:open-sesame@host/db"
     monkeypatch.setattr("sys.argv", ["lit-mnist", "sweep", "small.yaml", url])
