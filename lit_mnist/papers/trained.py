@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -16,6 +17,7 @@ from lit_mnist.data import PictureDataModule
 from lit_mnist.errors import UserError
 from lit_mnist.models import Autoencoder, LitModel
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.store import Store
 from lit_mnist.training.checkpoints import load_weights
 from lit_mnist.training.evaluate import evaluate
@@ -88,11 +90,12 @@ class Trained:
             UserError: the run has no configuration.
 
         """
-        try:
-            config = self.client.download_artifacts(self.run_id, "config.yaml")
-        except Exception:  # each kind of artifact store has its own
-            raise UserError(f"run {self.run_id} has no config.yaml: delete the run") from None
-        return LitCLI(["--config", config, *overrides])
+        with ExitStack() as files:
+            try:
+                config = files.enter_context(fetched(self.client, self.run_id, "config.yaml"))
+            except Exception:  # each kind of artifact store has its own
+                raise UserError(f"run {self.run_id} has no config.yaml: delete the run") from None
+            return LitCLI(["--config", str(config), *overrides])
 
     def model(self, checkpoint: Checkpoint = "best") -> LitModel:
         """The trained network, in evaluation mode."""

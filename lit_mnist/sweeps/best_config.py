@@ -1,6 +1,5 @@
 """The configuration that repeats a trial."""
 
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -9,9 +8,10 @@ from optuna.trial import FrozenTrial
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.outcome import Outcome, runs
+from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.spool import replace_text
 from lit_mnist.tracking.store import connect, find_store, one_line
-from lit_mnist.training.former import CONFIG
 
 
 def write_configs(found: Outcome, trial: FrozenTrial, out: Path) -> list[Path]:
@@ -43,10 +43,8 @@ def _config(run_id: str) -> dict[str, Any]:
     """A run's configuration, but for what belongs to a sweep alone: where it is tracked, and its quietness."""
     client = connect(find_store())
     try:
-        with tempfile.TemporaryDirectory() as folder:
-            fields: dict[str, Any] = yaml.safe_load(
-                Path(client.download_artifacts(run_id, CONFIG, folder)).read_text()
-            )
+        with fetched(client, run_id, CONFIG) as file:
+            fields: dict[str, Any] = yaml.safe_load(file.read_text())
     except Exception as error:  # each kind of artifact store has its own
         raise UserError(f"cannot read the configuration of run {run_id}: {one_line(error)}") from None
     fields.pop("tracking", None)

@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from lit_mnist.sweeps.reporter import REASON, STATE
 from lit_mnist.tracking.creation import source_tags
-from lit_mnist.tracking.folder import run_folders
+from lit_mnist.tracking.folder import CONFIG, run_folders
 from lit_mnist.tracking.reading import GOAL, SEED, STUDY, TRIAL
 from lit_mnist.tracking.recording import LONGEST_PARAM
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 from lit_mnist.tracking.summary import summarise
-from lit_mnist.training.former import CONFIG
 
 if TYPE_CHECKING:
     from mlflow.entities import Run

@@ -16,7 +16,7 @@ from lit_mnist.tracking.process import shown_arguments, this_host, this_process
 from lit_mnist.tracking.spool import MAIN, Spool, replace_text
 from lit_mnist.tracking.store import Store, local_uri
 
-RECORD = "run.json"
+RECORD, CONFIG = "run.json", "config.yaml"
 BALLAST = 256 * 1024
 """Bytes kept aside, so that a full disk still takes the news of it."""
 

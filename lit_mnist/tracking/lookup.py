@@ -3,7 +3,9 @@
 import os
 import re
 import shutil
-from collections.abc import Sequence
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -89,6 +91,13 @@ def status_of(folder: Path, offline: bool = False) -> str:
         return Spool(folder).status() or "RUNNING"
     store = record.store(store) if record else store
     return str(find_run(connect(store), store, folder.name).info.status)
+
+
+@contextmanager
+def fetched(client: "MlflowClient", run_id: str, path: str) -> Iterator[Path]:
+    """One of a run's artifacts as a file, as long as it is needed; MLflow alone would leave a copy behind."""
+    with tempfile.TemporaryDirectory() as folder:
+        yield Path(client.download_artifacts(run_id, path, folder))
 
 
 def fetch_folder(run_id: str, files: Sequence[str], folders: Sequence[str]) -> Path:

@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +13,7 @@ from lit_mnist.data.pictures import read_picture
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.checkpoints import BEST, LAST, load_weights
@@ -30,7 +31,8 @@ def evaluate(
     """`validate` or `test` a run's checkpoint; what `test` measures is logged to the run."""
     noted = SignalWatch() if watch is None else nullcontext(watch)
     with noted as watch, _existing_run(run_id, overrides) as (run, cli):
-        loaded = load_weights(cli.model, find_checkpoint(run, checkpoint))
+        with found_checkpoint(run, checkpoint) as path:
+            loaded = load_weights(cli.model, path)
         trainer = cli.make_trainer(logger=False, callbacks=[HeedSignals(watch)], enable_checkpointing=False)
         start = time.perf_counter()
         measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
@@ -50,8 +52,8 @@ def evaluate(
 
 def predict(run_id: str, checkpoint: str, pictures: list[Path], out: Path, overrides: list[str]) -> None:
     """Print each picture's label with its probability, or write its reconstruction into `out`."""
-    with _existing_run(run_id, overrides) as (run, cli):
-        load_weights(cli.model, find_checkpoint(run, checkpoint))
+    with _existing_run(run_id, overrides) as (run, cli), found_checkpoint(run, checkpoint) as path:
+        load_weights(cli.model, path)
     shape = cli.model.hparams.get("picture_shape", (1, 28, 28))
     read = [read_picture(path, (shape[1], shape[2])) for path in pictures]
     batch = torch.from_numpy(np.stack([picture for picture, _ in read])).unsqueeze(1).float().div(255)
@@ -67,22 +69,27 @@ def predict(run_id: str, checkpoint: str, pictures: list[Path], out: Path, overr
             print(f"{path}: {_write(prediction, out, path)}{remark}")
 
 
-def find_checkpoint(run: Run, name: str) -> Path:
+@contextmanager
+def found_checkpoint(run: Run, name: str) -> Iterator[Path]:
     """The run's `best` or `last` checkpoint, in its folder or among its artifacts, or the file `name`.
 
     Raises:
         UserError: the run has none.
     """
     if name not in ("best", "last"):
-        return Path(name)
+        yield Path(name)
+        return
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
     for file in (BEST, LAST) if name == "best" else (LAST,):
         if file == LAST and name == "best":
             print(f"run {run.id} was never validated: taking its last checkpoint")
         if (path := run.folder / "checkpoints" / file).exists():
-            return path
+            yield path
+            return
         if file in logged:
-            return Path(run.client.download_artifacts(run.id, f"checkpoints/{file}"))
+            with fetched(run.client, run.id, f"checkpoints/{file}") as path:
+                yield path
+            return
     raise UserError(f"run {run.id} has no checkpoint, neither in {run.folder} nor among its artifacts")
 
 
@@ -92,11 +99,13 @@ def _existing_run(run_id: str, overrides: list[str]) -> Iterator[tuple[Run, LitC
     store = find_store()
     found = find_run(connect(store), store, run_id).info.run_id
     with open_run("", run_id=found) as run:
-        try:
-            config = run.client.download_artifacts(run.id, "config.yaml")
-        except Exception:  # each kind of artifact store has its own
-            raise UserError(f"run {run.id} has no config.yaml: `lit-mnist fit` did not make it") from None
-        yield run, LitCLI(["--config", config, *ONE_DEVICE, *overrides])
+        with ExitStack() as files:
+            try:
+                config = files.enter_context(fetched(run.client, run.id, "config.yaml"))
+            except Exception:  # each kind of artifact store has its own
+                raise UserError(f"run {run.id} has no config.yaml: `lit-mnist fit` did not make it") from None
+            cli = LitCLI(["--config", str(config), *ONE_DEVICE, *overrides])
+        yield run, cli
 
 
 def _write(picture: torch.Tensor, out: Path, source: Path) -> Path:

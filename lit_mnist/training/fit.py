@@ -16,6 +16,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
@@ -28,7 +29,7 @@ from lit_mnist.training.checkpoints import (
     load_weights,
     newest_good,
 )
-from lit_mnist.training.former import CHECKPOINTS, CONFIG, Former, drift, find_former, nothing_left
+from lit_mnist.training.former import CHECKPOINTS, Former, drift, find_former, nothing_left
 from lit_mnist.training.heap import settled_heap
 from lit_mnist.training.lean import hide_no_gpu, make_lean
 from lit_mnist.training.parser import LitCLI

@@ -10,11 +10,10 @@ import yaml
 from lightning.pytorch import Trainer
 
 from lit_mnist.errors import UsageError, UserError
-from lit_mnist.tracking.folder import read_record
+from lit_mnist.tracking.folder import CONFIG, read_record
 from lit_mnist.tracking.lookup import fetch_folder, find_unfinished, local_folder, status_of
 from lit_mnist.training.checkpoints import STATE
 
-CONFIG = "config.yaml"
 CHECKPOINTS = "checkpoints"
 
 

@@ -20,6 +20,7 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_mnist.errors import UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.store import Store, connect, find_store
 from lit_mnist.tracking.terminal import note
 from lit_mnist.training.checkpoints import BEST, LAST
@@ -147,8 +148,8 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
     if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
         temporary = folder / f".{name}.{os.getpid()}"
-        # A store on this machine gives the artifact itself, which is to stay where it is.
-        shutil.copyfile(client.download_artifacts(run_id, f"checkpoints/{name}"), temporary)
+        with fetched(client, run_id, f"checkpoints/{name}") as file:
+            shutil.copyfile(file, temporary)
         temporary.replace(folder / name)
     return folder / name
 
