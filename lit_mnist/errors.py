@@ -19,6 +19,10 @@ class UsageError(UserError):
     exit_code = 2
 
 
+class DataError(UserError):
+    """Files of a dataset that are missing or damaged: no fault of what is to be trained on them."""
+
+
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the process to end
     """A signal asked the process to end; `signal` is its number."""
 

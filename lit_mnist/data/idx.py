@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from lit_mnist.errors import UserError
+from lit_mnist.errors import DataError
 
 Bytes = npt.NDArray[np.uint8]
 
@@ -31,16 +31,16 @@ def find_file(folder: Path, name: str) -> Path | None:
 def read_bytes(path: Path) -> Bytes:
     """The unpacked bytes of a file (N,) in an array that may be written to, as torch wants it.
 
-    Raises UserError, which names the file, if it cannot be read or its gzip stream is damaged.
+    Raises DataError, which names the file, if it cannot be read or its gzip stream is damaged.
     """
     try:
         if path.suffix != ".gz":
             return np.fromfile(path, np.uint8)
         return np.frombuffer(bytearray(gzip.decompress(path.read_bytes())), np.uint8)
     except (gzip.BadGzipFile, EOFError, zlib.error) as error:
-        raise UserError(f"{path}: corrupt gzip: {error}") from error
+        raise DataError(f"{path}: corrupt gzip: {error}") from error
     except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror or error}") from error
+        raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
 def sha256(path: Path) -> str:
@@ -51,29 +51,29 @@ def sha256(path: Path) -> str:
 def read_idx(path: Path) -> Bytes:
     """An IDX file of unsigned bytes, of the shape in its header; `.gz` is unpacked.
 
-    Raises UserError, which names the file, if it is no such file, truncated, or longer than its header says.
+    Raises DataError, which names the file, if it is no such file, truncated, or longer than its header says.
     """
     raw = read_bytes(path)
     if len(raw) < 4 or raw[:3].tobytes() != _UINT8_MAGIC or raw[3] == 0:
-        raise UserError(f"{path}: wrong magic {raw[:4].tobytes().hex()!r}: not an IDX file of unsigned bytes")
+        raise DataError(f"{path}: wrong magic {raw[:4].tobytes().hex()!r}: not an IDX file of unsigned bytes")
     start = 4 + 4 * int(raw[3])
     _check_length(path, len(raw), at_least=start)
     shape = tuple(int(size) for size in raw[4:start].view(">u4"))
     _check_length(path, len(raw), at_least=start + math.prod(shape))
     if trailing := len(raw) - start - math.prod(shape):
-        raise UserError(f"{path}: {trailing:,} trailing bytes: expected {len(raw) - trailing:,}, has {len(raw):,}")
+        raise DataError(f"{path}: {trailing:,} trailing bytes: expected {len(raw) - trailing:,}, has {len(raw):,}")
     return raw[start:].reshape(shape)
 
 
 def _check_length(path: Path, length: int, at_least: int) -> None:
     if length < at_least:
-        raise UserError(f"{path}: truncated: expected {at_least:,} bytes, has {length:,}")
+        raise DataError(f"{path}: truncated: expected {at_least:,} bytes, has {length:,}")
 
 
 def load_arrays(folder: Path, train: bool) -> tuple[Bytes, Bytes]:
     """The training or the test set in `folder`: images (N, 28, 28) and labels (N,), both uint8.
 
-    N is 60,000 or 10,000. Raises UserError, which names the file, for a file that is missing, damaged or
+    N is 60,000 or 10,000. Raises DataError, which names the file, for a file that is missing, damaged or
     mislabelled, and for sets of another size than the canonical ones.
     """
     part = "train" if train else "t10k"
@@ -81,24 +81,24 @@ def load_arrays(folder: Path, train: bool) -> tuple[Bytes, Bytes]:
     label_path, labels = _read_kind(folder, f"{part}-labels-idx1-ubyte", ndim=1)
     if images.shape[1:] != (SIDE, SIDE):
         height, width = images.shape[1:]
-        raise UserError(f"{image_path}: pictures of {height}x{width} pixels, must be {SIDE}x{SIDE}")
+        raise DataError(f"{image_path}: pictures of {height}x{width} pixels, must be {SIDE}x{SIDE}")
     if len(images) != len(labels):
-        raise UserError(
+        raise DataError(
             f"{label_path}: {len(labels):,} labels for the {len(images):,} pictures of {image_path.name}"
         )
     if len(images) != COUNTS[part]:
-        raise UserError(f"{image_path}: {len(images):,} pictures, the canonical set has {COUNTS[part]:,}")
+        raise DataError(f"{image_path}: {len(images):,} pictures, the canonical set has {COUNTS[part]:,}")
     if labels.max() >= CLASSES:
-        raise UserError(f"{label_path}: label {labels.max()} is outside 0-{CLASSES - 1}")
+        raise DataError(f"{label_path}: label {labels.max()} is outside 0-{CLASSES - 1}")
     return images, labels
 
 
 def _read_kind(folder: Path, name: str, ndim: int) -> tuple[Path, Bytes]:
     path = find_file(folder, name)
     if path is None:
-        raise UserError(f"{folder}: holds neither {name} nor {name}.gz; `lit-mnist data fetch` gets it")
+        raise DataError(f"{folder}: holds neither {name} nor {name}.gz; `lit-mnist data fetch` gets it")
     array = read_idx(path)
     if array.ndim != ndim:
         found = _KINDS.get(array.ndim, f"an array of {array.ndim} dimensions")
-        raise UserError(f"{path}: mislabelled: holds {found} where {_KINDS[ndim]} belong")
+        raise DataError(f"{path}: mislabelled: holds {found} where {_KINDS[ndim]} belong")
     return path, array

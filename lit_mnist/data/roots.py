@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lit_mnist.data.idx import FILES, find_file, sha256
-from lit_mnist.errors import UserError
+from lit_mnist.errors import DataError
 
 ROOT_VARIABLE = "LIT_MNIST_DATA"
 DEFAULT_ROOT = "data"
@@ -31,7 +31,7 @@ SHA256 = {
 DATASETS = tuple(SHA256)
 
 
-class NotFoundError(UserError):
+class NotFoundError(DataError):
     """A dataset is in none of the places where it was looked for."""
 
 
@@ -58,12 +58,12 @@ def find_root(dataset: str, root: str | None) -> Location:
     """The first place that holds `dataset`: `root`, LIT_MNIST_DATA, ./data, Debian's package.
 
     A `root` that is given is the only place looked at; it may also hold the IDX files directly.
-    Raises NotFoundError if there is no such place, UserError if it holds the other dataset's files.
+    Raises NotFoundError if there is no such place, DataError if it holds the other dataset's files.
     """
     location = locate(dataset, root)
     # The two datasets' files bear the same names and shapes, so a wrong folder would train without complaint.
     if other := _other_dataset(location.folder, dataset):
-        raise UserError(f"{location.folder} ({location.source}) holds {other}, not {dataset}")
+        raise DataError(f"{location.folder} ({location.source}) holds {other}, not {dataset}")
     return location
 
 
@@ -97,7 +97,7 @@ def _other_dataset(folder: Path, dataset: str) -> str | None:
         return None
     try:
         digest = sha256(path)
-    except UserError:  # who reads the file will say what is wrong with it
+    except DataError:  # who reads the file will say what is wrong with it
         return None
     return next((other for other in DATASETS if other != dataset and SHA256[other][name] == digest), None)
 

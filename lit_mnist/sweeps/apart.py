@@ -17,6 +17,7 @@ from optuna.trial import Trial
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.faults import OutsideError, is_from_outside, reason_of
 from lit_mnist.sweeps.leash import Leash
 from lit_mnist.sweeps.reporter import Reporter
 from lit_mnist.sweeps.samplers import make_pruner
@@ -45,6 +46,7 @@ def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
 
     Raises:
         Interrupted: a signal came.
+        OutsideError: training could not go on, by no fault of its own.
         UserError: training has failed.
 
     """
@@ -61,6 +63,8 @@ def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
             errors.seek(0)
             said = errors.read().splitlines()
         watch.check()
+        if (told := _outside(path)).exists():
+            raise OutsideError(told.read_text())
         if process.returncode:
             lines = [line for line in said if line.startswith(ERROR)] or said
             raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
@@ -82,8 +86,13 @@ def run_job(path: Path) -> None:
         reason = trial.user_attrs.get("pruned") if trial is not None else None
         runs: list[str] = []
         reporter = Reporter(spec.goals[0], trial if job.reports else None, reason, runs.append)
-        with unheard():
-            result = fit(list(job.arguments), [reporter], watch, job.tags)
+        try:
+            with unheard():
+                result = fit(list(job.arguments), [reporter], watch, job.tags)
+        except Exception as error:
+            if is_from_outside(error):
+                _outside(path).write_text(reason_of(error))
+            raise
         if result is not None:
             metrics = {**result.metrics, **reporter.measured()}
             _result(path).write_text(json.dumps({"run": runs[0], "metrics": metrics, "reason": reporter.reason}))
@@ -107,3 +116,7 @@ def _attend(process: "subprocess.Popen[bytes]", watch: SignalWatch) -> None:
 
 def _result(path: Path) -> Path:
     return path.with_name("result.json")
+
+
+def _outside(path: Path) -> Path:
+    return path.with_name("outside")

@@ -56,12 +56,13 @@ class Builder:
         self._checkpoints: dict[Stage, Path] = {}
 
     def __call__(self, stage: Stage) -> LitCLI:
-        """Model and data of the stage."""
+        """Model and data of the stage, the data read and split."""
         arguments = stage.arguments("full", self.seed)
         if stage.source is not None:
             arguments += [stage.source_flag, str(self._checkpoint(stage.source))]
         cli = LitCLI(arguments)
         check_fit(cli)
+        cli.datamodule.setup("fit")
         return cli
 
     def _checkpoint(self, stage: Stage) -> Path:

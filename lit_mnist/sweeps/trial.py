@@ -1,7 +1,6 @@
 """One trial: its trainings, one a seed, and what the study is told of them."""
 
 import math
-import shutil
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -17,14 +16,12 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.apart import Job, fit_apart
+from lit_mnist.sweeps.faults import is_from_outside, reason_of
 from lit_mnist.sweeps.outcome import STATES
-from lit_mnist.sweeps.patience import StorageGoneError
 from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
 from lit_mnist.sweeps.runs import TrialRuns
 from lit_mnist.sweeps.spec import Spec, trial_stage
 from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED
-from lit_mnist.tracking.folder import BusyError
-from lit_mnist.tracking.store import StoreError, find_store, one_line
 from lit_mnist.training.explain import nearest
 from lit_mnist.training.fit import fit
 from lit_mnist.training.parser import LitCLI
@@ -40,8 +37,6 @@ MANY = 100
 """Epochs of trainings that go by steps alone, as far as a pruner has to know."""
 DEADLY = 10
 """Deaths of its workers in a row, with no validation between, after which a trial has FAILED."""
-ROOM = 32 * 1024 * 1024
-"""Bytes below which a disk is full."""
 
 
 class PrunedError(Exception):
@@ -84,7 +79,7 @@ class TrialWork:
 
         Raises:
             Interrupted: a signal came; whoever takes the trial up goes on.
-            StorageGoneError, StoreError, OSError: there is nobody left to tell.
+            Exception: it is none of the trial's, which is as it was.
 
         """
         try:
@@ -98,7 +93,7 @@ class TrialWork:
         except Exception as error:
             if is_from_outside(error):
                 raise
-            state, reason = FAIL, failure(error)
+            state, reason = FAIL, reason_of(error)
         self._conclude(state, reason)
 
     def _train(self) -> None:
@@ -279,19 +274,3 @@ def _is_shared(trainer: Mapping[str, Any]) -> bool:
     devices = trainer["devices"]
     count = len(devices) if isinstance(devices, list) else devices
     return bool(trainer["num_nodes"] > 1 or str(count) != "1")
-
-
-def failure(error: Exception) -> str:
-    """Why a trial failed, in one line."""
-    text = one_line(error)[:500]
-    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}"
-
-
-def is_from_outside(error: Exception) -> bool:
-    """Whether the error is none of the trial's: a store that is away, a full disk, somebody else at work."""
-    if isinstance(error, StorageGoneError | StoreError | BusyError | OSError):
-        return True
-    if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests", "optuna"):
-        return True
-    home = find_store().home
-    return home.exists() and shutil.disk_usage(home).free < ROOM

@@ -43,6 +43,20 @@ def test_a_plan_is_true_and_compares_itself_with_the_stored_study(cli: Cli, proj
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []])
+@pytest.mark.parametrize(("flags", "said"), [
+    ({"data": "MNISTDataModule", "data.root": "nowhere"}, "MNIST not found: looked for nowhere"),
+    ({"data.train_per_class": 391}, "MiniMNIST's class 0 has only 390 pictures"),
+])  # fmt: skip
+def test_data_that_are_not_there_are_no_trials_fault(
+    cli: Cli, project: Path, flags: dict[str, Any], said: str, plan: list[str]
+) -> None:
+    Path("small.yaml").write_text(spec_text(flags=flags))
+    code, _, err = cli("sweep", "small.yaml", *plan)
+    assert code and said in err and "Traceback" not in err
+    assert "no study" in cli("sweep", "status", "small")[2]
+
+
+@pytest.mark.parametrize("plan", [["--plan"], []])
 def test_a_misspelt_name_is_refused_with_the_nearest_one(cli: Cli, project: Path, plan: list[str]) -> None:
     Path("small.yaml").write_text(spec_text(space={"model.lerning_rate": {"low": 0.1, "high": 1}}))
     code, _, err = cli("sweep", "small.yaml", *plan)

@@ -13,7 +13,7 @@ from optuna.trial import TrialState
 from small import spec_text, trial_runs, work, write_spec
 
 from lit_mnist.cli import main
-from lit_mnist.errors import Interrupted
+from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.claim import SILENCE, Claims, Watch
 from lit_mnist.sweeps.spec import parse_spec
@@ -111,16 +111,33 @@ def test_a_network_that_is_too_large_is_not_trained() -> None:
     assert {run.data.tags["sweep.state"] for run in trial_runs(study)} == {"complete", "pruned"}
 
 
-def test_a_sweep_never_reads_a_test_picture(
-    tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def training_pictures(tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with full MNIST, but for the test pictures."""
     raw = tmp_path / "pictures" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in Path(full_data).glob("MNIST/raw/train-*"):
         (raw / path.name).symlink_to(path)
     monkeypatch.setenv("LIT_MNIST_DATA", str(tmp_path / "pictures"))
+    return tmp_path / "pictures"
+
+
+def test_a_sweep_never_reads_a_test_picture(training_pictures: Path) -> None:
     study = work(trials=1, flags={"data": "MNISTDataModule"})
     assert study.get_trials()[0].state == TrialState.COMPLETE
+
+
+@pytest.mark.parametrize("devices", [1, 2])
+def test_a_trial_waits_for_data_that_are_away(training_pictures: Path, devices: int) -> None:
+    flags = {"data": "MNISTDataModule", "trainer.devices": devices, "trainer.accelerator": "cpu",
+             "trainer.strategy": "auto" if devices == 1 else "ddp"}  # fmt: skip
+    away = training_pictures.rename(training_pictures.with_name("away"))
+    with pytest.raises(UserError, match="MNIST not found"):
+        work(trials=1, flags=flags)
+    away.rename(training_pictures)
+    study = work(trials=1, flags=flags)
+    (trial,) = study.get_trials()
+    assert trial.state == TrialState.COMPLETE and len(trial_runs(study)) == 1
 
 
 def test_a_study_whose_space_has_changed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
