@@ -20,7 +20,8 @@ from lit_mnist.guard import guarded
 
 FORKS = sys.platform == "linux"
 """Elsewhere the libraries' own threads do not survive a fork, and each worker starts from nothing."""
-TRIES = 3
+TRIES = 10
+"""Fork servers that are started for a worker, each of which may be killed while it imports."""
 READY = "lit_mnist.sweeps.ready"
 
 

@@ -16,7 +16,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.folder import CONFIG, has_unsent
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
@@ -103,6 +103,8 @@ def _is_done(job: Fit) -> bool:
         return False
     reason = nothing_left(job.checkpoint[1], job.trainer)
     if reason is None or job.former.status != "FINISHED":  # killed at the very end, it has yet to draw its figures
+        return False
+    if not job.offline and has_unsent(job.former.folder):  # killed even later, it has yet to tell the store
         return False
     if job.trainer.is_global_zero:
         print(f"run {job.former.run_id} is finished, {reason}: nothing left to do")

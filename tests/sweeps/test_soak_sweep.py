@@ -34,7 +34,7 @@ from lit_mnist.sweeps.study import spec_of, take_study
 
 TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
 SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
-EVERY = 12.0
+EVERY = 4.0
 """Seconds between two kills, at most."""
 LONG = {"data.train_per_class": 100, "data.batch_size": 5, "trainer.max_epochs": 5, "checkpoint.every_n_steps": 30}
 

@@ -1,6 +1,9 @@
 """What a worker makes of a study's trials, in this process."""
 
+import os
+import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,7 +13,7 @@ import pytest
 import torch
 from conftest import Cli, enter_project
 from optuna.trial import TrialState
-from small import spec_text, trial_runs, work, write_spec
+from small import history, spec_text, trial_runs, work, write_spec
 
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
@@ -193,6 +196,34 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
     study = work(trials=1)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
+
+
+KILLED_LAST = """
+import os, signal, sys
+from lit_mnist.tracking.delivery import Delivery
+from small import work
+
+send = Delivery._call
+def send_or_die(self, kind, items):
+    if kind == "status" and items[0]["status"] == "FINISHED":
+        os.kill(os.getpid(), signal.SIGKILL)
+    send(self, kind, items)
+
+Delivery._call = send_or_die
+work(trials=1)
+"""
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory")
+def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing() -> None:
+    tests = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(tests)}
+    killed = subprocess.run([sys.executable, "-c", KILLED_LAST], env=environment, capture_output=True)
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    study, whole = work(trials=1), work(trials=1, study="whole")
+    assert told(study) == told(whole) and study.get_trials()[0].state == TrialState.COMPLETE
+    (run,), (other,) = trial_runs(study), trial_runs(whole)
+    assert run.info.status == "FINISHED" and history(run.info.run_id) == history(other.info.run_id)
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
