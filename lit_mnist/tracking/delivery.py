@@ -119,7 +119,13 @@ class Delivery:
         name, profile = entry["name"], json.dumps(entry["profile"])
         dataset = Dataset(name, entry["digest"], "local", json.dumps({"name": name}), profile=profile)
         context = InputTag("mlflow.data.context", "training")
-        self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+        try:
+            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+        except Exception as error:
+            # MLflow looks for the dataset and adds it; another run may have added it between.
+            if not is_refusal(error):
+                raise
+            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
 
     def _status(self, entry: Entry) -> None:
         if entry["status"] == "RUNNING":

@@ -53,14 +53,36 @@ def postgres() -> Iterator[Postgres]:
         server.stop()
 
 
+@pytest.fixture
+def opened() -> Iterator[Callable[[str], BaseStorage]]:
+    """Opens storages, and closes their connections in the end."""
+    storages: list[Any] = []
+
+    def open_(url: str) -> BaseStorage:
+        storages.append(open_storage(url))
+        return storages[-1]
+
+    yield open_
+    for storage in storages:
+        if not hasattr(storage.within, "_backend"):  # a journal
+            continue
+        storage.within._backend.scoped_session.remove()
+        storage.within._backend.engine.dispose()
+
+
 @pytest.mark.skipif(not TRIALS, reason="takes minutes: set LIT_MNIST_SOAK to a number of trials")
 @pytest.mark.parametrize("kind", ["journal", "postgres"])
 def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
-    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+    kind: str,
+    opened: Callable[[str], BaseStorage],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    request: pytest.FixtureRequest,
 ) -> None:
     enter_project(tmp_path / "project", monkeypatch)
     server = request.getfixturevalue("postgres") if kind == "postgres" else None
-    monkeypatch.setenv("LIT_MNIST_STORAGE", server.create("soak") if server else str(tmp_path / "sweeps.journal"))
+    url = server.create("soak") if server else str(tmp_path / "sweeps.journal")
+    monkeypatch.setenv("LIT_MNIST_STORAGE", url)
     command = [
         sys.executable,
         "-m",
@@ -74,7 +96,7 @@ def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
     kills = _kill_until_done(sweep, server)
     assert sweep.returncode == 0 and kills > TRIALS / 2
 
-    study = open_study(open_storage(None), "small")
+    study = open_study(opened(url), "small")
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * TRIALS
     runs = trial_runs(study)
     assert [run.data.tags["sweep.trial"] for run in runs] == [str(number) for number in range(TRIALS)]
@@ -101,21 +123,6 @@ def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) 
                 chance.choice(workers).send_signal(signal.SIGKILL)
                 kills += 1
     return kills
-
-
-@pytest.fixture
-def opened() -> Iterator[Callable[[str], BaseStorage]]:
-    """Opens storages, and closes their connections in the end."""
-    storages: list[Any] = []
-
-    def open_(url: str) -> BaseStorage:
-        storages.append(open_storage(url))
-        return storages[-1]
-
-    yield open_
-    for storage in storages:
-        storage.within._backend.scoped_session.remove()
-        storage.within._backend.engine.dispose()
 
 
 def test_many_first_starts_at_once_make_one_database(

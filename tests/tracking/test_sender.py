@@ -2,12 +2,15 @@
 
 import math
 import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 from servers import artifacts, stored, wait_for
 
 from lit_mnist.tracking.run import clean_folder, open_run
+from lit_mnist.tracking.store import connect, find_store
 
 
 def _lock(store_uri: str) -> sqlite3.Connection:
@@ -136,3 +139,23 @@ def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -
         pass
     steps = [step for step, _ in stored(run.client, run.id, "system/cpu_utilization_percentage")]
     assert len(set(steps)) == len(steps) >= 3 and steps[-1] > first
+
+
+def test_runs_that_log_the_same_data_at_once_all_have_them(project: Path) -> None:
+    runs, rounds = 8, 5
+    barrier = threading.Barrier(runs)
+
+    def log(number: int) -> tuple[str, bool]:
+        with open_run("together", system_metrics=False) as run:
+            for turn in range(rounds):
+                barrier.wait()
+                run.log_dataset("MNIST", f"{turn}", {"train": 5})
+                run.sync()
+        return str(run.id), run.spool.refused.exists()
+
+    connect(find_store())
+    with ThreadPoolExecutor(runs) as pool:
+        found = dict(pool.map(log, range(runs)))
+    assert not any(found.values())
+    inputs = [connect(find_store()).get_run(run_id).inputs.dataset_inputs for run_id in found]
+    assert [len(each) for each in inputs] == [rounds] * runs
