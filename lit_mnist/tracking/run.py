@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import shutil
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -11,7 +12,15 @@ from typing import TYPE_CHECKING
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
 from lit_mnist.tracking.delivery import Delivery
-from lit_mnist.tracking.folder import Ballast, BusyError, FolderLock, Record, read_record, remove_if_done
+from lit_mnist.tracking.folder import (
+    BALLAST,
+    Ballast,
+    BusyError,
+    FolderLock,
+    Record,
+    read_record,
+    remove_if_done,
+)
 from lit_mnist.tracking.lookup import find_run, local_folder
 from lit_mnist.tracking.process import is_alive, this_host, this_process
 from lit_mnist.tracking.recording import LONGEST_PARAM, Run
@@ -178,8 +187,11 @@ def _finish(run: Run, status: str) -> None:
     """Set the status, as the last thing that is sent; what cannot be done is said and no error."""
     run.sender.settle()
     _append_last(run, {"kind": "status", "status": status, "end_time": time.time_ns() // 1_000_000})
-    if not _close(run) and run.spool.full and run.mlflow is not None:
-        with contextlib.suppress(Exception):
+    if _close(run) or run.mlflow is None:
+        return
+    with contextlib.suppress(Exception):
+        if run.spool.full or shutil.disk_usage(run.folder).free < BALLAST:  # then the store may lack room, too
+            run.spool.on_full()
             run.mlflow.set_terminated(run.id, status)
 
 
