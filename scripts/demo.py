@@ -11,7 +11,7 @@ from lit_mnist.guard import guarded
 from lit_mnist.sweeps.launch import sweep
 from lit_mnist.sweeps.nursery import prepare
 from lit_mnist.sweeps.storage import open_storage, open_study
-from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.terminal import print_table, quiet, seconds
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.fit import fit
@@ -54,10 +54,9 @@ def main() -> None:
 
 def sweep_figures() -> list[str]:
     """Those of the study's own run."""
-    store = find_store()
     run_id = open_study(open_storage(None), SWEEP.stem).user_attrs["run_id"]
-    folder = Path(connect(store).download_artifacts(run_id, "figures"))
-    return [str(path) for path in sorted(folder.iterdir())]
+    with open_run("", run_id=run_id) as run:
+        return [run.locate(item.path) for item in run.client.list_artifacts(run_id, "figures")]
 
 
 if __name__ == "__main__":
