@@ -43,7 +43,9 @@ def make_table(results: Sequence[Result]) -> str:
             head = ""
     lines += [
         "",
-        "Ours: mean over the seeds ± half the 95 % interval of Student's t. –: the paper gives no figure.",
+        "Ours: mean over the seeds ± half the 95 % interval of Student's t. –: the paper gives no figure."
+        " Times are the sum of the trainings' own clocks, all seeds and shared stages included, whatever else the"
+        " machine did meanwhile.",
         "",
     ]
     for result in results:
