@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
 
@@ -14,13 +13,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lit_mnist.data import PictureDataModule
-from lit_mnist.errors import UserError
 from lit_mnist.models import Autoencoder, LitModel
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.store import Store
 from lit_mnist.training.checkpoints import load_weights
-from lit_mnist.training.evaluate import evaluate
+from lit_mnist.training.evaluate import evaluate, rebuild
 from lit_mnist.training.parser import LitCLI
 from lit_mnist.training.report import model_figures
 from lit_mnist.training.stages import Checkpoint, stage_checkpoint
@@ -90,12 +87,7 @@ class Trained:
             UserError: the run has no configuration.
 
         """
-        with ExitStack() as files:
-            try:
-                config = files.enter_context(fetched(self.client, self.run_id, "config.yaml"))
-            except Exception:  # each kind of artifact store has its own
-                raise UserError(f"run {self.run_id} has no config.yaml: delete the run") from None
-            return LitCLI(["--config", str(config), *overrides])
+        return rebuild(self.client, self.run_id, overrides)
 
     def model(self, checkpoint: Checkpoint = "best") -> LitModel:
         """The trained network, in evaluation mode."""

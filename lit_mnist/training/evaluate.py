@@ -1,9 +1,10 @@
 """`lit-mnist validate`, `test` and `predict`: what a run's checkpoint is worth."""
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -13,6 +14,7 @@ from lit_mnist.data.pictures import read_picture
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -20,6 +22,9 @@ from lit_mnist.training.checkpoints import BEST, LAST, load_weights
 from lit_mnist.training.parser import LitCLI
 from lit_mnist.training.report import Result, show, test_figures
 from lit_mnist.training.signals import HeedSignals
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 """Evaluation takes a moment: whatever a run was trained on, one device does unless more are asked for."""
@@ -99,13 +104,22 @@ def _existing_run(run_id: str, overrides: list[str]) -> Iterator[tuple[Run, LitC
     store = find_store()
     found = find_run(connect(store), store, run_id).info.run_id
     with open_run("", run_id=found) as run:
-        with ExitStack() as files:
-            try:
-                config = files.enter_context(fetched(run.client, run.id, "config.yaml"))
-            except Exception:  # each kind of artifact store has its own
-                raise UserError(f"run {run.id} has no config.yaml: `lit-mnist fit` did not make it") from None
-            cli = LitCLI(["--config", str(config), *ONE_DEVICE, *overrides])
-        yield run, cli
+        yield run, rebuild(run.client, run.id, [*ONE_DEVICE, *overrides])
+
+
+def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) -> LitCLI:
+    """What a run trained, and with which data, by its configuration and the flags `overrides`.
+
+    Raises:
+        UserError: it has none.
+
+    """
+    with ExitStack() as files:
+        try:
+            config = files.enter_context(fetched(client, run_id, CONFIG))
+        except Exception:  # each kind of artifact store has its own
+            raise UserError(f"run {run_id} has no {CONFIG}: `lit-mnist fit` did not make it") from None
+        return LitCLI(["--config", str(config), *overrides])
 
 
 def _write(picture: torch.Tensor, out: Path, source: Path) -> Path:
