@@ -22,7 +22,12 @@ from lit_mnist.sweeps.storage import default_storage, open_storage, open_study
 from lit_mnist.sweeps.study import spec_of, take_study
 from lit_mnist.sweeps.team import Team
 
-LONG = {"data.train_per_class": 100, "data.batch_size": 8, "trainer.max_epochs": 5, "checkpoint.every_n_steps": 20}
+LONG = {
+    "data.train_per_class": 100,
+    "data.batch_size": 8,
+    "trainer.max_epochs": 12,
+    "checkpoint.every_n_steps": 20,
+}
 PATIENCE = 200.0
 
 
