@@ -1,10 +1,57 @@
 import os
-from collections.abc import Callable
+import shutil
+from collections import Counter
+from collections.abc import Callable, Generator
 from pathlib import Path
 
 import pytest
+from postgres import binaries
 
-FULL_DATA = os.environ.get("LIT_MNIST_DATA")
+# What a new user does not have. A test that needs one of these has the marker of that name; every other test runs
+# without it, also on a machine where it is there: LIT_MNIST_DATA is set for tests marked `full_data` alone.
+FULL_DATA = os.environ.pop("LIT_MNIST_DATA", None)
+WITHOUT = os.environ.get("LIT_MNIST_TEST_WITHOUT", "").split()
+"""Names in NEEDS that count as absent, so that a machine that has them can stand in for one that does not."""
+SOAK = int(os.environ.get("LIT_MNIST_SOAK", 0))
+NEEDS = {
+    "full_data": (FULL_DATA, "needs the full datasets: `lit-mnist data fetch`, and LIT_MNIST_DATA set"),
+    "postgres": (binaries(), "needs PostgreSQL: `apt-get install postgresql`"),
+    "slurm": (shutil.which("slurmctld"), "needs SLURM: `apt-get install slurm-wlm munge`"),
+    "browser": (shutil.which("chromium"), "needs a browser: `apt-get install chromium`"),
+    "root": (os.geteuid() == 0, "needs root: run the tests as root"),
+    "soak": (SOAK, "takes minutes: `make soak`"),
+}  # fmt: skip
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, (_, reason) in NEEDS.items():
+        config.addinivalue_line("markers", f"{name}: {reason}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for name, (present, reason) in NEEDS.items():
+            if name in getattr(item, "fixturenames", ()):
+                item.add_marker(name)
+            if item.get_closest_marker(name) and (not present or name in WITHOUT):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]:
+    """Name what was not tested, and why, as the last line of the output."""
+    yield
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if reporter is not None and not hasattr(session.config, "workerinput") and "skipped" in reporter.stats:
+        reasons = Counter(report.longrepr[2].removeprefix("Skipped: ") for report in reporter.stats["skipped"])
+        told = "; ".join(f"{count} {reason}" for reason, count in reasons.most_common())
+        reporter.write_line(f"{reasons.total()} skipped: {told}")
+
+
+@pytest.fixture(autouse=True)
+def data_of_a_new_user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    if FULL_DATA and request.node.get_closest_marker("full_data"):
+        monkeypatch.setenv("LIT_MNIST_DATA", FULL_DATA)
 
 
 def enter_project(folder: Path, patch: pytest.MonkeyPatch) -> Path:
@@ -22,10 +69,10 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return enter_project(tmp_path, monkeypatch)
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def full_data() -> str:
-    if FULL_DATA is None:
-        pytest.skip("needs full MNIST: set LIT_MNIST_DATA")
+    """The folder of full MNIST and Fashion-MNIST."""
+    assert FULL_DATA is not None
     return FULL_DATA
 
 

@@ -1,5 +1,6 @@
 """A study's figures and summary, in its parent run."""
 
+import importlib.util
 import json
 import math
 import tempfile
@@ -10,9 +11,10 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial, create_trial
 
-from lit_mnist.sweeps import drawing, interactive
+from lit_mnist.sweeps import drawing
 from lit_mnist.sweeps.outcome import STATES, Outcome, point, read_outcome, runs
 from lit_mnist.tracking.run import Run
+from lit_mnist.tracking.terminal import note
 
 FEWEST = 3
 """Complete trials below which there is nothing to say of parameters."""
@@ -39,6 +41,11 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     shares = importances(found)
     for name, figure in drawing.draw(found, shares, main_pair(found, shares)).items():
         run.log_figure(figure, name)
+    if importlib.util.find_spec("plotly") is None:
+        note("figures/study.html is not written: it needs plotly, `pip install 'lit-mnist[html]'`")
+        return
+    from lit_mnist.sweeps import interactive
+
     with tempfile.TemporaryDirectory() as folder:
         page = Path(folder) / "study.html"
         page.write_text(interactive.page(study, found, shares, main_pair(found, shares)), encoding="utf-8")

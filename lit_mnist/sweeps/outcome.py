@@ -9,6 +9,8 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
+from lit_mnist.sweeps.constraints import constraints_of
+
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -96,7 +98,7 @@ def read_outcome(study: optuna.Study) -> Outcome:
 
 def is_allowed(trial: FrozenTrial) -> bool:
     """Whether the trial keeps to every constraint."""
-    return all(value <= 0 for value in trial.constraints.values())
+    return all(value <= 0 for value in constraints_of(trial).values())
 
 
 def point(trial: FrozenTrial) -> dict[str, Any]:

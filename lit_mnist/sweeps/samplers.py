@@ -14,6 +14,7 @@ from optuna.trial import FrozenTrial
 
 from lit_mnist.data.randomness import keyed_generator, keyed_seed
 from lit_mnist.errors import UsageError
+from lit_mnist.sweeps.constraints import sampler_options
 
 if TYPE_CHECKING:
     from lit_mnist.sweeps.spec import Spec
@@ -59,11 +60,14 @@ def make_sampler(spec: "Spec", number: int) -> BaseSampler:
     if spec.sampler == "tpe":
         # Groups keep the parameters of one branch together, and change nothing where there are no branches.
         with _experimental():
-            return TPESampler(seed=seed, group=options["multivariate"], **options)
+            extra = sampler_options(TPESampler, bool(spec.constraints))
+            extra.pop("warn_independent_sampling", None)  # warns only outside of groups
+            return TPESampler(seed=seed, group=options["multivariate"], **extra, **options)
     shared: dict[str, Any] = {"seed": seed, "independent_sampler": RandomSampler(seed)}
-    shared["warn_independent_sampling"] = False  # which is what conditional entries are meant to get
     if spec.sampler == "gp":
-        return GPSampler(**shared, **options)
+        with _experimental():
+            return GPSampler(**shared, **sampler_options(GPSampler, bool(spec.constraints)), **options)
+    shared |= sampler_options(CmaEsSampler, bool(spec.constraints))
     with _experimental():
         return CmaEsSampler(x0=None, sigma0=None, use_separable_cma=False, lr_adapt=False, source_trials=None,
                             **shared, **options)  # fmt: skip

@@ -1,6 +1,7 @@
 """Where studies are kept: a journal file beside the store for one machine, a database for several."""
 
 import hashlib
+import importlib.util
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -199,6 +200,8 @@ def _database(url: str) -> BaseStorage:
     if not url.startswith("postgresql"):
         raise UsageError(f"--storage {shown(url)}: take a file's path, sqlite:/// or postgresql+psycopg://")
     url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
+        raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key("")})

@@ -16,6 +16,7 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.apart import Job, fit_apart
+from lit_mnist.sweeps.constraints import set_constraint
 from lit_mnist.sweeps.faults import is_from_outside, reason_of
 from lit_mnist.sweeps.outcome import STATES
 from lit_mnist.sweeps.reporter import Reporter, check_finite, count_parameters
@@ -226,8 +227,7 @@ class TrialWork:
         self.study.tell(self.trial, mean, state)
 
     def _constrain(self, metric: str, excess: float) -> None:
-        if metric not in self.trial.constraints:
-            self.trial.set_constraint(metric, excess)
+        set_constraint(self.trial, metric, excess)
 
     def _seconds(self) -> float:
         """Spent on the trial, by all who have worked on it."""

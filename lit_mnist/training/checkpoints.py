@@ -32,10 +32,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
     def __init__(self, read: dict[str, Any] | None = None) -> None:
         self._read = read
 
-    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> Any:
-        """The content of `path`, or what was read before."""
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
+        """Return the content of `path`, or what was read before.
+
+        Loads plain types only, whatever the caller asks for: Lightning before 2.6 has no way to ask for it.
+        """
         read, self._read = self._read, None
-        return super().load_checkpoint(path, map_location, weights_only) if read is None else read
+        return torch.load(path, map_location, weights_only=True) if read is None else read
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None

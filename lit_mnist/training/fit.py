@@ -239,7 +239,7 @@ def _train(job: Fit, run: Run | None) -> Result | None:
         path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
     try:
         with settled_heap():
-            job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path, weights_only=True)
+            job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
     except MisconfigurationException as error:
         raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
     except BaseException as error:

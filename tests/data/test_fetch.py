@@ -16,8 +16,6 @@ from lit_mnist.data.idx import FILES
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
 
-FULL = os.environ.get("LIT_MNIST_DATA")
-needs_full = pytest.mark.skipif(not FULL, reason="needs the full MNIST: set LIT_MNIST_DATA")
 PICTURES = gzip.compress(load_mini()[0].tobytes(), 1)
 
 
@@ -66,8 +64,8 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 
 @pytest.fixture(scope="module")
-def packed() -> dict[str, bytes]:
-    return {name: gzip.compress(Path(str(FULL), "MNIST/raw", name).read_bytes(), 1) for name in FILES}
+def packed(full_data: str) -> dict[str, bytes]:
+    return {name: gzip.compress(Path(full_data, "MNIST/raw", name).read_bytes(), 1) for name in FILES}
 
 
 def files_in(root: Path) -> set[str]:
@@ -120,7 +118,6 @@ def test_a_root_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
         fetch(["MNIST"], tmp_path / "file" / "sets")
 
 
-@needs_full
 def test_only_what_is_missing_or_broken_is_downloaded(
     tmp_path: Path, mirror: Mirror, packed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -142,7 +139,6 @@ def test_only_what_is_missing_or_broken_is_downloaded(
     assert not list(raw.glob(".*"))
 
 
-@needs_full
 def test_two_fetches_at_once_download_each_file_once(
     tmp_path: Path, mirror: Mirror, packed: dict[str, bytes]
 ) -> None:
@@ -165,9 +161,8 @@ def test_two_fetches_at_once_download_each_file_once(
     verify(["MNIST"], str(tmp_path))
 
 
-@needs_full
-def test_a_dataset_under_the_others_name_does_not_verify(tmp_path: Path) -> None:
-    shutil.copytree(Path(str(FULL), "FashionMNIST"), tmp_path / "MNIST")
+def test_a_dataset_under_the_others_name_does_not_verify(tmp_path: Path, full_data: str) -> None:
+    shutil.copytree(Path(full_data, "FashionMNIST"), tmp_path / "MNIST")
     with pytest.raises(UserError, match="4 files are wrong or missing"):
         verify(["MNIST"], str(tmp_path))
 

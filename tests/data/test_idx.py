@@ -1,5 +1,4 @@
 import gzip
-import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,6 @@ from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UserError
 
 IMAGES, LABELS = "t10k-images-idx3-ubyte", "t10k-labels-idx1-ubyte"
-FULL = os.environ.get("LIT_MNIST_DATA")
 
 
 def as_idx(array: Bytes) -> bytes:
@@ -110,9 +108,8 @@ def test_a_set_of_another_size_is_refused(folder: Path) -> None:
         load_arrays(folder, train=False)
 
 
-@pytest.mark.skipif(not FULL, reason="needs the full MNIST: set LIT_MNIST_DATA")
-def test_the_full_training_set_is_read() -> None:
-    images, labels = load_arrays(Path(str(FULL), "MNIST", "raw"), train=True)
+def test_the_full_training_set_is_read(full_data: str) -> None:
+    images, labels = load_arrays(Path(full_data, "MNIST", "raw"), train=True)
     assert images.shape == (60_000, 28, 28)
     assert labels[:5].tolist() == [5, 0, 4, 1, 9]
     assert round(float(images.mean()) / 255, 4) == 0.1307

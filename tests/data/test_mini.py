@@ -1,5 +1,4 @@
 import gzip
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +9,6 @@ import pytest
 from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
-
-FULL = os.environ.get("LIT_MNIST_DATA")
 
 
 def test_shapes_and_equal_classes() -> None:
@@ -38,9 +35,8 @@ def test_the_test_set_is_the_last_hundred_of_each_class() -> None:
     assert np.array_equal(test_images[test_labels == 3].reshape(100, -1), of_threes)
 
 
-@pytest.mark.skipif(not FULL, reason="needs the full MNIST: set LIT_MNIST_DATA")
-def test_all_are_pictures_of_the_training_set_with_its_labels() -> None:
-    full = load_arrays(Path(str(FULL), "MNIST", "raw"), train=True)
+def test_all_are_pictures_of_the_training_set_with_its_labels(full_data: str) -> None:
+    full = load_arrays(Path(full_data, "MNIST", "raw"), train=True)
     label_of = {picture.tobytes(): int(label) for picture, label in zip(*full, strict=True)}
     train_images, train_labels, test_images, test_labels = load_mini()
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import pytest
@@ -7,8 +6,6 @@ from lit_mnist.data import roots
 from lit_mnist.data.idx import FILES
 from lit_mnist.data.roots import default_root, find_root
 from lit_mnist.errors import UserError
-
-FULL = os.environ.get("LIT_MNIST_DATA")
 
 
 @pytest.fixture(autouse=True)
@@ -86,9 +83,8 @@ def test_fetch_goes_to_the_variable_or_to_data(monkeypatch: pytest.MonkeyPatch) 
     assert default_root() == Path("/sets")
 
 
-@pytest.mark.skipif(not FULL, reason="needs the full datasets: set LIT_MNIST_DATA")
-def test_one_dataset_under_the_others_name_is_refused(tmp_path: Path) -> None:
-    fashion = Path(str(FULL), "FashionMNIST", "raw").absolute()
+def test_one_dataset_under_the_others_name_is_refused(tmp_path: Path, full_data: str) -> None:
+    fashion = Path(full_data, "FashionMNIST", "raw").absolute()
     (tmp_path / "MNIST").mkdir()
     (tmp_path / "MNIST" / "raw").symlink_to(fashion)
     with pytest.raises(UserError, match="holds FashionMNIST, not MNIST"):

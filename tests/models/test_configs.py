@@ -48,6 +48,6 @@ def test_a_shipped_config_trains_and_its_checkpoint_holds_plain_types(
 ) -> None:
     model = type(LitCLI(["--config", name]).model)
     path = _fit(name, checkpoints)
-    again = model.load_from_checkpoint(path, map_location="cpu", weights_only=True)
+    again = model.load_from_checkpoint(path, map_location="cpu")
     saved = torch.load(path, weights_only=True)["state_dict"]
     assert all(torch.equal(value, saved[key]) for key, value in again.state_dict().items())

@@ -101,7 +101,7 @@ def test_a_classifier_takes_over_any_encoder_and_later_needs_only_its_own_checkp
     Path(path).unlink()
     checkpoint = torch.load(tmp_path / "classifier.ckpt", weights_only=True)
     assert _is_plain(dict(checkpoint["hyper_parameters"]))
-    again = FeatureClassifier.load_from_checkpoint(tmp_path / "classifier.ckpt", weights_only=True)
+    again = FeatureClassifier.load_from_checkpoint(tmp_path / "classifier.ckpt")
     assert torch.allclose(again.eval()(pictures), model.eval()(pictures), atol=1e-6)
 
 
@@ -165,7 +165,7 @@ def test_a_resumed_training_is_in_the_right_phase(epochs: int, batch_norm: str, 
     stopped = trainer(max_epochs=epochs)
     stopped.fit(first, data())
     stopped.save_checkpoint(tmp_path / "stopped.ckpt")
-    trainer(max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "stopped.ckpt", weights_only=True)
+    trainer(max_epochs=4).fit(second, data(), ckpt_path=tmp_path / "stopped.ckpt")
     assert changed(weights(whole), second) == set()
 
 
@@ -187,7 +187,7 @@ def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
     )
     saved = torch.load(path, weights_only=True)["state_dict"]
     resumed = TwoPhaseClassifier(**arguments)
-    trainer(max_epochs=-1, max_steps=steps + 1).fit(resumed, data(), ckpt_path=path, weights_only=True)
+    trainer(max_epochs=-1, max_steps=steps + 1).fit(resumed, data(), ckpt_path=path)
     moved = {name.partition(".")[0] for name in changed(saved, resumed)}
     assert moved == ({"head"} if steps < 4 else {"head", "encoder"})
 

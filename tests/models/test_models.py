@@ -163,7 +163,7 @@ def test_learns_from_real_pictures_in_a_plain_trainer(
     trainer.fit(model, data)
     assert trainer.callback_metrics["val/loss"] < 0.8 * before
     checkpoint = next(tmp_path.rglob("*.ckpt"))
-    again = model_class.load_from_checkpoint(checkpoint, weights_only=True)
+    again = model_class.load_from_checkpoint(checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
 
 

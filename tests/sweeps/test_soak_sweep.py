@@ -23,7 +23,7 @@ import pytest
 from conftest import enter_project
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
-from postgres import Postgres, binaries
+from postgres import Postgres
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
@@ -41,8 +41,6 @@ LONG = {"data.train_per_class": 100, "data.batch_size": 5, "trainer.max_epochs":
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    if binaries() is None:
-        pytest.skip("needs PostgreSQL")
     with (
         tempfile.TemporaryDirectory() as folder
     ):  # the server is another user, and pytest's folders are closed to it
@@ -70,8 +68,8 @@ def opened() -> Iterator[Callable[[str], BaseStorage]]:
         storage.within._backend.engine.dispose()
 
 
-@pytest.mark.skipif(not TRIALS, reason="takes minutes: set LIT_MNIST_SOAK to a number of trials")
-@pytest.mark.parametrize("kind", ["journal", "postgres"])
+@pytest.mark.soak
+@pytest.mark.parametrize("kind", ["journal", pytest.param("postgres", marks=pytest.mark.postgres)])
 def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
     kind: str,
     opened: Callable[[str], BaseStorage],

@@ -101,3 +101,9 @@ def test_a_misspelt_study_is_met_with_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="did you mean zhang_rates"):
         open_study(storage, "zhang_rate")
     assert study_names(storage) == ["zhang_rates"]
+
+
+def test_a_missing_postgres_driver_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # what find_spec sees where it is not installed
+    with pytest.raises(UserError, match=r"needs psycopg: `pip install 'lit-mnist\[postgres\]'`"):
+        open_storage("postgresql://127.0.0.1:1/none")

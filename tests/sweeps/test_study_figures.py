@@ -1,5 +1,8 @@
 """What a study's parent run shows: a summary, pictures, and a page to explore them."""
 
+import sys
+from pathlib import Path
+
 import optuna
 import pytest
 from matplotlib.text import Text
@@ -7,9 +10,10 @@ from optuna.trial import TrialState
 from studied import add_trial, make_study, searched
 
 from lit_mnist.sweeps.drawing import draw, history
-from lit_mnist.sweeps.figures import importances, main_pair
+from lit_mnist.sweeps.figures import importances, log_summary, main_pair
 from lit_mnist.sweeps.heat_map import heat_map
 from lit_mnist.sweeps.outcome import read_outcome
+from lit_mnist.tracking.run import open_run
 
 TWO = (("val/loss", "minimize"), ("parameters", "minimize"))
 
@@ -76,3 +80,14 @@ def test_a_parameter_that_never_varied_has_no_part() -> None:
     shares = importances(found)
     assert shares.keys() == {"model.lr", "model.momentum"}
     assert "model.batch_norm" not in texts(draw(found, shares, None)["parallel_coordinates"])
+
+
+def test_without_plotly_a_study_has_every_figure_but_the_page(
+    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setitem(sys.modules, "plotly", None)  # what find_spec sees where it is not installed
+    with open_run("sweeps/lrs", system_metrics=False) as run:
+        log_summary(searched(9), run)
+    drawn = {Path(item.path).name for item in run.client.list_artifacts(run.id, "figures")}
+    assert "history.png" in drawn and "study.html" not in drawn
+    assert capsys.readouterr().err.count("it needs plotly, `pip install 'lit-mnist[html]'`") == 1
