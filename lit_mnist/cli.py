@@ -54,6 +54,7 @@ class Parser(argparse.ArgumentParser):
 
 def run() -> int:
     """`lit-mnist` as a process of its own; returns its exit code."""
+    _open_closed_streams()
     code = 1
     # What is registered first is called last. To take apart all that was imported would take seconds.
     atexit.register(lambda: _leave(code))
@@ -66,7 +67,24 @@ def run() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; returns its exit code."""
-    return guarded(lambda: _dispatch(list(sys.argv[1:] if arguments is None else arguments)))
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    debug = given[:1] == ["--debug"]
+    return guarded(lambda: _dispatch(given[debug:]), debug)
+
+
+def _open_closed_streams() -> None:
+    """Point closed standard streams (`>&-`) at /dev/null.
+
+    Otherwise Python sets them to None, and the next file opened (the database) gets descriptor 1 or 2.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest free descriptor, which is this one
+    for name, descriptor in (("stdout", 1), ("stderr", 2)):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(descriptor, "w", closefd=False))  # noqa: SIM115 - lives with the process
 
 
 def _leave(code: int) -> None:
@@ -254,7 +272,14 @@ COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
 def _overview() -> str:
     lines = [f"  {name:<11}{what}" for name, (what, _) in COMMANDS.items()]
     return "\n".join(
-        ["usage: lit-mnist COMMAND ...", "", *lines, "", "`lit-mnist COMMAND --help` says more of each."]
+        [
+            "usage: lit-mnist [--debug] COMMAND ...",
+            "",
+            *lines,
+            "",
+            "`lit-mnist COMMAND --help` says more of each.",
+            "--debug shows the traceback of an error.",
+        ]
     )
 
 

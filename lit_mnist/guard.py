@@ -3,6 +3,7 @@
 import gc
 import signal
 import sys
+import traceback
 from collections.abc import Callable
 
 from lit_mnist.errors import Interrupted, UserError
@@ -12,10 +13,23 @@ ERROR = "lit-mnist: error: "
 """How the line begins."""
 
 
-def guarded(work: Callable[[], None]) -> int:
-    """Do `work`; returns the exit code, with one line on what a user can mend."""
+def guarded(work: Callable[[], None], debug: bool = False) -> int:
+    """Run `work` and return the exit code.
+
+    Errors that a user can fix are printed as one line, with `debug` after their traceback.
+    """
+
+    def attempt() -> None:
+        try:
+            work()
+        except Exception as error:
+            if debug:
+                error.__suppress_context__ = False  # show the library's error behind a `raise ... from None`
+                traceback.print_exception(error)
+            raise
+
     try:
-        work()
+        attempt()
     except UserError as error:
         print(f"{ERROR}{error}", file=sys.stderr)
         return error.exit_code

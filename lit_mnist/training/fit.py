@@ -1,7 +1,9 @@
 """`lit-mnist fit`: one training, one run, however often it is interrupted."""
 
 import argparse
+import os
 import time
+import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
@@ -154,9 +157,31 @@ def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], 
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[io])
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
+    _check_devices(trainer, cli)
     hide_no_gpu()
     make_lean(trainer, cli.model)
     return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
+
+
+def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
+    """Refuse, before there is a run, devices that cannot share a batch and nodes that nobody starts.
+
+    Raises:
+        UsageError: the batch size is no multiple of the devices, or there are several nodes and no launcher.
+    """
+    batch_size, devices = int(cli.config["data"]["init_args"]["batch_size"]), trainer.world_size
+    if batch_size % devices:
+        raise UsageError(
+            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+            f" take a multiple of {devices}"
+        )
+    environment = getattr(trainer.strategy, "cluster_environment", None)
+    if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
+        raise UsageError(
+            f"--trainer.num_nodes {trainer.num_nodes}: nothing has started the other nodes; launch with"
+            f" `srun`, or on each node with `torchrun --nnodes {trainer.num_nodes} --rdzv-endpoint HOST:PORT"
+            " -m lit_mnist.cli fit ...`"
+        )
 
 
 @contextmanager
@@ -240,20 +265,30 @@ def _train(job: Fit, run: Run | None) -> Result | None:
     try:
         with settled_heap():
             job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
-    except MisconfigurationException as error:
-        raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
     except BaseException as error:
         if run is not None:
             with suppress(Exception):  # the first error is the one that counts
                 _log_checkpoints(run)
         if job.trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
+        if _is_complaint(error):
+            line = " ".join(str(error).split())
+            raise UsageError(f"--trainer: {line} (`lit-mnist --debug fit ...` shows the traceback)") from None
         raise
     if run is None:
         return None
     took = time.perf_counter() - start
     _log_checkpoints(run)
     return _conclude(job, run, took)
+
+
+def _is_complaint(error: BaseException) -> bool:
+    """True if Lightning itself raised the error, about a setting: a model's own error keeps its traceback."""
+    if isinstance(error, MisconfigurationException):
+        return True
+    where = traceback.extract_tb(error.__traceback__)[-1].filename
+    kinds = (TypeError, ValueError, RuntimeError, ZeroDivisionError)
+    return isinstance(error, kinds) and ("/lightning/pytorch/" in where or "/torch/optim/" in where)
 
 
 def _log_checkpoints(run: Run) -> None:

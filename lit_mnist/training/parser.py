@@ -1,6 +1,8 @@
 """Configuration: packaged YAML files, overridden by flags, checked against the classes they name."""
 
+import math
 import sys
+import warnings
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -9,7 +11,6 @@ from typing import Any
 import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace
-from jsonargparse.typing import PositiveInt
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
@@ -100,7 +101,7 @@ class LitCLI(LightningCLI):
         parser.add_class_arguments(CheckpointArgs, "checkpoint")
         parser.add_argument(
             "--threads",
-            type=PositiveInt | None,
+            type=int | None,
             default=None,
             help="CPU threads; sums over another number of them are rounded otherwise. null leaves it to torch",
         )
@@ -111,6 +112,7 @@ class LitCLI(LightningCLI):
             self.config = parser.parse_args(args)
         except ArgumentError as error:
             raise UsageError(explain(str(error))) from None
+        _check_values(self.config)
 
     def before_instantiate_classes(self) -> None:
         """Let the data go by the run's seed unless they were given their own."""
@@ -145,8 +147,11 @@ class LitCLI(LightningCLI):
         if config["enable_progress_bar"] is None:
             config["enable_progress_bar"] = sys.stdout.isatty()
         try:
-            trainer = Trainer(**{**config, **kwargs})
-        except (MisconfigurationException, ValueError, RuntimeError, ImportError) as error:
+            with warnings.catch_warnings():
+                # Lightning warns on every host that has SLURM installed, also outside a job (SLURMEnvironment).
+                warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+                trainer = Trainer(**{**config, **kwargs})
+        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
         trainer._signal_connector = NoHandlers(trainer)
         return trainer
@@ -200,7 +205,11 @@ def _resolved(arguments: list[str]) -> list[str]:
     """The arguments, with packaged names of configurations replaced by their files."""
     resolved = []
     follows = False
-    for argument in arguments:
+    for index, argument in enumerate(arguments):
+        name, _, value = argument.partition("=")
+        value = value or "".join(arguments[index + 1 : index + 2])
+        if (name == "--trainer.logger" and value != "null") or name.startswith("--trainer.logger."):
+            raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
         if follows:
             argument = str(config_path(argument))
         elif argument.startswith("--config="):
@@ -214,13 +223,60 @@ def _resolved(arguments: list[str]) -> list[str]:
 
 def _check_yaml(path: Path) -> None:
     try:
-        fields = yaml.safe_load(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        text = path.read_text()
+        node = yaml.compose(text, Loader=yaml.SafeLoader)
+        fields = yaml.safe_load(text)
+    except OSError as error:
+        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         mark = getattr(error, "problem_mark", None)
         where = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[union-attr]
         raise UsageError(f"--config {path} is not YAML: {where}") from None
+    if fields is None:
+        raise UsageError(f"--config {path} is empty: it needs fields such as model, data and trainer")
     if not isinstance(fields, dict):
         raise UsageError(f"--config {path} holds no fields such as model, data and trainer")
+    _check_unique(path, node)
+    for section in ("trainer", "tracking", "checkpoint"):
+        if section in fields and not isinstance(fields[section], dict):
+            raise UsageError(f"--config {path}: {section} is {fields[section]!r}; give it fields, or leave it out")
+
+
+def _check_unique(path: Path, node: Any) -> None:
+    """Refuse a key given twice in one mapping: YAML would silently keep the last value."""
+    if isinstance(node, yaml.SequenceNode):
+        for child in node.value:
+            _check_unique(path, child)
+    if isinstance(node, yaml.MappingNode):
+        lines: dict[str, int] = {}
+        for key, child in node.value:
+            line = key.start_mark.line + 1
+            if isinstance(key, yaml.ScalarNode):
+                if key.value in lines:
+                    raise UsageError(
+                        f"--config {path} has {key.value} twice, in lines {lines[key.value]} and {line}: keep one"
+                    )
+                lines[key.value] = line
+            _check_unique(path, child)
+
+
+def _check_values(config: Namespace) -> None:
+    """Refuse values of the right type that torch, numpy or Lightning would fail on later."""
+    seed, threads = config["seed_everything"], config["threads"]
+    if seed is False or (seed is not None and not 0 <= seed < 2**32):
+        shown = "false" if seed is False else seed
+        raise UsageError(f"--seed_everything {shown}: take a whole number from 0 to {2**32 - 1}")
+    if threads is not None and not 1 <= threads <= 4096:
+        raise UsageError(f"--threads {threads}: take a whole number from 1 to 4096, or null")
+    accumulate = config["trainer"]["accumulate_grad_batches"]
+    if accumulate < 1:
+        raise UsageError(f"--trainer.accumulate_grad_batches {accumulate} must be at least 1")
+    for group in ("model", "data", "checkpoint"):
+        section = config.get(group)
+        for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
+            for number in value if isinstance(value, list | tuple) else [value]:
+                if isinstance(number, float) and not math.isfinite(number):
+                    raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
 
 
 def _plain(namespace: Namespace) -> dict[str, Any]:

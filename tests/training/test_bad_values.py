@@ -1,0 +1,73 @@
+"""Bad values are refused in one line, and most of them before there is a run."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from conftest import SHORT, Cli
+
+FIT = ("fit", "--model", "MLP", *SHORT, "--trainer.max_steps", "2")
+FIT = (*FIT, "--tracking.system_metrics", "false", "--tracking.figures", "false")
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ("--trainer.devices -1", "--trainer: `devices`"),
+        ("--trainer.devices 3", "--data.batch_size 64 cannot be shared equally by 3 devices"),
+        ("--trainer.num_nodes 2", "--trainer.num_nodes 2: nothing has started the other nodes"),
+        ("--trainer.accumulate_grad_batches 0", "--trainer.accumulate_grad_batches 0 must be at least 1"),
+        ("--seed_everything -1", "--seed_everything -1: take"),
+        ("--seed_everything 4294967296", "--seed_everything 4294967296: take"),
+        ("--seed_everything false", "--seed_everything false: take"),
+        ("--threads 9223372036854775808", "--threads 9223372036854775808: take"),
+        ("--threads -2", "--threads -2: take"),
+        ("--model.lr 1e400", "--model.lr inf must be finite"),
+        ("--trainer.logger CSVLogger", "--trainer.logger has no effect"),
+    ],
+)
+def test_a_bad_value_is_refused_before_there_is_a_run(cli: Cli, flags: str, line: str) -> None:
+    code, out, err = cli(*FIT, *flags.split())
+    assert (code, out) == (2, "") and err.startswith(f"lit-mnist: error: {line}") and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "line"),
+    [
+        ("", "is empty"),
+        ("trainer:\n", "trainer is None"),
+        ("trainer: [1]\n", "trainer is [1]"),
+        ("data:\n  init_args:\n    seed: 1\n    seed: 2\n", "has seed twice, in lines 3 and 4"),
+    ],
+)  # fmt: skip
+def test_a_bad_config_is_refused_before_there_is_a_run(cli: Cli, project: Path, text: str, line: str) -> None:
+    (project / "bad.yaml").write_text(text)
+    code, out, err = cli(*FIT, "--config", "bad.yaml")
+    assert (code, out) == (2, "") and line in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "flags",
+    ["--trainer.val_check_interval 5000", "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor nope"],
+)
+def test_what_lightning_refuses_during_training_is_one_line_and_debug_shows_the_traceback(
+    cli: Cli, flags: str
+) -> None:
+    code, _, err = cli("--debug", *FIT, *flags.split())
+    assert code == 2 and "Traceback" in err and "--debug" in err.splitlines()[-1]
+    code, _, err = cli(*FIT, *flags.split())
+    assert code == 2 and "Traceback" not in err
+
+
+def test_an_unused_srun_is_not_warned_about(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (project / "srun").write_text("#!/bin/sh\n")
+    (project / "srun").chmod(0o755)
+    monkeypatch.setenv("PATH", str(project), prepend=os.pathsep)
+    assert cli(*FIT)[0] == 0  # warnings are errors in this suite
+
+
+def test_closed_standard_streams_are_no_error(project: Path) -> None:
+    line = " ".join([sys.executable, "-m", "lit_mnist.cli", *FIT, ">&-", "2>&-"])
+    assert subprocess.run(["sh", "-c", line], check=False, timeout=120).returncode == 0
