@@ -17,7 +17,7 @@ from optuna.trial import Trial
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.faults import OutsideError, is_from_outside, reason_of
+from lit_mnist.sweeps.faults import OutsideError, is_from_outside, is_outage, reason_of
 from lit_mnist.sweeps.leash import Leash
 from lit_mnist.sweeps.reporter import Reporter
 from lit_mnist.sweeps.samplers import make_pruner
@@ -34,11 +34,12 @@ class Job:
 
     study: str
     number: int
+    seed: int
     arguments: Sequence[str]
     tags: Mapping[str, str]
     reports: bool
     """Whether the study hears of each validation."""
-    epochs: int
+    validations: int
 
 
 def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
@@ -64,7 +65,7 @@ def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
             said = errors.read().splitlines()
         watch.check()
         if (told := _outside(path)).exists():
-            raise OutsideError(told.read_text())
+            raise OutsideError(**json.loads(told.read_text()))
         if process.returncode:
             lines = [line for line in said if line.startswith(ERROR)] or said
             raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
@@ -81,17 +82,17 @@ def run_job(path: Path) -> None:
             Leash(watch)
         study = open_study(open_storage(None), job.study)
         spec = spec_of(study)
-        study.pruner = make_pruner(spec, job.epochs)
+        study.pruner = make_pruner(spec, job.validations)
         trial = _trial(study, job.number) if first else None
-        reason = trial.user_attrs.get("pruned") if trial is not None else None
+        reason = trial.user_attrs.get("pruned") if trial is not None and job.reports else None
         runs: list[str] = []
-        reporter = Reporter(spec.goals[0], trial if job.reports else None, reason, runs.append)
+        reporter = Reporter(spec.goals[0], trial, job.reports, job.seed, reason, runs.append)
         try:
             with unheard():
                 result = fit(list(job.arguments), [reporter], watch, job.tags)
         except Exception as error:
             if is_from_outside(error):
-                _outside(path).write_text(reason_of(error))
+                _outside(path).write_text(json.dumps({"text": reason_of(error), "outage": is_outage(error)}))
             raise
         if result is not None:
             metrics = {**result.metrics, **reporter.measured()}

@@ -1,5 +1,6 @@
 """What is seen of a sweep while it works: a line a worker on a terminal, elsewhere a line a finished trial."""
 
+import math
 import sys
 import time
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from lit_mnist.sweeps.outcome import read_outcome
+from lit_mnist.sweeps.outcome import count_validations, read_outcome, seconds_left
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.study import COMPLETE, FAIL, PRUNED, RUNNING, get_trials
 from lit_mnist.tracking.process import this_host
@@ -57,7 +58,7 @@ class Board:
         if self._live is not None and time.monotonic() - self._shown > 0.5:
             self._shown = time.monotonic()
             self._live.update(self._table(trials), refresh=True)
-        before, self._validations = self._validations, sum(len(trial.intermediate_values) for trial in trials)
+        before, self._validations = self._validations, sum(map(count_validations, trials))
         return bool(new) or self._validations != before
 
     def closing(self) -> str:
@@ -97,12 +98,12 @@ class Board:
         return int(self.study.user_attrs["trials"])
 
     def _seconds_left(self, trials: list[FrozenTrial]) -> float:
-        took: list[float] = [trial.user_attrs["seconds"] for trial in trials if "seconds" in trial.user_attrs]
+        """An estimate; 0 while there is none."""
         working = sum(bool(t.user_attrs.get("owner")) for t in trials if t.state == RUNNING)
-        if not took:
-            return 0.0
-        left = self._goal() - sum(trial.state.is_finished() for trial in trials)
-        return left * sum(took) / len(took) / max(working, self.workers, 1)
+        until_stop = math.inf
+        if self.spec.hours is not None:
+            until_stop = 3600 * self.spec.hours - self.study.user_attrs.get("spent", 0.0)
+        return seconds_left(trials, self._goal(), max(working, self.workers), until_stop) or 0.0
 
     def _table(self, trials: list[FrozenTrial]) -> RenderableType:
         table = Table(box=None, pad_edge=False, show_header=False)

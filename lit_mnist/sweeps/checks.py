@@ -1,4 +1,4 @@
-"""Whether a specification holds: every kind of point is built, with the stages below it, and looked at."""
+"""Checks a specification before anything is trained: builds each kind of point, with the stages below it."""
 
 import json
 import tempfile
@@ -13,6 +13,8 @@ from lit_mnist.data import Batch
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.entries import Plain
 from lit_mnist.sweeps.spec import OWN_METRICS, Spec, trial_stage
+from lit_mnist.sweeps.timing import Length, measure_length
+from lit_mnist.tracking.terminal import warn
 from lit_mnist.training.explain import nearest
 from lit_mnist.training.fit import check_fit
 from lit_mnist.training.parser import LitCLI
@@ -25,21 +27,45 @@ class Kind:
 
     point: Mapping[str, Plain]
     stage: Stage
+    validations: int
+    """Of one training that nothing ends early."""
 
 
 def check(spec: Spec) -> list[Kind]:
-    """Build every kind of point, without training; returns them.
+    """Build every kind of point, without training; returns those that fit into this machine's memory.
+
+    The machine that starts a sweep is often smaller than those that train, such as a cluster's login node, so a
+    point that does not fit is a warning. If it does not fit there either, its trials fail and the others go on.
 
     Raises:
         UsageError: names what does not hold, the nearest valid name, and the point.
 
     """
-    kinds = [Kind(point, trial_stage(spec, point)) for point in spec.space.kinds()]
+    kinds = []
     with builder(spec.seeds[0]) as build:
-        for kind in kinds:
-            with at(kind.point):
-                _check_metrics(spec, build(kind.stage))
+        for point in spec.space.kinds():
+            stage = trial_stage(spec, point)
+            try:
+                with at(point):
+                    cli = build(stage)
+                    _check_metrics(spec, cli)
+            except TooLargeError as error:
+                warn_too_large(error)
+                continue
+            with at(point):
+                length = measure_length(cli)
+                _check_length(spec, length)
+            kinds.append(Kind(point, stage, length.validations))
     return kinds
+
+
+class TooLargeError(UserError):
+    """A model does not fit into this machine's memory."""
+
+
+def warn_too_large(error: TooLargeError) -> None:
+    """Print that a point does not fit, and what that means for its trials."""
+    warn(f"not enough memory here: {error}; where the sweep trains, such trials fail unless there is more")
 
 
 class Builder:
@@ -83,13 +109,21 @@ def builder(seed: int) -> Iterator[Builder]:
 
 @contextmanager
 def at(point: Mapping[str, Plain]) -> Iterator[None]:
-    """Put the point that something is wrong at behind the message."""
+    """Append the point to the message of what is wrong with it."""
     try:
         yield
-    except UserError as error:
-        raise type(error)(f"{error} (at {written_point(point)})") from None
-    except RuntimeError as error:  # torch's way to say that shapes do not fit
-        raise UsageError(f"{' '.join(str(error).split())} (at {written_point(point)})") from None
+    except (UserError, RuntimeError, MemoryError) as error:  # RuntimeError: torch found shapes that do not match
+        text = f"{' '.join(str(error).split()) or type(error).__name__} (at {written_point(point)})"
+        if is_out_of_memory(error):
+            raise TooLargeError(text) from None
+        raise (type(error) if isinstance(error, UserError) else UsageError)(text) from None
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """True if memory could not be allocated, on the CPU or on a GPU; torch has no own exception for the CPU."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError | UserError) and "can't allocate memory" in str(error)
 
 
 def written_point(point: Mapping[str, Plain]) -> str:
@@ -109,6 +143,17 @@ def _check_metrics(spec: Spec, cli: LitCLI) -> None:
                 f"metric {metric}: {type(cli.model).__name__} ends with none of that name"
                 f"{nearest(metric, there)}; there are {', '.join(there)}"
             )
+
+
+def _check_length(spec: Spec, length: Length) -> None:
+    """Refuse a training that ends before its first validation, if what is looked for is measured there."""
+    needed = [metric for metric in _metrics(spec) if metric not in OWN_METRICS]
+    if needed and length.validations == 0:
+        steps = "1 step" if length.steps == 1 else f"{length.steps:,} steps"
+        raise UsageError(
+            f"training ends after {steps}, before its first validation, so that there is no {needed[0]}: raise"
+            " trainer.max_steps or trainer.max_epochs, or lower trainer.val_check_interval"
+        )
 
 
 def _metrics(spec: Spec) -> Sequence[str]:

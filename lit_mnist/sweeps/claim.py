@@ -3,6 +3,7 @@
 import os
 import threading
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -12,10 +13,11 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from lit_mnist.sweeps.outcome import count_validations
 from lit_mnist.sweeps.patience import StorageGoneError, is_outage
 from lit_mnist.sweeps.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.spec import Spec
-from lit_mnist.sweeps.storage import Held, study_lock
+from lit_mnist.sweeps.storage import Held, is_shared, study_lock
 from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time
 from lit_mnist.tracking.process import is_alive, this_host, this_process
 from lit_mnist.tracking.terminal import note
@@ -24,6 +26,10 @@ BEAT = 5.0
 """Seconds between two signs of life."""
 SILENCE = 20.0
 """Seconds without one after which a worker of another host is dead."""
+RELEASED = "released"
+"""A trial's attribute: how often it was released, with how many validations, and why the last time."""
+MOST_RELEASES = 3
+"""Releases with no validation between, after which the error is taken for the trial's own: it has FAILED."""
 LOST = 3
 """Exit code of a worker whose trial another one has taken over."""
 
@@ -60,12 +66,12 @@ class Claims:
         study: The study.
         spec: What it is about.
         worker: The worker's number on this machine.
-        epochs: The longest training of the study, which pruners divide.
+        validations: Those of the study's longest training, which Hyperband divides.
 
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec, worker: int, epochs: int) -> None:
-        self.study, self.spec, self.epochs = study, spec, epochs
+    def __init__(self, study: optuna.Study, spec: Spec, worker: int, validations: int) -> None:
+        self.study, self.spec, self.validations = study, spec, validations
         self.storage = study._storage
         self.watch = Watch(self.storage)
         self.owner = {"host": this_host(), "process": this_process(), "worker": worker, "beat": 0}
@@ -92,18 +98,38 @@ class Claims:
         """Leave an unfinished trial to whoever comes next."""
         trial.set_user_attr("owner", None)
 
+    def release(self, trial: Trial, reason: str) -> int:
+        """Leave a trial whose training has raised an error that may be its own; returns how often that was so.
+
+        The count starts again at 1 if the trial has got further since the last time. At MOST_RELEASES, whoever
+        takes the trial next lets it fail with `reason`.
+        """
+        now = self.storage.get_trial(trial._trial_id)
+        released = _counted(now.user_attrs.get(RELEASED), count_validations(now))
+        trial.set_user_attr(RELEASED, {**released, "reason": reason})
+        self.let_go(trial)
+        return int(released["count"])
+
     def _take(self, held: Held) -> Trial | None:
         trials = get_trials(self.study)
-        for left in (trial for trial in trials if trial.state == RUNNING):
-            # What this worker has asked for and never got to know of, it takes again.
-            if self.owns(left) or self.watch.is_dead(left):
-                held.check()
-                self._count_death(left)
-                self.storage.set_trial_user_attr(left._trial_id, "owner", self.owner)
-                return self._with_point(left.number, left._trial_id)
-        number = len(trials)
-        if number >= self.study.user_attrs["trials"] or is_out_of_time(self.study, self.spec):
-            return None
+        # What this worker has asked for and never got to know of, it takes again.
+        left = [t for t in trials if t.state == RUNNING and (self.owns(t) or self.watch.is_dead(t))]
+        # Released trials come after new ones: an error that always comes again must not keep the others from being
+        # tried. The one that was released most often comes first among them, so that it soon succeeds or fails.
+        left.sort(key=lambda trial: -_releases(trial))
+        first = [t for t in left if not 0 < _releases(t) < MOST_RELEASES]
+        is_over = len(trials) >= self.study.user_attrs["trials"] or is_out_of_time(self.study, self.spec)
+        if first or (left and is_over):
+            return self._take_up((first or left)[0], held)
+        return None if is_over else self._make(len(trials), held)
+
+    def _take_up(self, left: FrozenTrial, held: Held) -> Trial:
+        held.check()
+        self._count_death(left)
+        self.storage.set_trial_user_attr(left._trial_id, "owner", self.owner)
+        return self._with_point(left.number, left._trial_id)
+
+    def _make(self, number: int, held: Held) -> Trial:
         held.check()
         # Its owner comes with it: there is no moment in which it is nobody's.
         first = self.spec.points[number : number + 1]
@@ -112,19 +138,16 @@ class Claims:
         return self._with_point(number, self.storage.create_new_trial(self.study._study_id, template))
 
     def _count_death(self, left: FrozenTrial) -> None:
-        """Keep account of how often the trial has lost its worker since it last got further."""
-        if not left.user_attrs.get("owner"):  # which let it go
+        """Count how often the trial has lost its worker since it last got further."""
+        if not left.user_attrs.get("owner"):  # its worker let it go
             return
-        validations = len(left.intermediate_values)
-        before = left.user_attrs.get("deaths", {"validations": validations, "count": 0})
-        count = before["count"] + 1 if before["validations"] == validations else 1
-        deaths = {"validations": validations, "count": count}
+        deaths = _counted(left.user_attrs.get("deaths"), count_validations(left))
         self.storage.set_trial_user_attr(left._trial_id, "deaths", deaths)
 
     def _with_point(self, number: int, trial_id: int) -> Trial:
         """The trial; what its parameters still lack is suggested."""
         self.study.sampler = make_sampler(self.spec, number)
-        self.study.pruner = make_pruner(self.spec, self.epochs)
+        self.study.pruner = make_pruner(self.spec, self.validations)
         self.study._thread_local.cached_all_trials = None
         trial = Trial(self.study, trial_id)
         if "point" not in trial.user_attrs:
@@ -132,10 +155,22 @@ class Claims:
         return trial
 
 
-class Beat:
-    """Signs of life of a worker for a trial, where workers of other machines may look for them.
+def _counted(before: Mapping[str, Any] | None, validations: int) -> dict[str, int]:
+    """One more of what happens to a trial, counted since it last had fewer validations."""
+    again = before is not None and before["validations"] == validations
+    return {"validations": validations, "count": before["count"] + 1 if before is not None and again else 1}
 
-    A worker that finds itself no longer the owner has been taken for dead: it ends at once, and tells nobody.
+
+def _releases(trial: FrozenTrial) -> int:
+    return int(trial.user_attrs.get(RELEASED, {"count": 0})["count"])
+
+
+class Beat:
+    """Heartbeats of a worker for its trial, in a storage that several machines share.
+
+    A worker that finds itself no longer the owner was taken for dead: it ends at once and reports nothing.
+    A storage of one machine gets no heartbeats, since workers are seen as processes there: in a journal, which only
+    grows, those of 8 workers took about 30 MB a day.
 
     Args:
         claims: The worker's.
@@ -149,12 +184,14 @@ class Beat:
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
     def __enter__(self) -> "Beat":
-        self._thread.start()
+        if is_shared(self.claims.storage):
+            self._thread.start()
         return self
 
     def __exit__(self, *exc: object) -> None:
         self._end.set()
-        self._thread.join()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def _beat(self) -> None:
         claims, beat = self.claims, 0

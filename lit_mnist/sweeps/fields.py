@@ -24,7 +24,7 @@ class Fields:
 
     def __init__(self, where: str, values: Any) -> None:
         if not isinstance(values, Mapping):
-            raise UsageError(f"{where}: expected names with values, not {values!r}")
+            raise UsageError(f"{where or 'the spec'}: expected names with values, not {values!r}")
         self.where, self.values, self.known = where, dict(values), list[str]()
 
     def take(self, key: str, kind: type, default: Any = None, required: bool = False) -> Any:
@@ -111,4 +111,4 @@ def read_yaml(text: str) -> Any:
         return yaml.load(text, _Loader)
     except yaml.YAMLError as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        raise UsageError(f"line {mark.line + 1}: {problem}" if mark else str(error)) from None
+        raise UsageError(f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())) from None

@@ -58,12 +58,12 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         if check_stored(storage, spec) and _is_done(storage, spec):
             _say_done(storage, spec)
             return
-        check(spec)
+        kinds = check(spec)
         import_mlflow()
         watch.check()
         # What workers start from is ready by now, or soon.
         with contextlib.closing(Team(spec.name, url, workers, _gpus_to_share(spec))) as team:
-            study = take_study(storage, spec)
+            study = take_study(storage, spec, max((kind.validations for kind in kinds), default=None))
             with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)
 
@@ -174,7 +174,7 @@ def _gpus_to_share(spec: Spec) -> list[str]:
 
 
 class _Clock:
-    """Keeps account of how long the study has been worked on, over all starts and machines."""
+    """Adds up how long the study has been worked on, over all starts and machines."""
 
     def __init__(self, study: optuna.Study) -> None:
         self._study, self._since = study, time.monotonic()
@@ -184,4 +184,6 @@ class _Clock:
         passed = time.monotonic() - self._since
         if now or passed >= KEEP:
             self._since += passed
-            self._study.set_user_attr("spent", self._study.user_attrs.get("spent", 0.0) + passed)
+            study = self._study
+            with study_lock(study._storage, study.study_name):  # several sweeps may add to it at once
+                study.set_user_attr("spent", study.user_attrs.get("spent", 0.0) + passed)

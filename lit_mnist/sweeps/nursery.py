@@ -7,6 +7,7 @@ import multiprocessing
 import os
 import signal
 import sys
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -70,6 +71,9 @@ def bear(cradle: Cradle) -> BaseProcess:
         except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
             if not tries_left:
                 raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
+            time.sleep(
+                0.1
+            )  # a killed process refuses connections some time before the system says that it is dead
     raise AssertionError("the last try returns or raises")
 
 

@@ -5,7 +5,8 @@ import statistics
 from collections.abc import Mapping
 from pathlib import Path
 
-from lit_mnist.sweeps.checks import Kind, at, builder, check
+from lit_mnist.errors import UserError
+from lit_mnist.sweeps.checks import Kind, TooLargeError, at, builder, check, warn_too_large
 from lit_mnist.sweeps.entries import Choice, Entry, Number, Sizes
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import default_storage, open_storage
@@ -28,8 +29,9 @@ def plan(spec: Spec, workers: int, url: str | None = None) -> None:
 
     """
     stored = _stored(spec, url)
-    kinds = check(spec)
-    costs = _measure(spec, kinds, workers)
+    kinds, costs = _measure(spec, check(spec), workers)
+    if not kinds:
+        raise UserError("no kind of point fits into this machine's memory: plan where the trials will be trained")
     rows = _rows(spec, kinds, costs, workers)
     print_table(["study", f"{spec.name} ({stored})"], [[name, text] for name, text in rows])
     print()
@@ -44,16 +46,22 @@ def _stored(spec: Spec, url: str | None) -> str:
     return check_stored(open_storage(url), spec) or "new"
 
 
-def _measure(spec: Spec, kinds: list[Kind], workers: int) -> dict[Stage, Cost]:
-    """The cost of each stage of each kind."""
+def _measure(spec: Spec, kinds: list[Kind], workers: int) -> tuple[list[Kind], dict[Stage, Cost]]:
+    """The kinds that this machine can train, and the cost of each of their stages."""
+    fitting: list[Kind] = []
     costs: dict[Stage, Cost] = {}
     with builder(spec.seeds[0]) as build, threads_of_a_worker(workers):
         for kind in kinds:
-            for stage in (kind.stage, *_below(kind.stage)):
-                if stage not in costs:
-                    with at(kind.point):
-                        costs[stage] = measure(build(stage))
-    return costs
+            try:
+                for stage in (kind.stage, *_below(kind.stage)):
+                    if stage not in costs:
+                        with at(kind.point):
+                            costs[stage] = measure(build(stage))
+            except TooLargeError as error:
+                warn_too_large(error)
+                continue
+            fitting.append(kind)
+    return fitting, costs
 
 
 def _below(stage: Stage) -> list[Stage]:

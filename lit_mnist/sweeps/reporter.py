@@ -9,6 +9,7 @@ from optuna.trial import Trial
 from torch import Tensor
 
 from lit_mnist.errors import UserError
+from lit_mnist.sweeps.outcome import UNREPORTED
 from lit_mnist.sweeps.spec import Goal
 from lit_mnist.tracking.logger import MLflowTracker
 
@@ -21,16 +22,26 @@ class Reporter(Callback):
 
     Args:
         goal: What is reported.
-        trial: To whom; None for a training that is only measured: one with a later seed, or of several goals.
+        trial: The trial to report to; None in a process other than rank 0.
+        reports: Whether the pruner sees the values. Of later seeds and of several goals it does not: their
+            validations are only counted.
+        seed: The training's.
         reason: Why the trial was pruned already, where it was before it was interrupted.
         began: Called with the run's id when it is there.
 
     """
 
     def __init__(
-        self, goal: Goal, trial: Trial | None, reason: str | None, began: Callable[[str], object]
+        self,
+        goal: Goal,
+        trial: Trial | None,
+        reports: bool,
+        seed: int,
+        reason: str | None,
+        began: Callable[[str], object],
     ) -> None:
-        self.goal, self.trial, self.reason, self._began = goal, trial, reason, began
+        self.goal, self.trial, self.reports, self.seed = goal, trial, reports, seed
+        self.reason, self._began = reason, began
         self.validations, self.seconds, self.parameters = 0, 0.0, 0
         self._since: float | None = None
 
@@ -59,9 +70,10 @@ class Reporter(Callback):
         if trainer.sanity_checking:
             return
         step, self.validations = self.validations, self.validations + 1
-        if self.trial is None and trainer.world_size == 1:
+        if not self.reports:
+            self._count()
             return
-        given_up = self._report(trainer, step) if trainer.is_global_zero and self.trial is not None else False
+        given_up = self._report(trainer, step) if trainer.is_global_zero else False
         if trainer.strategy.broadcast(given_up):
             trainer.should_stop = True
 
@@ -93,6 +105,14 @@ class Reporter(Callback):
         self.reason = f"at epoch {trainer.current_epoch + 1}: {name} {float(value):.4g} was not enough to go on"
         self.trial.set_user_attr("pruned", self.reason)
         return True
+
+    def _count(self) -> None:
+        """Let the study know that the trial gets further: see `Claims`, which counts attempts that do not."""
+        if self.trial is None:
+            return
+        counts: dict[str, int] = self.trial.user_attrs.get(UNREPORTED, {})
+        if self.validations > counts.get(str(self.seed), 0):
+            self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
 
     def _elapsed(self) -> float:
         return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)

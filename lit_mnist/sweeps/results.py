@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.best_config import write_configs
-from lit_mnist.sweeps.outcome import Outcome, point, read_outcome, runs, show, show_point
+from lit_mnist.sweeps.outcome import Outcome, point, read_outcome, runs, seconds_left, show, show_point
 from lit_mnist.sweeps.storage import open_storage, open_study, study_names
 from lit_mnist.tracking.process import is_alive, this_host
 from lit_mnist.tracking.spool import replace_text
@@ -40,8 +40,8 @@ def status(name: str, storage: str | None) -> None:
         print("finished; --trials N makes it go on")
     elif not workers:
         print(f"no worker is at it: `lit-mnist sweep` with its spec does the {left} that are left")
-    elif spent := [t.user_attrs["seconds"] for t in found.complete if "seconds" in t.user_attrs]:
-        print(f"about {seconds(left * sum(spent) / len(spent) / len(workers))} left with {_count(workers)}")
+    elif (estimate := seconds_left(found.trials, found.budget, len(workers))) is not None:
+        print(f"about {seconds(estimate)} left with {_count(workers)}")
 
 
 def best(name: str, storage: str | None, out: Path | None) -> None:

@@ -73,15 +73,19 @@ def make_sampler(spec: "Spec", number: int) -> BaseSampler:
                             **shared, **options)  # fmt: skip
 
 
-def make_pruner(spec: "Spec", max_epochs: int) -> optuna.pruners.BasePruner:
-    """The pruner, for trials that report at most `max_epochs` values."""
+def make_pruner(spec: "Spec", validations: int) -> optuna.pruners.BasePruner:
+    """The pruner, for trials that report at most so many validations.
+
+    Hyperband's brackets are for pruning alone: samplers learn from the trials of all brackets. Optuna's own loop
+    does the same. It hands samplers a study that filters `get_trials`, but they call `_get_trials` (5.0).
+    """
     options = dict(spec.pruner_options)
     if spec.pruner == "none":
         return optuna.pruners.NopPruner()
     if spec.pruner == "median":
         return optuna.pruners.MedianPruner(**options)
     if spec.pruner == "hyperband":
-        most = max(options["min_resource"], max_epochs)
+        most = max(options["min_resource"], validations)
         return optuna.pruners.HyperbandPruner(max_resource=most, bootstrap_count=0, **options)
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}
     with _experimental():

@@ -106,7 +106,12 @@ def parse_spec(text: str, name: str) -> Spec:
         UsageError: names what is wrong.
 
     """
-    top = Fields("", read_yaml(text))
+    content = read_yaml(text)
+    if content is None:
+        raise UsageError(
+            "it is empty: a spec needs config, metric, direction, trials and space; see sweeps/*.yaml"
+        )
+    top = Fields("", content)
     entries = top.take("space", dict, required=True)
     seed = top.take("seed", int, 0)
     sampler, sampler_options = _named(top, "sampler", "tpe", SAMPLERS, extra={"seed": seed})

@@ -11,6 +11,8 @@ from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.spec import Spec, parse_spec
 from lit_mnist.sweeps.storage import open_study, study_lock, study_names
 
+LONGEST = "longest"
+"""A study's attribute: validations of its longest training."""
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
 
@@ -19,8 +21,13 @@ def experiment(name: str) -> str:
     return f"sweeps/{name}"
 
 
-def take_study(storage: BaseStorage, spec: Spec) -> optuna.Study:
-    """The study of `spec`, which is made where it is missing, with its number of trials raised where it is to be.
+def take_study(storage: BaseStorage, spec: Spec, longest: int | None = None) -> optuna.Study:
+    """The study of `spec`: created where it is missing, with its number of trials raised if `spec` says so.
+
+    Args:
+        storage: Where the study is kept.
+        spec: The specification.
+        longest: Validations of the longest training, if known; stored the first time, so that all workers agree.
 
     Raises:
         UsageError: the stored study is another, or has more trials than are asked for.
@@ -36,6 +43,8 @@ def take_study(storage: BaseStorage, spec: Spec) -> optuna.Study:
         if "stored" not in attrs:  # new, or whoever made it was killed at once
             for key, value in (("spec", spec.text), ("stored", _plain(spec.stored())), ("trials", spec.trials)):
                 study.set_user_attr(key, value)
+            if longest is not None:
+                study.set_user_attr(LONGEST, longest)
             return study
         _check_same(spec, attrs["stored"])
         _set_trials(study, spec, attrs["trials"])

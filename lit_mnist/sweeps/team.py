@@ -13,14 +13,18 @@ from multiprocessing.process import BaseProcess
 
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
+from lit_mnist.sweeps.faults import ReleasedError
 from lit_mnist.sweeps.leash import GO
 from lit_mnist.sweeps.nursery import Cradle, bear, context, prepare, threads_each
 from lit_mnist.sweeps.storage import VARIABLE
 from lit_mnist.tracking.process import find_process, is_alive
 from lit_mnist.tracking.terminal import note
 
-MOST_ERRORS, MOST_KILLS = 3, 20
-"""Deaths in a row, with no trial getting further between, after which something is wrong for good."""
+MOST_DEATHS = {"error": 3, "release": 10, "kill": 20}
+"""Deaths in a row, with no trial getting further between, after which something is wrong for good.
+
+A worker that releases a trial ends too, and is replaced. Each trial is released a few times at most, so that the
+limit is higher there: several trials may fail in this way one after the other while the rest is fine."""
 PATIENCE = 120.0
 """Seconds that a worker has for saving its trial."""
 UNKNOWN = 255
@@ -93,7 +97,7 @@ class Team:
         self.threads = threads_each(workers)
         self._gpus = gpus
         self._said: set[str] = set()
-        self._deaths = {"error": 0, "kill": 0}
+        self._deaths = dict.fromkeys(MOST_DEATHS, 0)
         prepare(workers)
         self._ended = False
         self.members: list[Member] = []
@@ -174,9 +178,9 @@ class Team:
                     note(said)
 
     def _count_death(self, member: Member, code: int) -> None:
-        kind, most = ("error", MOST_ERRORS) if code > 0 else ("kill", MOST_KILLS)
+        kind = "kill" if code < 0 else "release" if code == ReleasedError.exit_code else "error"
         self._deaths[kind] += 1
-        if self._deaths[kind] >= most:
+        if self._deaths[kind] >= MOST_DEATHS[kind]:
             said = next((line for line in reversed(member.last) if line.startswith(ERROR)), "")
             why = said.removeprefix(ERROR) or (
                 member.last[-1] if code > 0 and member.last else f"exit code {code}"

@@ -1,5 +1,6 @@
 """How long a stage takes and how large its checkpoints are, from a few steps of it."""
 
+import math
 import statistics
 import time
 from collections.abc import Iterator
@@ -26,6 +27,15 @@ class Cost:
     seconds: float
     bytes: int
     """Of one checkpoint."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """Of one training that nothing ends early."""
+
+    steps: int
+    """Optimiser steps."""
+    validations: int
 
 
 class _EnoughError(Exception):
@@ -87,9 +97,9 @@ def measure(cli: LitCLI) -> Cost:
     with suppress(_EnoughError):
         trainer.fit(cli.model, datamodule=cli.datamodule)
     step = statistics.median(clock.train[WARM_UP:] or clock.train)
-    total, validations = _length(cli)
+    length = measure_length(cli)
     evaluation = statistics.median(clock.val) * len(cli.datamodule.val_dataloader())
-    return Cost(total * step + validations * evaluation, clock.bytes)
+    return Cost(length.steps * step + length.validations * evaluation, clock.bytes)
 
 
 @contextmanager
@@ -103,19 +113,48 @@ def threads_of_a_worker(workers: int) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-def _length(cli: LitCLI) -> tuple[int, int]:
-    """Optimiser steps and validations of the whole training, if nothing ends it early."""
+def measure_length(cli: LitCLI) -> Length:
+    """Steps and validations of the training that `cli` describes, by the rules of Lightning's loops.
+
+    The datamodule must be set up. Of a training on several devices, each gets its share of the batches. With
+    neither `max_epochs` nor `max_steps`, one epoch is counted.
+    """
     trainer = cli.config["trainer"]
-    batches = len(cli.datamodule.train_dataloader())
-    limit = trainer["limit_train_batches"]
-    if limit is not None:
-        batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
+    batches = len(cli.datamodule.train_dataloader()) // max(1, _world_size(trainer))
+    if trainer["fast_dev_run"]:
+        return Length(int(trainer["fast_dev_run"]), 1)
+    for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
+        if limit is not None:
+            batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
+    batches = max(1, batches)
+    accumulated = max(1, trainer["accumulate_grad_batches"])
+    per_epoch = math.ceil(batches / accumulated)
     epochs, steps = trainer["max_epochs"], trainer["max_steps"]
-    total = batches * epochs if epochs is not None and epochs >= 0 else steps
-    if steps is not None and steps >= 0:
-        total = min(total, steps)
-    every = trainer["check_val_every_n_epoch"] or 1
-    return total, total // max(1, batches * every)
+    has_epochs, has_steps = epochs is not None and epochs >= 0, steps is not None and steps >= 0
+    total = per_epoch * (epochs if has_epochs else 1)
+    if has_steps:
+        total = min(total, steps) if has_epochs else steps
+    full, rest = divmod(total, per_epoch)
+
+    interval = trainer["val_check_interval"]
+    every = 1.0 if interval is None else interval
+    if trainer["limit_val_batches"] == 0:
+        return Length(total, 0)
+    if not isinstance(every, int | float):  # a time: how often that is depends on the machine
+        return Length(total, max(1, full))
+    between = every if isinstance(every, int) else max(1, int(batches * every))
+    begun = min(rest * accumulated, batches)  # batches of the last epoch, if the steps end before it does
+    if (nth := trainer["check_val_every_n_epoch"]) is None:
+        return Length(total, (full * batches + begun) // between)
+    last = begun // between if (full + 1) % nth == 0 else 0
+    return Length(total, full // nth * (batches // between) + last)
+
+
+def _world_size(trainer: Any) -> int:
+    """Processes of a training, as far as the configuration says."""
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    return count * int(trainer["num_nodes"])
 
 
 def _tensors(state: Any) -> list[torch.Tensor]:

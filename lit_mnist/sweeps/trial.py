@@ -16,6 +16,7 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.apart import Job, fit_apart
+from lit_mnist.sweeps.claim import MOST_RELEASES, RELEASED
 from lit_mnist.sweeps.constraints import set_constraint
 from lit_mnist.sweeps.faults import is_from_outside, reason_of
 from lit_mnist.sweeps.outcome import STATES
@@ -98,7 +99,7 @@ class TrialWork:
         self._conclude(state, reason)
 
     def _train(self) -> None:
-        self._check_deaths()
+        self._check_attempts()
         self._check_size()
         if len(self.spec.seeds) > 1:
             self.runs.open_group()
@@ -106,16 +107,25 @@ class TrialWork:
             self.watch.check()
             self.metrics.append(self._train_seed(seed))
 
-    def _check_deaths(self) -> None:
-        """Do not go on with a trial that kills its workers."""
-        count = self.trial.user_attrs.get("deaths", {"count": 0})["count"]
-        if count < DEADLY:
+    def _check_attempts(self) -> None:
+        """Do not go on with a trial that kills its workers, or whose training raises the same errors each time.
+
+        Raises:
+            UserError: it does.
+
+        """
+        deaths, released = (self.trial.user_attrs.get(name, {"count": 0}) for name in ("deaths", RELEASED))
+        if deaths["count"] >= DEADLY:
+            reason = f"its worker was killed {deaths['count']} times with nothing won between: out of memory?"
+        elif released["count"] >= MOST_RELEASES:
+            reason = f"{released['reason']} ({released['count']} times in a row)"
+        else:
             return
         for seed in self.spec.seeds:
             if (run := self.runs.find(seed)) is not None and run.info.status != "FINISHED":
                 self._began(run.info.run_id)
                 self.runs.client.set_terminated(run.info.run_id, "FAILED")
-        raise UserError(f"its worker was killed {count} times with nothing won between: out of memory?")
+        raise UserError(reason)
 
     def _check_size(self) -> None:
         """Do not train a network that is too large."""
@@ -162,9 +172,9 @@ class TrialWork:
 
     def _fit(self, seed: int, arguments: list[str], tags: dict[str, str]) -> tuple[dict[str, float], str | None]:
         """The metrics of a fit in this process, and why it was pruned, if it was."""
-        trial = self.trial if self._reports(seed) else None
-        reason = self.trial.user_attrs.get("pruned") if trial is not None else None
-        reporter = Reporter(self.spec.goals[0], trial, reason, self._began)
+        reports = self._reports(seed)
+        reason = self.trial.user_attrs.get("pruned") if reports else None
+        reporter = Reporter(self.spec.goals[0], self.trial, reports, seed, reason, self._began)
         with unheard():
             result = fit(arguments, [reporter], self.watch, tags)
         assert result is not None, "one process is rank 0, and an unfinished run has something left"
@@ -175,7 +185,13 @@ class TrialWork:
     ) -> tuple[dict[str, float], str | None]:
         """The same, of a fit on several devices."""
         job = Job(
-            self.study.study_name, self.trial.number, arguments, tags, self._reports(seed), self.extent.epochs
+            self.study.study_name,
+            self.trial.number,
+            seed,
+            arguments,
+            tags,
+            self._reports(seed),
+            self.extent.validations,
         )
         found = fit_apart(job, self.watch)
         self._began(found["run"])
@@ -239,14 +255,18 @@ class TrialWork:
 class Extent:
     """What the trainings of a study take."""
 
-    epochs: int
+    validations: int
     """Of the longest that the space allows."""
     several: bool
     """Whether each is shared by several devices."""
 
 
-def measure(spec: Spec) -> Extent:
+def measure(spec: Spec, validations: int | None = None) -> Extent:
     """What the trainings of `spec` take.
+
+    Args:
+        spec: The specification.
+        validations: Those of the longest training, if `check` has counted them; otherwise one an epoch is assumed.
 
     Raises:
         UsageError: a source needs several devices.
@@ -262,7 +282,7 @@ def measure(spec: Spec) -> Extent:
         source = source.source
     asked = [kind.get("trainer.max_epochs", trainer["max_epochs"]) for kind in kinds]
     counts = [epochs for epochs in asked if isinstance(epochs, int) and epochs > 0]
-    return Extent(max(counts, default=MANY), _is_shared(trainer))
+    return Extent(validations or max(counts, default=MANY), _is_shared(trainer))
 
 
 def _trainer(stage: Stage, spec: Spec) -> Mapping[str, Any]:

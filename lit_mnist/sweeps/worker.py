@@ -11,11 +11,12 @@ from optuna.trial import Trial
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.claim import Beat, Claims
+from lit_mnist.sweeps.claim import MOST_RELEASES, Beat, Claims
+from lit_mnist.sweeps.faults import ReleasedError, is_from_outside, is_outage, reason_of
 from lit_mnist.sweeps.leash import Leash
 from lit_mnist.sweeps.spec import Spec
 from lit_mnist.sweeps.storage import open_storage, open_study
-from lit_mnist.sweeps.study import RUNNING, get_trials, is_out_of_time, spec_of
+from lit_mnist.sweeps.study import LONGEST, RUNNING, get_trials, is_out_of_time, spec_of
 from lit_mnist.sweeps.trial import Extent, TrialWork, measure
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.store import StoreError, connect, find_store
@@ -53,8 +54,8 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
 
     """
     spec = spec_of(study)
-    extent = measure(spec)
-    claims = Claims(study, spec, worker, extent.epochs)
+    extent = measure(spec, study.user_attrs.get(LONGEST))
+    claims = Claims(study, spec, worker, extent.validations)
     settle = Settled()
     with settled_heap():
         while True:
@@ -80,7 +81,13 @@ def _work(claims: Claims, trial: Trial, watch: SignalWatch, extent: Extent) -> N
     except Interrupted:
         claims.let_go(trial)
         raise
-    except Exception:
+    except Exception as error:
+        if is_from_outside(error) and not is_outage(error):
+            reason = reason_of(error)
+            count = claims.release(trial, reason)
+            note(f"trial {trial.number} is released ({count} of {MOST_RELEASES} times): {reason}")
+            # The next one gets a fresh process: this one may be short of memory or of open files.
+            raise ReleasedError(reason) from error
         with contextlib.suppress(Exception):  # the first error is the one that counts
             claims.let_go(trial)
         raise

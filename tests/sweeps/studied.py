@@ -21,7 +21,8 @@ SPACE = {
 }
 QUIET = ("--trainer.enable_progress_bar", "false", "--tracking.figures", "false")
 GIVEN = {"model.lr": 0.05, "model.momentum": 0.99}
-BASE = (*MINI, "--config", "zhang/cnn", "--model.channels", "[2,4]", "--data.train_size", "null",
+# The config comes first: it names a dataset that --data then replaces.
+BASE = ("--config", "zhang/cnn", *MINI, "--model.channels", "[2,4]", "--data.train_size", "null",
         "--data.train_per_class", "8", "--data.val_size", "100", "--trainer.max_epochs", "2",
         "--trainer.log_every_n_steps", "1", "--model.optimizer", "sgd", *QUIET)  # fmt: skip
 
