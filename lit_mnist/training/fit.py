@@ -169,8 +169,8 @@ def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
     Raises:
         UsageError: the batch size is no multiple of the devices, or there are several nodes and no launcher.
     """
-    batch_size, devices = int(cli.config["data"]["init_args"]["batch_size"]), trainer.world_size
-    if batch_size % devices:
+    batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
+    if batch_size % devices and not cli.datamodule.shares_nothing:
         raise UsageError(
             f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
             f" take a multiple of {devices}"
