@@ -34,8 +34,8 @@ def process_tags() -> dict[str, str]:
 
 
 def recorded_uri(store: Store) -> str | None:
-    """What `run.json` says of the store."""
-    return None if store.uri == local_uri(store.home) else store.uri
+    """What `run.json` says of the store: None for the project's own, else the URI without a password."""
+    return None if store.uri == local_uri(store.home) else store.name
 
 
 def create(

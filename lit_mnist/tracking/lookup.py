@@ -40,9 +40,9 @@ def find_run(client: "MlflowClient", store: Store, run_id: str) -> "MlflowRun":
         return found[0]
     folder = local_folder(run_id)
     if not found and folder and (record := read_record(folder)) and record.offline:
-        raise UsageError(f"run {record.id} is offline: `lit-mnist sync` sends it to {store.uri}")
+        raise UsageError(f"run {record.id} is offline: `lit-mnist sync` sends it to {store.name}")
     what = "more than one run begins with" if found else "no run"
-    raise UsageError(f"{what} {run_id!r} in {store.uri}; `lit-mnist runs` lists the runs")
+    raise UsageError(f"{what} {run_id!r} in {store.name}; `lit-mnist runs` lists the runs")
 
 
 def local_folder(run_id: str) -> Path | None:

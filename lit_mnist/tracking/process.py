@@ -2,18 +2,19 @@
 
 import os
 import platform
-import re
 import sys
 
 import psutil
+
+from lit_mnist.redaction import redact
 
 SAME = 30.0
 """Seconds by which two readings of one process's start may differ: the clock may have been set between."""
 
 
 def shown_arguments() -> list[str]:
-    """The arguments of this process, without the program's name and without passwords in URLs."""
-    return [re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", argument) for argument in sys.argv[1:]]
+    """The arguments of this process, without the program's name and without passwords."""
+    return [redact(argument) for argument in sys.argv[1:]]
 
 
 def this_host() -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.redaction import redact
 from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
 from lit_mnist.tracking.delivery import Delivery
 from lit_mnist.tracking.folder import (
@@ -166,7 +167,7 @@ def _working(
         steps[name] = max(step, steps.get(name, step))
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = SystemMetrics(last_step=last) if system_metrics else None
-    sender = Sender(spool, Delivery(client, record.id, spool) if client else None, store.uri, system)
+    sender = Sender(spool, Delivery(client, record.id, spool) if client else None, store.name, system)
     run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client, steps)
     status = "FAILED"
     try:
@@ -176,7 +177,7 @@ def _working(
         status = "KILLED"
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"[:LONGEST_PARAM]
+        text = redact(f"{type(error).__name__}: {error}")[:LONGEST_PARAM]
         _append_last(run, {"kind": "tags", "values": {"error": text}})
         raise
     finally:
@@ -210,7 +211,7 @@ def _close(run: Run) -> bool:
         note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
     elif not sent:
         where = f"{run.spool.waiting()} entries of run {run.id} wait in {run.spool.path}"
-        warn(f"the tracking store {run.store.uri} has not taken everything: {where}; `lit-mnist sync` sends them")
+        warn(f"the tracking store {run.store.name} has not taken everything: {where}; `lit-mnist sync` sends them")
     return sent
 
 
@@ -226,7 +227,7 @@ def _visited(run_id: str) -> Iterator[Run]:
     name = f"test-{os.getpid()}-{time.monotonic_ns()}"
     with FolderLock(folder, name) as lock:
         spool = Spool(folder, name)
-        sender = Sender(spool, Delivery(client, record.id, spool), store.uri)
+        sender = Sender(spool, Delivery(client, record.id, spool), store.name)
         run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client)
         try:
             yield run

@@ -73,7 +73,7 @@ def fit(
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
         led = led_run()
-        former = find_former(options.resume, options.offline, led) if options.resume else None
+        former = None if options.resume is None else _find_former(options, led, watch)
         cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
         check_fit(cli)
         if cli.config["threads"] is not None:
@@ -97,6 +97,15 @@ def fit(
     return result
 
 
+def _find_former(options: argparse.Namespace, led: str | None, watch: SignalWatch) -> Former:
+    """The run to go on with; a signal that came while the store was waited for counts more than its error."""
+    try:
+        return find_former(options.resume, options.offline, led)
+    except UserError:
+        watch.check()
+        raise
+
+
 def _is_done(job: Fit) -> bool:
     """Whether the run is finished and its training has nothing left to do, which is said."""
     if job.former is None or job.checkpoint is None:
@@ -118,9 +127,12 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--resume")
     parser.add_argument("--offline", action="store_true")
     try:
-        return parser.parse_known_args(arguments)
+        known, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         raise UsageError("--resume needs a run's id, its beginning, or last") from None
+    if known.resume is not None and not known.resume.strip():
+        raise UsageError("--resume is empty: it needs a run's id, its beginning, or last")
+    return known, rest
 
 
 def check_fit(cli: LitCLI) -> None:
