@@ -106,11 +106,11 @@ def test_a_database_that_keeps_silent_is_given_up_and_signals_are_heeded_meanwhi
         uri = f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:{silent.getsockname()[1]}/x"
         command = [sys.executable, "-m", "lit_mnist.cli", "runs"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-        with subprocess.Popen(command, env={**os.environ, "MLFLOW_TRACKING_URI": uri}, **pipes) as process:
-            with silent.accept()[0]:  # it waits for an answer now
-                if number is not None:
-                    process.send_signal(number)
-                out, err = process.communicate(timeout=60)
+        environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
+        with subprocess.Popen(command, env=environment, **pipes) as process, silent.accept()[0]:
+            if number is not None:
+                process.send_signal(number)
+            out, err = process.communicate(timeout=60)
     assert out == "" and PASSWORD not in err
     if number is not None:
         assert process.returncode in (130, -number) and "Traceback" not in err

@@ -165,7 +165,7 @@ class TrialWork:
         reason = self.trial.user_attrs.get("pruned") if trial is not None else None
         reporter = Reporter(self.spec.goals[0], trial, reason, self._began)
         with unheard():
-            result = fit(arguments, [reporter], self.watch, tags)
+            result = fit(arguments, [reporter], self.watch, tags, leased=True)
         assert result is not None, "one process is rank 0, and an unfinished run has something left"
         return {**result.metrics, **reporter.measured()}, reporter.reason
 

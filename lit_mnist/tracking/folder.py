@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
-from lit_mnist.tracking.process import shown_arguments, this_host, this_process
+from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.spool import MAIN, Spool, replace_text
 from lit_mnist.tracking.store import Store, local_uri
 
@@ -40,6 +40,7 @@ class Record:
     """The arguments of the process that worked on it last, without the program's name."""
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)
+    boot: str = field(default_factory=this_boot)
     offline_id: str | None = None
     """The id it had before a store knew it."""
 
@@ -66,7 +67,8 @@ def read_record(folder: Path) -> Record | None:
     """What the folder's `run.json` says; None where there is none that reads."""
     try:
         found = json.loads((folder / RECORD).read_text())
-        return Record(**{key: found[key] for key in found.keys() & {f.name for f in fields(Record)}})
+        known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
+        return Record(**{"boot": "", **known})  # earlier versions did not write it, and it is not this process's
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

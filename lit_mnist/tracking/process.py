@@ -3,6 +3,8 @@
 import os
 import platform
 import sys
+from functools import lru_cache
+from pathlib import Path
 
 import psutil
 
@@ -20,6 +22,15 @@ def shown_arguments() -> list[str]:
 def this_host() -> str:
     """The machine's name, as the tag `host` has it."""
     return platform.node()
+
+
+@lru_cache(maxsize=1)
+def this_boot() -> str:
+    """The id of the running kernel's start, whatever the host is called; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def this_process() -> str:

@@ -18,6 +18,7 @@ from lit_mnist.tracking.folder import (
     run_folders,
     spools,
 )
+from lit_mnist.tracking.liveness import HEARTBEAT
 from lit_mnist.tracking.lookup import local_folder
 from lit_mnist.tracking.spool import MAIN, Spool
 from lit_mnist.tracking.store import Store, connect, find_store
@@ -125,4 +126,4 @@ def _said(tally: Counter[str], record: Record) -> str:
 
 def _is_bare(folder: Path) -> bool:
     """Whether nothing is left but what was written to know the run by."""
-    return {path.name for path in folder.iterdir()} <= {RECORD, ".lock"}
+    return {path.name for path in folder.iterdir()} <= {RECORD, HEARTBEAT, ".lock"}

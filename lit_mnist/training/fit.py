@@ -16,7 +16,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import CONFIG, has_unsent
+from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
@@ -53,6 +53,7 @@ class Fit:
     """Where training goes on: path and content."""
     offline: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    leased: bool = False
 
 
 def fit(
@@ -60,6 +61,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     watch: SignalWatch | None = None,
     tags: Mapping[str, str] | None = None,
+    leased: bool = False,
 ) -> Result | None:
     """Train what `arguments` describe, as one MLflow run; None on ranks other than 0, and where nothing is left.
 
@@ -68,6 +70,7 @@ def fit(
         callbacks: To be called beside the project's own.
         watch: Where signals are noted already.
         tags: Of a new run, beside the project's own.
+        leased: The caller has proof that no other host works on the run to resume.
     """
     options, flags = _options(arguments)
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
@@ -80,7 +83,7 @@ def fit(
             torch.set_num_threads(cli.config["threads"])
         cli.datamodule.setup("fit")
         job = _prepare(cli, former, callbacks, watch)
-        job.offline, job.tags = options.offline, tags or {}
+        job.offline, job.tags, job.leased = options.offline, tags or {}, leased
         if _is_done(job):
             return None
         if job.checkpoint is None and (pretrained := getattr(cli.model, "pretrained", None)) is not None:
@@ -88,8 +91,13 @@ def fit(
         watch.check()
         # Only now is there a run: what cannot even start leaves none behind.
         result = None
-        with _run_of(job) as run:
-            result = _train(job, run)
+        try:
+            with _run_of(job) as run:
+                result = _train(job, run)
+        except BusyError:
+            if job.former is not None:
+                job.former.forget()
+            raise
         if run is None or result is None:
             return None
         clean_folder(run)
@@ -186,6 +194,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         names.system_metrics,
         resume=former is not None,
         offline=job.offline,
+        leased=job.leased,
         tags=job.tags,
     ) as run:
         if former is None:
