@@ -7,6 +7,7 @@ import traceback
 from collections.abc import Callable
 
 from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.redaction import redact
 from lit_mnist.signals import exit_code
 
 ERROR = "lit-mnist: error: "
@@ -31,7 +32,7 @@ def guarded(work: Callable[[], None], debug: bool = False) -> int:
     try:
         attempt()
     except UserError as error:
-        print(f"{ERROR}{error}", file=sys.stderr)
+        print(f"{ERROR}{redact(str(error))}", file=sys.stderr)
         return error.exit_code
     except Interrupted as interruption:
         print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
@@ -42,12 +43,14 @@ def guarded(work: Callable[[], None], debug: bool = False) -> int:
         sys.stderr.close()
         return 141
     except OSError as error:
-        print(f"{ERROR}{error}", file=sys.stderr)
+        print(f"{ERROR}{redact(str(error))}", file=sys.stderr)
         return 1
     except Exception as error:
         if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
             raise
-        print(f"{ERROR}the tracking store: {' '.join(str(error).split())}", file=sys.stderr)
+        from lit_mnist.tracking.store import reason
+
+        print(f"{ERROR}the tracking store: {reason(error)}", file=sys.stderr)
         return 1
     finally:
         gc.enable()

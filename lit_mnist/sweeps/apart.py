@@ -89,7 +89,7 @@ def run_job(path: Path) -> None:
         reporter = Reporter(spec.goals[0], trial, job.reports, job.seed, reason, runs.append)
         try:
             with unheard():
-                result = fit(list(job.arguments), [reporter], watch, job.tags)
+                result = fit(list(job.arguments), [reporter], watch, job.tags, leased=True)
         except Exception as error:
             if is_from_outside(error):
                 _outside(path).write_text(json.dumps({"text": reason_of(error), "outage": is_outage(error)}))

@@ -16,13 +16,14 @@ from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
 from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection, make_url
+from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
 from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
+from lit_mnist.redaction import redact
 from lit_mnist.sweeps.patience import Patient, wait_out
-from lit_mnist.tracking.store import find_store, reason
+from lit_mnist.tracking.store import find_store, reason, with_time_limit
 
 VARIABLE = "LIT_MNIST_STORAGE"
 SQLITE = "sqlite:///"
@@ -49,7 +50,9 @@ def open_storage(url: str | None) -> BaseStorage:
     try:
         storage = _database(url) if "://" in url else _journal(Path(url).resolve())
     except (ArgumentError, ImportError) as error:
-        raise UsageError(f"--storage {url}: {reason(error)}; such as postgresql+psycopg://HOST/NAME") from None
+        raise UsageError(
+            f"--storage {shown(url)}: {reason(error)}; such as postgresql+psycopg://HOST/NAME"
+        ) from None
     except (SQLAlchemyError, StorageInternalError, OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot open the studies' storage {shown(url)}: {reason(error)}") from None
     return cast(BaseStorage, Patient(storage, shown(url)))
@@ -164,7 +167,7 @@ class KernelLock(BaseJournalFileLock):
 
 def shown(url: str) -> str:
     """The URL without its password."""
-    return make_url(url).render_as_string(hide_password=True) if "://" in url else url
+    return redact(url)
 
 
 def _journal(path: Path) -> BaseStorage:
@@ -218,7 +221,7 @@ def _database(url: str) -> BaseStorage:
             return _CachedStorage(RDBStorage(f"{SQLITE}{path}"))
     if not url.startswith("postgresql"):
         raise UsageError(f"--storage {shown(url)}: take a file's path, sqlite:/// or postgresql+psycopg://")
-    url = url.replace("postgresql://", "postgresql+psycopg://", 1)
+    url = with_time_limit(url.replace("postgresql://", "postgresql+psycopg://", 1))
     if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
         raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
     engine = create_engine(url, poolclass=NullPool)

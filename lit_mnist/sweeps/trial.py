@@ -176,7 +176,7 @@ class TrialWork:
         reason = self.trial.user_attrs.get("pruned") if reports else None
         reporter = Reporter(self.spec.goals[0], self.trial, reports, seed, reason, self._began)
         with unheard():
-            result = fit(arguments, [reporter], self.watch, tags)
+            result = fit(arguments, [reporter], self.watch, tags, leased=True)
         assert result is not None, "one process is rank 0, and an unfinished run has something left"
         return {**result.metrics, **reporter.measured()}, reporter.reason
 

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_mnist.tracking.folder import Record
-from lit_mnist.tracking.process import shown_arguments, this_host, this_process
+from lit_mnist.tracking.liveness import heartbeat_tag
+from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.provenance import user_name
 from lit_mnist.tracking.store import Store, connect, experiment_id, local_uri
 
@@ -30,12 +31,12 @@ def source_tags() -> dict[str, str]:
 
 def process_tags() -> dict[str, str]:
     """Which process works on a run: what tells one that was killed from one that lives."""
-    return {"host": this_host(), "process": this_process()}
+    return {"host": this_host(), "process": this_process(), "boot": this_boot()}
 
 
 def recorded_uri(store: Store) -> str | None:
-    """What `run.json` says of the store."""
-    return None if store.uri == local_uri(store.home) else store.uri
+    """What `run.json` says of the store: None for the project's own, else the URI without a password."""
+    return None if store.uri == local_uri(store.home) else store.name
 
 
 def create(
@@ -49,7 +50,7 @@ def create(
     """
     client = connect(store)
     store.home.mkdir(parents=True, exist_ok=True)
-    tags = {**source_tags(), **tags}
+    tags = {**source_tags(), **heartbeat_tag(), **tags}
     info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=tags).info
     record = Record(info.run_id, experiment, info.run_name, recorded_uri(store), artifact_uri=info.artifact_uri)
     record.start_time = info.start_time

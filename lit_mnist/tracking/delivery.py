@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import UserError
+from lit_mnist.tracking.liveness import heartbeat_tag
 from lit_mnist.tracking.spool import DAMAGED, Entry, Spool
 from lit_mnist.tracking.store import reason
 from lit_mnist.tracking.terminal import warn
@@ -56,6 +57,11 @@ class Delivery:
             if stopped():
                 return
             self.spool.advance(end)
+
+    def beat(self) -> None:
+        """Set the run's heartbeat, past the spool: an old one is of no use to anybody."""
+        for name, value in heartbeat_tag().items():
+            self.client.set_tag(self.run_id, name, value)
 
     def _send(self, entry: Entry) -> None:
         kind = str(entry.get("kind"))

@@ -12,7 +12,8 @@ from types import TracebackType
 from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.process import shown_arguments, this_host, this_process
+from lit_mnist.redaction import redact_urls
+from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.spool import MAIN, Spool, replace_text
 from lit_mnist.tracking.store import Store, local_uri
 
@@ -29,7 +30,7 @@ class Record:
     experiment: str
     name: str | None = None
     uri: str | None = None
-    """Of the tracking store; None for the project's own database, wherever the project is."""
+    """Of the tracking store, without a password; None for the project's own database, wherever the project is."""
     offline: bool = False
     """Whether no store knows the run yet."""
     artifact_uri: str = ""
@@ -39,27 +40,35 @@ class Record:
     """The arguments of the process that worked on it last, without the program's name."""
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)
+    boot: str = field(default_factory=this_boot)
     offline_id: str | None = None
     """The id it had before a store knew it."""
 
     def write(self, folder: Path) -> None:
         """Write it to the run's folder."""
-        replace_text(folder / RECORD, json.dumps(asdict(self), indent=1))
+        # The fields themselves may come from a file of an earlier version, which kept passwords.
+        values = asdict(self) | {
+            "uri": self.uri and redact_urls(self.uri),
+            "artifact_uri": redact_urls(self.artifact_uri),
+        }
+        replace_text(folder / RECORD, json.dumps(values, indent=1))
 
     def is_called(self, beginning: str) -> bool:
         """Whether an id that it has or had begins so."""
         return any(name is not None and name.startswith(beginning) for name in (self.id, self.offline_id))
 
     def store(self, current: Store) -> Store:
-        """The store that the run belongs to; `current` if none knows it yet."""
-        return current if self.offline else Store(self.uri or local_uri(current.home), current.home)
+        """The store that the run belongs to; `current` also where the record lacks only its password."""
+        uri = self.uri or local_uri(current.home)
+        return current if self.offline or redact_urls(uri) == current.name else Store(uri, current.home)
 
 
 def read_record(folder: Path) -> Record | None:
     """What the folder's `run.json` says; None where there is none that reads."""
     try:
         found = json.loads((folder / RECORD).read_text())
-        return Record(**{key: found[key] for key in found.keys() & {f.name for f in fields(Record)}})
+        known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
+        return Record(**{"boot": "", **known})  # earlier versions did not write it, and it is not this process's
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

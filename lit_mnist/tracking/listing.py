@@ -40,7 +40,7 @@ def list_runs(experiment: str | None, sort: str, limit: int, as_json: bool) -> N
     elif rows:
         _print_table(rows)
     else:
-        print(f"no runs in {store.uri} yet: `lit-mnist fit --config zhang/cnn` makes one")
+        print(f"no runs in {store.name} yet: `lit-mnist fit --config zhang/cnn` makes one")
     if not as_json and (waiting := _waiting(store)):
         what = "1 run has" if waiting == 1 else f"{waiting} runs have"
         print(f"{what} unsent entries: lit-mnist sync")

@@ -4,7 +4,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ from lit_mnist.errors import UsageError, UserError
 from lit_mnist.tracking import folder as folders
 from lit_mnist.tracking.creation import OFFLINE_ID
 from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, run_folders
-from lit_mnist.tracking.process import is_alive, this_host
+from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.spool import Spool
 from lit_mnist.tracking.store import Store, connect, find_store, one_line
 
@@ -40,9 +40,9 @@ def find_run(client: "MlflowClient", store: Store, run_id: str) -> "MlflowRun":
         return found[0]
     folder = local_folder(run_id)
     if not found and folder and (record := read_record(folder)) and record.offline:
-        raise UsageError(f"run {record.id} is offline: `lit-mnist sync` sends it to {store.uri}")
+        raise UsageError(f"run {record.id} is offline: `lit-mnist sync` sends it to {store.name}")
     what = "more than one run begins with" if found else "no run"
-    raise UsageError(f"{what} {run_id!r} in {store.uri}; `lit-mnist runs` lists the runs")
+    raise UsageError(f"{what} {run_id!r} in {store.name}; `lit-mnist runs` lists the runs")
 
 
 def local_folder(run_id: str) -> Path | None:
@@ -51,20 +51,29 @@ def local_folder(run_id: str) -> Path | None:
 
 
 def find_unfinished(offline: bool = False) -> str:
-    """The id of the newest run whose folder is here and whose fit did not get to its end, nor is still at work.
+    """The id of the newest run whose folder is here, whose fit did not end, and whose process is dead.
 
     Args:
         offline: Ask no store, and go by what the folders say.
 
     Raises:
-        UserError: there is none, or its store cannot be opened.
+        UserError: there is none, its store cannot be opened, or a newer one may be alive on another host.
 
     """
     store = find_store()
     found = [(path, record) for path in run_folders(store.home) if (record := read_record(path)) is not None]
     for path, record in sorted(found, key=lambda item: -item[1].start_time):
-        if _is_fit(path, record) and not is_at_work(path) and _is_unfinished(path, record, store, offline):
+        if not _is_fit(path, record) or is_at_work(path):
+            continue
+        status, tags = _status_and_tags(path, record, store, offline)
+        if status in UNFINISHED:
             return record.id
+        if status == "RUNNING":
+            liveness = find_liveness(path, record, tags)
+            if liveness.state is State.DEAD:
+                return record.id
+            if liveness.state is not State.ALIVE:
+                raise UserError(f"run {record.id} {liveness.reason}; once it is dead, take `--resume {record.id}`")
     raise UserError("there is no unfinished run")
 
 
@@ -131,19 +140,16 @@ def fetch_folder(run_id: str, files: Sequence[str], folders: Sequence[str]) -> P
     return target
 
 
-def _is_unfinished(folder: Path, record: Record, store: Store, offline: bool) -> bool:
+def _status_and_tags(
+    folder: Path, record: Record, store: Store, offline: bool
+) -> tuple[str | None, Mapping[str, str] | None]:
+    """The run's status, None where the store does not have it (any more); its tags, if a store was asked."""
     if offline or record.offline or has_unsent(folder):
-        status = Spool(folder).status() or "RUNNING"
-        # Whether a process of another host lives cannot be seen from here.
-        return status in UNFINISHED or (status == "RUNNING" and record.host == this_host())
+        return Spool(folder).status() or "RUNNING", None
     from mlflow.exceptions import MlflowException
 
     try:
         run = connect(record.store(store)).get_run(record.id)
     except MlflowException:
-        return False
-    if run.info.lifecycle_stage == "deleted":
-        return False
-    tags = run.data.tags
-    gone = tags.get("host") == this_host() and not is_alive(tags.get("process", ""))
-    return run.info.status in UNFINISHED or (run.info.status == "RUNNING" and gone)
+        return None, None
+    return (None if run.info.lifecycle_stage == "deleted" else run.info.status), run.data.tags

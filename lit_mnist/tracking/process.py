@@ -2,23 +2,35 @@
 
 import os
 import platform
-import re
 import sys
+from functools import lru_cache
+from pathlib import Path
 
 import psutil
+
+from lit_mnist.redaction import redact
 
 SAME = 30.0
 """Seconds by which two readings of one process's start may differ: the clock may have been set between."""
 
 
 def shown_arguments() -> list[str]:
-    """The arguments of this process, without the program's name and without passwords in URLs."""
-    return [re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", argument) for argument in sys.argv[1:]]
+    """The arguments of this process, without the program's name and without passwords."""
+    return [redact(argument) for argument in sys.argv[1:]]
 
 
 def this_host() -> str:
     """The machine's name, as the tag `host` has it."""
     return platform.node()
+
+
+@lru_cache(maxsize=1)
+def this_boot() -> str:
+    """The id of the running kernel's start, whatever the host is called; empty where the system has none."""
+    try:
+        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+    except OSError:
+        return ""
 
 
 def this_process() -> str:

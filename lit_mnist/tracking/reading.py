@@ -11,7 +11,7 @@ from typing import Any, Protocol
 from urllib.parse import quote
 
 from lit_mnist.errors import UsageError, nearest
-from lit_mnist.tracking.store import SQLITE, Store, connect
+from lit_mnist.tracking.store import SQLITE, Store, StoreError, connect
 
 STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
 GOAL = "sweep.goal"
@@ -81,7 +81,7 @@ def study_runs(store: Store, reader: Reader, study: str) -> list[RunData]:
     studies = reader.studies()
     if study not in studies:
         hint = nearest(study, studies, listed=bool(studies)) or "; `lit-mnist sweep SPEC.yaml` makes one"
-        raise UsageError(f"no run of a study {study!r} in {store.uri}{hint}")
+        raise UsageError(f"no run of a study {study!r} in {store.name}{hint}")
     return reader.runs(studies[study])
 
 
@@ -137,8 +137,11 @@ class _Database:
 
     def _select(self, sql: str, *values: str) -> Iterator[tuple[Any, ...]]:
         uri = f"file:{quote(self.path)}?mode=ro"
-        with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
-            yield from connection.execute(sql, values)
+        try:
+            with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
+                yield from connection.execute(sql, values)
+        except sqlite3.Error as error:
+            raise StoreError(f"cannot read the tracking store {SQLITE}{self.path}: {error}") from None
 
 
 class _Client:

@@ -60,10 +60,10 @@ def _reap_here(client: "MlflowClient", store: Store, folder: Path) -> str:
     """Set the status by way of the spool, behind what the process has left there."""
     spool = Spool(folder)
     if spool.status() not in (None, "RUNNING"):
-        deliver_now(Delivery(client, folder.name, spool), store.uri)
+        deliver_now(Delivery(client, folder.name, spool), store.name)
         return f"is {spool.status()}: its process could not tell the store"
     last_sign = spool.path.stat().st_mtime if spool.path.exists() else time.time()
     spool.append({"kind": "status", "status": "KILLED", "end_time": int(last_sign * 1000)})
     spool.close()
-    deliver_now(Delivery(client, folder.name, spool), store.uri)
+    deliver_now(Delivery(client, folder.name, spool), store.name)
     return "is KILLED: its process is gone"

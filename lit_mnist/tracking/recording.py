@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
 
 from lit_mnist.errors import UserError
+from lit_mnist.redaction import redact_urls
 from lit_mnist.tracking.delivery import relative
 from lit_mnist.tracking.sender import Sender
 from lit_mnist.tracking.spool import Spool
@@ -125,7 +126,7 @@ class Run:
         waiting = self.spool.outbox / artifact
         if self.mlflow is None or (self.sender.away and waiting.exists()):
             return str(waiting)
-        return f"{unquote(self.artifact_uri.removeprefix('file://'))}/{artifact}"
+        return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of every point of `metric`, in order; needs no store that answers."""

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.redaction import redact
 from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
 from lit_mnist.tracking.delivery import Delivery
 from lit_mnist.tracking.folder import (
@@ -21,8 +22,9 @@ from lit_mnist.tracking.folder import (
     read_record,
     remove_if_done,
 )
+from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbeat_tag
 from lit_mnist.tracking.lookup import find_run, local_folder
-from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.recording import LONGEST_PARAM, Run
 from lit_mnist.tracking.sender import PATIENCE, Sender
 from lit_mnist.tracking.spool import Point, Spool
@@ -46,6 +48,7 @@ def open_run(
     *,
     resume: bool = False,
     offline: bool = False,
+    leased: bool = False,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
     """A new run, or the run `run_id` again: RUNNING inside, FINISHED, FAILED or KILLED after.
@@ -59,6 +62,8 @@ def open_run(
         system_metrics: Whether to sample the machine's load.
         resume: Go on with `run_id` where its fit ended: it is RUNNING again, and no step is logged twice.
         offline: Ask no store for anything; all waits in the run's folder for `lit-mnist sync`.
+        leased: The caller has proof that no other host works on the run it goes on with (a sweep's lease):
+            heartbeats are not looked at.
         tags: Of a new run: it is never there without them.
 
     Raises:
@@ -68,7 +73,7 @@ def open_run(
     if run_id is None:
         opened = _new(experiment, name, system_metrics, offline, tags or {})
     elif resume:
-        opened = _resumed(run_id, system_metrics, offline)
+        opened = _resumed(run_id, system_metrics, offline, leased)
     else:
         opened = _visited(run_id)
     with opened as run:
@@ -107,27 +112,32 @@ def _new(
 
 
 @contextmanager
-def _resumed(run_id: str, system_metrics: bool, offline: bool) -> Iterator[Run]:
+def _resumed(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> Iterator[Run]:
     current = find_store()
     folder = local_folder(run_id)
     record = read_record(folder) if folder else None
     if offline:
         if folder is None or record is None:
             raise UsageError(f"no folder of a run {run_id!r} in {current.home / 'runs'}: it cannot go on offline")
+        running = Spool(folder).status() in (None, "RUNNING")
+        former = _check_dead(record.id, find_liveness(folder, record, None), leased) if running else None
         with FolderLock(folder):
-            if record.host != this_host() and Spool(folder).status() in (None, "RUNNING"):
-                _note_takeover(record.id, record.host)
+            _note_takeover(record.id, former)
             with _again(current, record, folder, None, system_metrics) as run:
                 yield run
         return
     store = record.store(current) if record else current
     client = connect(store)
+    former = None
     if folder is None or record is None or not record.offline:
         found = find_run(client, store, record.id if record else run_id)
-        _refuse_the_living(found)
+        if found.info.status == "RUNNING":
+            liveness = find_liveness(folder, record, found.data.tags)
+            former = _check_dead(found.info.run_id, liveness, leased)
         folder = store.run_folder(found.info.run_id)
         record = record or _record(client, store, found)
     with FolderLock(folder):
+        _note_takeover(record.id, former)
         record = read_record(folder) or record  # a sync may have held the lock until now
         folder = adopt(client, store, folder, record)
         with _again(store, record, folder, client, system_metrics) as run:
@@ -140,13 +150,13 @@ def _again(
 ) -> Iterator[Run]:
     """Work on a run that was worked on before."""
     now = Record(record.id, record.experiment)
-    record.argv, record.host, record.process = now.argv, now.host, now.process
+    record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
     spool = _main_spool(folder)
     if client is not None:
         if not spool.path.exists():
             spool.seed(_points(client, record.id))
         # At once, for `runs --reap` looks at these; and in the spool, where older ones may wait.
-        for tag, value in process_tags().items():
+        for tag, value in {**process_tags(), **heartbeat_tag()}.items():
             client.set_tag(record.id, tag, value)
         client.update_run(record.id, "RUNNING")
     record.write(folder)
@@ -166,7 +176,8 @@ def _working(
         steps[name] = max(step, steps.get(name, step))
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = SystemMetrics(last_step=last) if system_metrics else None
-    sender = Sender(spool, Delivery(client, record.id, spool) if client else None, store.uri, system)
+    delivery = Delivery(client, record.id, spool) if client else None
+    sender = Sender(spool, delivery, store.name, system, heartbeat=True)
     run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client, steps)
     status = "FAILED"
     try:
@@ -176,7 +187,7 @@ def _working(
         status = "KILLED"
         raise
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"[:LONGEST_PARAM]
+        text = redact(f"{type(error).__name__}: {error}")[:LONGEST_PARAM]
         _append_last(run, {"kind": "tags", "values": {"error": text}})
         raise
     finally:
@@ -210,7 +221,7 @@ def _close(run: Run) -> bool:
         note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
     elif not sent:
         where = f"{run.spool.waiting()} entries of run {run.id} wait in {run.spool.path}"
-        warn(f"the tracking store {run.store.uri} has not taken everything: {where}; `lit-mnist sync` sends them")
+        warn(f"the tracking store {run.store.name} has not taken everything: {where}; `lit-mnist sync` sends them")
     return sent
 
 
@@ -226,7 +237,7 @@ def _visited(run_id: str) -> Iterator[Run]:
     name = f"test-{os.getpid()}-{time.monotonic_ns()}"
     with FolderLock(folder, name) as lock:
         spool = Spool(folder, name)
-        sender = Sender(spool, Delivery(client, record.id, spool), store.uri)
+        sender = Sender(spool, Delivery(client, record.id, spool), store.name)
         run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client)
         try:
             yield run
@@ -258,23 +269,26 @@ def _record(client: "MlflowClient", store: Store, found: "MlflowRun") -> Record:
         start_time=info.start_time,
         host=tags.get("host", ""),
         process=tags.get("process", ""),
+        boot=tags.get("boot", ""),
     )
 
 
-def _refuse_the_living(found: "MlflowRun") -> None:
-    """Keep off a run that another process works on from another folder, and take over that of another host."""
-    host, process = found.data.tags.get("host"), found.data.tags.get("process", "")
-    if found.info.status != "RUNNING":
-        return
-    if host != this_host():
-        _note_takeover(found.info.run_id, host)
-    elif process != this_process() and is_alive(process):
-        pid = process.partition("@")[0]
-        raise BusyError(f"run {found.info.run_id} is being worked on by another process (pid {pid})")
+def _check_dead(run_id: str, former: Liveness, leased: bool) -> Liveness:
+    """Return `former`, the process that worked on a RUNNING run, if the run may be taken over from it.
+
+    Raises:
+        BusyError: it is alive, or may be.
+
+    """
+    if former.state is State.ALIVE or (former.state is State.PERHAPS and not leased):
+        raise BusyError(f"run {run_id} {former.reason}")
+    return former
 
 
-def _note_takeover(run_id: str, host: str | None) -> None:
-    note(f"run {run_id} was RUNNING on {host or 'an unknown host'}: taking it over")
+def _note_takeover(run_id: str, former: Liveness | None) -> None:
+    """Say that a run is taken over from another host, once nothing refuses it any more."""
+    if former is not None and former.host != this_host():
+        note(f"run {run_id} was RUNNING on {former.host}: taking it over")
 
 
 def _points(client: "MlflowClient", run_id: str) -> list[Point]:

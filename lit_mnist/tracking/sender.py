@@ -1,11 +1,13 @@
 """A thread that talks to the tracking store, so that training never waits for it, not even when it is gone."""
 
 import contextlib
+import math
 import threading
 import time
 from collections.abc import Callable
 
 from lit_mnist.tracking.delivery import Delivery
+from lit_mnist.tracking.liveness import HEARTBEAT_INTERVAL, beat
 from lit_mnist.tracking.spool import Spool
 from lit_mnist.tracking.store import one_line, reason
 from lit_mnist.tracking.system import SystemMetrics
@@ -28,6 +30,7 @@ class Sender:
         uri: What the store is called in warnings.
         system: Samples the machine's load into the spool, if given.
         interval: Seconds between two deliveries.
+        heartbeat: Whether to show, in the run's folder and in the store, that the run's process is alive.
 
     """
 
@@ -38,8 +41,10 @@ class Sender:
         uri: str = "",
         system: SystemMetrics | None = None,
         interval: float = 3.0,
+        heartbeat: bool = False,
     ) -> None:
         self.spool, self.delivery, self.uri, self.system, self.interval = spool, delivery, uri, system, interval
+        self._next_beat = time.monotonic() if heartbeat else math.inf
         self.away = False
         """Whether the store did not take what it was last sent."""
         self._errands: list[Callable[[], object]] = []
@@ -86,6 +91,7 @@ class Sender:
         pause = self.interval
         while not self._abandoned.is_set():
             closing = self._closing.wait(pause)
+            self._beat()
             self._do_errands()
             if not closing and self.system is not None and self.system.is_due():
                 self._sample()
@@ -114,12 +120,29 @@ class Sender:
             if self.system is not None and (points := self.system.sample()):
                 self.spool.append({"kind": "metrics", "points": points})
 
+    def _beat(self) -> None:
+        """Show that the process is alive, if it is time."""
+        if time.monotonic() < self._next_beat:
+            return
+        self._next_beat = time.monotonic() + HEARTBEAT_INTERVAL
+        with contextlib.suppress(Exception):  # of a store that is away the next delivery will tell
+            beat(self.spool.folder)
+            if self.delivery is not None:
+                self.delivery.beat()
+
+    def _is_stopped(self) -> bool:
+        """Whether to send nothing more; asked after each call of the store, so that long deliveries beat too."""
+        if self._abandoned.is_set():
+            return True
+        self._beat()
+        return False
+
     def _deliver(self) -> bool:
         """Send what there is; returns whether all of it was taken."""
         if self.delivery is None:
             return True
         try:
-            self.delivery.deliver(self._abandoned.is_set)
+            self.delivery.deliver(self._is_stopped)
         except Exception as error:  # each kind of store, and of artifact store, has its own
             if not self.away and not self._abandoned.is_set():
                 self.away = True

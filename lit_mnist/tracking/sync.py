@@ -18,6 +18,7 @@ from lit_mnist.tracking.folder import (
     run_folders,
     spools,
 )
+from lit_mnist.tracking.liveness import HEARTBEAT
 from lit_mnist.tracking.lookup import local_folder
 from lit_mnist.tracking.spool import MAIN, Spool
 from lit_mnist.tracking.store import Store, connect, find_store
@@ -95,7 +96,7 @@ def _sync_run(folder: Path, current: Store, stores: Stores) -> None:
             for spool in spools(folder):
                 _sync_spool(Delivery(client, record.id, spool), store, tally)
         finally:
-            print(f"run {record.id}: {_said(tally, record)} to {store.uri}", flush=True)
+            print(f"run {record.id}: {_said(tally, record)} to {store.name}", flush=True)
         if Spool(folder).status() == "FINISHED" or _is_bare(folder):
             remove_if_done(folder)
 
@@ -104,10 +105,10 @@ def _sync_spool(delivery: Delivery, store: Store, tally: Counter[str]) -> None:
     spool = delivery.spool
     try:
         if spool.name == MAIN:
-            deliver_now(delivery, store.uri)
+            deliver_now(delivery, store.name)
             return
         with FolderLock(spool.folder, spool.name) as lock:
-            deliver_now(delivery, store.uri)
+            deliver_now(delivery, store.name)
             spool.remove()
             lock.path.unlink(missing_ok=True)
     except BusyError as busy:  # somebody who measures the run sends it himself
@@ -125,4 +126,4 @@ def _said(tally: Counter[str], record: Record) -> str:
 
 def _is_bare(folder: Path) -> bool:
     """Whether nothing is left but what was written to know the run by."""
-    return {path.name for path in folder.iterdir()} <= {RECORD, ".lock"}
+    return {path.name for path in folder.iterdir()} <= {RECORD, HEARTBEAT, ".lock"}

@@ -7,6 +7,8 @@ import sys
 import warnings
 from collections.abc import Sequence
 
+from lit_mnist.redaction import redact
+
 
 def seconds(value: float) -> str:
     """A duration for people: 12.3 s, 4 min 05 s, 2 h 03 min."""
@@ -40,7 +42,7 @@ def width() -> int:
 def say(text: str) -> None:
     """Print a line of a long work's output at once; that goes on when nobody reads it any more."""
     with contextlib.suppress(OSError, ValueError):
-        print(text, flush=True)
+        print(redact(text), flush=True)
 
 
 def warn(text: str) -> None:
@@ -51,7 +53,7 @@ def warn(text: str) -> None:
 def note(text: str) -> None:
     """Print a remark that is no warning, beside the output."""
     with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop
-        print(f"lit-mnist: {text}", file=sys.stderr, flush=True)
+        print(f"lit-mnist: {redact(text)}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
@@ -62,4 +64,4 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
-    warnings.showwarning = lambda message, *rest: print(f"lit-mnist: warning: {message}", file=sys.stderr)
+    warnings.showwarning = lambda message, *rest: note(f"warning: {message}")

@@ -19,7 +19,7 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import CONFIG, has_unsent
+from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
@@ -56,6 +56,7 @@ class Fit:
     """Where training goes on: path and content."""
     offline: bool = False
     tags: Mapping[str, str] = field(default_factory=dict)
+    leased: bool = False
 
 
 def fit(
@@ -63,6 +64,7 @@ def fit(
     callbacks: Sequence[Callback] = (),
     watch: SignalWatch | None = None,
     tags: Mapping[str, str] | None = None,
+    leased: bool = False,
 ) -> Result | None:
     """Train what `arguments` describe, as one MLflow run; None on ranks other than 0, and where nothing is left.
 
@@ -71,19 +73,20 @@ def fit(
         callbacks: To be called beside the project's own.
         watch: Where signals are noted already.
         tags: Of a new run, beside the project's own.
+        leased: The caller has proof that no other host works on the run to resume.
     """
     options, flags = _options(arguments)
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
         led = led_run()
-        former = find_former(options.resume, options.offline, led) if options.resume else None
+        former = None if options.resume is None else _find_former(options, led, watch)
         cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
         check_fit(cli)
         if cli.config["threads"] is not None:
             torch.set_num_threads(cli.config["threads"])
         cli.datamodule.setup("fit")
         job = _prepare(cli, former, callbacks, watch)
-        job.offline, job.tags = options.offline, tags or {}
+        job.offline, job.tags, job.leased = options.offline, tags or {}, leased
         if _is_done(job):
             return None
         if job.checkpoint is None and (pretrained := getattr(cli.model, "pretrained", None)) is not None:
@@ -91,13 +94,27 @@ def fit(
         watch.check()
         # Only now is there a run: what cannot even start leaves none behind.
         result = None
-        with _run_of(job) as run:
-            result = _train(job, run)
+        try:
+            with _run_of(job) as run:
+                result = _train(job, run)
+        except BusyError:
+            if job.former is not None:
+                job.former.forget()
+            raise
         if run is None or result is None:
             return None
         clean_folder(run)
     show(result, "fit")
     return result
+
+
+def _find_former(options: argparse.Namespace, led: str | None, watch: SignalWatch) -> Former:
+    """The run to go on with; a signal that came while the store was waited for counts more than its error."""
+    try:
+        return find_former(options.resume, options.offline, led)
+    except UserError:
+        watch.check()
+        raise
 
 
 def _is_done(job: Fit) -> bool:
@@ -121,9 +138,12 @@ def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument("--resume")
     parser.add_argument("--offline", action="store_true")
     try:
-        return parser.parse_known_args(arguments)
+        known, rest = parser.parse_known_args(arguments)
     except argparse.ArgumentError:
         raise UsageError("--resume needs a run's id, its beginning, or last") from None
+    if known.resume is not None and not known.resume.strip():
+        raise UsageError("--resume is empty: it needs a run's id, its beginning, or last")
+    return known, rest
 
 
 def check_fit(cli: LitCLI) -> None:
@@ -199,6 +219,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         names.system_metrics,
         resume=former is not None,
         offline=job.offline,
+        leased=job.leased,
         tags=job.tags,
     ) as run:
         if former is None:

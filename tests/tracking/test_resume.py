@@ -11,7 +11,6 @@ from test_sync import killed_run
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.lookup import fetch_folder, find_unfinished, local_folder, status_of
 from lit_mnist.tracking.run import clean_folder, open_run
-from lit_mnist.tracking.store import connect, find_store
 
 SECOND = """
 import sys
@@ -77,21 +76,6 @@ def test_two_processes_do_not_work_on_one_run(project: Path) -> None:
     said = f"lit-mnist: error: run {run.id} is being worked on by another process (pid "
     assert done.stderr.startswith(said)
     assert run.data().info.status == "FINISHED"
-
-
-def test_a_run_of_another_host_is_taken_over_and_says_so(
-    project: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    run_id = killed_run()
-    connect(find_store()).set_tag(run_id, "host", "elsewhere")
-    with pytest.raises(UserError, match="there is no unfinished run"):  # which nobody can tell from here
-        (local_folder(run_id) / "spool.sent").write_text("0")
-        record = local_folder(run_id) / "run.json"
-        record.write_text(record.read_text().replace('"host": "', '"host": "not '))
-        find_unfinished()
-    with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
-        assert run.data().data.tags["host"] != "elsewhere"
-    assert f"run {run_id} was RUNNING on elsewhere: taking it over\n" in capsys.readouterr().err
 
 
 def test_a_visit_leaves_the_status_and_may_log_a_step_again(project: Path) -> None:

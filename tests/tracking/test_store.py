@@ -4,6 +4,7 @@ import multiprocessing
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store, local_uri
@@ -84,3 +85,49 @@ def test_a_client_of_one_store_makes_it_nobody_elses(project: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:////elsewhere.db")
     connect(other)
     assert find_store().uri == "sqlite:////elsewhere.db"
+
+
+def test_no_connection_to_the_database_is_left_open(project: Path) -> None:
+    """Python 3.13 warns of one when the garbage collector meets it, in whatever test that happens."""
+    client = connect(find_store())
+    client.search_experiments()
+    client.create_run("0")
+    opened = [str(path.readlink()) for path in Path("/proc/self/fd").iterdir() if path.is_symlink()]
+    assert not [path for path in opened if path.startswith(str(project))]
+
+
+READ_ONLY = "sqlite:///file:{}/mlruns/mlflow.db?mode=ro&uri=true"
+FIT = ("fit", "--config", "zhang/cnn", "--data", "MiniMNISTDataModule", "--trainer.max_epochs", "1")
+
+
+@pytest.mark.parametrize("command", [("runs",), ("compare", "ab", "cd"), FIT, ("fit", "--resume", "ab")])
+def test_an_sql_dump_is_no_database_in_one_line(
+    command: tuple[str, ...], cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (project / "dump.sql").write_text(
+        "BEGIN TRANSACTION;\nCREATE TABLE runs (run_uuid VARCHAR(32));\nCOMMIT;\n" * 9
+    )
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/dump.sql")
+    code, out, err = cli(*command)
+    assert code == 1 and out == ""
+    assert err.endswith(f"the tracking store sqlite:///{project}/dump.sql: file is not a database\n")
+    assert err.count("\n") == 1
+
+
+def test_a_read_only_database_can_be_looked_at_and_refuses_a_run_in_one_line(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    connect(find_store()).create_run("0", run_name="old")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", READ_ONLY.format(project))
+    code, out, err = cli("runs")
+    assert code == 0 and "old" in out and err == ""
+    code, out, err = cli(*FIT)
+    assert code == 1 and out == "" and err.count("\n") == 1
+    assert err.endswith("attempt to write a readonly database\n")
+
+
+def test_an_empty_id_to_resume_is_refused(cli: Cli) -> None:
+    for empty in ("", " "):
+        code, out, err = cli("fit", "--resume", empty)
+        assert (code, out) == (2, "")
+        assert err == "lit-mnist: error: --resume is empty: it needs a run's id, its beginning, or last\n"

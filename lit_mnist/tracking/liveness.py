@@ -1,0 +1,121 @@
+"""Whether the process that works on a RUNNING run is still alive, as far as that can be told from this host.
+
+Proofs of death, the strongest first:
+
+1. The run's folder is here and says that the run has ended.
+2. The process ran on this host and is gone.
+3. It ran on this kernel (another container, another host name), and its lock on the run's folder is free.
+4. Its heartbeat is older than HEARTBEAT_TIMEOUT.
+
+A free lock on a network file system proves nothing: NFS and Lustre can be mounted so that a lock
+holds on one host only.
+"""
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+from lit_mnist.tracking.folder import Record, is_at_work
+from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
+from lit_mnist.tracking.spool import Spool
+
+HEARTBEAT_INTERVAL = 30.0
+"""Seconds between two heartbeats of a run."""
+HEARTBEAT_TIMEOUT = 120.0
+"""Seconds after which a run without a new heartbeat counts as dead.
+
+The writer's clock is compared with the reader's: hosts whose clocks differ by less than 90 s (a cluster's are kept
+together; munge, for one, needs it) never take a living run for a dead one.
+"""
+HEARTBEAT = "heartbeat"
+"""The tag with the time of the last heartbeat, in whole seconds since 1970; and the file in the folder with it."""
+
+
+class State(Enum):
+    """What is known of a run's process."""
+
+    DEAD = auto()
+    ALIVE = auto()
+    PERHAPS = auto()
+    """On another host, with a heartbeat that is not old enough."""
+    UNKNOWN = auto()
+    """On another host, without a heartbeat: an earlier version's run."""
+
+
+@dataclass(frozen=True)
+class Liveness:
+    """The state of a run's process, and what to say of it."""
+
+    state: State
+    host: str
+    process: str
+    age: float = 0.0
+    """Seconds since the last heartbeat; of PERHAPS only."""
+
+    @property
+    def reason(self) -> str:
+        """What speaks against taking over the run; continues a line that begins with the run's id."""
+        if self.state is State.ALIVE:
+            return f"is being worked on by another process (pid {self.process.partition('@')[0]} on {self.host})"
+        if self.state is State.UNKNOWN:
+            return f"is RUNNING on {self.host}, from where there is no heartbeat: it may be alive"
+        if self.age < -HEARTBEAT_INTERVAL:
+            last = f"{-self.age:.0f} s in the future (do the hosts' clocks differ?)"
+        else:
+            last = f"{max(self.age, 0):.0f} s ago"
+        wait = f"without another it counts as dead in {HEARTBEAT_TIMEOUT - self.age:.0f} s"
+        return f"may be alive on {self.host}: its last heartbeat was {last}; {wait}"
+
+
+def beat(folder: Path) -> None:
+    """Leave a heartbeat in the run's folder.
+
+    Raises:
+        OSError: the folder cannot be written to.
+
+    """
+    (folder / HEARTBEAT).touch()
+
+
+def heartbeat_tag() -> dict[str, str]:
+    """A heartbeat as a tag."""
+    return {HEARTBEAT: f"{time.time():.0f}"}
+
+
+def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str, str] | None) -> Liveness:
+    """Tell whether the process that works on a RUNNING run is alive.
+
+    Args:
+        folder: The run's folder on this machine, if there is one.
+        record: What the folder says.
+        tags: Of the run in the store, or None where no store was asked.
+
+    """
+    if tags is None:
+        tags = {} if record is None else {"host": record.host, "process": record.process, "boot": record.boot}
+    host, process = tags.get("host", "an unknown host"), tags.get("process", "")
+    # A copy of the folder, or one from an earlier stay of the run here, says nothing of who works elsewhere.
+    own = folder if record is not None and (record.host, record.process) == (host, process) else None
+
+    if process != this_process() and folder is not None and is_at_work(folder):
+        return Liveness(State.ALIVE, host, process)
+    if own is not None and Spool(own).status() not in (None, "RUNNING"):
+        return Liveness(State.DEAD, host, process)
+    same_kernel = bool(this_boot()) and tags.get("boot") == this_boot()
+    if host == this_host() or same_kernel:
+        if process != this_process() and is_alive(process):
+            return Liveness(State.ALIVE, host, process)
+        if host == this_host() or own is not None:
+            return Liveness(State.DEAD, host, process)
+
+    beats = []
+    if tags.get(HEARTBEAT, "").isdecimal():
+        beats.append(float(tags[HEARTBEAT]))
+    if own is not None and (own / HEARTBEAT).exists():
+        beats.append((own / HEARTBEAT).stat().st_mtime)
+    if not beats:
+        return Liveness(State.UNKNOWN, host, process)
+    age = time.time() - max(beats)
+    return Liveness(State.DEAD if age > HEARTBEAT_TIMEOUT else State.PERHAPS, host, process, age)

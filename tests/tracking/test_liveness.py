@@ -1,0 +1,135 @@
+"""Whether a run may be taken over: what proves its process's death, and what is said where nothing does."""
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from servers import wait_for
+from test_sync import killed_run
+
+from lit_mnist.errors import UserError
+from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_TIMEOUT
+from lit_mnist.tracking.lookup import find_unfinished, local_folder
+from lit_mnist.tracking.run import open_run
+from lit_mnist.tracking.store import connect, find_store
+
+FIND = "from lit_mnist.tracking.lookup import find_unfinished; print(find_unfinished())"
+OTHER_NAME = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+
+
+def _move_elsewhere(run_id: str, age: float | None) -> Path:
+    """Make the killed run one of another machine, with a heartbeat `age` seconds old; returns its folder."""
+    folder = local_folder(run_id)
+    assert folder is not None
+    record = json.loads((folder / "run.json").read_text()) | {"host": "elsewhere", "boot": "another"}
+    (folder / "run.json").write_text(json.dumps(record))
+    (folder / HEARTBEAT).unlink(missing_ok=True)
+    client = connect(find_store())
+    for name, value in {"host": "elsewhere", "boot": "another"}.items():
+        client.set_tag(run_id, name, value)
+    client.delete_tag(run_id, HEARTBEAT)
+    if age is not None:
+        (folder / HEARTBEAT).touch()
+        os.utime(folder / HEARTBEAT, (time.time() - age,) * 2)
+        client.set_tag(run_id, HEARTBEAT, f"{time.time() - age:.0f}")
+    return folder
+
+
+def _run_elsewhere(**tags: str) -> str:
+    """The id of a RUNNING run of another machine, that shares the store and no folder with this one."""
+    where = {"host": "elsewhere", "process": "12@1.00", "boot": "another", **tags}
+    return str(connect(find_store()).create_run("0", tags=where).info.run_id)
+
+
+def test_a_killed_run_is_found_under_another_host_name_of_the_same_machine(project: Path) -> None:
+    if subprocess.run([*OTHER_NAME, "true"], capture_output=True, check=False).returncode:
+        pytest.skip("unshare --uts is not allowed here")
+    run_id = killed_run()
+    found = subprocess.run(
+        [*OTHER_NAME, sys.executable, "-c", FIND], capture_output=True, text=True, check=False, timeout=120
+    )
+    assert found.stdout == f"{run_id}\n", found.stderr
+
+
+def test_the_newest_run_on_another_machine_is_the_one_once_its_heartbeat_is_old(project: Path) -> None:
+    older, newest = killed_run(), killed_run()
+    assert find_unfinished() == newest
+    for offline in (False, True):
+        _move_elsewhere(newest, HEARTBEAT_TIMEOUT + 1)
+        assert find_unfinished(offline) == newest
+        for age, said in (
+            (5, "may be alive on elsewhere: its last heartbeat was [56] s ago"),
+            (None, "no heartbeat"),
+        ):
+            _move_elsewhere(newest, age)
+            with pytest.raises(UserError, match=f"^run {newest} .*{said}.*`--resume {newest}`$"):
+                find_unfinished(offline)
+    connect(find_store()).set_terminated(newest, "FINISHED")
+    (local_folder(newest) / "spool.sent").write_text(str((local_folder(newest) / "spool.jsonl").stat().st_size))
+    assert find_unfinished() == older
+
+
+@pytest.mark.parametrize(
+    ("age", "said"),
+    [
+        (5.0, r"its last heartbeat was \d+ s ago; without another it counts as dead in \d+ s$"),
+        (-350.0, r"\d+ s in the future \(do the hosts' clocks differ\?\); .* in 4\d\d s$"),
+    ],
+)
+def test_a_run_that_may_be_alive_on_a_machine_without_a_shared_disk_is_refused(
+    age: float, said: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = _run_elsewhere(heartbeat=f"{time.time() - age:.0f}")
+    with (
+        pytest.raises(BusyError, match=f"^run {run_id} may be alive on elsewhere: .*{said}"),
+        open_run("", run_id=run_id, resume=True),
+    ):
+        pass
+    assert capsys.readouterr() == ("", "")
+    assert local_folder(run_id) is None and connect(find_store()).get_run(run_id).data.tags["host"] == "elsewhere"
+    with open_run("", run_id=run_id, resume=True, leased=True, system_metrics=False) as run:
+        assert run.data().data.tags["host"] != "elsewhere"
+
+
+@pytest.mark.parametrize("tags", [{"heartbeat": f"{time.time() - HEARTBEAT_TIMEOUT - 1:.0f}"}, {}])
+def test_a_run_whose_heartbeat_is_old_or_which_never_had_one_is_taken_over_and_says_so(
+    tags: dict[str, str], project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run_id = _run_elsewhere(**tags)
+    with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
+        found = run.data().data.tags
+        assert found["host"] != "elsewhere" and time.time() - float(found["heartbeat"]) < 30
+    assert f"run {run_id} was RUNNING on elsewhere: taking it over\n" in capsys.readouterr().err
+
+
+def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.tracking.sender.HEARTBEAT_INTERVAL", 0.0)
+    with open_run("alive", system_metrics=False) as run:
+        run.sender.interval = 0.1
+        journal = run.spool.path.read_bytes() if run.spool.path.exists() else b""
+        for _ in range(2):
+            run.client.set_tag(run.id, HEARTBEAT, "0")
+            os.utime(run.folder / HEARTBEAT, (0, 0)) if (run.folder / HEARTBEAT).exists() else None
+            wait_for(lambda: run.data().data.tags[HEARTBEAT] != "0", "a heartbeat")
+            assert (run.folder / HEARTBEAT).stat().st_mtime > 0
+        assert (run.spool.path.read_bytes() if run.spool.path.exists() else b"") == journal
+
+
+def test_fit_does_not_keep_what_it_has_fetched_of_a_run_that_it_is_refused(project: Path) -> None:
+    from lit_mnist.training.fit import fit
+    from lit_mnist.training.parser import LitCLI
+
+    run_id = _run_elsewhere(heartbeat=f"{time.time():.0f}")
+    client = connect(find_store())
+    config = LitCLI(["--config", "zhang/cnn", "--data", "MiniMNISTDataModule"]).config_yaml()
+    client.log_text(run_id, config, "config.yaml")
+    with pytest.raises(BusyError):
+        fit(["--resume", run_id])
+    assert local_folder(run_id) is None
