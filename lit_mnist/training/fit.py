@@ -155,7 +155,7 @@ def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], 
     if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     hide_no_gpu()
-    make_lean(trainer, cli.model)
+    make_lean(trainer)
     return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
 
 
