@@ -84,8 +84,8 @@ class PictureDataModule(LightningDataModule):
         self.test: Pair | None = None
 
     def setup(self, stage: str) -> None:
-        """Read and split what `stage` needs: fit and validate never read the test pictures."""
-        if stage in ("fit", "validate") and self.train is None:
+        """Read and split what `stage` needs: only test reads the test images."""
+        if stage in ("fit", "validate", "predict") and self.train is None:
             key = self._key()
             if key not in _HELD:
                 _HELD.clear()
@@ -116,8 +116,14 @@ class PictureDataModule(LightningDataModule):
         """Batches of the canonical test pictures, corrupted at `test_noise`."""
         return self._loader("test", self.test, self.hparams["eval_batch_size"], self._evaluated("test_noise"))
 
-    def transfer_batch_to_device(self, batch: Batch, device: torch.device, dataloader_idx: int) -> Batch:
-        """A no-op for pictures that lie on the device already."""
+    def predict_dataloader(self) -> ResidentLoader:
+        """Batches of the validation images, as `val_dataloader` gives them: only `test` reads the test images."""
+        return self.val_dataloader()
+
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """A no-op for a `Batch` on the device already; what is no `Batch` is moved as Lightning does it."""
+        if not isinstance(batch, Batch):
+            return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
 
     def digest(self) -> str:
@@ -163,8 +169,16 @@ class PictureDataModule(LightningDataModule):
             )
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
+        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return ResidentLoader(
-            *data, batch_size, stage=stage, seed=self.seed, changes=changes, rank=rank, world_size=world_size
+            *data,
+            batch_size,
+            stage=stage,
+            seed=self.seed,
+            changes=changes,
+            same_epoch=overfits,
+            rank=rank,
+            world_size=world_size,
         )
 
     def _place(self) -> tuple[torch.device, int, int]:

@@ -1,14 +1,16 @@
 """Batches as slices of pictures that lie in memory, on the device where they fit."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.utils.data import SequentialSampler
 
 from lit_mnist.data.corruptions import CORRUPTIONS, rotate
 from lit_mnist.data.randomness import keyed_generator
+from lit_mnist.errors import UsageError
 
 
 class Batch(NamedTuple):
@@ -19,6 +21,29 @@ class Batch(NamedTuple):
     clean: Tensor
     """The same pictures before corruption: what an autoencoder is to give back."""
     y: Tensor
+
+
+def as_batch(batch: Batch | Sequence[Tensor]) -> Batch:
+    """The batch as a `Batch`; of a pair (x, y) the clean images are x.
+
+    Raises:
+        UsageError: it is neither a `Batch` nor a pair.
+
+    """
+    if isinstance(batch, Batch):
+        return batch
+    if isinstance(batch, tuple | list) and len(batch) == 2:
+        return Batch(batch[0], batch[0], batch[1])
+    raise UsageError(f"a batch must be a pair (x, y) or a lit_mnist.data.Batch, not {_described(batch)}")
+
+
+def images_of(batch: Tensor | Sequence[Tensor]) -> Tensor:
+    """The images of a batch that is they alone, or that has them in front: (x,), (x, y) or a `Batch`."""
+    return batch if isinstance(batch, Tensor) else batch[0]
+
+
+def _described(batch: object) -> str:
+    return f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, tuple | list) else "")
 
 
 @dataclass(frozen=True)
@@ -47,6 +72,7 @@ class ResidentLoader:
         stage: `train` shuffles and goes by epochs; any other keeps the order.
         seed: of order and noise.
         changes: noise and rotation.
+        same_epoch: give every epoch the batches of the first one, to overfit them.
         rank: this process's place among `world_size`.
         world_size: how many processes share each batch.
 
@@ -61,12 +87,13 @@ class ResidentLoader:
         stage: str,
         seed: int,
         changes: Changes = Changes(),
+        same_epoch: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
         self.pictures, self.labels = pictures, labels
         self.batch_size, self.stage, self.seed, self.changes = batch_size, stage, seed, changes
-        self.rank, self.world_size = rank, world_size
+        self.same_epoch, self.rank, self.world_size = same_epoch, rank, world_size
         self.epoch = 0
         self.position = 0
         """Steps of the epoch that the next iteration leaves out."""
@@ -77,13 +104,17 @@ class ResidentLoader:
     """Lightning looks for one wherever there is a sampler."""
 
     @property
-    def sampler(self) -> "ResidentLoader":
-        """Lightning announces each epoch to `loader.sampler.set_epoch`."""
-        return self
+    def sampler(self) -> Any:
+        """Lightning announces each epoch to `loader.sampler.set_epoch`.
+
+        With `overfit_batches` it warns about any sampler but a sequential one, and then keeps a loader that has no
+        `dataset` as it is (lightning 2.6): there is nothing to warn about where every epoch is the same.
+        """
+        return SequentialSampler(range(len(self.pictures))) if self.same_epoch else self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and noise the next iteration gives."""
-        self.epoch = epoch if self.stage == "train" else 0
+        self.epoch = epoch if self.stage == "train" and not self.same_epoch else 0
 
     def __len__(self) -> int:
         return len(self.bounds) - 1

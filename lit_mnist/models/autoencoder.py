@@ -1,11 +1,12 @@
 """The base of all autoencoders."""
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lit_mnist.data.loader import Batch
+from lit_mnist.data.loader import Batch, images_of
 from lit_mnist.errors import UsageError
 from lit_mnist.models.base import LitModel, Stage, activation
 
@@ -62,9 +63,9 @@ class Autoencoder(LitModel):
         reconstruction: Tensor = self.output(self.decode(self.encode(x)))
         return reconstruction
 
-    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
-        """Reconstructions (B, C, H, W) of pictures (B, C, H, W)."""
-        reconstruction: Tensor = self(batch)
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        """Reconstructions (B, C, H, W) of images (B, C, H, W), alone or in front of a batch."""
+        reconstruction: Tensor = self(images_of(batch))
         return reconstruction
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:

@@ -8,6 +8,7 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, distributed, nn
 
+from lit_mnist.data.loader import as_batch
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models.means import Means
 from lit_mnist.models.optimizers import check_optimizer, make_optimizer, make_schedule
@@ -21,6 +22,8 @@ class LitModel(LightningModule):
     A subclass gives `_step(batch, stage)`, which returns the loss and hands `_record` what is to be averaged.
     Logged are `train/…` every `log_every_n_steps` as means over those steps, with the learning rate and the
     pictures per second, `train/…_epoch` over the epoch, `val/…` and `test/…` over all their pictures.
+
+    Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
 
     Args:
         optimizer: Which of torch.optim's to use.
@@ -55,7 +58,7 @@ class LitModel(LightningModule):
         check_optimizer(self.hparams)
         self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
         self._epoch_means = Means()
-        self._window_start = time.perf_counter()
+        self._window_start = self._validation_start = time.perf_counter()
         self._logged_step = 0
         self._lr = lr
         self.latest: dict[str, float] = {}
@@ -90,23 +93,24 @@ class LitModel(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The batch's loss, a scalar."""
-        self._lr = self.trainer.optimizers[0].param_groups[0]["lr"]  # the schedule moves on before it is logged
-        return self._step(batch, "train")
+        groups = self.trainer.optimizers[0].param_groups  # none where configure_optimizers returns None
+        self._lr = groups[0]["lr"] if groups else 0.0  # kept now: the schedule moves on before it is logged
+        return self._step(as_batch(batch), "train")
 
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         """Record the batch under `val/`."""
-        self._step(batch, "val")
+        self._step(as_batch(batch), "val")
 
     def test_step(self, batch: Any, batch_idx: int) -> None:
         """Record the batch under `test/`."""
-        self._step(batch, "test")
+        self._step(as_batch(batch), "test")
 
     def validated(self, batch: Any) -> list[str]:
         """The names of what a validation with such batches logs."""
         was_training = self.training
         self.eval()
         with torch.no_grad():
-            self._step(batch, "val")
+            self._step(as_batch(batch), "val")
         means, self._means["val"] = self._means["val"], Means()
         self.train(was_training)
         return [f"val/{name}" for name in means.sums]
@@ -128,9 +132,14 @@ class LitModel(LightningModule):
         self._epoch_means = Means()
         self._log_epoch({f"train/{name}_epoch": value for name, value in means.items()})
 
+    def on_validation_epoch_start(self) -> None:
+        """Note the time: what validation takes in mid-epoch is no training."""
+        self._validation_start = time.perf_counter()
+
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation pictures."""
         self._log_evaluation("val")
+        self._window_start += time.perf_counter() - self._validation_start
 
     def on_test_epoch_end(self) -> None:
         """Log the means over the test pictures."""

@@ -1,11 +1,12 @@
 """The base of all classifiers."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from lit_mnist.data.loader import Batch
+from lit_mnist.data.loader import Batch, images_of
 from lit_mnist.models.base import LitModel, Stage
 
 
@@ -22,9 +23,9 @@ class Classifier(LitModel):
         """num_classes: How many classes there are."""
         super().__init__(**optimizer)
 
-    def predict_step(self, batch: Tensor, batch_idx: int = 0) -> Tensor:
-        """Probabilities (B, num_classes) of pictures (B, C, H, W)."""
-        probabilities: Tensor = self(batch).softmax(dim=1)
+    def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int = 0) -> Tensor:
+        """Probabilities (B, num_classes) of images (B, C, H, W), alone or in front of a batch."""
+        probabilities: Tensor = self(images_of(batch)).softmax(dim=1)
         return probabilities
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:

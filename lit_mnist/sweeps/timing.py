@@ -93,7 +93,7 @@ def measure(cli: LitCLI) -> Cost:
         logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[clock],
         devices=1, num_nodes=1, strategy="auto", **steps, **every,
     )  # fmt: skip
-    make_lean(trainer, cli.model)
+    make_lean(trainer)
     with suppress(_EnoughError):
         trainer.fit(cli.model, datamodule=cli.datamodule)
     step = statistics.median(clock.train[WARM_UP:] or clock.train)

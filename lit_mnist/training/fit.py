@@ -179,7 +179,7 @@ def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], 
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     _check_devices(trainer, cli)
     hide_no_gpu()
-    make_lean(trainer, cli.model)
+    make_lean(trainer)
     return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
 
 

@@ -1,26 +1,35 @@
-"""The training step without the hooks that nobody defines.
+"""The fast training step: Lightning's step without the hooks that nobody overrides.
 
-Of what Lightning adds to a small network's step, most is calling hooks that are empty, each through layers of
-profiling contexts. The dispatch here calls what a plain float32 step on one device consists of, in Lightning's
-order, and leaves everything else to Lightning.
+Most of what Lightning adds to the step of a small network is calling empty hooks, each through several profiling
+contexts. The step here does only what a plain optimiser step on one device consists of, in Lightning's order and
+with bit-identical results. Whatever it does not cover is left to Lightning's own step.
 """
 
+import inspect
+import logging
 import os
 from collections import OrderedDict
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
+import lightning
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.loops.optimization.automatic import _AutomaticOptimization
-from lightning.pytorch.plugins.precision import Precision
+from lightning.pytorch.loops.optimization.automatic import Closure, ClosureResult, _AutomaticOptimization
+from lightning.pytorch.plugins.precision import DoublePrecision, HalfPrecision, MixedPrecision, Precision
 from lightning.pytorch.profilers import PassThroughProfiler
 from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.optim import optimizer as torch_optimizer
 
+_LOG = logging.getLogger(__name__)
+TRIED = ("2.5", "2.6")
+"""Minor versions of Lightning against which the fast step was compared with Lightning's own."""
 _NOTHING = nullcontext()
+_PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
+"""Precision plugins that act on the forward pass and the weights, and not on the optimiser's step."""
 _CALLBACK_HOOKS = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -50,25 +59,43 @@ def hide_no_gpu() -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-def make_lean(trainer: Trainer, model: LightningModule) -> bool:
-    """Give `trainer` the short step where it is equal to Lightning's for `model`; returns whether it was."""
-    if not _is_plain(trainer, model):
-        return False
-    trainer.fit_loop.epoch_loop.automatic_optimization = _LeanOptimization(trainer)
-    return True
+def make_lean(trainer: Trainer) -> None:
+    """Let `trainer` take the fast step wherever a fit allows it; with an untried Lightning version, do nothing."""
+    if ".".join(lightning.__version__.split(".")[:2]) not in TRIED:
+        _LOG.debug("no fast step with Lightning %s: tried are %s", lightning.__version__, ", ".join(TRIED))
+        return
+    trainer.fit_loop.epoch_loop.automatic_optimization = LeanOptimization(trainer)
 
 
-class _LeanOptimization(_AutomaticOptimization):
+class LeanOptimization(_AutomaticOptimization):
+    """Lightning's automatic optimisation with a shortcut, chosen at the first step of each fit.
+
+    Only then is everything known that may rule it out: the callbacks that a model brings along, and the optimiser.
+    """
+
+    def __init__(self, trainer: Trainer) -> None:
+        super().__init__(trainer)
+        self.is_fast = False
+        """Whether the fit takes the fast step."""
+        self._decided_for: Optimizer | None = None
+
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        if self._skip_backward or self.trainer.accumulate_grad_batches != 1:  # a callback's doing, in mid-fit
+        """One optimiser step on the batch in `kwargs`; returns the detached loss."""
+        trainer = self.trainer
+        if optimizer is not self._decided_for:  # each fit makes its own
+            self._decided_for, self.is_fast = optimizer, _is_plain(trainer, optimizer)
+        # Callbacks may change the latter two in mid-fit.
+        if not self.is_fast or self._skip_backward or trainer.accumulate_grad_batches != 1:
             return dict(super().run(optimizer, batch_idx, kwargs))
+        model = trainer.lightning_module
+        model._current_fx_name = "training_step"  # for `self.log`
+        loss = trainer.strategy.training_step(*kwargs.values())
+        model._current_fx_name = None
+        if not isinstance(loss, Tensor):
+            self.is_fast = False
+            return self._finish(loss, optimizer, batch_idx)
         zero_grad = self.optim_progress.optimizer.zero_grad
         step = self.optim_progress.optimizer.step
-        model = self.trainer.lightning_module
-        model._current_fx_name = "training_step"  # for `self.log`
-        loss = self.trainer.strategy.training_step(*kwargs.values())
-        model._current_fx_name = None
-        assert isinstance(loss, Tensor), "training_step returns the loss"
         zero_grad.increment_ready()
         zero_grad.increment_started()
         optimizer.zero_grad()
@@ -79,16 +106,32 @@ class _LeanOptimization(_AutomaticOptimization):
         step.increment_completed()
         return {"loss": loss.detach()}
 
+    def _finish(self, output: Any, optimizer: Optimizer, batch_idx: int) -> dict[str, Any]:
+        """Let Lightning do the rest of a step whose training_step has returned `output`, a dict or None."""
+        result = ClosureResult.from_training_step_output(output)
+        closure = Closure(
+            lambda: result,
+            self._make_backward_fn(optimizer),
+            self._make_zero_grad_fn(batch_idx, optimizer),
+        )
+        self._optimizer_step(batch_idx, closure)
+        consumed = closure.consume_result()
+        return {} if consumed.loss is None else consumed.asdict()
 
-def _is_plain(trainer: Trainer, model: LightningModule) -> bool:
+
+def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
+    """Whether Lightning's own step would do nothing that the fast one leaves out."""
+    model, precision = trainer.lightning_module, trainer.precision_plugin
     return (
         type(trainer.strategy) is SingleDeviceStrategy
-        and type(trainer.precision_plugin) is Precision
+        and type(precision) in _PRECISIONS
+        and getattr(precision, "scaler", None) is None
         and isinstance(trainer.profiler, QuietProfiler)  # type: ignore[attr-defined]
         and trainer.accumulate_grad_batches == 1
         and trainer.gradient_clip_val is None
         and not trainer._detect_anomaly
         and model.automatic_optimization
+        and not _uses_closure(optimizer)
         and not any(is_overridden(hook, model, LightningModule) for hook in _MODULE_HOOKS)
         and not any(
             is_overridden(hook, callback, Callback)
@@ -96,3 +139,13 @@ def _is_plain(trainer: Trainer, model: LightningModule) -> bool:
             for hook in _CALLBACK_HOOKS
         )
     )
+
+
+def _uses_closure(optimizer: Optimizer) -> bool:
+    """Whether it matters to `optimizer` that Lightning hands the forward and backward pass to its `step`."""
+    if not type(optimizer).__module__.startswith("torch.optim."):  # may do with a closure whatever it likes
+        return True
+    # Hooks before the step are called before the closure, and so before the gradients are there.
+    if optimizer._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks:
+        return True
+    return inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty

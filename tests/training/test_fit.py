@@ -9,14 +9,12 @@ import mlflow
 import pytest
 import torch
 from conftest import SHORT, Cli, enter_project
-from lightning.pytorch import Callback
 from PIL import Image
 
 import lit_mnist
 from lit_mnist.cli import main
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.training.fit import fit
-from lit_mnist.training.lean import make_lean
 from lit_mnist.training.parser import LitCLI
 
 EVERY_STEP = (*SHORT, "--trainer.log_every_n_steps", "1", "--seed_everything", "7")
@@ -136,39 +134,6 @@ def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(proj
     for flags, same in (([], True), (["--seed_everything", "8"], False)):
         with open_run("", run_id=fit(["--config", config, *flags]).run_id) as run:
             assert _equal(_weights(run, "last")["state_dict"], original) == same
-
-
-class AfterBackward(Callback):
-    def on_after_backward(self, *args: object) -> None:
-        pass
-
-
-@pytest.mark.parametrize("flags", [CNN, AUTOENCODER, [*CNN, "--model.optimizer", "rmsprop"]])
-def test_the_lean_step_gives_the_weights_of_lightnings_own(flags: list[str], project: Path) -> None:
-    weights = []
-    for lean in (True, False):
-        cli = LitCLI(flags)
-        trainer = cli.make_trainer(logger=False, enable_checkpointing=False)
-        assert not lean or make_lean(trainer, cli.model)
-        trainer.fit(cli.model, datamodule=cli.datamodule)
-        weights.append(cli.model.state_dict())
-    assert _equal(*weights)
-
-
-@pytest.mark.parametrize(
-    ("flags", "callbacks"),
-    [
-        (["--trainer.profiler", "simple"], []),
-        (["--trainer.gradient_clip_val", "1"], []),
-        (["--trainer.accumulate_grad_batches", "2"], []),
-        (["--trainer.precision", "bf16-mixed"], []),
-        (["--trainer.detect_anomaly", "true"], []),
-        ([], [AfterBackward()]),
-    ],
-)
-def test_the_lean_step_is_left_where_it_would_skip_something(flags: list[str], callbacks, project: Path) -> None:
-    cli = LitCLI([*CNN, *flags])
-    assert not make_lean(cli.make_trainer(logger=False, callbacks=callbacks), cli.model)
 
 
 def test_a_fit_shorter_than_a_window_has_its_curves_all_the_same(cli: Cli) -> None:

@@ -1,0 +1,81 @@
+"""The models and datamodules in an ordinary Lightning Trainer, with ordinary DataLoaders."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from lightning.pytorch import Trainer
+from torch.utils.data import DataLoader, TensorDataset
+
+from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.errors import UsageError
+from lit_mnist.models import CNN, MLP, ConvAutoencoder, DenseAutoencoder, LitModel, StackedAutoencoder
+
+MODELS = [
+    (CNN, {"channels": [2, 3]}, (10,)),
+    (MLP, {"hidden_sizes": [8]}, (10,)),
+    (DenseAutoencoder, {"hidden_sizes": [8]}, (1, 28, 28)),
+    (ConvAutoencoder, {}, (1, 28, 28)),
+    (StackedAutoencoder, {"hidden_sizes": [8]}, (1, 28, 28)),
+]
+pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|logging interval|val_dataloader)")
+
+
+def _trainer(folder: Path, **arguments: object) -> Trainer:
+    return Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, default_root_dir=folder, enable_progress_bar=False,
+        enable_model_summary=False, **arguments,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "arguments", "shape"), MODELS)
+def test_a_model_trains_validates_tests_and_predicts_on_pairs(
+    kind: type[LitModel], arguments: dict[str, object], shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    x, y = torch.rand(12, 1, 28, 28), torch.randint(10, (12,))
+    pairs = DataLoader(TensorDataset(x, y), batch_size=6)
+    model = kind(**arguments)
+    trainer = _trainer(tmp_path)
+    trainer.fit(model, pairs, pairs)
+    loss = trainer.callback_metrics["val/loss"]
+    assert trainer.validate(model, pairs, verbose=False)[0]["val/loss"] == pytest.approx(float(loss))
+    assert trainer.test(model, pairs, verbose=False)[0]["test/loss"] == pytest.approx(float(loss))
+    of_pairs = torch.cat(trainer.predict(model, pairs))
+    assert of_pairs.shape == (12, *shape)
+    for images in (DataLoader(x, batch_size=6), DataLoader(TensorDataset(x), batch_size=6)):
+        assert torch.equal(torch.cat(trainer.predict(model, images)), of_pairs)
+    loaded = kind.load_from_checkpoint(trainer.checkpoint_callback.best_model_path).eval()
+    assert loaded.hparams == model.hparams
+    assert torch.equal(torch.cat(trainer.predict(loaded, pairs)), of_pairs)
+
+
+def test_predict_takes_the_validation_images_of_a_datamodule(tmp_path: Path) -> None:
+    data = MiniMNISTDataModule(val_size=50)
+    predictions = _trainer(tmp_path).predict(MLP(hidden_sizes=[8]), datamodule=data)
+    assert torch.cat(predictions).shape == (50, 10) and data.test is None
+
+
+def test_another_kind_of_batch_is_one_line(tmp_path: Path) -> None:
+    images = DataLoader(torch.rand(6, 1, 28, 28))
+    with pytest.raises(UsageError, match=r"a batch must be a pair \(x, y\).*, not a Tensor"):
+        _trainer(tmp_path).fit(MLP(), images)
+
+
+def test_overfit_batches_are_the_same_in_each_epoch(tmp_path: Path) -> None:
+    data = MiniMNISTDataModule(train_size=600, val_size=50, eval_batch_size=10, corruption="gaussian", noise=0.1)
+    trainer = _trainer(tmp_path, overfit_batches=2)
+    trainer.fit_loop.max_epochs = 2
+    seen: dict[str, list[torch.Tensor]] = {"train": [], "val": []}
+
+    class Recording(MLP):
+        def _step(self, batch, stage):
+            seen[stage].append(batch.x)
+            return super()._step(batch, stage)
+
+    trainer.fit(Recording(hidden_sizes=[8]), datamodule=data)
+    for batches in (seen["train"], seen["val"][-4:]):
+        assert len(batches) == 4 and all(torch.equal(batches[i], batches[i + 2]) for i in (0, 1))
+    order = data.train_dataloader()
+    order.set_epoch(5)
+    labels = next(iter(order)).y
+    assert len(labels.unique()) > 5  # the images are sorted by class, and shuffled once all the same
