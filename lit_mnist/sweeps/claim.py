@@ -169,8 +169,8 @@ class Beat:
     """Heartbeats of a worker for its trial, in a storage that several machines share.
 
     A worker that finds itself no longer the owner was taken for dead: it ends at once and reports nothing.
-    A storage of one machine gets no heartbeats, since workers are seen as processes there: in a journal, which only
-    grows, those of 8 workers took about 30 MB a day.
+    A storage of one machine gets no heartbeats, since workers are seen as processes there: in a journal, which
+    only grows, those of 8 workers took about 30 MB a day.
 
     Args:
         claims: The worker's.
