@@ -95,6 +95,11 @@ def test_a_runs_folder_and_tags_hold_no_password_and_it_is_synced_with_that_of_t
     assert code == 1 and "set MLFLOW_TRACKING_URI to its full URI" in err
 
 
+def _heed_interrupts() -> None:
+    """A shell lets what it runs in the background ignore SIGINT, and so the tests and what they start."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @pytest.mark.parametrize("number", [None, signal.SIGINT])
 def test_a_database_that_keeps_silent_is_given_up_and_signals_are_heeded_meanwhile(
     number: signal.Signals | None, project: Path
@@ -107,7 +112,10 @@ def test_a_database_that_keeps_silent_is_given_up_and_signals_are_heeded_meanwhi
         command = [sys.executable, "-m", "lit_mnist.cli", "runs"]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
-        with subprocess.Popen(command, env=environment, **pipes) as process, silent.accept()[0]:
+        with (
+            subprocess.Popen(command, env=environment, preexec_fn=_heed_interrupts, **pipes) as process,
+            silent.accept()[0],
+        ):
             if number is not None:
                 process.send_signal(number)
             out, err = process.communicate(timeout=60)

@@ -4,11 +4,13 @@ import importlib.util
 import json
 import math
 import tempfile
+import warnings
 from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, create_trial
 
 from lit_mnist.sweeps import drawing
@@ -87,7 +89,10 @@ def importances(found: Outcome) -> dict[str, float]:
     for trial in usable:
         params, distributions = trial.params, trial.distributions
         alone.add_trial(create_trial(value=found.cost(trial)[0], params=params, distributions=distributions))
-    shares = optuna.importance.get_param_importances(alone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ExperimentalWarning)  # it became Optuna's default, and stable, in 5.0
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator()
+    shares = optuna.importance.get_param_importances(alone, evaluator=evaluator)
     shares = {name: share for name, share in shares.items() if name in varied}
     return {name: float(share) for name, share in shares.items()} if sum(shares.values()) > 0 else {}
 

@@ -139,6 +139,8 @@ def import_mlflow() -> None:
     import mlflow  # noqa: F401
 
     logging.getLogger("alembic").setLevel(logging.WARNING)
+    # MLflow before 3.8 resets alembic's levels with each migration (fileConfig in its env.py), but not filters.
+    logging.getLogger("alembic.runtime.migration").addFilter(lambda record: record.levelno >= logging.WARNING)
     # What these say, with a traceback or once a try, is said once by whoever meets the error.
     logging.getLogger("mlflow.store.db.utils").setLevel(logging.CRITICAL)
     logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)

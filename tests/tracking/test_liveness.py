@@ -32,7 +32,8 @@ def _move_elsewhere(run_id: str, age: float | None) -> Path:
     client = connect(find_store())
     for name, value in {"host": "elsewhere", "boot": "another"}.items():
         client.set_tag(run_id, name, value)
-    client.delete_tag(run_id, HEARTBEAT)
+    if HEARTBEAT in client.get_run(run_id).data.tags:  # it may have been killed before its first heartbeat
+        client.delete_tag(run_id, HEARTBEAT)
     if age is not None:
         (folder / HEARTBEAT).touch()
         os.utime(folder / HEARTBEAT, (time.time() - age,) * 2)
