@@ -121,7 +121,7 @@ def _is_done(job: Fit) -> bool:
     """Whether the run is finished and its training has nothing left to do, which is said."""
     if job.former is None or job.checkpoint is None:
         return False
-    reason = nothing_left(job.checkpoint[1], job.trainer)
+    reason = nothing_left(job.checkpoint[1], job.trainer, job.cli.model)
     if reason is None or job.former.status != "FINISHED":  # killed at the very end, it has yet to draw its figures
         return False
     if not job.offline and has_unsent(job.former.folder):  # killed even later, it has yet to tell the store

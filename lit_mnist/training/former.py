@@ -1,18 +1,18 @@
 """A run that is to go on: its configuration, its newest good checkpoint, and how the new flags differ."""
 
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from lightning.pytorch import Trainer
+from lightning.pytorch import LightningModule, Trainer
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.tracking.folder import CONFIG, read_record
 from lit_mnist.tracking.lookup import fetch_folder, find_unfinished, local_folder, status_of
-from lit_mnist.training.checkpoints import STATE
+from lit_mnist.training.saved_state import stop_reason
 
 CHECKPOINTS = "checkpoints"
 
@@ -75,8 +75,13 @@ def drift(former: Path, config: str) -> dict[str, str]:
     }
 
 
-def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer) -> str | None:
-    """Why training from `checkpoint` would end at once; None where it would not.
+def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer, model: LightningModule) -> str | None:
+    """Why training from `checkpoint` would end at once by what is asked for now; None where it would not.
+
+    Args:
+        checkpoint: Where it would go on.
+        trainer: Whose limits and callbacks count.
+        model: Whose own callbacks count, too, which the Trainer does not know yet.
 
     Raises:
         UsageError: more epochs are trained than are asked for.
@@ -84,15 +89,18 @@ def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer) -> str | None:
     """
     step = checkpoint["global_step"]
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if checkpoint[STATE]["should_stop"]:
-        return f"stopped early at step {step:,}"
     if trainer.max_steps != -1 and step >= trainer.max_steps:
         return f"at step {step:,} of {trainer.max_steps:,}"
     if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
         if epochs > trainer.max_epochs:
             raise UsageError(f"--trainer.max_epochs {trainer.max_epochs}: {epochs} epochs are trained already")
         return f"at epoch {epochs} of {trainer.max_epochs}"
-    return None
+    own = model.configure_callbacks()
+    callbacks = [*trainer.callbacks, *(own if isinstance(own, Sequence) else [own])]  # type: ignore[attr-defined]
+    if epochs < (trainer.min_epochs or 0) or step < (trainer.min_steps or 0):
+        return None
+    reason = stop_reason(checkpoint, callbacks)
+    return reason and f"{reason} at step {step:,}"
 
 
 def _flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -22,7 +22,15 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.training.checkpoints import NEXT, STATE, rotate_in
 from lit_mnist.training.parser import CheckpointArgs
 from lit_mnist.training.ranks import Agreement
-from lit_mnist.training.saved_state import at_batch_start, batch_size, fit_callbacks, fit_position, same_optimizer
+from lit_mnist.training.saved_state import (
+    at_batch_start,
+    batch_size,
+    fit_callbacks,
+    fit_position,
+    same_optimizer,
+    stop_reason,
+    stopped_otherwise,
+)
 
 RATES = ("lr", "initial_lr", "momentum", "weight_decay")
 """What an optimiser's parameter groups are set to by hyperparameters."""
@@ -66,7 +74,7 @@ class ExactResume(Callback):
             for optimizer in trainer.optimizers
         ]
         if self._restored is not None:
-            trainer.should_stop = self._restored["should_stop"]
+            trainer.should_stop = self._restored["stops"]
             trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -123,7 +131,7 @@ class ExactResume(Callback):
             "position": at_batch_start(checkpoint["loops"]["fit_loop"], trainer),
             "batch_size": batch_size(trainer),
             "world_size": trainer.world_size,
-            "should_stop": trainer.should_stop,
+            "stopped_otherwise": stopped_otherwise(trainer),
             "callback_metrics": metrics,
             "batches_that_stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
         }
@@ -145,7 +153,8 @@ class ExactResume(Callback):
                 " equal to rounding, no longer bit for bit"
             )
         self._restored["position"] = fit_position(checkpoint["loops"]["fit_loop"], state, trainer)
-        fit_callbacks(checkpoint["callbacks"], trainer)
+        self._restored["stops"] = stop_reason(checkpoint, trainer.callbacks) is not None  # type: ignore[attr-defined]
+        fit_callbacks(checkpoint["callbacks"], trainer, goes_on=not self._restored["stops"])
 
     def _heed(self, trainer: Trainer) -> None:
         step = trainer.global_step

@@ -1,11 +1,17 @@
 """What a checkpoint says of a training's progress, written in one form and fitted to the Trainer that reads it."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Trainer
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+import torch
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint, Timer
+from lightning.pytorch.trainer.states import RunningStage
+from torch import Tensor
+
+from lit_mnist.training.checkpoints import STATE
 
 
 def at_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:
@@ -40,14 +46,78 @@ def fit_position(loops: dict[str, Any], state: dict[str, Any], trainer: Trainer)
     return done
 
 
-def fit_callbacks(states: dict[str, Any], trainer: Trainer) -> None:
-    """Let the callbacks' `states` be those of this configuration and this folder."""
+def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> str | None:
+    """Why training from `checkpoint` is to stop early by what `callbacks` ask for now; None where it is not.
+
+    A time limit and early stopping are decided anew, since their limits may have been raised. Whatever else has
+    stopped the training, such as the pruner of a sweep, has stopped it for good.
+    """
+    state = checkpoint[STATE]
+    for callback in callbacks:
+        saved = checkpoint["callbacks"].get(callback.state_key)
+        if saved is None:
+            continue
+        if isinstance(callback, Timer):
+            elapsed = saved["time_elapsed"][RunningStage.TRAINING.value]
+            if callback._duration is not None and elapsed >= callback._duration:
+                limit = timedelta(seconds=round(callback._duration))
+                return f"its time limit (--trainer.max_time) of {limit} is reached"
+        elif isinstance(callback, EarlyStopping):
+            value = state["callback_metrics"].get(callback.monitor)
+            if _stops(callback, saved["wait_count"], value):
+                return f"stopped early by {callback.monitor} (patience {callback.patience})"
+    return "stopped early" if state.get("stopped_otherwise", False) else None
+
+
+def stopped_otherwise(trainer: Trainer) -> bool:
+    """Whether training is to stop by the word of anything but a time limit and early stopping."""
+    if not trainer.should_stop:
+        return False
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        if isinstance(callback, Timer):
+            if callback._duration is not None and callback.time_elapsed() >= callback._duration:
+                return False
+        elif isinstance(callback, EarlyStopping):
+            value = trainer.callback_metrics.get(callback.monitor)
+            if _stops(callback, callback.wait_count, value):
+                return False
+    return True
+
+
+def _stops(callback: EarlyStopping, wait_count: int, value: Tensor | None) -> bool:
+    """Whether `callback` stops a training after `wait_count` values that were no better, `value` the last."""
+    if wait_count > 0 and wait_count >= callback.patience:  # with patience 0, a value that is better has count 0
+        return True
+    if value is None:
+        return False
+    value = value.cpu()
+    if callback.check_finite and not torch.isfinite(value):
+        return True
+    better, threshold, worst = callback.monitor_op, callback.stopping_threshold, callback.divergence_threshold
+    return bool(
+        (threshold is not None and better(value, threshold)) or (worst is not None and better(-value, -worst))
+    )
+
+
+def fit_callbacks(states: dict[str, Any], trainer: Trainer, goes_on: bool) -> None:
+    """Let the callbacks' `states` be those of this configuration and this folder.
+
+    Args:
+        states: Those of a checkpoint, by the callbacks' keys.
+        trainer: Whose callbacks are about to load them.
+        goes_on: Whether training goes on; then early stopping has not stopped it yet.
+
+    """
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = states.get(callback.state_key)
         if state is None:
             continue
         if isinstance(callback, EarlyStopping):
             state["patience"] = callback.patience
+            if goes_on:
+                state["stopped_epoch"] = 0
+                state.pop("stopping_reason", None)
+                state.pop("stopping_reason_message", None)
         elif isinstance(callback, ModelCheckpoint):
             _move(state, Path(str(callback.dirpath)))
 

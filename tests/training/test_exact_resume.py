@@ -7,6 +7,7 @@ import pytest
 import torch
 from interrupting import CNN, Signal, assert_same, same, train
 from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import Timer
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS
@@ -117,6 +118,37 @@ def test_more_patience_than_the_checkpoint_had_is_had(tmp_path: Path) -> None:
     assert train(tmp_path / "whole", CNN, patience=1).trainer.global_step < 28
     train(tmp_path, CNN, (8, "batch end"), patience=1)
     assert train(tmp_path, CNN, patience=9).trainer.global_step == 28
+
+
+def test_early_stopping_with_more_patience_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+    flags = [*CNN, "--model.lr_schedule", "constant", "--trainer.max_epochs", "5"]
+    part = train(tmp_path, flags, patience=1)
+    assert part.ended and part.trainer.global_step < 35
+    assert not train(tmp_path, [*flags, "--trainer.max_epochs", "6"], patience=1).points
+    rest = train(tmp_path, flags, patience=9)
+    whole = train(tmp_path / "whole", flags, patience=9)
+    assert rest.decisions == whole.decisions
+    assert_same(whole, [part, rest])
+
+
+def test_a_higher_time_limit_goes_on_where_the_lower_one_stopped(tmp_path: Path) -> None:
+    flags = [*CNN, "--model.lr_schedule", "constant", "--trainer.max_epochs", "2"]
+    limited = [
+        "--trainer.max_time",
+        "00:00:00:00",
+        "--trainer.min_steps",
+        "5",
+    ]  # no time at all, but 5 steps, and the epoch ends
+    part = train(tmp_path, [*flags, *limited])
+    assert part.ended and part.trainer.global_step == 7
+    assert train(tmp_path, [*flags, *limited]).trainer.global_step == 7
+    rest = train(tmp_path, [*flags, "--trainer.max_time", "01:00:00:00"])
+    whole = train(tmp_path / "whole", flags)
+    assert rest.trainer.global_step == 14 and same(list(rest.weights.values()), list(whole.weights.values()))
+    assert whole.points.items() <= (part.points | rest.points).items()
+    (timer,) = (callback for callback in rest.trainer.callbacks if isinstance(callback, Timer))
+    saved = torch.load(tmp_path / LAST)["callbacks"][timer.state_key]["time_elapsed"]["train"]
+    assert timer._offset > 0 and saved > timer._offset  # what was trained before counts
 
 
 def test_a_schedule_that_begins_on_resume_is_where_it_would_be(tmp_path: Path) -> None:
