@@ -91,7 +91,7 @@ def _places(dataset: str, root: str | None) -> Iterator[Location]:
 
 
 def _other_dataset(folder: Path, dataset: str) -> str | None:
-    name = "t10k-labels-idx1-ubyte"
+    name = "train-labels-idx1-ubyte"  # no test file is read to train, not even to name the dataset
     path = find_file(folder, name)
     if path is None:
         return None

@@ -86,7 +86,9 @@ def test_fetch_goes_to_the_variable_or_to_data(monkeypatch: pytest.MonkeyPatch) 
 def test_one_dataset_under_the_others_name_is_refused(tmp_path: Path, full_data: str) -> None:
     fashion = Path(full_data, "FashionMNIST", "raw").absolute()
     (tmp_path / "MNIST").mkdir()
-    (tmp_path / "MNIST" / "raw").symlink_to(fashion)
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir()
+    (raw / FILES[1]).symlink_to(fashion / FILES[1])  # the labels for training: no test file is needed to know it
     with pytest.raises(UserError, match="holds FashionMNIST, not MNIST"):
         find_root("MNIST", str(tmp_path))
     with pytest.raises(UserError, match="MNIST not found"):
