@@ -41,7 +41,7 @@ wheel: $(INSTALLED)            ## a wheel in dist/
 	$(BIN)/uv build --wheel --quiet --python $(BIN)/python
 
 clean:                         ## remove the environments and what tools have cached
-	rm -rf .venv .venv-lowest dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-lowest dist build *.egg-info .mypy_cache .ruff_cache .pytest_cache
 
 help:                          ## this list
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' Makefile | expand -t 14

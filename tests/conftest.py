@@ -10,7 +10,8 @@ from postgres import binaries
 # What a new user does not have. A test that needs one of these has the marker of that name; every other test runs
 # without it, also on a machine where it is there: LIT_MNIST_DATA is set for tests marked `full_data` alone.
 if "LIT_MNIST_DATA" in os.environ:
-    os.environ["LIT_MNIST_TEST_DATA"] = os.environ.pop("LIT_MNIST_DATA")  # under a name that xdist's workers inherit
+    # Under this name xdist's workers, which import this file again, inherit it.
+    os.environ["LIT_MNIST_TEST_DATA"] = os.environ.pop("LIT_MNIST_DATA")
 FULL_DATA = os.environ.get("LIT_MNIST_TEST_DATA")
 WITHOUT = os.environ.get("LIT_MNIST_TEST_WITHOUT", "").split()
 """Names in NEEDS that count as absent, so that a machine that has them can stand in for one that does not."""

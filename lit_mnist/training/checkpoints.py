@@ -58,8 +58,12 @@ class AtomicCheckpointIO(TorchCheckpointIO):
                 file.flush()
                 os.fsync(file.fileno())
             temporary.replace(final)
-        except (OSError, RuntimeError) as error:  # torch reports a full disk as a RuntimeError
+        except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
+            # torch's C++ writer reports a full disk as a RuntimeError of these texts; any other one is a bug.
+            is_write_error = any(text in str(error) for text in ("PytorchStreamWriter", "unexpected pos"))
+            if isinstance(error, RuntimeError) and not is_write_error:
+                raise
             raise UserError(f"cannot write the checkpoint {final}: {error}") from None
 
 

@@ -7,7 +7,7 @@ import torch
 from interrupting import CNN, same, train
 
 from lit_mnist.errors import UserError
-from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, newest_good
+from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, AtomicCheckpointIO, newest_good
 from lit_mnist.training.parser import LitCLI
 
 
@@ -57,3 +57,13 @@ def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> Non
         _damage(tmp_path / name, "tail cut off")
     with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
         train(tmp_path, CNN)
+
+
+def test_an_error_of_what_is_saved_is_not_taken_for_one_of_the_disk(tmp_path: Path) -> None:
+    class Broken:
+        def __reduce__(self) -> str:
+            raise RuntimeError("this state cannot be saved")
+
+    with pytest.raises(RuntimeError, match="this state cannot be saved"):
+        AtomicCheckpointIO().save_checkpoint({"state": Broken()}, tmp_path / "last.ckpt")
+    assert list(tmp_path.iterdir()) == []
