@@ -26,7 +26,7 @@ def guarded(work: Callable[[], None], debug: bool = False) -> int:
         except Exception as error:
             if debug:
                 error.__suppress_context__ = False  # show the library's error behind a `raise ... from None`
-                traceback.print_exception(error)
+                print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
             raise
 
     try:

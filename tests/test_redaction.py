@@ -12,6 +12,7 @@ import pytest
 from conftest import Cli
 
 from lit_mnist.errors import UserError
+from lit_mnist.guard import guarded
 from lit_mnist.redaction import redact
 from lit_mnist.sweeps.storage import open_storage
 from lit_mnist.tracking.folder import read_record
@@ -124,3 +125,16 @@ def test_a_database_that_keeps_silent_is_given_up_and_signals_are_heeded_meanwhi
         assert process.returncode in (130, -number) and "Traceback" not in err
     else:
         assert process.returncode == 1 and err.count("\n") == 1 and "connection timeout expired" in err
+
+
+def test_a_traceback_holds_no_password(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        try:
+            raise OSError(f"no server at {AT}")
+        except OSError:
+            raise UserError("cannot be reached") from None
+
+    assert guarded(work, debug=True) == 1
+    said = capsys.readouterr().err
+    assert "Traceback" in said and "no server at" in said and PASSWORD not in said
+    assert said.splitlines()[-1] == "lit-mnist: error: cannot be reached"

@@ -71,9 +71,8 @@ def bear(cradle: Cradle) -> BaseProcess:
         except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
             if not tries_left:
                 raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
-            time.sleep(
-                0.1
-            )  # a killed process refuses connections some time before the system says that it is dead
+            # A killed process refuses connections some time before the system says that it is dead.
+            time.sleep(0.1)
     raise AssertionError("the last try returns or raises")
 
 

@@ -52,8 +52,9 @@ def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) ->
     A time limit and early stopping are decided anew, since their limits may have been raised. Whatever else has
     stopped the training, such as the pruner of a sweep, has stopped it for good.
     """
-    state = checkpoint[STATE]
+    state, has_limits = checkpoint[STATE], False
     for callback in callbacks:
+        has_limits |= isinstance(callback, Timer | EarlyStopping)
         saved = checkpoint["callbacks"].get(callback.state_key)
         if saved is None:
             continue
@@ -66,7 +67,9 @@ def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) ->
             value = state["callback_metrics"].get(callback.monitor)
             if _stops(callback, saved["wait_count"], value):
                 return f"stopped early by {callback.monitor} (patience {callback.patience})"
-    return "stopped early" if state.get("stopped_otherwise", False) else None
+    # Earlier checkpoints say only that training was to stop. With limits, these have just been asked anew.
+    stopped = state.get("stopped_otherwise", state.get("should_stop", False) and not has_limits)
+    return "stopped early" if stopped else None
 
 
 def stopped_otherwise(trainer: Trainer) -> bool:
