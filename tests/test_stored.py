@@ -1,0 +1,72 @@
+"""A store written by version 0.1.0, before the code was rearranged, still opens.
+
+`stored/v0.1.tar.xz` is a project folder in which that version finished a fit, lost one to SIGKILL, and had a sweep
+interrupted by SIGTERM with 2 of its 6 trials finished and one begun.
+"""
+
+import json
+import sqlite3
+import subprocess
+import sys
+import tarfile
+from pathlib import Path
+
+import mlflow
+import pytest
+from packaging.version import Version
+
+STORED = Path(__file__).parent / "stored" / "v0.1.tar.xz"
+FINISHED, KILLED = "4760cd29746a4611ad4250b8360e2d87", "55086c37e514446489c5885ca99ffd7a"
+TRIAL = "6cb1df4ef98540be871abbe2a688f687"
+WRITTEN_AT = "/tmp/stored/project"
+
+pytestmark = pytest.mark.skipif(
+    Version(mlflow.__version__) < Version("3.17"), reason="needs MLflow 3.17, whose schema the stored database has"
+)
+
+
+@pytest.fixture
+def stored(project: Path) -> Path:
+    """The stored project, unpacked, as if it had always been in this folder."""
+    with tarfile.open(STORED) as archive:
+        archive.extractall(project, filter="data")
+    for path in project.rglob("run.json"):
+        path.write_text(path.read_text().replace(WRITTEN_AT, str(project)))
+    database = sqlite3.connect(project / "mlruns" / "mlflow.db")
+    with database:
+        for table, column in (("experiments", "artifact_location"), ("runs", "artifact_uri")):
+            database.execute(f"UPDATE {table} SET {column} = replace({column}, ?, ?)", (WRITTEN_AT, str(project)))
+    database.close()
+    return project
+
+
+def _run(*arguments: str) -> str:
+    done = subprocess.run([sys.executable, "-m", "lit_mnist.cli", *arguments], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def _runs() -> dict[str, dict[str, object]]:
+    return {run["id"]: run for run in json.loads(_run("runs", "--json"))}
+
+
+def test_a_finished_run_is_listed_tested_and_extended(stored: Path) -> None:
+    assert _runs()[FINISHED]["status"] == "FINISHED"
+    assert "test/acc" in _run("test", "--run", FINISHED)
+    assert "goes on from step 10" in _run("fit", "--resume", FINISHED, "--trainer.max_epochs", "4")
+
+
+def test_a_killed_run_goes_on_from_its_checkpoint(stored: Path) -> None:
+    output = _run("fit", "--resume", KILLED, "--trainer.max_epochs", "116")
+    assert f"{KILLED} in experiment zhang/cnn goes on from step 560" in output
+    assert _runs()[KILLED]["status"] == "FINISHED"
+
+
+def test_a_sweep_goes_on_with_its_interrupted_trial(stored: Path) -> None:
+    assert "2 of 6 trials finished" in _run("sweep", "status", "small")
+    _run("sweep", "small.yaml", "--trials", "4", "--workers", "1")
+    assert "4 of 4 trials finished" in _run("sweep", "status", "small")
+    runs = _runs()
+    assert runs[TRIAL]["status"] == "FINISHED"
+    assert sum(run["name"].startswith("trial") for run in runs.values()) == 4
+    assert "model.lr" in _run("sweep", "best", "small")
