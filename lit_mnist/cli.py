@@ -15,7 +15,7 @@ from lit_mnist import __version__
 from lit_mnist.errors import UsageError
 from lit_mnist.guard import guarded
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.terminal import quiet
+from lit_mnist.terminal import quiet
 
 DATASETS = ("MNIST", "FashionMNIST")
 
@@ -158,8 +158,8 @@ def _data(arguments: list[str]) -> None:
     for sub in verbs.choices.values():
         sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
     known = parser.parse_args(arguments)
-    from lit_mnist.data import fetch as module
-    from lit_mnist.data.roots import default_root
+    from lit_mnist.data import download as module
+    from lit_mnist.data.datasets import default_root
 
     if known.verb == "fetch":
         root = Path(known.root) if known.root else default_root()
@@ -179,11 +179,11 @@ def _runs(arguments: list[str]) -> None:
     parser.add_argument("--reap", action="store_true", help="set runs to KILLED that say RUNNING and are dead")
     known = parser.parse_args(arguments)
     if known.reap:
-        from lit_mnist.tracking.reap import reap
+        from lit_mnist.tracking.queries.reap import reap
 
         reap()
         return
-    from lit_mnist.tracking.listing import list_runs
+    from lit_mnist.tracking.queries.listing import list_runs
 
     list_runs(known.experiment, known.sort, known.limit, known.json)
 
@@ -196,7 +196,7 @@ def _compare(arguments: list[str]) -> None:
     known = parser.parse_args(arguments)
     if bool(known.runs) == (known.study is not None):
         raise UsageError("name two runs or more by their ids, or a --study; `lit-mnist runs` lists the runs")
-    from lit_mnist.tracking.compare import compare
+    from lit_mnist.tracking.queries.compare import compare
 
     compare(known.runs, known.study, known.html)
 
@@ -205,7 +205,7 @@ def _sync(arguments: list[str]) -> None:
     parser = Parser("lit-mnist sync", description="Send what runs have kept while their store was away.")
     parser.add_argument("run", nargs="?", metavar="RUN_ID", help="only this run; the beginning of its id does")
     known = parser.parse_args(arguments)
-    from lit_mnist.tracking.sync import sync
+    from lit_mnist.tracking.journal.sync import sync
 
     sync(known.run)
 
@@ -230,7 +230,7 @@ def _reproduce(arguments: list[str]) -> None:
         raise UsageError("--seeds and --preset have no effect without an experiment: name one, or take --all")
     if known.seeds < 1:
         raise UsageError(f"--seeds {known.seeds} must be at least 1")
-    from lit_mnist.papers import reproduce as module
+    from lit_mnist.papers.report import reproduce as module
 
     quiet()
     if known.table:
@@ -249,7 +249,7 @@ def _ui(arguments: list[str]) -> None:
     parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's store.")
     parser.add_argument("--port", type=int, default=5000)
     known = parser.parse_args(arguments)
-    from lit_mnist.tracking.ui import serve
+    from lit_mnist.tracking.queries.ui import serve
 
     serve(known.port)
 

@@ -35,8 +35,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from lit_mnist.data.datasets import find_root
 from lit_mnist.data.idx import load_arrays
-from lit_mnist.data.roots import find_root
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
 from lit_mnist.training.fit import fit

@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, random_split
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.storage import open_storage, open_study
+from lit_mnist.sweeps.study.storage import open_storage, open_study
 
 SPEC = Path(__file__).parents[1] / "sweeps" / "optuna_example.yaml"
 BATCH, CLASSES, EPOCHS = 128, 10, 2

@@ -8,11 +8,11 @@ import time
 from pathlib import Path
 
 from lit_mnist.guard import guarded
-from lit_mnist.sweeps.launch import sweep
-from lit_mnist.sweeps.nursery import prepare
-from lit_mnist.sweeps.storage import open_storage, open_study
+from lit_mnist.sweeps.study.storage import open_storage, open_study
+from lit_mnist.sweeps.workers.runner import sweep
+from lit_mnist.sweeps.workers.spawn import prepare
+from lit_mnist.terminal import print_table, quiet, seconds
 from lit_mnist.tracking.run import open_run
-from lit_mnist.tracking.terminal import print_table, quiet, seconds
 from lit_mnist.training.evaluate import evaluate
 from lit_mnist.training.fit import fit
 

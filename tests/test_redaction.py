@@ -14,7 +14,7 @@ from conftest import Cli
 from lit_mnist.errors import UserError
 from lit_mnist.guard import guarded
 from lit_mnist.redaction import redact
-from lit_mnist.sweeps.storage import open_storage
+from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.tracking.folder import read_record
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store

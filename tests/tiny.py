@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from conftest import MINI
 from matplotlib.figure import Figure
 
-from lit_mnist.papers.claims import AtLeast, AtMost, Claim
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.training.stages import Stage
 
 CUT = (*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "100")

@@ -3,7 +3,7 @@
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from lit_mnist.data.datamodule import (
+    from lit_mnist.data.datamodules import (
         FashionMNISTDataModule,
         MiniMNISTDataModule,
         MNISTDataModule,
@@ -26,6 +26,7 @@ def __getattr__(name: str) -> Any:
     """Import the public classes when they are asked for: `lit-mnist data` has no need to wait for torch."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from lit_mnist.data import datamodule, loader
+    from lit_mnist.data import loader
+    from lit_mnist.data import datamodules as datamodule
 
     return getattr(datamodule, name, None) or getattr(loader, name)

@@ -4,10 +4,10 @@ from collections.abc import Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lit_mnist.papers.claims import AtLeast, AtMost, Claim
-from lit_mnist.papers.drawing import curves
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.trained import one_per_class, reconstruct, test_split
+from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
+from lit_mnist.papers.report.drawing import curves
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.trained import one_per_class, reconstruct, test_split
 from lit_mnist.tracking.figures import picture_rows
 from lit_mnist.training.stages import Stage
 

@@ -5,12 +5,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_mnist.papers.claims import AtLeast, AtMost, Claim
-from lit_mnist.papers.drawing import curves, marks
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.panagakis_sweeps import ENCODER, SWEEPS
-from lit_mnist.papers.probes import mean_picture_mse
-from lit_mnist.papers.trained import Trained, reconstruct, test_split, train_split
+from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
+from lit_mnist.papers.report.drawing import curves, marks
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.probes import mean_picture_mse
+from lit_mnist.papers.report.trained import Trained, reconstruct, test_split, train_split
 from lit_mnist.tracking.figures import picture_rows
 from lit_mnist.training.stages import Stage
 

@@ -4,10 +4,10 @@ from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from lit_mnist.papers.claims import Above, Below, Claim, Descending
-from lit_mnist.papers.drawing import marks
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.trained import Trained
+from lit_mnist.papers.report.claims import Above, Below, Claim, Descending
+from lit_mnist.papers.report.drawing import marks
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.trained import Trained
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:

@@ -6,11 +6,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_mnist.papers.claims import AtLeast, AtMost, Claim, Within
-from lit_mnist.papers.drawing import bars
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.probes import mean_picture_mse, nearest_neighbours
-from lit_mnist.papers.trained import Trained, one_per_class, reconstruct, test_split, train_split
+from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim, Within
+from lit_mnist.papers.report.drawing import bars
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.probes import mean_picture_mse, nearest_neighbours
+from lit_mnist.papers.report.trained import Trained, one_per_class, reconstruct, test_split, train_split
 from lit_mnist.tracking.figures import picture_rows
 from lit_mnist.training.stages import Stage
 

@@ -5,12 +5,12 @@ from statistics import pstdev
 from typing import TYPE_CHECKING
 
 from lit_mnist.models import Autoencoder
-from lit_mnist.papers.claims import Above, AtLeast, AtMost, Claim, Descending
-from lit_mnist.papers.drawing import bars, curves
-from lit_mnist.papers.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.probes import linear_probe, mean_picture_mse, nearest_neighbours
-from lit_mnist.papers.pruned import draw_pruning, measure_pruning
-from lit_mnist.papers.trained import Trained, codes, one_per_class, reconstruct, test_split, train_split
+from lit_mnist.papers.report.claims import Above, AtLeast, AtMost, Claim, Descending
+from lit_mnist.papers.report.drawing import bars, curves
+from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.probes import linear_probe, mean_picture_mse, nearest_neighbours
+from lit_mnist.papers.report.pruned import draw_pruning, measure_pruning
+from lit_mnist.papers.report.trained import Trained, codes, one_per_class, reconstruct, test_split, train_split
 from lit_mnist.tracking.figures import picture_rows
 from lit_mnist.training.stages import Stage
 

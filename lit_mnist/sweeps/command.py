@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lit_mnist.errors import UsageError
-from lit_mnist.tracking.terminal import quiet
+from lit_mnist.terminal import quiet
 
 USAGE = """\
 lit-mnist sweep SPEC.yaml [--trials N] [--workers W] [--storage URL] [--plan]
@@ -63,17 +63,17 @@ def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
             raise UsageError(f"--{name} {value} must be at least 1")
     if known.plan:
         from lit_mnist.sweeps.plan import plan
-        from lit_mnist.sweeps.spec import load_spec
+        from lit_mnist.sweeps.search.spec import load_spec
 
         quiet()
         spec = load_spec(known.spec)
         plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
         return
-    from lit_mnist.sweeps.nursery import prepare
+    from lit_mnist.sweeps.workers.spawn import prepare
 
     prepare(known.workers)
     gc.disable()  # imports make a million objects that stay
-    from lit_mnist.sweeps.launch import sweep as launch
+    from lit_mnist.sweeps.workers.runner import sweep as launch
 
     quiet()
     launch(known.spec, known.trials, known.workers, known.storage)
@@ -81,7 +81,7 @@ def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 
 def _status(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results import status
+    from lit_mnist.sweeps.results.status import status
 
     status(known.study, known.storage)
 
@@ -89,7 +89,7 @@ def _status(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 def _best(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="configuration to write (default: NAME_best.yaml)")
     known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results import best
+    from lit_mnist.sweeps.results.status import best
 
     best(known.study, known.storage, known.out)
 
@@ -97,7 +97,7 @@ def _best(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 def _export(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
     known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results import export
+    from lit_mnist.sweeps.results.status import export
 
     export(known.study, known.storage, known.out)
 
@@ -105,7 +105,7 @@ def _export(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 def _list(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     _add_storage(parser)
     known = parser.parse_args(arguments)
-    from lit_mnist.sweeps.results import list_studies
+    from lit_mnist.sweeps.results.status import list_studies
 
     list_studies(known.storage)
 
@@ -114,7 +114,7 @@ def _trial(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     """What a worker starts the processes of a training on several devices with."""
     parser.add_argument("job", type=Path)
     known = parser.parse_args(arguments)
-    from lit_mnist.sweeps.apart import run_job
+    from lit_mnist.sweeps.workers.distributed import run_job
 
     quiet()
     run_job(known.job)

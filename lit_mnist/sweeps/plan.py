@@ -6,13 +6,13 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.checks import Kind, TooLargeError, at, builder, check, warn_too_large
-from lit_mnist.sweeps.entries import Choice, Entry, Number, Sizes
-from lit_mnist.sweeps.spec import Spec
-from lit_mnist.sweeps.storage import default_storage, open_storage
-from lit_mnist.sweeps.study import check_stored
+from lit_mnist.sweeps.search.parameters import Choice, Entry, Number, Sizes
+from lit_mnist.sweeps.search.spec import Spec
+from lit_mnist.sweeps.search.validation import Kind, TooLargeError, at, builder, check, warn_too_large
+from lit_mnist.sweeps.study.storage import default_storage, open_storage
+from lit_mnist.sweeps.study.study import check_stored
 from lit_mnist.sweeps.timing import Cost, measure, threads_of_a_worker
-from lit_mnist.tracking.terminal import print_table, seconds
+from lit_mnist.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
 
 

@@ -11,9 +11,9 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from lit_mnist.sweeps.nursery import threads_each
-from lit_mnist.training.lean import make_lean
-from lit_mnist.training.parser import LitCLI
+from lit_mnist.sweeps.workers.spawn import threads_each
+from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.lightning.fast_step import make_lean
 
 STEPS = 6
 WARM_UP = 2

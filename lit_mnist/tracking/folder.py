@@ -13,8 +13,8 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
+from lit_mnist.tracking.journal.journal import MAIN, Spool, replace_text
 from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
-from lit_mnist.tracking.spool import MAIN, Spool, replace_text
 from lit_mnist.tracking.store import Store, local_uri
 
 RECORD, CONFIG = "run.json", "config.yaml"

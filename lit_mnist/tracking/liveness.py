@@ -18,8 +18,8 @@ from enum import Enum, auto
 from pathlib import Path
 
 from lit_mnist.tracking.folder import Record, is_at_work
+from lit_mnist.tracking.journal.journal import Spool
 from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
-from lit_mnist.tracking.spool import Spool
 
 HEARTBEAT_INTERVAL = 30.0
 """Seconds between two heartbeats of a run."""

@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.redaction import redact
+from lit_mnist.terminal import note, warn
+from lit_mnist.tracking.active_run import LONGEST_PARAM, Run
 from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
-from lit_mnist.tracking.delivery import Delivery
 from lit_mnist.tracking.folder import (
     BALLAST,
     Ballast,
@@ -22,15 +23,14 @@ from lit_mnist.tracking.folder import (
     read_record,
     remove_if_done,
 )
+from lit_mnist.tracking.journal.journal import Point, Spool
+from lit_mnist.tracking.journal.mlflow_writer import Delivery
+from lit_mnist.tracking.journal.system_metrics import PREFIX, SystemMetrics
+from lit_mnist.tracking.journal.uploader import PATIENCE, Sender
 from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbeat_tag
-from lit_mnist.tracking.lookup import find_run, local_folder
 from lit_mnist.tracking.process import this_host
-from lit_mnist.tracking.recording import LONGEST_PARAM, Run
-from lit_mnist.tracking.sender import PATIENCE, Sender
-from lit_mnist.tracking.spool import Point, Spool
+from lit_mnist.tracking.queries.lookup import find_run, local_folder
 from lit_mnist.tracking.store import Store, connect, find_store
-from lit_mnist.tracking.system import PREFIX, SystemMetrics
-from lit_mnist.tracking.terminal import note, warn
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -10,18 +10,18 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lit_mnist.data.pictures import read_picture
+from lit_mnist.data.image_files import read_picture
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.folder import CONFIG
-from lit_mnist.tracking.lookup import fetched
+from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
-from lit_mnist.training.checkpoints import BEST, LAST, load_weights
-from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.checkpoints.files import BEST, LAST, load_weights
+from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.lightning.signals import HeedSignals
 from lit_mnist.training.report import Result, show, test_figures
-from lit_mnist.training.signals import HeedSignals
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -20,11 +20,12 @@ from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcess
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
+from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.run import Run, clean_folder, open_run
-from lit_mnist.tracking.spool import replace_text
-from lit_mnist.training.checkpoints import (
+from lit_mnist.training.checkpoints.exact_resume import ExactResume
+from lit_mnist.training.checkpoints.files import (
     NEXT,
     PREVIOUS,
     AtomicCheckpointIO,
@@ -32,14 +33,13 @@ from lit_mnist.training.checkpoints import (
     load_weights,
     newest_good,
 )
-from lit_mnist.training.former import CHECKPOINTS, Former, drift, find_former, nothing_left
-from lit_mnist.training.heap import settled_heap
-from lit_mnist.training.lean import hide_no_gpu, make_lean
-from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.checkpoints.resume_point import CHECKPOINTS, Former, drift, find_former, nothing_left
+from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.gc_freeze import settled_heap
+from lit_mnist.training.lightning.fast_step import hide_no_gpu, make_lean
+from lit_mnist.training.lightning.ranks import following, is_lost_peer, leading, led_run
 from lit_mnist.training.progress import progress_callback
-from lit_mnist.training.ranks import following, is_lost_peer, leading, led_run
 from lit_mnist.training.report import Result, fit_figures, show
-from lit_mnist.training.resume import ExactResume
 
 
 @dataclass

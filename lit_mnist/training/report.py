@@ -10,9 +10,9 @@ from torch import Tensor
 
 from lit_mnist.data import Batch, PictureDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
+from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking import figures
 from lit_mnist.tracking.run import Run
-from lit_mnist.tracking.terminal import print_table, seconds
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 

@@ -20,12 +20,12 @@ from lightning.pytorch.callbacks import Callback
 
 from lit_mnist.errors import UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.lookup import fetched
+from lit_mnist.terminal import note
+from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.store import Store, connect, find_store
-from lit_mnist.tracking.terminal import note
-from lit_mnist.training.checkpoints import BEST, LAST
+from lit_mnist.training.checkpoints.files import BEST, LAST
+from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
-from lit_mnist.training.parser import LitCLI
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

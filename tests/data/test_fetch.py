@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from lit_mnist.data.fetch import fetch, verify, where
+from lit_mnist.data.download import fetch, verify, where
 from lit_mnist.data.idx import FILES
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
@@ -145,7 +145,7 @@ def test_two_fetches_at_once_download_each_file_once(
     mirror.bodies = packed
     mirror.gate.clear()
     code = (
-        "import pathlib, sys; from lit_mnist.data.fetch import fetch; print('ready', flush=True);"
+        "import pathlib, sys; from lit_mnist.data.download import fetch; print('ready', flush=True);"
         "fetch(['MNIST'], pathlib.Path(sys.argv[1]), sys.argv[2])"
     )
     command = [sys.executable, "-c", code, str(tmp_path), mirror.url]

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from lit_mnist.data.image_files import FORMATS, read_picture
 from lit_mnist.data.mini import load_mini
-from lit_mnist.data.pictures import FORMATS, read_picture
 from lit_mnist.errors import UsageError
 
 DIGITS = load_mini()[2][50::100]

@@ -2,9 +2,9 @@ from pathlib import Path
 
 import pytest
 
-from lit_mnist.data import roots
+from lit_mnist.data import datasets as roots
+from lit_mnist.data.datasets import default_root, find_root
 from lit_mnist.data.idx import FILES
-from lit_mnist.data.roots import default_root, find_root
 from lit_mnist.errors import UserError
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_mnist.training.parser import LitCLI, config_names
+from lit_mnist.training.configuration import LitCLI, config_names
 
 STAGES = {
     "zhang/feature_classifier": ("--model.encoder_checkpoint", "zhang/autoencoder"),

@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lit_mnist.papers.claims import Above, AtLeast, AtMost, Below, Claim, Descending, Rule, Within
-from lit_mnist.tracking.summary import summarise
+from lit_mnist.papers.report.claims import Above, AtLeast, AtMost, Below, Claim, Descending, Rule, Within
+from lit_mnist.tracking.queries.statistics import summarise
 
 OTHERS = {"low": [1.0, 1.2], "lower": [0.5, 0.6]}
 CASES: list[tuple[Rule, float, float]] = [

@@ -13,14 +13,15 @@ from PIL import Image
 from tiny import TINY
 
 from lit_mnist.errors import Interrupted
-from lit_mnist.papers import catalog, reproduce
-from lit_mnist.papers.experiment import Experiment
-from lit_mnist.papers.progress import Progress
-from lit_mnist.papers.results import Result, latest_result, read_result, result_path
-from lit_mnist.papers.runner import run_experiment
-from lit_mnist.papers.table import BEGIN, END, make_table
+from lit_mnist.papers import catalog
+from lit_mnist.papers.report import reproduce
+from lit_mnist.papers.report.experiment import Experiment
+from lit_mnist.papers.report.progress import Progress
+from lit_mnist.papers.report.results import Result, latest_result, read_result, result_path
+from lit_mnist.papers.report.runner import run_experiment
+from lit_mnist.papers.report.table import BEGIN, END, make_table
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 
 pytestmark = [

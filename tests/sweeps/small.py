@@ -8,11 +8,11 @@ import torch
 import yaml
 
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.launch import study_run
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage
-from lit_mnist.sweeps.study import spec_of, take_study
-from lit_mnist.sweeps.worker import work_on
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.storage import open_storage
+from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.workers.runner import study_run
+from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.store import connect, find_store
 
 MINI = {

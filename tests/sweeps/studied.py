@@ -10,7 +10,7 @@ from conftest import MINI
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from lit_mnist.sweeps.storage import open_storage
+from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.training.fit import fit
 

@@ -6,9 +6,9 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from small import spec_text, trial_runs, work
 
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage
-from lit_mnist.sweeps.study import take_study
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.storage import open_storage
+from lit_mnist.sweeps.study.study import take_study
 
 LR = [0.01, 1e-7]
 

@@ -11,11 +11,11 @@ from small import spec_text, trial_runs, work
 from studied import add_trial, make_study
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.checks import check
-from lit_mnist.sweeps.faults import ReleasedError
-from lit_mnist.sweeps.outcome import seconds_left
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.search.validation import check
+from lit_mnist.sweeps.study.storage import open_storage
+from lit_mnist.sweeps.study.summary import seconds_left
+from lit_mnist.sweeps.workers.errors import ReleasedError
 
 
 class Poison(Callback):

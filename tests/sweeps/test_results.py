@@ -16,9 +16,9 @@ from PIL import Image
 from studied import QUIET, add_trial, complete, make_study, real_study, searched
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps import results
-from lit_mnist.sweeps.figures import log_summary
-from lit_mnist.sweeps.outcome import read_outcome, runs
+from lit_mnist.sweeps.results import status as results
+from lit_mnist.sweeps.results.figures import log_summary
+from lit_mnist.sweeps.study.summary import read_outcome, runs
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
@@ -114,7 +114,9 @@ def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, arguments: list[str],
 
 
 def test_questions_about_studies_do_not_load_what_trains() -> None:
-    program = "import sys, lit_mnist.sweeps.results; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    program = (
+        "import sys, lit_mnist.sweeps.results.status; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
+    )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 

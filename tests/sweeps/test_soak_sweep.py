@@ -27,10 +27,10 @@ from postgres import Postgres
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
-from lit_mnist.sweeps.claim import Beat, Claims
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage, open_study, study_lock, study_names
-from lit_mnist.sweeps.study import spec_of, take_study
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.leases import Beat, Claims
+from lit_mnist.sweeps.study.storage import open_storage, open_study, study_lock, study_names
+from lit_mnist.sweeps.study.study import spec_of, take_study
 
 TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
 SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
@@ -153,7 +153,7 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
 def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
     postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.claim.BEAT", 0.05)
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.BEAT", 0.05)
     study = take_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
     claims = Claims(study, spec_of(study), 0, 1)
     trial = claims.take()

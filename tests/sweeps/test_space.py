@@ -8,9 +8,9 @@ import pytest
 from optuna.trial import FixedTrial
 from test_spec import SPACE, text
 
-from lit_mnist.sweeps.samplers import make_pruner, make_sampler
-from lit_mnist.sweeps.space import Space
-from lit_mnist.sweeps.spec import Spec, parse_spec
+from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
+from lit_mnist.sweeps.search.space import Space
+from lit_mnist.sweeps.search.spec import Spec, parse_spec
 
 SIZES = {"depth": {"low": 1, "high": 3}, "width": {"low": 4, "high": 128, "log": True}}
 

@@ -7,8 +7,8 @@ import pytest
 import yaml
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.checks import check
-from lit_mnist.sweeps.spec import Spec, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.validation import check
 
 SHIPPED = sorted(Path(__file__).parents[2].joinpath("sweeps").glob("*.yaml"))
 SPACE = {

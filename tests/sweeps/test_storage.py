@@ -9,7 +9,7 @@ import optuna
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.storage import open_storage, open_study, study_lock, study_names
+from lit_mnist.sweeps.study.storage import open_storage, open_study, study_lock, study_names
 
 
 def make_study(url: str, name: str = "first") -> optuna.Study:
@@ -46,7 +46,7 @@ def test_the_locks_of_a_killed_process_are_free(tmp_path: Path) -> None:
     studies = [make_study(url) for url in urls]
     program = (
         "import os\n"
-        "from lit_mnist.sweeps.storage import open_storage, study_lock\n"
+        "from lit_mnist.sweeps.study.storage import open_storage, study_lock\n"
         f"journal, database = map(open_storage, {urls!r})\n"
         "with study_lock(journal, 'first'), study_lock(database, 'first'):\n"
         "    journal.within._backend._lock.acquire()\n"

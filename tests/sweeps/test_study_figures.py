@@ -9,10 +9,10 @@ from matplotlib.text import Text
 from optuna.trial import TrialState
 from studied import add_trial, make_study, searched
 
-from lit_mnist.sweeps.drawing import draw, history
-from lit_mnist.sweeps.figures import importances, log_summary, main_pair
-from lit_mnist.sweeps.heat_map import heat_map
-from lit_mnist.sweeps.outcome import read_outcome
+from lit_mnist.sweeps.results.drawing import draw, history
+from lit_mnist.sweeps.results.figures import importances, log_summary, main_pair
+from lit_mnist.sweeps.results.heat_map import heat_map
+from lit_mnist.sweeps.study.summary import read_outcome
 from lit_mnist.tracking.run import open_run
 
 TWO = (("val/loss", "minimize"), ("parameters", "minimize"))

@@ -15,12 +15,12 @@ from optuna.trial import TrialState
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
-from lit_mnist.sweeps.launch import study_run
-from lit_mnist.sweeps.nursery import Cradle
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import default_storage, open_storage, open_study
-from lit_mnist.sweeps.study import spec_of, take_study
-from lit_mnist.sweeps.team import Team
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
+from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.workers.pool import Team
+from lit_mnist.sweeps.workers.runner import study_run
+from lit_mnist.sweeps.workers.spawn import Cradle
 
 LONG = {
     "data.train_per_class": 100,
@@ -34,7 +34,7 @@ PATIENCE = 200.0
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over several threads would differ in their last bits from those that they are compared with."""
-    monkeypatch.setattr("lit_mnist.sweeps.nursery.cores", lambda: 1)
+    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.cores", lambda: 1)
 
 
 def small() -> optuna.Study:
@@ -129,6 +129,6 @@ def fall(cradle: Cradle) -> None:
 def test_workers_that_cannot_work_are_given_up_with_their_own_words(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.nursery.live", fall)
+    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.live", fall)
     code, _, err = cli("sweep", write_spec())
     assert code == 1 and "workers die and no trial gets any further; the last one: it fell" in err

@@ -18,11 +18,11 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.claim import SILENCE, Claims, Watch
-from lit_mnist.sweeps.spec import parse_spec
-from lit_mnist.sweeps.storage import open_storage, open_study
-from lit_mnist.sweeps.study import spec_of, take_study
-from lit_mnist.sweeps.worker import work_on
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.leases import SILENCE, Claims, Watch
+from lit_mnist.sweeps.study.storage import open_storage, open_study
+from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
@@ -200,7 +200,7 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
 
 KILLED_LAST = """
 import os, signal, sys
-from lit_mnist.tracking.delivery import Delivery
+from lit_mnist.tracking.journal.mlflow_writer import Delivery
 from small import work
 
 send = Delivery._call
@@ -227,7 +227,7 @@ def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing()
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.trial.DEADLY", 3)
+    monkeypatch.setattr("lit_mnist.sweeps.workers.trial.DEADLY", 3)
     study = take_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
     gone = subprocess.Popen(["true"])
     gone.wait()

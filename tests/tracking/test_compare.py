@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from conftest import Cli, enter_project
 
-from lit_mnist.tracking.reading import RunData, open_reader, study_runs
+from lit_mnist.tracking.queries.reader import RunData, open_reader, study_runs
+from lit_mnist.tracking.queries.statistics import paired, summarise
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import Store, find_store
-from lit_mnist.tracking.summary import paired, summarise
 
 FAST = {0: 0.91, 1: 0.95, 2: 0.93}
 SLOW = {0: 0.90, 1: 0.935, 2: 0.925}
@@ -106,7 +106,7 @@ def test_the_page_says_the_same_in_one_file(cli: Cli, ids: dict[str, list[str]],
 def test_a_table_that_is_too_wide_says_what_it_leaves_out(
     cli: Cli, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.tracking.compare.width", lambda: 22)
+    monkeypatch.setattr("lit_mnist.tracking.queries.compare.width", lambda: 22)
     out = cli("compare", "--study", "lrs")[1]
     assert out.splitlines()[0].split() == ["run", "best/val/acc"]
     assert "too wide for lr: --html FILE shows all" in out
@@ -134,7 +134,7 @@ def test_one_run_is_nothing_to_compare(cli: Cli, ids: dict[str, list[str]]) -> N
 def test_the_database_and_mlflow_say_the_same(ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
     store: Store = find_store()
     quick = open_reader(store)
-    monkeypatch.setattr("lit_mnist.tracking.reading.SQLITE", "another")
+    monkeypatch.setattr("lit_mnist.tracking.queries.reader.SQLITE", "another")
     slow = open_reader(store)
     assert type(quick) is not type(slow)
 

@@ -14,11 +14,11 @@ from test_sync import killed_run
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_TIMEOUT
-from lit_mnist.tracking.lookup import find_unfinished, local_folder
+from lit_mnist.tracking.queries.lookup import find_unfinished, local_folder
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
-FIND = "from lit_mnist.tracking.lookup import find_unfinished; print(find_unfinished())"
+FIND = "from lit_mnist.tracking.queries.lookup import find_unfinished; print(find_unfinished())"
 OTHER_NAME = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
 
 
@@ -111,7 +111,7 @@ def test_a_run_whose_heartbeat_is_old_or_which_never_had_one_is_taken_over_and_s
 def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.tracking.sender.HEARTBEAT_INTERVAL", 0.0)
+    monkeypatch.setattr("lit_mnist.tracking.journal.uploader.HEARTBEAT_INTERVAL", 0.0)
     with open_run("alive", system_metrics=False) as run:
         run.sender.interval = 0.1
         journal = run.spool.path.read_bytes() if run.spool.path.exists() else b""
@@ -124,8 +124,8 @@ def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
 
 
 def test_fit_does_not_keep_what_it_has_fetched_of_a_run_that_it_is_refused(project: Path) -> None:
+    from lit_mnist.training.configuration import LitCLI
     from lit_mnist.training.fit import fit
-    from lit_mnist.training.parser import LitCLI
 
     run_id = _run_elsewhere(heartbeat=f"{time.time():.0f}")
     client = connect(find_store())

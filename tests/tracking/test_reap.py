@@ -8,10 +8,10 @@ from conftest import Cli
 from servers import stored
 from test_sync import killed_run
 
-from lit_mnist.tracking.lookup import local_folder
+from lit_mnist.tracking.journal.journal import Spool
 from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.run import open_run
-from lit_mnist.tracking.spool import Spool
 from lit_mnist.tracking.store import connect, find_store
 
 

@@ -9,7 +9,7 @@ from servers import stored, wait_for
 from test_sync import killed_run
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.lookup import fetch_folder, find_unfinished, local_folder, status_of
+from lit_mnist.tracking.queries.lookup import fetch_folder, find_unfinished, local_folder, status_of
 from lit_mnist.tracking.run import clean_folder, open_run
 
 SECOND = """

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.spool import Spool
+from lit_mnist.tracking.journal.journal import Spool
 
 ENTRIES = [{"kind": "text", "text": "line\nbreak, ümlaut, \ud800", "path": "a"}] + [
     {"kind": "metrics", "points": [["loss", step / 2, 1000 + step, step]]} for step in range(5)
@@ -21,7 +21,7 @@ ENTRIES = [{"kind": "text", "text": "line\nbreak, ümlaut, \ud800", "path": "a"}
 WRITER = """
 import sys
 from pathlib import Path
-from lit_mnist.tracking.spool import Spool
+from lit_mnist.tracking.journal.journal import Spool
 
 spool = Spool(Path(sys.argv[1]))
 for step in range(10**9):

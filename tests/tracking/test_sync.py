@@ -17,9 +17,9 @@ from servers import artifacts, stored
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.creation import adopt
 from lit_mnist.tracking.folder import FolderLock, read_record
-from lit_mnist.tracking.lookup import find_run, find_unfinished, local_folder, status_of
+from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_folder, status_of
 from lit_mnist.tracking.run import Run, clean_folder, open_run
-from lit_mnist.tracking.spool import Spool
 from lit_mnist.tracking.store import connect, find_store
 
 WORKER = """

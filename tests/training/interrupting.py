@@ -13,9 +13,9 @@ from lightning.pytorch.loggers.logger import Logger
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
-from lit_mnist.training.checkpoints import AtomicCheckpointIO, best_callback, newest_good
-from lit_mnist.training.parser import CheckpointArgs, LitCLI
-from lit_mnist.training.resume import ExactResume
+from lit_mnist.training.checkpoints.exact_resume import ExactResume
+from lit_mnist.training.checkpoints.files import AtomicCheckpointIO, best_callback, newest_good
+from lit_mnist.training.configuration import CheckpointArgs, LitCLI
 
 CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
        "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.05",

@@ -7,8 +7,8 @@ import torch
 from interrupting import CNN, same, train
 
 from lit_mnist.errors import UserError
-from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS, AtomicCheckpointIO, newest_good
-from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO, newest_good
+from lit_mnist.training.configuration import LitCLI
 
 
 def _damage(path: Path, how: str) -> None:

@@ -13,7 +13,7 @@ from conftest import Cli
 from lightning.pytorch import Trainer
 
 from lit_mnist.data import MiniMNISTDataModule
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 
 DDP = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]

@@ -10,7 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_mnist.data import MiniMNISTDataModule
-from lit_mnist.training.checkpoints import BEST, LAST, PREVIOUS
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS
 
 ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
 RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]

@@ -12,8 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, TensorDataset
 
 from lit_mnist.models import MLP
-from lit_mnist.training.lean import LeanOptimization, QuietProfiler, make_lean
-from lit_mnist.training.parser import LitCLI
+from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.lightning.fast_step import LeanOptimization, QuietProfiler, make_lean
 
 SHORT = [*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "50"]
 CNN = ["--config", "zhang/cnn", *SHORT, "--model.channels", "[4,8]", "--model.lr", "0.01",

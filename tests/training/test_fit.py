@@ -14,8 +14,8 @@ from PIL import Image
 import lit_mnist
 from lit_mnist.cli import main
 from lit_mnist.tracking.run import Run, open_run
+from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
-from lit_mnist.training.parser import LitCLI
 
 EVERY_STEP = (*SHORT, "--trainer.log_every_n_steps", "1", "--seed_everything", "7")
 CNN = ["--config", "zhang/cnn", *EVERY_STEP, "--model.channels", "[4,8]", "--model.lr", "0.01",

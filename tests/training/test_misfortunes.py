@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, Trainer
 from servers import Server
 
 from lit_mnist.cli import main
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
 
@@ -23,7 +23,7 @@ from pathlib import Path
 from lightning.pytorch import Callback
 from lit_mnist.cli import main, quiet
 from lit_mnist.guard import guarded
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
 

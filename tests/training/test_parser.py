@@ -6,7 +6,7 @@ import pytest
 import yaml
 
 from lit_mnist.errors import UsageError
-from lit_mnist.training.parser import LitCLI, config_names, config_path
+from lit_mnist.training.configuration import LitCLI, config_names, config_path
 
 BASE = ["--config", "zhang/cnn", "--data", "MiniMNISTDataModule"]
 

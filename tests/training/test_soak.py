@@ -16,7 +16,7 @@ import pytest
 import torch
 from conftest import MINI, enter_project
 
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 
 STRIKES = int(os.environ.get("LIT_MNIST_SOAK", "1"))

@@ -15,7 +15,7 @@ from tiny import CLASSIFIER, ENCODER
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.listing import runs
+from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import SOURCE, Stage, find_stage, stage_key, train_stage
 

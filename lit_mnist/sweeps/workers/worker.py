@@ -1,0 +1,123 @@
+"""A worker: a process that works on one trial after the other until the study has none left for it."""
+
+import contextlib
+import gc
+import os
+import time
+
+import optuna
+import torch
+from optuna.trial import Trial
+
+from lit_mnist.errors import Interrupted
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.search.spec import Spec
+from lit_mnist.sweeps.study.leases import MOST_RELEASES, Beat, Claims
+from lit_mnist.sweeps.study.storage import open_storage, open_study
+from lit_mnist.sweeps.study.study import LONGEST, RUNNING, get_trials, is_out_of_time, spec_of
+from lit_mnist.sweeps.workers.errors import ReleasedError, is_from_outside, is_outage, reason_of
+from lit_mnist.sweeps.workers.parent_watch import Leash
+from lit_mnist.sweeps.workers.trial import Extent, TrialWork, measure
+from lit_mnist.terminal import note
+from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.store import StoreError, connect, find_store
+from lit_mnist.training.gc_freeze import settled_heap
+
+PAUSE = 1.0
+"""Seconds between two looks for a trial that somebody has left."""
+
+
+def run_worker(name: str, number: int, threads: int) -> None:
+    """Work on study `name` as worker `number`, once the supervisor says so and as long as it lives.
+
+    Raises:
+        Interrupted: a signal came, or the supervisor is gone.
+        UserError: the storage or the tracking store is gone.
+
+    """
+    torch.set_num_threads(threads)
+    with SignalWatch() as watch:
+        leash = Leash(watch)
+        with contextlib.suppress(StoreError):  # whoever needs it will say so
+            connect(find_store())  # a first connection takes a moment, which the supervisor takes for its checks
+        leash.wait()
+        watch.check()
+        study = open_study(open_storage(None), name)
+        work_on(study, watch, number)
+
+
+def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
+    """Carry out trials until each has come to its end and no new one is to be asked for.
+
+    Raises:
+        Interrupted: a signal came; the trial in hand is left as it is saved.
+
+    """
+    spec = spec_of(study)
+    extent = measure(spec, study.user_attrs.get(LONGEST))
+    claims = Claims(study, spec, worker, extent.validations)
+    settle = Settled()
+    with settled_heap():
+        while True:
+            watch.check()
+            trial = claims.take()
+            if trial is not None:
+                _work(claims, trial, watch, extent)
+                settle()
+            elif _is_over(study, spec):
+                return
+            else:
+                time.sleep(PAUSE)
+
+
+def _work(claims: Claims, trial: Trial, watch: SignalWatch, extent: Extent) -> None:
+    try:
+        with Beat(claims, trial):
+            TrialWork(claims.study, claims.spec, trial, watch, extent).do()
+    except BusyError as error:
+        claims.let_go(trial)
+        note(f"trial {trial.number} waits: {error}")
+        time.sleep(2 * PAUSE)
+    except Interrupted:
+        claims.let_go(trial)
+        raise
+    except Exception as error:
+        if is_from_outside(error) and not is_outage(error):
+            reason = reason_of(error)
+            count = claims.release(trial, reason)
+            note(f"trial {trial.number} is released ({count} of {MOST_RELEASES} times): {reason}")
+            # The next one gets a fresh process: this one may be short of memory or of open files.
+            raise ReleasedError(reason) from error
+        with contextlib.suppress(Exception):  # the first error is the one that counts
+            claims.let_go(trial)
+        raise
+
+
+def _is_over(study: optuna.Study, spec: Spec) -> bool:
+    """Whether nobody's trial can be left to this worker any more."""
+    trials = get_trials(study)
+    if any(trial.state == RUNNING for trial in trials):
+        return False
+    return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
+
+
+class Settled:
+    """Puts back what one trial may have changed for the next: the environment, and torch's global settings."""
+
+    def __init__(self) -> None:
+        self._environment = dict(os.environ)
+        self._threads = torch.get_num_threads()
+
+    def __call__(self) -> None:
+        """Put everything back, and free the memory."""
+        os.environ.clear()
+        os.environ.update(self._environment)
+        torch.set_num_threads(self._threads)
+        torch.set_default_dtype(torch.float32)
+        torch.set_grad_enabled(True)
+        torch.use_deterministic_algorithms(False)
+        torch.set_float32_matmul_precision("highest")
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()

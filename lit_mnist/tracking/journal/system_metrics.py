@@ -1,0 +1,105 @@
+"""The machine's load, under the names of MLflow's own monitors, whose import takes a second and a store."""
+
+import os
+import time
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from lit_mnist.tracking.journal.journal import Point
+
+PREFIX = "system/"
+
+
+class SystemMetrics:
+    """Samples of processor, memory, disk, network and GPU.
+
+    The step of a point is a number of seconds, so that a run that goes on later draws one line.
+
+    Args:
+        every: Seconds between two samples.
+        first: Seconds before the first.
+        last_step: The largest step that the run has already.
+
+    """
+
+    def __init__(self, every: float = 10.0, first: float = 2.0, last_step: int = -1) -> None:
+        self.every = every
+        self._start = time.time() - max(last_step, 0)
+        self._due = time.time() + first
+        self._step = last_step
+        self._gpus: list[Any] | None = None
+        self._received, self._transmitted = _network()
+
+    def is_due(self) -> bool:
+        """Whether it is time for the next sample."""
+        return time.time() >= self._due
+
+    def sample(self) -> list[Point]:
+        """One point a metric."""
+        now = time.time()
+        self._due = now + self.every
+        self._step = max(int(now - self._start), self._step + 1)  # the last sample may follow within the second
+        values: dict[str, float] = {}
+        for part in (_processor, _disk, self._traffic, self._gpu):
+            with suppress(Exception):  # a machine that does not tell one thing may tell the others
+                values |= part()
+        return [(f"{PREFIX}{name}", value, int(now * 1000), self._step) for name, value in values.items()]
+
+    def _traffic(self) -> dict[str, float]:
+        received, transmitted = _network()
+        return {
+            "network_receive_megabytes": received - self._received,
+            "network_transmit_megabytes": transmitted - self._transmitted,
+        }
+
+    def _gpu(self) -> dict[str, float]:
+        import pynvml
+
+        if self._gpus is None:
+            self._gpus = []  # without a driver there is no use in trying again
+            pynvml.nvmlInit()
+            self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
+        values: dict[str, float] = {}
+        for i, gpu in enumerate(self._gpus):
+            memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
+            values[f"gpu_{i}_memory_usage_percentage"] = _percent(memory.used, memory.total)
+            values[f"gpu_{i}_memory_usage_megabytes"] = round(memory.used / 1e6, 1)
+            with suppress(pynvml.NVMLError):  # not told by each kind
+                values[f"gpu_{i}_utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
+            with suppress(pynvml.NVMLError):
+                power, most = pynvml.nvmlDeviceGetPowerUsage(gpu), pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
+                values[f"gpu_{i}_power_usage_watts"] = round(power / 1000, 1)
+                values[f"gpu_{i}_power_usage_percentage"] = _percent(power, most)
+        return values
+
+
+def _processor() -> dict[str, float]:
+    memory = psutil.virtual_memory()
+    return {
+        "cpu_utilization_percentage": psutil.cpu_percent(),
+        "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
+        "system_memory_usage_percentage": _percent(memory.used, memory.total),
+    }
+
+
+def _disk() -> dict[str, float]:
+    usage = psutil.disk_usage(os.sep)
+    return {
+        "disk_usage_percentage": usage.percent,
+        "disk_usage_megabytes": round(usage.used / 1e6, 1),
+        "disk_available_megabytes": round(usage.free / 1e6, 1),
+    }
+
+
+def _network() -> tuple[float, float]:
+    try:
+        counters = psutil.net_io_counters()
+    except OSError:
+        return 0.0, 0.0
+    return counters.bytes_recv / 1e6, counters.bytes_sent / 1e6
+
+
+def _percent(part: float, whole: float) -> float:
+    return round(100 * part / whole, 1)
