@@ -124,8 +124,8 @@ def _fit(arguments: list[str]) -> None:
 
 def _evaluate(verb: str) -> Callable[[list[str]], None]:
     def command(arguments: list[str]) -> None:
-        what = {"validate": "Measure a run's checkpoint on the validation pictures.",
-                "test": "Measure a run's checkpoint on the test pictures, and log it to the run."}  # fmt: skip
+        what = {"validate": "Measure a run's checkpoint on the validation images.",
+                "test": "Measure a run's checkpoint on the test images, and log it to the run."}  # fmt: skip
         parser = _run_parser(verb, what[verb])
         known, overrides = parser.parse_known_args(arguments)
         from lit_mnist.training.evaluate import evaluate
@@ -137,14 +137,14 @@ def _evaluate(verb: str) -> Callable[[list[str]], None]:
 
 
 def _predict(arguments: list[str]) -> None:
-    parser = _run_parser("predict", "Label pictures, or reconstruct them, with a run's checkpoint.")
-    parser.add_argument("pictures", nargs="+", type=Path, metavar="PICTURE", help="of any size and mode")
+    parser = _run_parser("predict", "Label images, or reconstruct them, with a run's checkpoint.")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="of any size and mode")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for reconstructions (default: here)")
     known = parser.parse_args(arguments)
     from lit_mnist.training.evaluate import predict
 
     quiet()
-    predict(known.run, known.checkpoint, known.pictures, known.out, [])
+    predict(known.run, known.checkpoint, known.images, known.out, [])
 
 
 def _data(arguments: list[str]) -> None:
@@ -256,9 +256,9 @@ def _ui(arguments: list[str]) -> None:
 
 COMMANDS: dict[str, tuple[str, Callable[[list[str]], None]]] = {
     "fit": ("train a model", _fit),
-    "validate": ("measure a run's checkpoint on the validation pictures", _evaluate("validate")),
-    "test": ("measure a run's checkpoint on the test pictures", _evaluate("test")),
-    "predict": ("label or reconstruct pictures", _predict),
+    "validate": ("measure a run's checkpoint on the validation images", _evaluate("validate")),
+    "test": ("measure a run's checkpoint on the test images", _evaluate("test")),
+    "predict": ("label or reconstruct images", _predict),
     "reproduce": ("check what the papers claim", _reproduce),
     "sweep": ("search for good hyperparameters", _sweep),
     "data": ("fetch, verify and find the datasets", _data),

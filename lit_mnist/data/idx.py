@@ -19,7 +19,7 @@ COUNTS = {"train": 60_000, "t10k": 10_000}
 FILES = tuple(f"{part}-{kind}" for part in COUNTS for kind in ("images-idx3-ubyte", "labels-idx1-ubyte"))
 
 _UINT8_MAGIC = b"\x00\x00\x08"
-_KINDS = {1: "labels", 3: "pictures"}
+_KINDS = {1: "labels", 3: "images"}
 
 
 def find_file(folder: Path, name: str) -> Path | None:
@@ -81,13 +81,13 @@ def load_arrays(folder: Path, train: bool) -> tuple[Bytes, Bytes]:
     label_path, labels = _read_kind(folder, f"{part}-labels-idx1-ubyte", ndim=1)
     if images.shape[1:] != (SIDE, SIDE):
         height, width = images.shape[1:]
-        raise DataError(f"{image_path}: pictures of {height}x{width} pixels, must be {SIDE}x{SIDE}")
+        raise DataError(f"{image_path}: images of {height}x{width} pixels, must be {SIDE}x{SIDE}")
     if len(images) != len(labels):
         raise DataError(
-            f"{label_path}: {len(labels):,} labels for the {len(images):,} pictures of {image_path.name}"
+            f"{label_path}: {len(labels):,} labels for the {len(images):,} images of {image_path.name}"
         )
     if len(images) != COUNTS[part]:
-        raise DataError(f"{image_path}: {len(images):,} pictures, the canonical set has {COUNTS[part]:,}")
+        raise DataError(f"{image_path}: {len(images):,} images, the canonical set has {COUNTS[part]:,}")
     if labels.max() >= CLASSES:
         raise DataError(f"{label_path}: label {labels.max()} is outside 0-{CLASSES - 1}")
     return images, labels

@@ -1,6 +1,6 @@
-"""A picture file from anywhere, brought to MNIST's convention: light on dark, the digit centred by its mass.
+"""An image file from anywhere, brought to MNIST's convention: light on dark, the digit centred by its mass.
 
-The convention is LeCun et al.'s (1998): the digit fits a box of 20×20 pixels, in a picture of 28×28 whose canvas
+The convention is LeCun et al.'s (1998): the digit fits a box of 20×20 pixels, in an image of 28×28 whose canvas
 is 0, with the centre of mass in the middle.
 """
 
@@ -19,7 +19,7 @@ Floats = NDArray[np.float32]
 # Only what Pillow decodes by itself: for others, such as EPS, it starts an external program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 DIGIT_SHARE = 20 / 28
-# A drawing that reaches this share of the picture's side fills it on purpose.
+# A drawing that reaches this share of the image's side fills it on purpose.
 FILLS = 0.9
 # Of 255: what is fainter, such as JPEG's ripples or the grain of paper, is no ink.
 FAINT = 64
@@ -27,12 +27,12 @@ LEAST_CONTRAST = 16
 ORIENTATION = 0x0112
 
 
-def read_picture(path: Path, size: tuple[int, int] = (28, 28)) -> tuple[Grey, list[str]]:
-    """Return the picture as uint8 (H, W), light on a canvas of 0, and notes on what was done to it.
+def read_image(path: Path, size: tuple[int, int] = (28, 28)) -> tuple[Grey, list[str]]:
+    """Return the image as uint8 (H, W), light on a canvas of 0, and notes on what was done to it.
 
-    A grey picture that has `size` (H, W) and is light on dark comes back unchanged; any other of that size keeps
-    its place and scale. Larger ones are cropped to the digit, which is centred, unless it fills the picture.
-    Raises UsageError, one line that names the file, if it is missing, damaged, no picture or too large.
+    A grey image that has `size` (H, W) and is light on dark comes back unchanged; any other of that size keeps
+    its place and scale. Larger ones are cropped to the digit, which is centred, unless it fills the image.
+    Raises UsageError, one line that names the file, if it is missing, damaged, no image or too large.
     """
     image, notes = _open(path)
     width, height = image.size
@@ -52,7 +52,7 @@ def read_picture(path: Path, size: tuple[int, int] = (28, 28)) -> tuple[Grey, li
 def _open(path: Path) -> tuple[Image.Image, list[str]]:
     if not path.is_file():
         wrong = "is a folder" if path.is_dir() else "is no regular file" if path.exists() else "does not exist"
-        raise UsageError(f"{path} {wrong}; give a picture file")
+        raise UsageError(f"{path} {wrong}; give an image file")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -60,7 +60,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
             with Image.open(path, formats=FORMATS) as image:
                 return _upright(image)
     except UnidentifiedImageError:
-        raise UsageError(f"{path} is no picture that can be read; known are {', '.join(FORMATS)}") from None
+        raise UsageError(f"{path} is no image that can be read; known are {', '.join(FORMATS)}") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UsageError(
             f"{path} has too many pixels; make it smaller, {Image.MAX_IMAGE_PIXELS} at most"
@@ -103,11 +103,11 @@ def _eight_bits(values: Floats) -> Grey:
 
 
 def _on_canvas(grey_and_alpha: Floats) -> Grey:
-    """Lay a transparent picture (H, W, 2) on the canvas that its ink was meant for."""
+    """Lay a transparent image (H, W, 2) on the canvas that its ink was meant for."""
     grey, alpha = grey_and_alpha[..., 0], grey_and_alpha[..., 1] / 255
     border, border_alpha = _border(grey), _border(alpha)
     if np.median(border_alpha) > 0.5:
-        # Only corners or holes are transparent: the canvas is in the picture.
+        # Only corners or holes are transparent: the canvas is in the image.
         canvas = float(np.median(border[border_alpha > 0.5]))
     else:
         ink = (grey * alpha).sum() / max(alpha.sum(), 1)
@@ -115,8 +115,8 @@ def _on_canvas(grey_and_alpha: Floats) -> Grey:
     return _bytes(grey * alpha + canvas * (1 - alpha))
 
 
-def _border(picture: NDArray[np.generic]) -> Floats:
-    edges = (picture[0], picture[-1], picture[1:-1, 0], picture[1:-1, -1])
+def _border(image: NDArray[np.generic]) -> Floats:
+    edges = (image[0], image[-1], image[1:-1, 0], image[1:-1, -1])
     return np.concatenate(edges).astype(np.float32)
 
 
@@ -142,7 +142,7 @@ def _fitted(grey: Grey, size: tuple[int, int], notes: list[str]) -> Grey:
         notes.append("cropped to the digit and centred")
         return _centred(digit, size)
     if larger:
-        notes.append("not centred: the ink fills the picture")
+        notes.append("not centred: the ink fills the image")
     height, width = grey.shape
     scale = min(size[0] / height, size[1] / width)
     # Padded after the resizing: a strip of a million pixels would make a square of a million million.

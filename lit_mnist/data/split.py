@@ -1,4 +1,4 @@
-"""Stratified choices of pictures: the validation split, and the papers' so many pictures a class."""
+"""Stratified choices of images: the validation split, and the papers' so many images a class."""
 
 import numpy as np
 import torch
@@ -9,10 +9,10 @@ from lit_mnist.data.randomness import keyed_generator, keyed_seed
 
 
 def stratified(labels: Tensor, size: int, *key: int | str) -> tuple[Tensor, Tensor]:
-    """Choose `size` of the pictures so that each class keeps its share, as a function of `key`.
+    """Choose `size` of the images so that each class keeps its share, as a function of `key`.
 
     Args:
-        labels: (N,) class of each picture.
+        labels: (N,) class of each image.
         size: how many to choose, 0 to N.
         key: what the choice depends on, beside the labels.
 
@@ -34,10 +34,10 @@ def stratified(labels: Tensor, size: int, *key: int | str) -> tuple[Tensor, Tens
 
 
 def per_class(labels: Tensor, count: int, *key: int | str) -> Tensor:
-    """Indices of `count` pictures of each class, ascending, as a function of `key`.
+    """Indices of `count` images of each class, ascending, as a function of `key`.
 
     Raises:
-        ValueError: a class has fewer pictures than `count`.
+        ValueError: a class has fewer images than `count`.
 
     """
     order = torch.randperm(len(labels), generator=keyed_generator(*key))
@@ -45,22 +45,22 @@ def per_class(labels: Tensor, count: int, *key: int | str) -> Tensor:
     return torch.cat([order[labels[order] == label][:count] for label in classes]).sort().values
 
 
-def typical_per_class(pictures: Tensor, labels: Tensor, count: int, *key: int | str) -> Tensor:
-    """Indices of `count` typical pictures of each class, ascending: those nearest to the centres of k-means.
+def typical_per_class(images: Tensor, labels: Tensor, count: int, *key: int | str) -> Tensor:
+    """Indices of `count` typical images of each class, ascending: those nearest to the centres of k-means.
 
     Args:
-        pictures: (N, ...) of any type; distances are those of their pixels.
-        labels: (N,) class of each picture.
+        images: (N, ...) of any type; distances are those of their pixels.
+        labels: (N,) class of each image.
         count: how many of each class.
         key: what k-means starts from.
 
     Raises:
-        ValueError: a class has fewer pictures than `count`.
+        ValueError: a class has fewer images than `count`.
 
     """
     from sklearn.cluster import KMeans
 
-    pixels = pictures.flatten(1).float().numpy()
+    pixels = images.flatten(1).float().numpy()
     chosen = []
     for label in _checked_classes(labels, count):
         members = (labels == label).nonzero().squeeze(1)
@@ -73,12 +73,12 @@ def typical_per_class(pictures: Tensor, labels: Tensor, count: int, *key: int | 
 def _checked_classes(labels: Tensor, count: int) -> list[int]:
     classes, counts = torch.unique(labels, return_counts=True)
     if int(counts.min()) < count:
-        raise ValueError(f"class {int(classes[counts.argmin()])} has only {int(counts.min())} pictures")
+        raise ValueError(f"class {int(classes[counts.argmin()])} has only {int(counts.min())} images")
     return [int(label) for label in classes]
 
 
 def _nearest(distances: NDArray[np.float32]) -> Tensor:
-    """For each centre the picture nearest to it, no picture twice; `distances` is (pictures, centres)."""
+    """For each centre the image nearest to it, no image twice; `distances` is (images, centres)."""
     taken: list[int] = []
     for column in distances.T:
         taken.append(next(int(i) for i in column.argsort(kind="stable") if int(i) not in taken))

@@ -12,11 +12,11 @@ from lit_mnist.models.base import LitModel, Stage, activation
 
 
 class Autoencoder(LitModel):
-    """Pictures to a code and back; denoising where the data are corrupted, since the target is the clean picture.
+    """Images to a code and back; denoising where the data are corrupted, since the target is the clean image.
 
-    A subclass gives two modules, so that another model can take over the first: `encoder`, from pictures
+    A subclass gives two modules, so that another model can take over the first: `encoder`, from images
     (B, C, H, W) to a code, and `decoder`, from a code to what `output_activation` is yet to act on, of the
-    pictures' shape. Whatever the loss, `mse` is logged as the mean over pixels, so that any two compare.
+    images' shape. Whatever the loss, `mse` is logged as the mean over pixels, so that any two compare.
 
     Raises:
         UsageError: cross_entropy with another output than sigmoid.
@@ -37,7 +37,7 @@ class Autoencoder(LitModel):
 
         Args:
             loss: Squared error, or binary cross-entropy.
-            reduction: Of the loss over a picture's pixels; over pictures it is the mean. With sgd, a sum over n
+            reduction: Of the loss over an image's pixels; over images it is the mean. With sgd, a sum over n
                 pixels is n times the learning rate; adam hardly tells them apart.
             output_activation: What acts on the decoder's output.
             optimizer: See LitModel.
@@ -49,17 +49,17 @@ class Autoencoder(LitModel):
         self.output = activation(output_activation)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) to their code."""
+        """Images (B, C, H, W) to their code."""
         code: Tensor = self.encoder(x)
         return code
 
     def decode(self, code: Tensor) -> Tensor:
-        """A code to pictures (B, C, H, W) before the output activation."""
-        pictures: Tensor = self.decoder(code)
-        return pictures
+        """A code to images (B, C, H, W) before the output activation."""
+        images: Tensor = self.decoder(code)
+        return images
 
     def forward(self, x: Tensor) -> Tensor:
-        """Reconstructions (B, C, H, W) of pictures (B, C, H, W)."""
+        """Reconstructions (B, C, H, W) of images (B, C, H, W)."""
         reconstruction: Tensor = self.output(self.decode(self.encode(x)))
         return reconstruction
 

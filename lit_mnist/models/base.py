@@ -21,7 +21,7 @@ class LitModel(LightningModule):
 
     A subclass gives `_step(batch, stage)`, which returns the loss and hands `_record` what is to be averaged.
     Logged are `train/…` every `log_every_n_steps` as means over those steps, with the learning rate and the
-    pictures per second, `train/…_epoch` over the epoch, `val/…` and `test/…` over all their pictures.
+    images per second, `train/…_epoch` over the epoch, `val/…` and `test/…` over all their images.
 
     Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
 
@@ -105,7 +105,7 @@ class LitModel(LightningModule):
         """Record the batch under `test/`."""
         self._step(as_batch(batch), "test")
 
-    def validated(self, batch: Any) -> list[str]:
+    def val_metric_names(self, batch: Any) -> list[str]:
         """The names of what a validation with such batches logs."""
         was_training = self.training
         self.eval()
@@ -137,12 +137,12 @@ class LitModel(LightningModule):
         self._validation_start = time.perf_counter()
 
     def on_validation_epoch_end(self) -> None:
-        """Log the means over the validation pictures."""
+        """Log the means over the validation images."""
         self._log_evaluation("val")
         self._window_start += time.perf_counter() - self._validation_start
 
     def on_test_epoch_end(self) -> None:
-        """Log the means over the test pictures."""
+        """Log the means over the test images."""
         self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -172,7 +172,7 @@ class LitModel(LightningModule):
         raise TypeError(f"{type(self).__name__} must define _step(batch, stage)")
 
     def _record(self, stage: Stage, count: int, **values: Tensor) -> None:
-        """Take the means of `values` over `count` pictures into those of `stage`."""
+        """Take the means of `values` over `count` images into those of `stage`."""
         self._means[stage].add(count, values)
 
     def _log_window(self) -> None:
@@ -191,7 +191,7 @@ class LitModel(LightningModule):
                 )
         now = time.perf_counter()
         values = {f"train/{name}": value for name, value in means.items()}
-        values["pictures_per_s"] = count / (now - self._window_start)
+        values["images_per_s"] = count / (now - self._window_start)
         values["lr"] = self._lr
         self._window_start, self._logged_step = now, step
         self._log_step(values)

@@ -15,7 +15,7 @@ class BatchNormAutoencoder(Autoencoder):
 
     The paper's encoder is 32, 32, pool, 64, pool, 128, 256, to a code of 256×7×7. Of its decoder it says only that
     it has the same layers upside down: here each convolution turned round, nearest-neighbour upsampling for each
-    pooling, and the convolution that gives the picture without batch norm.
+    pooling, and the convolution that gives the image without batch norm.
     """
 
     channels_last = True
@@ -23,14 +23,14 @@ class BatchNormAutoencoder(Autoencoder):
     def __init__(
         self,
         blocks: Sequence[Sequence[int]] = ((32, 32), (64,), (128, 256)),
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
             blocks: Output channels of the encoder's convolutions, one list for each stretch between poolings.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             autoencoder: See Autoencoder.
 
         """
@@ -38,10 +38,10 @@ class BatchNormAutoencoder(Autoencoder):
         sizes = [list(block) for block in blocks]
         if not sizes or not all(block and min(block) >= 1 for block in sizes):
             raise UsageError(f"--model.blocks {sizes} must hold lists of sizes of at least 1")
-        check_halving(picture_shape, len(sizes) - 1, f"--model.blocks {sizes}")
+        check_halving(image_shape, len(sizes) - 1, f"--model.blocks {sizes}")
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
-        depth = picture_shape[0]
+        depth = image_shape[0]
         for i, block in enumerate(sizes):
             if i:
                 encoder.append(nn.MaxPool2d(2))
@@ -51,7 +51,7 @@ class BatchNormAutoencoder(Autoencoder):
                 decoder = [*_convolution(outputs, depth), *decoder]
                 depth = outputs
         self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder[:-2])  # to the picture, without its ReLU and batch norm
+        self.decoder = nn.Sequential(*decoder[:-2])  # to the image, without its ReLU and batch norm
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:

@@ -26,7 +26,7 @@ class BatchNormCNN(Classifier):
         hidden_sizes: Sequence[int] = (512, 512),
         conv_dropout: float = 0.25,
         dropout: float = 0.5,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         **optimizer: Any,
     ) -> None:
@@ -38,14 +38,14 @@ class BatchNormCNN(Classifier):
             hidden_sizes: Neurons of each dense layer before the last.
             conv_dropout: Share of values dropped after each block in training, in [0, 1).
             dropout: Share of neurons dropped after each hidden dense layer in training, in [0, 1).
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             num_classes: How many classes there are.
             optimizer: See LitModel.
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
         check_dropout("conv_dropout", conv_dropout)
-        depth, *size = picture_shape
+        depth, *size = image_shape
         size = _code_size(size, channels, kernel_sizes)
         blocks: list[nn.Module] = []
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
@@ -56,7 +56,7 @@ class BatchNormCNN(Classifier):
         self.network = nn.Sequential(*blocks, nn.Flatten(), *dense)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of pictures (B, C, H, W)."""
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.network(x)
         return logits
 
@@ -65,7 +65,7 @@ def _code_size(size: Sequence[int], channels: Sequence[int], kernel_sizes: Seque
     """Height and width after the blocks.
 
     Raises:
-        UsageError: the blocks cannot be built, or leave nothing of the picture.
+        UsageError: the blocks cannot be built, or leave nothing of the image.
 
     """
     if len(channels) != len(kernel_sizes) or not channels or min(*channels, *kernel_sizes) < 1:

@@ -11,9 +11,9 @@ from lit_mnist.models.base import LitModel, Stage
 
 
 class Classifier(LitModel):
-    """Pictures to classes, by cross-entropy.
+    """Images to classes, by cross-entropy.
 
-    A subclass gives `forward`: pictures (B, C, H, W) to logits (B, num_classes).
+    A subclass gives `forward`: images (B, C, H, W) to logits (B, num_classes).
     """
 
     monitor = "val/acc"

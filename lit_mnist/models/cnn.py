@@ -18,7 +18,7 @@ class CNN(Classifier):
         self,
         channels: Sequence[int] = (16, 52),
         kernel_size: int = 5,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         dropout: float = 0.0,
         **optimizer: Any,
@@ -28,14 +28,14 @@ class CNN(Classifier):
         Args:
             channels: Output channels of each block's convolution.
             kernel_size: Of each convolution, odd; stride 1, padded so that the size stays.
-            picture_shape: Channels, height, width; each block halves height and width.
+            image_shape: Channels, height, width; each block halves height and width.
             num_classes: How many classes there are.
             dropout: Share of the last layer's inputs that training sets to 0, in [0, 1).
             optimizer: See LitModel.
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
-        depth, height, width = picture_shape
+        depth, height, width = image_shape
         if kernel_size % 2 == 0:
             raise UsageError(f"--model.kernel_size {kernel_size} must be odd, so that padding keeps the size")
         if not channels or min(channels) < 1 or kernel_size < 1:
@@ -55,6 +55,6 @@ class CNN(Classifier):
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of pictures (B, C, H, W)."""
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.network(x)
         return logits

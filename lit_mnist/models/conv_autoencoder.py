@@ -23,7 +23,7 @@ class ConvAutoencoder(Autoencoder):
         self,
         channels: Sequence[int] = (16, 32),
         code_channels: int = 2,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
@@ -31,7 +31,7 @@ class ConvAutoencoder(Autoencoder):
         Args:
             channels: Output channels of each convolution of stride 2, which halves height and width.
             code_channels: Channels of the code.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             autoencoder: See Autoencoder.
 
         """
@@ -40,8 +40,8 @@ class ConvAutoencoder(Autoencoder):
             raise UsageError(
                 f"--model.channels {list(channels)} and --model.code_channels {code_channels} must be at least 1"
             )
-        check_halving(picture_shape, len(channels), f"--model.channels {list(channels)}")
-        sizes = [picture_shape[0], *channels]
+        check_halving(image_shape, len(channels), f"--model.channels {list(channels)}")
+        sizes = [image_shape[0], *channels]
         self.encoder = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU())),
             nn.Conv2d(sizes[-1], code_channels, 3, padding=1),
@@ -57,13 +57,13 @@ def doubling(inputs: int, outputs: int) -> nn.Module:
     return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
 
 
-def check_halving(picture_shape: Sequence[int], times: int, what: str) -> None:
-    """Refuse pictures that do not come back in their size.
+def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
+    """Refuse images that do not come back in their size.
 
     Raises:
         UsageError: height or width is no multiple of 2 ** times.
 
     """
-    height, width = picture_shape[1:]
+    height, width = image_shape[1:]
     if height % 2**times or width % 2**times:
         raise UsageError(f"{what}: {height}×{width} pixels cannot be halved {times} times without a rest")

@@ -23,7 +23,7 @@ class DenoisingConvAutoencoder(Autoencoder):
         self,
         channels: int = 32,
         negative_slope: float = 0.2,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
@@ -31,19 +31,19 @@ class DenoisingConvAutoencoder(Autoencoder):
         Args:
             channels: Of every hidden layer, the code's among them.
             negative_slope: Of the leaky ReLU; 0.2 is TensorFlow's own.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             autoencoder: See Autoencoder.
 
         """
         super().__init__(**autoencoder)
         if channels < 1:
             raise UsageError(f"--model.channels {channels} must be at least 1")
-        check_halving(picture_shape, 2, "--model.picture_shape")
+        check_halving(image_shape, 2, "--model.image_shape")
 
         def active(layer: nn.Module) -> list[nn.Module]:
             return [layer, nn.LeakyReLU(negative_slope)]
 
-        depth = picture_shape[0]
+        depth = image_shape[0]
         self.encoder = nn.Sequential(
             *active(nn.Conv2d(depth, channels, 3, padding=1)),
             nn.MaxPool2d(2),

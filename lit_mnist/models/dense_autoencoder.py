@@ -22,7 +22,7 @@ class DenseAutoencoder(Autoencoder):
         self,
         hidden_sizes: Sequence[int] = (98,),
         hidden_activation: str = "sigmoid",
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
@@ -30,19 +30,19 @@ class DenseAutoencoder(Autoencoder):
         Args:
             hidden_sizes: Neurons of each hidden layer down to the code, which is the last.
             hidden_activation: Of every hidden layer: sigmoid, relu, leaky_relu, tanh or identity.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             autoencoder: See Autoencoder.
 
         """
         super().__init__(**autoencoder)
         if not hidden_sizes or min(hidden_sizes) < 1:
             raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
-        sizes = [math.prod(picture_shape), *hidden_sizes]
+        sizes = [math.prod(image_shape), *hidden_sizes]
         self.encoder = nn.Sequential(nn.Flatten(), *_dense(sizes, hidden_activation))
         self.decoder = nn.Sequential(
             *_dense(sizes[:0:-1], hidden_activation),
             nn.Linear(sizes[1], sizes[0]),
-            nn.Unflatten(1, tuple(picture_shape)),
+            nn.Unflatten(1, tuple(image_shape)),
         )
 
 

@@ -28,7 +28,7 @@ class EncoderClassifier(Classifier):
     encoder_frozen = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of pictures (B, C, H, W)."""
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         self.pretrained.check()
         logits: Tensor = self.head(self.encoder(x))
         return logits
@@ -61,7 +61,7 @@ class EncoderClassifier(Classifier):
         dropout: float = 0.0,
     ) -> None:
         """Take over the encoder with the weights in `checkpoint`, and put dense layers on top."""
-        shape, classes = self.hparams["picture_shape"], self.hparams["num_classes"]
+        shape, classes = self.hparams["image_shape"], self.hparams["num_classes"]
         features = code_size(encoder, shape)
         dense = dense_classifier(features, hidden_sizes, classes, hidden_activation, dropout)
         self.encoder, self.head = encoder, nn.Sequential(nn.Flatten(), *dense)
@@ -69,23 +69,23 @@ class EncoderClassifier(Classifier):
         self.pretrained.take(self.encoder, "encoder.")
 
 
-def make_autoencoder(name: str, arguments: dict[str, Any] | None, picture_shape: Sequence[int]) -> Autoencoder:
-    """An untrained autoencoder of the class `name` for pictures of that shape.
+def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: Sequence[int]) -> Autoencoder:
+    """An untrained autoencoder of the class `name` for images of that shape.
 
     Args:
         name: A class of this package, with or without its path, or the path of any other.
         arguments: Its hyperparameters.
-        picture_shape: Channels, height, width.
+        image_shape: Channels, height, width.
 
     Raises:
         UsageError: there is no such class, or it does not take such arguments.
 
     """
-    arguments = {"picture_shape": list(picture_shape), **(arguments or {})}
-    if list(arguments["picture_shape"]) != list(picture_shape):
+    arguments = {"image_shape": list(image_shape), **(arguments or {})}
+    if list(arguments["image_shape"]) != list(image_shape):
         raise UsageError(
-            f"--model.encoder_args.picture_shape {arguments['picture_shape']}: --model.picture_shape is"
-            f" {list(picture_shape)}"
+            f"--model.encoder_args.image_shape {arguments['image_shape']}: --model.image_shape is"
+            f" {list(image_shape)}"
         )
     autoencoder_class = _autoencoder_class(name)
     try:
@@ -97,11 +97,11 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, picture_shape:
         raise UsageError(f"--model.encoder_args: {error}") from None
 
 
-def code_size(encoder: nn.Module, picture_shape: Sequence[int]) -> int:
-    """How many numbers the code of one picture has."""
+def code_size(encoder: nn.Module, image_shape: Sequence[int]) -> int:
+    """How many numbers the code of one image has."""
     was_training = encoder.training
-    with torch.no_grad():  # in evaluation mode, or batch norm would count this picture
-        size = encoder.eval()(torch.zeros(1, *picture_shape)).numel()
+    with torch.no_grad():  # in evaluation mode, or batch norm would count this image
+        size = encoder.eval()(torch.zeros(1, *image_shape)).numel()
     encoder.train(was_training)
     return int(size)
 

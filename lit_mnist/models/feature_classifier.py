@@ -21,7 +21,7 @@ class FeatureClassifier(EncoderClassifier):
         hidden_sizes: Sequence[int] = (1000, 1000),
         hidden_activation: str = "relu",
         dropout: float = 0.0,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         **optimizer: Any,
     ) -> None:
@@ -35,13 +35,13 @@ class FeatureClassifier(EncoderClassifier):
             hidden_sizes: Neurons of each hidden layer on the code.
             hidden_activation: Of those layers: sigmoid, relu, leaky_relu, tanh or identity.
             dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             num_classes: How many classes there are.
             optimizer: See LitModel.
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
-        source = make_autoencoder(encoder, encoder_args, picture_shape)
+        source = make_autoencoder(encoder, encoder_args, image_shape)
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
         if freeze:
             self.freeze_encoder()

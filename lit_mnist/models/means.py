@@ -6,14 +6,14 @@ from torch import Tensor
 
 
 class Means:
-    """Running means of scalars over pictures."""
+    """Running means of scalars over images."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
         self.count = 0
 
     def add(self, count: int, values: dict[str, Tensor]) -> None:
-        """Take in the means over `count` pictures."""
+        """Take in the means over `count` images."""
         for name, value in values.items():
             weighted = value.detach().float() * count
             self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted

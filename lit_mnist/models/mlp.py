@@ -20,7 +20,7 @@ class MLP(Classifier):
         hidden_sizes: Sequence[int] = (300,),
         hidden_activation: str = "sigmoid",
         dropout: float = 0.0,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         **optimizer: Any,
     ) -> None:
@@ -30,17 +30,17 @@ class MLP(Classifier):
             hidden_sizes: Neurons of each hidden layer; none makes a linear classifier.
             hidden_activation: Of every hidden layer: sigmoid, relu, leaky_relu, tanh or identity.
             dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             num_classes: How many classes there are.
             optimizer: See LitModel.
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
-        layers = dense_classifier(math.prod(picture_shape), hidden_sizes, num_classes, hidden_activation, dropout)
+        layers = dense_classifier(math.prod(image_shape), hidden_sizes, num_classes, hidden_activation, dropout)
         self.network = nn.Sequential(nn.Flatten(), *layers)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of pictures (B, C, H, W)."""
+        """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.network(x)
         return logits
 

@@ -24,10 +24,10 @@ class Removal:
     """Between the two neurons' activation vectors, in degrees."""
 
 
-def distinctiveness(model: DenseAutoencoder, pictures: Tensor) -> Tensor:
-    """Angles in degrees (H, H) between the activation vectors of the code's H neurons over the pictures.
+def distinctiveness(model: DenseAutoencoder, images: Tensor) -> Tensor:
+    """Angles in degrees (H, H) between the activation vectors of the code's H neurons over the images.
 
-    A vector holds one neuron's activation for each picture (N, C, H, W), less the 0.5 in the middle of a sigmoid's
+    A vector holds one neuron's activation for each image (N, C, H, W), less the 0.5 in the middle of a sigmoid's
     range, so that two neurons that do the same lie at 0° and two that do opposite things at 180°.
 
     Raises:
@@ -40,7 +40,7 @@ def distinctiveness(model: DenseAutoencoder, pictures: Tensor) -> Tensor:
             f" {model.hparams['hidden_activation']}, not sigmoid"
         )
     with torch.inference_mode():
-        vectors = model.encode(pictures).double() - 0.5
+        vectors = model.encode(images).double() - 0.5
     vectors = nn.functional.normalize(vectors, dim=0)
     return (vectors.T @ vectors).clamp(-1, 1).acos().rad2deg()
 

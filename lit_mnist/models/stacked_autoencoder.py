@@ -19,8 +19,8 @@ from lit_mnist.models.pretrained import Pretrained
 class StackedAutoencoder(Autoencoder):
     """A stack of autoencoders of which the last learns, on the codes of those below it, which are frozen.
 
-    For hidden_sizes [500, 200] the pictures' codes by 784-500 are what 500-200-500 learns to give back. The loss
-    is that of the layer's own reconstruction; `mse` is that of the pictures, decoded through the whole stack.
+    For hidden_sizes [500, 200] the images' codes by 784-500 are what 500-200-500 learns to give back. The loss
+    is that of the layer's own reconstruction; `mse` is that of the images, decoded through the whole stack.
 
     Raises:
         UsageError: cross_entropy of codes that are not those of sigmoids, or a checkpoint for no layer.
@@ -35,24 +35,24 @@ class StackedAutoencoder(Autoencoder):
         hidden_sizes: Sequence[int] = (500,),
         hidden_activation: str = "sigmoid",
         below_checkpoint: str | None = None,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            hidden_sizes: Neurons of each layer from the pictures up; the last is the one to be trained.
+            hidden_sizes: Neurons of each layer from the images up; the last is the one to be trained.
             hidden_activation: Of every layer: sigmoid, relu, leaky_relu, tanh or identity.
             below_checkpoint: Checkpoint of a run with all these layers but the last; without it they are random.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             autoencoder: See Autoencoder.
 
         """
         super().__init__(**autoencoder)
         self.depth = len(hidden_sizes)
-        self.encoder = stacked_encoder(picture_shape, hidden_sizes, hidden_activation)
+        self.encoder = stacked_encoder(image_shape, hidden_sizes, hidden_activation)
         self._check(below_checkpoint)
-        self.decoder = _decoder(picture_shape, hidden_sizes, hidden_activation)
+        self.decoder = _decoder(image_shape, hidden_sizes, hidden_activation)
         self.code_output = self.output if self.depth == 1 else activation(hidden_activation)
         last = (f"encoder.{self.depth}.", f"decoder.{self.depth}.")
         self.pretrained = Pretrained(self, "below_checkpoint", below_checkpoint)
@@ -61,7 +61,7 @@ class StackedAutoencoder(Autoencoder):
             parameter.requires_grad_(name.startswith(last))
 
     def encode(self, x: Tensor) -> Tensor:
-        """Pictures (B, C, H, W) to codes (B, hidden_sizes[-1])."""
+        """Images (B, C, H, W) to codes (B, hidden_sizes[-1])."""
         self.pretrained.check()
         return super().encode(x)
 
@@ -97,8 +97,8 @@ class StackedAutoencoder(Autoencoder):
             raise UsageError("--model.below_checkpoint has no effect: below the first layer there is none")
 
 
-def stacked_encoder(picture_shape: Sequence[int], hidden_sizes: Sequence[int], name: str) -> nn.Sequential:
-    """Pictures (B, C, H, W) to codes (B, hidden_sizes[-1]); layer k under the name `k`, whatever the depth.
+def stacked_encoder(image_shape: Sequence[int], hidden_sizes: Sequence[int], name: str) -> nn.Sequential:
+    """Images (B, C, H, W) to codes (B, hidden_sizes[-1]); layer k under the name `k`, whatever the depth.
 
     Raises:
         UsageError: no sizes, or one below 1.
@@ -106,18 +106,18 @@ def stacked_encoder(picture_shape: Sequence[int], hidden_sizes: Sequence[int], n
     """
     if not hidden_sizes or min(hidden_sizes) < 1:
         raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
-    sizes = [math.prod(picture_shape), *hidden_sizes]
+    sizes = [math.prod(image_shape), *hidden_sizes]
     return nn.Sequential(
         nn.Flatten(), *(nn.Sequential(nn.Linear(a, b), activation(name)) for a, b in pairwise(sizes))
     )
 
 
-def _decoder(picture_shape: Sequence[int], hidden_sizes: Sequence[int], name: str) -> nn.Sequential:
+def _decoder(image_shape: Sequence[int], hidden_sizes: Sequence[int], name: str) -> nn.Sequential:
     """Codes back through every layer, from the last one down; each under its number, as in the encoder."""
-    sizes = [math.prod(picture_shape), *hidden_sizes]
+    sizes = [math.prod(image_shape), *hidden_sizes]
     layers: OrderedDict[str, nn.Module] = OrderedDict()
     for k in range(len(hidden_sizes), 0, -1):
         output = nn.Identity() if k == 1 else activation(name)
         layers[str(k)] = nn.Sequential(nn.Linear(sizes[k], sizes[k - 1]), output)
-    layers["pictures"] = nn.Unflatten(1, tuple(picture_shape))
+    layers["images"] = nn.Unflatten(1, tuple(image_shape))
     return nn.Sequential(layers)

@@ -17,18 +17,18 @@ class StackedClassifier(EncoderClassifier):
         hidden_activation: str = "sigmoid",
         encoder_checkpoint: str | None = None,
         encoder_lr: float = 0.0,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            hidden_sizes: Neurons of each layer of the stack, from the pictures up.
+            hidden_sizes: Neurons of each layer of the stack, from the images up.
             hidden_activation: Of every layer of the stack: sigmoid, relu, leaky_relu, tanh or identity.
             encoder_checkpoint: Checkpoint of the StackedAutoencoder of those sizes; without it they are random.
             encoder_lr: Learning rate of the stack, beside the `lr` of the softmax layer; 0 freezes it.
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             num_classes: How many classes there are.
             optimizer: See LitModel.
 
@@ -36,7 +36,7 @@ class StackedClassifier(EncoderClassifier):
         super().__init__(num_classes=num_classes, **optimizer)
         if encoder_lr < 0:
             raise UsageError(f"--model.encoder_lr {encoder_lr} must not be negative")
-        self._build(stacked_encoder(picture_shape, hidden_sizes, hidden_activation), encoder_checkpoint)
+        self._build(stacked_encoder(image_shape, hidden_sizes, hidden_activation), encoder_checkpoint)
         if encoder_lr == 0:
             self.freeze_encoder()
 

@@ -29,7 +29,7 @@ class TwoPhaseClassifier(EncoderClassifier):
         hidden_sizes: Sequence[int] = (128,),
         hidden_activation: str = "relu",
         dropout: float = 0.0,
-        picture_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = (1, 28, 28),
         num_classes: int = 10,
         **optimizer: Any,
     ) -> None:
@@ -44,7 +44,7 @@ class TwoPhaseClassifier(EncoderClassifier):
             hidden_sizes: Neurons of each hidden layer on the code.
             hidden_activation: Of those layers: sigmoid, relu, leaky_relu, tanh or identity.
             dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
-            picture_shape: Channels, height, width.
+            image_shape: Channels, height, width.
             num_classes: How many classes there are.
             optimizer: See LitModel.
 
@@ -54,7 +54,7 @@ class TwoPhaseClassifier(EncoderClassifier):
             raise UsageError(f"--model.frozen_epochs {frozen_epochs} must not be negative")
         if patience is not None and patience < 1:
             raise UsageError(f"--model.patience {patience} must be at least 1")
-        source = make_autoencoder(encoder, encoder_args, picture_shape)
+        source = make_autoencoder(encoder, encoder_args, image_shape)
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
 
     def parameter_groups(self) -> list[dict[str, Any]]:

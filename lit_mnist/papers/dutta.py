@@ -8,7 +8,7 @@ from lit_mnist.papers.report.claims import Above, AtLeast, AtMost, Claim, Within
 from lit_mnist.papers.report.drawing import curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.trained import Trained, one_per_class, reconstruct, test_split
-from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 TEN_EPOCHS = ("--trainer.max_epochs", "10")
 FOUR_EPOCHS = ("--trainer.max_epochs", "4", "--model.lr_schedule", "cosine")
-SPEED_PICTURES = 1000
+SPEED_IMAGES = 1000
 
 
 def _measure_classifier(runs: Runs) -> dict[str, float]:
@@ -58,7 +58,7 @@ def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, 
     split = one_per_class(test_split(runs["dense"].data()))
     rows = {"original": split.clean.numpy()}
     rows |= {name: reconstruct(run.model(), split.x).numpy() for name, run in runs.items()}
-    return {"pictures": picture_rows(rows, "Dutta: unseen digits through 98 numbers, dense and convolutional")}
+    return {"images": image_rows(rows, "Dutta: unseen digits through 98 numbers, dense and convolutional")}
 
 
 def _parameters(run: Trained) -> float:
@@ -66,12 +66,12 @@ def _parameters(run: Trained) -> float:
 
 
 def _speed(run: Trained) -> float:
-    """The fastest of five passes over 1,000 test pictures, in seconds."""
-    model, pictures = run.model(), test_split(run.data(), SPEED_PICTURES).x
+    """The fastest of five passes over 1,000 test images, in seconds."""
+    model, images = run.model(), test_split(run.data(), SPEED_IMAGES).x
     took = []
     for _ in range(5):
         start = time.perf_counter()
-        reconstruct(model, pictures)
+        reconstruct(model, images)
         took.append(time.perf_counter() - start)
     return min(took)
 
@@ -113,7 +113,7 @@ EXPERIMENTS = (
     ),
     Experiment(
         "dutta/compression",
-        "pictures through 98 numbers: a dense and a convolutional autoencoder",
+        "images through 98 numbers: a dense and a convolutional autoencoder",
         {
             "dense": Stage("dutta/autoencoder", quick=("--trainer.max_epochs", "2")),
             "convolutional": Stage("dutta/conv_autoencoder", quick=("--trainer.max_epochs", "2")),
@@ -125,8 +125,8 @@ EXPERIMENTS = (
             Claim("parameters of the convolutional one", "parameters_convolutional", None),
             Claim("test MSE of the dense one", "mse_dense", None),
             Claim("test MSE of the convolutional one", "mse_convolutional", None),
-            Claim("seconds for 1,000 pictures, dense", "seconds_dense", None),
-            Claim("seconds for 1,000 pictures, convolutional", "seconds_convolutional", None),
+            Claim("seconds for 1,000 images, dense", "seconds_dense", None),
+            Claim("seconds for 1,000 images, convolutional", "seconds_convolutional", None),
         ),
         _draw_compression,
         "2 epochs instead of 10",

@@ -8,7 +8,7 @@ from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
 from lit_mnist.papers.report.drawing import curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.trained import one_per_class, reconstruct, test_split
-from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -39,10 +39,10 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     run = seeds[0]["denoising"]
     split = one_per_class(test_split(run.data()))
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": reconstruct(run.model(), split.x)}
-    pictures = {name: row.numpy() for name, row in rows.items()}
+    images = {name: row.numpy() for name, row in rows.items()}
     return {
         "figure_10": losses,
-        "figure_9": picture_rows(pictures, "Narayanam, figure 9: unseen digits, denoised"),
+        "figure_9": image_rows(images, "Narayanam, figure 9: unseen digits, denoised"),
     }
 
 
@@ -59,10 +59,10 @@ EXPERIMENTS = (
                   percent=True),
             Claim("the two stay close: distance in the last of these epochs", "gap", AtMost(0.05), percent=True),
             Claim("validation loss", "val_loss", None),
-            Claim("mean squared error of the test pictures", "mse", None),
+            Claim("mean squared error of the test images", "mse", None),
         ),
         _draw,
-        "10 epochs of 10,000 pictures instead of 25 of 54,000",
+        "10 epochs of 10,000 images instead of 25 of 54,000",
         {"quick": 6, "full": 60},
     ),
 )  # fmt: skip

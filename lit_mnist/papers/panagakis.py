@@ -9,9 +9,9 @@ from lit_mnist.papers.panagakis_sweeps import ENCODER, SWEEPS
 from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
 from lit_mnist.papers.report.drawing import curves, marks
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.probes import mean_picture_mse
+from lit_mnist.papers.report.probes import mean_image_mse
 from lit_mnist.papers.report.trained import Trained, reconstruct, test_split, train_split
-from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -23,8 +23,8 @@ QUICK = (
 )
 CLASSIFIER = Stage("panagakis/classifier", quick=QUICK, source=ENCODER)
 SHOWN = 9
-"""Pictures of each row of figures 16 and 17."""
-TRAINING_PICTURES = 5000
+"""Images of each row of figures 16 and 17."""
+TRAINING_IMAGES = 5000
 """Of which the training accuracy is taken."""
 CONVERGED = 0.02
 SCORES = ("precision", "recall", "f1")
@@ -35,7 +35,7 @@ def _measure_autoencoder(runs: Runs) -> dict[str, float]:
     losses = [loss for _, loss in run.history("val/loss")]
     tail = losses[-max(2, len(losses) // 4) :]
     mse = run.tested()["test/mse"]
-    explained = 1 - mse / run.once("mean_picture_mse", lambda: mean_picture_mse(run.data()))
+    explained = 1 - mse / run.once("mean_image_mse", lambda: mean_image_mse(run.data()))
     # What the last quarter of training still gains, of all that training gains.
     return {"mse": mse, "explained": explained, "gain": (tail[0] - min(tail)) / (losses[0] - min(losses) + 1e-12)}
 
@@ -63,7 +63,7 @@ def _measure_classifier(runs: Runs) -> dict[str, float]:
 
 
 def _scores(run: Trained) -> dict[str, list[float]]:
-    """Precision, recall and F1 score of each class on the test pictures."""
+    """Precision, recall and F1 score of each class on the test images."""
     from sklearn.metrics import precision_recall_fscore_support
 
     split = test_split(run.data())
@@ -75,8 +75,8 @@ def _scores(run: Trained) -> dict[str, list[float]]:
 def _training_accuracy(run: Trained) -> float:
     """That of the finished network; the training's own is a mean over an epoch in which it still learns."""
     split = train_split(run.data())
-    pictures, labels = split.x[:TRAINING_PICTURES], split.y[:TRAINING_PICTURES]
-    return float((reconstruct(run.model(), pictures).argmax(1) == labels).float().mean())
+    images, labels = split.x[:TRAINING_IMAGES], split.y[:TRAINING_IMAGES]
+    return float((reconstruct(run.model(), images).argmax(1) == labels).float().mean())
 
 
 def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
@@ -89,7 +89,7 @@ def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "
         rows[f"the first {name} ones: {said}"] = split.clean[chosen][:SHOWN].numpy()
     classes = {name: [summaries[f"{name}_{label}"] for label in range(10)] for name in SCORES}
     drawn = {
-        "figures_16_17": picture_rows(
+        "figures_16_17": image_rows(
             rows, "Panagakis, figures 16 and 17: what the classifier gets right and wrong"
         ),
         "table_2": marks(classes, range(10), "Panagakis, table 2: the classes", "class", "score, %"),
@@ -118,10 +118,10 @@ EXPERIMENTS = (
                 percent=True,
             ),
             Claim("variance explained", "explained", None, percent=True),
-            Claim("mean squared error of the test pictures", "mse", None),
+            Claim("mean squared error of the test images", "mse", None),
         ),
         _draw_autoencoder,
-        "10 epochs of 2,000 pictures instead of 40 of 48,000",
+        "10 epochs of 2,000 images instead of 40 of 48,000",
         {"quick": 5, "full": 300},
     ),
     Experiment(
@@ -132,14 +132,14 @@ EXPERIMENTS = (
         (
             Claim("test accuracy", "acc", AtLeast(0.9867), 0.9867, percent=True),
             Claim("test loss", "loss", AtMost(0.0903), 0.0903),
-            Claim("wrong ones of the 10,000 test pictures", "wrong", AtMost(133), 133),
+            Claim("wrong ones of the 10,000 test images", "wrong", AtMost(133), 133),
             Claim("lowest F1 score of a class", "lowest_f1", AtLeast(0.975), 0.98, percent=True),
             Claim("training accuracy", "train_acc", AtLeast(0.999), 1.0, percent=True),
             Claim("validation accuracy, 98 to 99 %", "val_acc", AtLeast(0.98), 0.98, percent=True),
         ),
         _draw_classifier,
         "one epoch frozen and one whole instead of 100 and up to 100, in batches of 128 instead of 256, the"
-        " learning rate falling to 0 meanwhile; the encoder learns from 10 epochs of 2,000 pictures",
+        " learning rate falling to 0 meanwhile; the encoder learns from 10 epochs of 2,000 images",
         {"quick": 10, "full": 900},
     ),
     *SWEEPS,

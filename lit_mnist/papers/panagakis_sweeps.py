@@ -17,10 +17,10 @@ FEW_VALIDATED = ("--trainer.limit_val_batches", "2")
 ENCODER = Stage(
     "panagakis/autoencoder", quick=("--data.train_size", "2000", "--trainer.max_epochs", "10", *FEW_VALIDATED)
 )
-PICTURES = ("--data.train_size", "4000", *FEW_VALIDATED)
+IMAGES = ("--data.train_size", "4000", *FEW_VALIDATED)
 EPOCHS = ("--model.frozen_epochs", "2", "--trainer.max_epochs", "4")
 SMALL_BATCH = ("--data.batch_size", "64")
-CUT = "4,000 pictures instead of 48,000, {}2 epochs frozen and 2 whole instead of 100 and up to 100"
+CUT = "4,000 images instead of 48,000, {}2 epochs frozen and 2 whole instead of 100 and up to 100"
 
 LAYERS = (32, 64, 128, 256)
 BATCHES = (64, 128, 256, 512)
@@ -29,7 +29,7 @@ SHARES = (4, 2, 1)
 
 
 def _classifier(flags: tuple[str, ...], quick: tuple[str, ...]) -> Stage:
-    return Stage("panagakis/classifier", flags, (*PICTURES, *quick), source=ENCODER)
+    return Stage("panagakis/classifier", flags, (*IMAGES, *quick), source=ENCODER)
 
 
 def _epochs(frozen: int) -> tuple[str, ...]:
@@ -129,7 +129,7 @@ SWEEPS = (
             Claim("test accuracy with a quarter of them", "test_acc_1/4", None, percent=True),
         ),
         _draw_over("share of the epochs", 12),
-        "4,000 pictures instead of 48,000, batches of 64 instead of 256; 4 + 4 epochs and their half and quarter"
+        "4,000 images instead of 48,000, batches of 64 instead of 256; 4 + 4 epochs and their half and quarter"
         " instead of 100 + 100, 50 + 50 and 25 + 25",
         {"quick": 7, "full": 1200},
     ),

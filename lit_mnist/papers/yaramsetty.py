@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim, Within
 from lit_mnist.papers.report.drawing import bars
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.probes import mean_picture_mse, nearest_neighbours
+from lit_mnist.papers.report.probes import mean_image_mse, nearest_neighbours
 from lit_mnist.papers.report.trained import Trained, one_per_class, reconstruct, test_split, train_split
-from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ COSTS = {(500, 200, 100): 255.973, (300, 100): 260.35, (100,): 313.08}
 
 
 def _measure_denoising(runs: Runs) -> dict[str, float]:
-    mean = runs["01_01"].once("mean_picture_mse", lambda: mean_picture_mse(runs["01_01"].data()))
-    values = {"mse_mean_picture": mean}
+    mean = runs["01_01"].once("mean_image_mse", lambda: mean_image_mse(runs["01_01"].data()))
+    values = {"mse_mean_image": mean}
     for name, run in runs.items():
         mse = run.tested()["test/mse"]
         values |= {f"mse_{name}": mse, f"explained_{name}": 1 - mse / mean, f"ratio_{name}": mse / mean}
@@ -72,9 +72,9 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
         rows[f"noise {test:g}"] = split.x.numpy()
         rows[f"trained at {train:g}, tested at {test:g}"] = reconstruct(runs[name].model(), split.x).numpy()
     mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
-    rows["mean training picture"] = mean.expand(10, -1, -1, -1).numpy()
-    title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean picture"
-    return {"figure_11": picture_rows(rows, title)}
+    rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
+    title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean image"
+    return {"figure_11": image_rows(rows, title)}
 
 
 def _case(train: float, test: float) -> Stage:
@@ -82,7 +82,7 @@ def _case(train: float, test: float) -> Stage:
 
 
 def _stack(sizes: Sequence[int]) -> dict[str, Stage]:
-    """The layers from the pictures up, each on the checkpoint of the one below."""
+    """The layers from the images up, each on the checkpoint of the one below."""
     layers: dict[str, Stage] = {}
     below: Stage | None = None
     for depth in range(1, len(sizes) + 1):
@@ -160,7 +160,7 @@ def _stacked(sizes: tuple[int, ...], table: Mapping[tuple[float, float], Mapping
     return Experiment(
         f"yaramsetty/stacked_{name}", title, stages, _measure_stack, tuple(claims), _draw_stack, "",
         {"quick": 10, "full": 10},
-        "Which pictures are labelled decides: with random ones {random_1:.1%}, {random_5:.1%} and {random_10:.1%}"
+        "Which images are labelled decides: with random ones {random_1:.1%}, {random_5:.1%} and {random_10:.1%}"
         " for 1, 5 and 10 a class on the frozen stack, with the typical ones {typical_1:.1%},"
         " {typical_5:.1%} and {typical_10:.1%}; the paper does not say which it took.",
     )  # fmt: skip
@@ -208,14 +208,14 @@ EXPERIMENTS = (
                   percent=True),
             Claim("trained and tested at 0.5, all alike: spread of the answers", "spread_05_05", AtMost(0.05),
                   percent=True),
-            Claim("ours: at 0.5 the best answer is the mean picture: error over its error", "ratio_05_05",
+            Claim("ours: at 0.5 the best answer is the mean image: error over its error", "ratio_05_05",
                   Within(1, 0.05)),
         ),
         _draw_denoising,
         "",
         {"quick": 4, "full": 4},
         "At noise 0.5 salt and pepper replaces every pixel and leaves no information: the error is"
-        " {ratio_05_05:.3f} times that of the mean training picture as the answer to everything. For the same"
+        " {ratio_05_05:.3f} times that of the mean training image as the answer to everything. For the same"
         " reason nothing can be satisfactory at test noise 0.5: {ratio_03_05:.2f} times.",
     ),
     *(_stacked(sizes, table) for sizes, table in STACKS.items()),

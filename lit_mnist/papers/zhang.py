@@ -8,10 +8,10 @@ from lit_mnist.models import Autoencoder
 from lit_mnist.papers.report.claims import Above, AtLeast, AtMost, Claim, Descending
 from lit_mnist.papers.report.drawing import bars, curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.probes import linear_probe, mean_picture_mse, nearest_neighbours
+from lit_mnist.papers.report.probes import linear_probe, mean_image_mse, nearest_neighbours
 from lit_mnist.papers.report.pruned import draw_pruning, measure_pruning
 from lit_mnist.papers.report.trained import Trained, codes, one_per_class, reconstruct, test_split, train_split
-from lit_mnist.tracking.figures import picture_rows
+from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
@@ -82,14 +82,14 @@ def _draw_features(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Fi
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
     run = runs["autoencoder"]
     mse = run.tested()["test/mse"]
-    return {"mse": mse, "explained": 1 - mse / run.once("mean_picture_mse", lambda: mean_picture_mse(run.data()))}
+    return {"mse": mse, "explained": 1 - mse / run.once("mean_image_mse", lambda: mean_image_mse(run.data()))}
 
 
 def _draw_autoencoder(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     run = seeds[0]["autoencoder"]
     split = one_per_class(test_split(run.data()))
     rows = {"original": split.clean.numpy(), "decompressed": reconstruct(run.model(), split.x).numpy()}
-    return {"figure_1": picture_rows(rows, "Zhang, figure 1: unseen digits through 784-98-784")}
+    return {"figure_1": image_rows(rows, "Zhang, figure 1: unseen digits through 784-98-784")}
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -161,7 +161,7 @@ EXPERIMENTS = (
                 AtLeast(0.8),
                 percent=True,
             ),
-            Claim("mean squared error of the test pictures", "mse", None),
+            Claim("mean squared error of the test images", "mse", None),
         ),
         _draw_autoencoder,
         "",

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.search.parameters import Choice, Entry, Number, Sizes
+from lit_mnist.sweeps.search.parameters import Choice, Number, SearchParameter, Sizes
 from lit_mnist.sweeps.search.spec import Spec
-from lit_mnist.sweeps.search.validation import Kind, TooLargeError, at, builder, check, warn_too_large
+from lit_mnist.sweeps.search.validation import ProbePoint, TooLargeError, at, builder, check, warn_too_large
 from lit_mnist.sweeps.study.storage import default_storage, open_storage
 from lit_mnist.sweeps.study.study import check_stored
 from lit_mnist.sweeps.timing import Cost, measure, threads_of_a_worker
@@ -46,9 +46,9 @@ def _stored(spec: Spec, url: str | None) -> str:
     return check_stored(open_storage(url), spec) or "new"
 
 
-def _measure(spec: Spec, kinds: list[Kind], workers: int) -> tuple[list[Kind], dict[Stage, Cost]]:
+def _measure(spec: Spec, kinds: list[ProbePoint], workers: int) -> tuple[list[ProbePoint], dict[Stage, Cost]]:
     """The kinds that this machine can train, and the cost of each of their stages."""
-    fitting: list[Kind] = []
+    fitting: list[ProbePoint] = []
     costs: dict[Stage, Cost] = {}
     with builder(spec.seeds[0]) as build, threads_of_a_worker(workers):
         for kind in kinds:
@@ -68,7 +68,7 @@ def _below(stage: Stage) -> list[Stage]:
     return [] if stage.source is None else [stage.source, *_below(stage.source)]
 
 
-def _rows(spec: Spec, kinds: list[Kind], costs: Mapping[Stage, Cost], workers: int) -> list[tuple[str, str]]:
+def _rows(spec: Spec, kinds: list[ProbePoint], costs: Mapping[Stage, Cost], workers: int) -> list[tuple[str, str]]:
     trials, seeds = [costs[kind.stage] for kind in kinds], len(spec.seeds)
     sources = {stage for kind in kinds for stage in _below(kind.stage)}
     each = statistics.fmean(cost.seconds for cost in trials) * seeds
@@ -79,7 +79,7 @@ def _rows(spec: Spec, kinds: list[Kind], costs: Mapping[Stage, Cost], workers: i
     number = f"{spec.trials:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
     rows = [
         ("config", spec.config),
-        ("looks for", ", ".join(f"{goal.direction[:3]} {goal.metric}" for goal in spec.goals)),
+        ("looks for", ", ".join(f"{goal.direction[:3]} {goal.metric}" for goal in spec.objectives)),
         ("sampler, pruner", f"{spec.sampler}, {spec.pruner}"),
         ("trials", number + (f", each with seeds {', '.join(map(str, spec.seeds))}" if seeds > 1 else "")),
         ("kinds of points", f"{len(kinds)}, each built and tried for a few steps"),
@@ -103,7 +103,7 @@ def _rows(spec: Spec, kinds: list[Kind], costs: Mapping[Stage, Cost], workers: i
     ]
 
 
-def _described(entry: Entry, on_grid: bool) -> tuple[str, str]:
+def _described(entry: SearchParameter, on_grid: bool) -> tuple[str, str]:
     """Values of an entry, and what depends on what."""
     when = [f"{name} is {' or '.join(map(_json, values))}" for name, values in entry.when.items()]
     also = [f"{name} = {factor:g} times it" for name, factor in entry.also.items()]

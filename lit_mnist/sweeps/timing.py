@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_mnist.sweeps.workers.spawn import threads_each
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.lightning.fast_step import make_lean
+from lit_mnist.training.lightning.fast_step import use_fast_step
 
 STEPS = 6
 WARM_UP = 2
@@ -93,7 +93,7 @@ def measure(cli: LitCLI) -> Cost:
         logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[clock],
         devices=1, num_nodes=1, strategy="auto", **steps, **every,
     )  # fmt: skip
-    make_lean(trainer)
+    use_fast_step(trainer)
     with suppress(_EnoughError):
         trainer.fit(cli.model, datamodule=cli.datamodule)
     step = statistics.median(clock.train[WARM_UP:] or clock.train)

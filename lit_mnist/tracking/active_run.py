@@ -13,9 +13,9 @@ from urllib.parse import unquote
 
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.mlflow_writer import relative
-from lit_mnist.tracking.journal.uploader import Sender
+from lit_mnist.tracking.journal.uploader import Uploader
 from lit_mnist.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -34,8 +34,8 @@ class Run:
     store: Store
     id: str
     experiment: str
-    spool: Spool
-    sender: Sender
+    spool: Journal
+    uploader: Uploader
     artifact_uri: str
     mlflow: "MlflowClient | None"
     """None for a run that is offline."""
@@ -104,13 +104,13 @@ class Run:
         return self.locate(f"figures/{name}.png")
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
-        """Log which pictures the run learns from."""
+        """Log which images the run learns from."""
         self.spool.append({"kind": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
         self.set_tags({"dataset.name": name, "dataset.digest": digest})
 
-    def later(self, work: Callable[[], object]) -> None:
+    def submit(self, work: Callable[[], object]) -> None:
         """Do slow work that logs something, beside the training."""
-        self.sender.later(work)
+        self.uploader.submit(work)
 
     def sync(self) -> None:
         """Return when what was logged would survive a power cut.
@@ -124,7 +124,7 @@ class Run:
     def locate(self, artifact: str) -> str:
         """The path of an artifact on this machine, or its URI; while its store is away, where it waits."""
         waiting = self.spool.outbox / artifact
-        if self.mlflow is None or (self.sender.away and waiting.exists()):
+        if self.mlflow is None or (self.uploader.away and waiting.exists()):
             return str(waiting)
         return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
@@ -134,7 +134,7 @@ class Run:
         if self.steps is None:  # somebody who looks at the run: its fit, and who looked before, told the store
             with contextlib.suppress(Exception):
                 points = {(p.step, p.timestamp): p.value for p in self.client.get_metric_history(self.id, metric)}
-        for spool in (self.spool,) if self.steps is not None else (Spool(self.folder), self.spool):
+        for spool in (self.spool,) if self.steps is not None else (Journal(self.folder), self.spool):
             points |= {(step, at): value for _, value, at, step in spool.points(metric)}
         return [(step, points[step, at]) for step, at in sorted(points)]
 

@@ -40,9 +40,9 @@ MOST_MISTAKES = 25
 
 
 class Mistake(NamedTuple):
-    """A picture (H, W), uint8 or float in 0..1, its label, the wrong answer and that answer's probability."""
+    """An image (H, W), uint8 or float in 0..1, its label, the wrong answer and that answer's probability."""
 
-    picture: Array
+    image: Array
     true: int
     predicted: int
     probability: float
@@ -79,28 +79,28 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], mistakes: Sequen
 
 
 def worst_mistakes(
-    pictures: Array, labels: Array, probabilities: Array, limit: int = MOST_MISTAKES
+    images: Array, labels: Array, probabilities: Array, limit: int = MOST_MISTAKES
 ) -> list[Mistake]:
-    """Return the wrong answers of highest probability, the worst first; equals keep the pictures' order.
+    """Return the wrong answers of highest probability, the worst first; equals keep the images' order.
 
-    `pictures` are (N, H, W) or (N, C, H, W), `labels` (N,), `probabilities` (N, C).
+    `images` are (N, H, W) or (N, C, H, W), `labels` (N,), `probabilities` (N, C).
     """
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     sureness = probabilities[wrong, predicted[wrong]]
     worst = wrong[np.argsort(-sureness, kind="stable")][:limit]
     return [
-        Mistake(picture, int(labels[i]), int(predicted[i]), float(probabilities[i, predicted[i]]))
-        for i, picture in zip(worst, drawable(pictures[worst]), strict=True)
+        Mistake(image, int(labels[i]), int(predicted[i]), float(probabilities[i, predicted[i]]))
+        for i, image in zip(worst, drawable(images[worst]), strict=True)
     ]
 
 
-def picture_rows(rows: Mapping[str, Array], title: str) -> Figure:
-    """Draw one labelled row of pictures per key, on a grey scale from 0 to 1 (or 0 to 255 for uint8).
+def image_rows(rows: Mapping[str, Array], title: str) -> Figure:
+    """Draw one labelled row of images per key, on a grey scale from 0 to 1 (or 0 to 255 for uint8).
 
-    Each row is (N, H, W) or (N, C, H, W); rows may differ in N and in the pictures' size.
+    Each row is (N, H, W) or (N, C, H, W); rows may differ in N and in the images' size.
     """
-    strips = {label: _strip(drawable(pictures)) for label, pictures in rows.items()}
+    strips = {label: _strip(drawable(images)) for label, images in rows.items()}
     widest = max(strip.shape[1] / strip.shape[0] for strip in strips.values())
     figure = _figure(max(4.0, 0.75 * widest + 1.6), 0.8 * len(rows) + 0.6, title)
     panels = figure.subplots(len(rows), 1, squeeze=False)[:, 0]
@@ -111,19 +111,19 @@ def picture_rows(rows: Mapping[str, Array], title: str) -> Figure:
     return figure
 
 
-def drawable(pictures: Array) -> Array:
-    """Return pictures as floats in 0..1, shaped (N, H, W), or (N, H, W, 3) when they have three channels.
+def drawable(images: Array) -> Array:
+    """Return images as floats in 0..1, shaped (N, H, W), or (N, H, W, 3) when they have three channels.
 
     Takes (N, H, W) or (N, C, H, W), uint8 or float. Other numbers of channels are averaged.
     """
-    scaled = _unit(pictures)
+    scaled = _unit(images)
     if scaled.ndim == 3:
         return scaled
     return scaled.transpose(0, 2, 3, 1) if scaled.shape[1] == 3 else scaled.mean(axis=1)
 
 
-def _unit(picture: Array) -> Array:
-    return picture / 255 if picture.dtype == np.uint8 else np.clip(picture.astype(np.float32), 0, 1)
+def _unit(image: Array) -> Array:
+    return image / 255 if image.dtype == np.uint8 else np.clip(image.astype(np.float32), 0, 1)
 
 
 def _figure(width: float, height: float, title: str) -> Figure:
@@ -257,7 +257,7 @@ def _draw_mistakes(panel: SubFigure, mistakes: Sequence[Mistake], class_names: S
     grid = panel.add_gridspec(MOST_MISTAKES // MISTAKE_COLUMNS, MISTAKE_COLUMNS)
     for i, mistake in enumerate(mistakes):
         axes = panel.add_subplot(grid[divmod(i, MISTAKE_COLUMNS)])
-        _show(axes, _unit(mistake.picture))
+        _show(axes, _unit(mistake.image))
         true, predicted = (_short(class_names[i]) for i in (mistake.true, mistake.predicted))
         # One line holds digits; names of clothes need two.
         separator = " " if len(true + predicted) < 6 else "\n"
@@ -274,14 +274,14 @@ def _short(name: str) -> str:
     return name if len(name) <= 14 else name[:13] + "…"
 
 
-def _strip(pictures: Array) -> Array:
-    """Join pictures (N, H, W) or (N, H, W, 3) side by side, a thin white line between each two."""
-    gap = np.ones((pictures.shape[1], max(1, pictures.shape[2] // 28), *pictures.shape[3:]))
-    parts = [part for picture in pictures for part in (picture, gap)]
+def _strip(images: Array) -> Array:
+    """Join images (N, H, W) or (N, H, W, 3) side by side, a thin white line between each two."""
+    gap = np.ones((images.shape[1], max(1, images.shape[2] // 28), *images.shape[3:]))
+    parts = [part for image in images for part in (image, gap)]
     return np.concatenate(parts[:-1], axis=1)
 
 
-def _show(axes: Axes, picture: Array) -> None:
-    axes.imshow(picture, cmap=GREY, vmin=0, vmax=1, interpolation="nearest")
+def _show(axes: Axes, image: Array) -> None:
+    axes.imshow(image, cmap=GREY, vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])
     _bare(axes, axes.spines)

@@ -13,7 +13,7 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
-from lit_mnist.tracking.journal.journal import MAIN, Spool, replace_text
+from lit_mnist.tracking.journal.journal import MAIN, Journal, replace_text
 from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.store import Store, local_uri
 
@@ -89,10 +89,10 @@ def local_folder(run_id: str, home: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def spools(folder: Path) -> list[Spool]:
+def spools(folder: Path) -> list[Journal]:
     """Every spool in the folder, the run's own first."""
     names = sorted((path.stem for path in folder.glob("*.jsonl")), key=lambda name: (name != MAIN, name))
-    return [Spool(folder, name) for name in names]
+    return [Journal(folder, name) for name in names]
 
 
 def has_unsent(folder: Path) -> bool:
@@ -144,7 +144,7 @@ class FolderLock:
         self._lock.release()
 
 
-class Ballast:
+class ReservedSpace:
     """Room on the disk that a run sets aside, and gives back when the disk is full."""
 
     def __init__(self, folder: Path) -> None:

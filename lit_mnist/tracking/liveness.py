@@ -18,7 +18,7 @@ from enum import Enum, auto
 from pathlib import Path
 
 from lit_mnist.tracking.folder import Record, is_at_work
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
 
 HEARTBEAT_INTERVAL = 30.0
@@ -101,7 +101,7 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
 
     if process != this_process() and folder is not None and is_at_work(folder):
         return Liveness(State.ALIVE, host, process)
-    if own is not None and Spool(own).status() not in (None, "RUNNING"):
+    if own is not None and Journal(own).status() not in (None, "RUNNING"):
         return Liveness(State.DEAD, host, process)
     same_kernel = bool(this_boot()) and tags.get("boot") == this_boot()
     if host == this_host() or same_kernel:

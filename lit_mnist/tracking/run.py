@@ -16,17 +16,17 @@ from lit_mnist.tracking.active_run import LONGEST_PARAM, Run
 from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
 from lit_mnist.tracking.folder import (
     BALLAST,
-    Ballast,
     BusyError,
     FolderLock,
     Record,
+    ReservedSpace,
     read_record,
     remove_if_done,
 )
-from lit_mnist.tracking.journal.journal import Point, Spool
-from lit_mnist.tracking.journal.mlflow_writer import Delivery
+from lit_mnist.tracking.journal.journal import Journal, Point
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
 from lit_mnist.tracking.journal.system_metrics import PREFIX, SystemMetrics
-from lit_mnist.tracking.journal.uploader import PATIENCE, Sender
+from lit_mnist.tracking.journal.uploader import PATIENCE, Uploader
 from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbeat_tag
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.queries.lookup import find_run, local_folder
@@ -119,7 +119,7 @@ def _resumed(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> 
     if offline:
         if folder is None or record is None:
             raise UsageError(f"no folder of a run {run_id!r} in {current.home / 'runs'}: it cannot go on offline")
-        running = Spool(folder).status() in (None, "RUNNING")
+        running = Journal(folder).status() in (None, "RUNNING")
         former = _check_dead(record.id, find_liveness(folder, record, None), leased) if running else None
         with FolderLock(folder):
             _note_takeover(record.id, former)
@@ -168,17 +168,17 @@ def _again(
 
 @contextmanager
 def _working(
-    store: Store, record: Record, client: "MlflowClient | None", spool: Spool, system_metrics: bool
+    store: Store, record: Record, client: "MlflowClient | None", spool: Journal, system_metrics: bool
 ) -> Iterator[Run]:
-    """The run, with a sender at work and a status at the end."""
+    """The run, with a uploader at work and a status at the end."""
     steps: dict[str, int] = {}
     for name, _, _, step in spool.points():
         steps[name] = max(step, steps.get(name, step))
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = SystemMetrics(last_step=last) if system_metrics else None
-    delivery = Delivery(client, record.id, spool) if client else None
-    sender = Sender(spool, delivery, store.name, system, heartbeat=True)
-    run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client, steps)
+    delivery = MLflowWriter(client, record.id, spool) if client else None
+    uploader = Uploader(spool, delivery, store.name, system, heartbeat=True)
+    run = Run(store, record.id, record.experiment, spool, uploader, record.artifact_uri, client, steps)
     status = "FAILED"
     try:
         yield run
@@ -196,7 +196,7 @@ def _working(
 
 def _finish(run: Run, status: str) -> None:
     """Set the status, as the last thing that is sent; what cannot be done is said and no error."""
-    run.sender.settle()
+    run.uploader.flush()
     _append_last(run, {"kind": "status", "status": status, "end_time": time.time_ns() // 1_000_000})
     if _close(run) or run.mlflow is None:
         return
@@ -214,8 +214,8 @@ def _append_last(run: Run, entry: dict[str, object]) -> None:
 
 
 def _close(run: Run) -> bool:
-    """End the sender; says what is left unsent, and returns whether all was sent."""
-    sent = run.sender.close(PATIENCE)
+    """End the uploader; says what is left unsent, and returns whether all was sent."""
+    sent = run.uploader.close(PATIENCE)
     run.spool.close()
     if run.mlflow is None:
         note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
@@ -236,13 +236,13 @@ def _visited(run_id: str) -> Iterator[Run]:
     was_there = folder.exists()
     name = f"test-{os.getpid()}-{time.monotonic_ns()}"
     with FolderLock(folder, name) as lock:
-        spool = Spool(folder, name)
-        sender = Sender(spool, Delivery(client, record.id, spool), store.name)
-        run = Run(store, record.id, record.experiment, spool, sender, record.artifact_uri, client)
+        spool = Journal(folder, name)
+        uploader = Uploader(spool, MLflowWriter(client, record.id, spool), store.name)
+        run = Run(store, record.id, record.experiment, spool, uploader, record.artifact_uri, client)
         try:
             yield run
         finally:
-            sender.settle()
+            uploader.flush()
             if _close(run):
                 spool.remove()
             elif read_record(folder) is None:
@@ -253,8 +253,8 @@ def _visited(run_id: str) -> Iterator[Run]:
             folder.rmdir()
 
 
-def _main_spool(folder: Path) -> Spool:
-    return Spool(folder, on_full=Ballast(folder).drop)
+def _main_spool(folder: Path) -> Journal:
+    return Journal(folder, on_full=ReservedSpace(folder).drop)
 
 
 def _record(client: "MlflowClient", store: Store, found: "MlflowRun") -> Record:

@@ -6,13 +6,13 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
-from lit_mnist.data import PictureDataModule
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import nearest
 from lit_mnist.models import LitModel
 
 __all__ = ["GROUPS", "explain", "flags", "nearest", "parameters", "subclasses"]
 
-GROUPS: dict[str, type] = {"model": LitModel, "data": PictureDataModule, "trainer": Trainer}
+GROUPS: dict[str, type] = {"model": LitModel, "data": ImageDataModule, "trainer": Trainer}
 
 
 def explain(message: str) -> str:

@@ -15,7 +15,7 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
-from lit_mnist.data import PictureDataModule
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import LitModel
 from lit_mnist.training.config_errors import explain, nearest
@@ -47,7 +47,7 @@ class TrackingArgs:
             experiment: MLflow experiment that the run belongs to.
             name: What the run is called in the UI; without it, model, dataset and seed.
             system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
-            figures: Whether to draw loss curves, and what the model makes of the validation pictures.
+            figures: Whether to draw loss curves, and what the model makes of the validation images.
 
         """
         self.experiment, self.name = experiment, name
@@ -77,12 +77,12 @@ class LitCLI(LightningCLI):
     """
 
     model: LitModel
-    datamodule: PictureDataModule
+    datamodule: ImageDataModule
 
     def __init__(self, arguments: list[str]) -> None:
         super().__init__(
             LitModel,
-            PictureDataModule,
+            ImageDataModule,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
             seed_everything_default=0,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from lit_mnist.data.image_files import read_picture
+from lit_mnist.data.image_files import read_image
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
@@ -55,16 +55,16 @@ def evaluate(
     return result
 
 
-def predict(run_id: str, checkpoint: str, pictures: list[Path], out: Path, overrides: list[str]) -> None:
-    """Print each picture's label with its probability, or write its reconstruction into `out`."""
+def predict(run_id: str, checkpoint: str, images: list[Path], out: Path, overrides: list[str]) -> None:
+    """Print each image's label with its probability, or write its reconstruction into `out`."""
     with _existing_run(run_id, overrides) as (run, cli), found_checkpoint(run, checkpoint) as path:
         load_weights(cli.model, path)
-    shape = cli.model.hparams.get("picture_shape", (1, 28, 28))
-    read = [read_picture(path, (shape[1], shape[2])) for path in pictures]
-    batch = torch.from_numpy(np.stack([picture for picture, _ in read])).unsqueeze(1).float().div(255)
+    shape = cli.model.hparams.get("image_shape", (1, 28, 28))
+    read = [read_image(path, (shape[1], shape[2])) for path in images]
+    batch = torch.from_numpy(np.stack([image for image, _ in read])).unsqueeze(1).float().div(255)
     with torch.inference_mode():
         predictions = cli.model.eval().predict_step(batch.expand(-1, shape[0], -1, -1), 0)
-    for path, (_, notes), prediction in zip(pictures, read, predictions, strict=True):
+    for path, (_, notes), prediction in zip(images, read, predictions, strict=True):
         remark = f"  ({', '.join(notes)})" if notes else ""
         if isinstance(cli.model, Classifier):
             label = int(prediction.argmax())
@@ -87,7 +87,7 @@ def found_checkpoint(run: Run, name: str) -> Iterator[Path]:
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
     for file in (BEST, LAST) if name == "best" else (LAST,):
         if file == LAST and name == "best":
-            print(f"run {run.id} was never validated: taking its last checkpoint")
+            print(f"run {run.id} was never val_metric_names: taking its last checkpoint")
         if (path := run.folder / "checkpoints" / file).exists():
             yield path
             return
@@ -122,9 +122,9 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
         return LitCLI(["--config", str(config), *overrides])
 
 
-def _write(picture: torch.Tensor, out: Path, source: Path) -> Path:
+def _write(image: torch.Tensor, out: Path, source: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{source.stem}_reconstructed.png"
-    pixels = picture.mean(dim=0).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
+    pixels = image.mean(dim=0).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
     Image.fromarray(pixels).save(path)
     return path

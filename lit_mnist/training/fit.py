@@ -33,10 +33,16 @@ from lit_mnist.training.checkpoints.files import (
     load_weights,
     newest_good,
 )
-from lit_mnist.training.checkpoints.resume_point import CHECKPOINTS, Former, drift, find_former, nothing_left
+from lit_mnist.training.checkpoints.resume_point import (
+    CHECKPOINTS,
+    ResumePoint,
+    config_diff,
+    find_resume_point,
+    nothing_left,
+)
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.gc_freeze import settled_heap
-from lit_mnist.training.lightning.fast_step import hide_no_gpu, make_lean
+from lit_mnist.training.gc_freeze import gc_freeze
+from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
 from lit_mnist.training.lightning.ranks import following, is_lost_peer, leading, led_run
 from lit_mnist.training.progress import progress_callback
 from lit_mnist.training.report import Result, fit_figures, show
@@ -51,7 +57,7 @@ class Fit:
     tracker: MLflowTracker
     resume: ExactResume
     best: ModelCheckpoint
-    former: Former | None = None
+    former: ResumePoint | None = None
     checkpoint: tuple[Path, dict[str, Any]] | None = None
     """Where training goes on: path and content."""
     offline: bool = False
@@ -108,10 +114,10 @@ def fit(
     return result
 
 
-def _find_former(options: argparse.Namespace, led: str | None, watch: SignalWatch) -> Former:
+def _find_former(options: argparse.Namespace, led: str | None, watch: SignalWatch) -> ResumePoint:
     """The run to go on with; a signal that came while the store was waited for counts more than its error."""
     try:
-        return find_former(options.resume, options.offline, led)
+        return find_resume_point(options.resume, options.offline, led)
     except UserError:
         watch.check()
         raise
@@ -150,21 +156,21 @@ def check_fit(cli: LitCLI) -> None:
     """Refuse a model that cannot take the data.
 
     Raises:
-        UsageError: it has too few classes, or takes pictures of another shape.
+        UsageError: it has too few classes, or takes images of another shape.
     """
-    classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.picture_shape)
+    classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
         raise UsageError(
             f"--model.num_classes {model['num_classes']}: {cli.datamodule.dataset} has {classes} classes"
         )
-    if list(model.get("picture_shape", shape)) != shape:
+    if list(model.get("image_shape", shape)) != shape:
         raise UsageError(
-            f"--model.picture_shape {list(model['picture_shape'])}: those of {cli.datamodule.dataset} are {shape}"
+            f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
         )
 
 
-def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], watch: SignalWatch) -> Fit:
+def _prepare(cli: LitCLI, former: ResumePoint | None, callbacks: Sequence[Callback], watch: SignalWatch) -> Fit:
     """The Trainer, and where it goes on."""
     checkpoint = newest_good(former.checkpoints, cli.model) if former else None
     tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
@@ -179,7 +185,7 @@ def _prepare(cli: LitCLI, former: Former | None, callbacks: Sequence[Callback], 
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     _check_devices(trainer, cli)
     hide_no_gpu()
-    make_lean(trainer)
+    use_fast_step(trainer)
     return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
 
 
@@ -190,7 +196,7 @@ def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
         UsageError: the batch size is no multiple of the devices, or there are several nodes and no launcher.
     """
     batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
-    if batch_size % devices and not cli.datamodule.shares_nothing:
+    if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
         raise UsageError(
             f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
             f" take a multiple of {devices}"
@@ -225,7 +231,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         if former is None:
             run.log_params(job.cli.params())
         config = job.cli.config_yaml()
-        changes = drift(run.folder / CONFIG, config) if former else {}
+        changes = config_diff(run.folder / CONFIG, config) if former else {}
         # A run with a configuration can be gone on with, and has its parameters by then.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
@@ -233,7 +239,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
             _announce(job, run, changes)
-        run.sender.later(lambda: _log_provenance(run, job))
+        run.uploader.submit(lambda: _log_provenance(run, job))
         folder = run.folder / CHECKPOINTS
         job.resume.folder = folder
         for callback in job.trainer.checkpoint_callbacks:
@@ -255,7 +261,7 @@ def _announce(job: Fit, run: Run, changes: dict[str, str]) -> None:
     print(f"run {run.id} in experiment {run.experiment} goes on from step {step:,}", flush=True)
     for name, change in changes.items():
         print(f"  {name}: {change}", flush=True)
-    run.set_tags({f"drift.{name}": f"{change} from step {step}" for name, change in changes.items()})
+    run.set_tags({f"config_diff.{name}": f"{change} from step {step}" for name, change in changes.items()})
 
 
 def _run_name(cli: LitCLI) -> str:
@@ -271,7 +277,7 @@ def _log_provenance(run: Run, job: Fit) -> None:
     if job.former is not None:
         before = run.data().data.tags if run.mlflow is not None else {}
         changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
-        tags |= {f"drift.{name}": change for name, change in changes.items()}
+        tags |= {f"config_diff.{name}": change for name, change in changes.items()}
     run.set_tags(tags)
     run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
     data = job.cli.datamodule
@@ -284,7 +290,7 @@ def _train(job: Fit, run: Run | None) -> Result | None:
     if job.checkpoint:  # the folder may have moved when its run got its id in the store
         path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
     try:
-        with settled_heap():
+        with gc_freeze():
             job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
     except BaseException as error:
         if run is not None:

@@ -8,7 +8,7 @@ _settled = False
 
 
 @contextmanager
-def settled_heap() -> Iterator[None]:
+def gc_freeze() -> Iterator[None]:
     """Collect garbage, but do not look for it among what start-up has made; nested, it changes nothing."""
     global _settled
     gc.enable()

@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from lit_mnist.data import Batch, PictureDataModule
+from lit_mnist.data import Batch, ImageDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking import figures
@@ -27,8 +27,8 @@ class Result:
     figures: list[str]
 
 
-def fit_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]:
-    """Log the loss curves, and what the model makes of the validation pictures; returns where they lie."""
+def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
+    """Log the loss curves, and what the model makes of the validation images; returns where they lie."""
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
     return drawn + [
@@ -37,8 +37,8 @@ def fit_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]
     ]
 
 
-def test_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str]:
-    """Log what the model makes of the test pictures; returns where the figures lie."""
+def test_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
+    """Log what the model makes of the test images; returns where the figures lie."""
     return [
         run.log_figure(figure, f"test_{name}")
         for name, figure in model_figures(model, data, _alone(data).test_dataloader(), "test")
@@ -46,7 +46,7 @@ def test_figures(run: Run, model: LitModel, data: PictureDataModule) -> list[str
 
 
 def model_figures(
-    model: LitModel, data: PictureDataModule, batches: Iterable[Batch], title: str
+    model: LitModel, data: ImageDataModule, batches: Iterable[Batch], title: str
 ) -> Iterator[tuple[str, Figure]]:
     """Name and figure of each view of `model` on `batches` that its kind has."""
     title = f"{type(model).__name__} on {data.dataset}, {title}"
@@ -58,19 +58,19 @@ def model_figures(
             yield "reconstructions", _reconstructions(model, batches, title)
 
 
-def _alone(data: PictureDataModule) -> PictureDataModule:
-    """The data with every picture for this process, which alone draws."""
-    data.shares_nothing = True
+def _alone(data: ImageDataModule) -> ImageDataModule:
+    """The data with every image for this process, which alone draws."""
+    data.full_dataset_per_rank = True
     return data
 
 
-def _confusion(model: Classifier, data: PictureDataModule, batches: Iterable[Batch], title: str) -> Figure:
+def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch], title: str) -> Figure:
     parts = [(batch.x.cpu(), batch.y.cpu(), _predict(model, batch.x)) for batch in batches]
-    pictures, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
+    images, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     classes = probabilities.shape[1]
     counts = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
-    mistakes = figures.worst_mistakes(pictures, labels, probabilities)
+    mistakes = figures.worst_mistakes(images, labels, probabilities)
     return figures.confusion_matrix(counts, data.class_names, mistakes, title)
 
 
@@ -80,11 +80,11 @@ def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, c
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x
     rows["reconstructed"] = _predict(model, batch.x)
-    return figures.picture_rows({name: row.cpu().numpy() for name, row in rows.items()}, title)
+    return figures.image_rows({name: row.cpu().numpy() for name, row in rows.items()}, title)
 
 
 def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
-    """The first picture of each class, in the classes' order; at most `columns`."""
+    """The first image of each class, in the classes' order; at most `columns`."""
     found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for batch in batches:
         for i, label in enumerate(batch.y.tolist()):
@@ -95,10 +95,10 @@ def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
     return Batch(*(torch.stack(part) for part in zip(*chosen, strict=True)))
 
 
-def _predict(model: LitModel, pictures: Tensor) -> Tensor:
+def _predict(model: LitModel, images: Tensor) -> Tensor:
     """The model's prediction, on the CPU."""
     # A Trainer of another precision leaves the weights in it.
-    prediction: Tensor = model.predict_step(pictures.to(model.device, next(model.parameters()).dtype), 0)
+    prediction: Tensor = model.predict_step(images.to(model.device, next(model.parameters()).dtype), 0)
     return prediction.float().cpu()
 
 

@@ -62,7 +62,7 @@ class Stage:
 def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
     """What identifies the stage: a hash of all that bears on its weights, and of the stages below it.
 
-    Names in MLflow, the folder of the pictures and the paths of checkpoints do not.
+    Names in MLflow, the folder of the images and the paths of checkpoints do not.
     """
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
@@ -141,7 +141,7 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
     """
     folder = store.home / "stages" / run_id
     there = {Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")}
-    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never validated has no best
+    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never val_metric_names has no best
     name = next((name for name in wanted if name in there), None)
     if name is None:
         raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
@@ -162,7 +162,7 @@ def _fit(
     callbacks: Sequence[Callback],
 ) -> str:
     start = time.perf_counter()
-    with unheard():
+    with suppress_stdout():
         result = fit(arguments, callbacks, watch, tags)
     assert result is not None, "one process is rank 0, and an unfinished run has something left"
     before = float(client.get_run(result.run_id).data.tags.get(SECONDS, 0))
@@ -190,7 +190,7 @@ def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
 
 
 @contextmanager
-def unheard() -> Iterator[None]:
+def suppress_stdout() -> Iterator[None]:
     """Keep a fit's own tables out of those of whoever asked for it."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

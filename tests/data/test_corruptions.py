@@ -35,16 +35,16 @@ def test_salt_and_pepper_replaces_twice_the_level(digits: Tensor, level: float) 
         assert not (noisy == 0.5).any()
 
 
-def test_rotation_turns_each_picture_by_its_own_angle(digits: Tensor) -> None:
+def test_rotation_turns_each_image_by_its_own_angle(digits: Tensor) -> None:
     ninety = rotate(digits[:1].expand(400, -1, -1, -1), 90, keyed_generator(2))
-    assert len({picture.numpy().tobytes() for picture in ninety}) == 400
+    assert len({image.numpy().tobytes() for image in ninety}) == 400
     assert torch.allclose(rotate(digits, 1e-6, keyed_generator(2)), digits, atol=1e-3)
     turned = rotate(digits, 10, keyed_generator(3))
     assert 0 < (turned - digits).abs().mean() < 0.05
     assert turned.sum() == pytest.approx(float(digits.sum()), rel=0.01)
 
 
-def test_rotation_keeps_shapes_on_pictures_that_are_not_square() -> None:
+def test_rotation_keeps_shapes_on_images_that_are_not_square() -> None:
     bar = torch.zeros(200, 1, 20, 40)
     bar[:, :, 8:12, 16:24] = 1  # 4 by 8 pixels
     turned = rotate(bar, 90, keyed_generator(4))

@@ -18,7 +18,7 @@ def as_idx(array: Bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def arrays() -> tuple[Bytes, Bytes]:
-    """Real pictures, each of MiniMNIST's twice, which makes the 10,000 of a test set."""
+    """Real images, each of MiniMNIST's twice, which makes the 10,000 of a test set."""
     train_images, train_labels, test_images, test_labels = load_mini()
     images, labels = [train_images, test_images] * 2, [train_labels, test_labels] * 2
     return np.concatenate(images), np.concatenate(labels)
@@ -31,7 +31,7 @@ def folder(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> Path:
     return tmp_path
 
 
-def test_pictures_come_back_as_they_were_written(folder: Path, arrays: tuple[Bytes, Bytes]) -> None:
+def test_images_come_back_as_they_were_written(folder: Path, arrays: tuple[Bytes, Bytes]) -> None:
     images, labels = load_arrays(folder, train=False)
     assert np.array_equal(images, arrays[0])
     assert np.array_equal(labels, arrays[1])
@@ -66,10 +66,10 @@ DAMAGE: list[tuple[str, Callable[[Bytes, Bytes], bytes], str]] = [
     (LABELS, lambda x, y: as_idx(y) + b"??", "2 trailing bytes: expected 10,008, has 10,010"),
     (IMAGES, lambda x, y: b"\0\0\x0d" + as_idx(x)[3:], "wrong magic '00000d03'"),
     (LABELS, lambda x, y: gzip.compress(as_idx(y)), "wrong magic '1f8b"),
-    (IMAGES, lambda x, y: as_idx(y), "mislabelled: holds labels where pictures belong"),
-    (LABELS, lambda x, y: as_idx(x), "mislabelled: holds pictures where labels belong"),
-    (IMAGES, lambda x, y: as_idx(x.reshape(-1, 14, 56)), "pictures of 14x56 pixels, must be 28x28"),
-    (LABELS, lambda x, y: as_idx(y[:-1]), "9,999 labels for the 10,000 pictures"),
+    (IMAGES, lambda x, y: as_idx(y), "mislabelled: holds labels where images belong"),
+    (LABELS, lambda x, y: as_idx(x), "mislabelled: holds images where labels belong"),
+    (IMAGES, lambda x, y: as_idx(x.reshape(-1, 14, 56)), "images of 14x56 pixels, must be 28x28"),
+    (LABELS, lambda x, y: as_idx(y[:-1]), "9,999 labels for the 10,000 images"),
     (LABELS, lambda x, y: as_idx(with_label(y, 10)), "label 10 is outside 0-9"),
 ]
 
@@ -102,7 +102,7 @@ def test_a_damaged_gzip_is_named(folder: Path, arrays: tuple[Bytes, Bytes], cut:
 def test_a_set_of_another_size_is_refused(folder: Path) -> None:
     for path in folder.iterdir():
         path.rename(folder / path.name.replace("t10k", "train"))
-    with pytest.raises(UserError, match="10,000 pictures, the canonical set has 60,000"):
+    with pytest.raises(UserError, match="10,000 images, the canonical set has 60,000"):
         load_arrays(folder, train=True)
     with pytest.raises(UserError, match=f"{folder}: holds neither {IMAGES} nor {IMAGES}.gz"):
         load_arrays(folder, train=False)

@@ -1,26 +1,26 @@
-"""Order, noise and rotation are functions of (seed, epoch, step); every picture is where it belongs."""
+"""Order, noise and rotation are functions of (seed, epoch, step); every image is where it belongs."""
 
 from pathlib import Path
 
 import pytest
 import torch
 
-from lit_mnist.data import Batch, Changes, MiniMNISTDataModule, MNISTDataModule, ResidentLoader
+from lit_mnist.data import Batch, BatchTransforms, InMemoryLoader, MiniMNISTDataModule, MNISTDataModule
 from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UsageError
 
-CHANGED = Changes("gaussian", 0.5, rotation=10.0)
+CHANGED = BatchTransforms("gaussian", 0.5, rotation=10.0)
 
 
-def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> ResidentLoader:
-    pictures, labels, *_ = load_mini()
+def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> InMemoryLoader:
+    images, labels, *_ = load_mini()
     options = {"seed": 1, "changes": CHANGED, **options}
-    tensors = torch.from_numpy(pictures[:1000]).unsqueeze(1), torch.from_numpy(labels[:1000]).long()
-    return ResidentLoader(*tensors, batch_size, stage=stage, **options)  # type: ignore[arg-type]
+    tensors = torch.from_numpy(images[:1000]).unsqueeze(1), torch.from_numpy(labels[:1000]).long()
+    return InMemoryLoader(*tensors, batch_size, stage=stage, **options)  # type: ignore[arg-type]
 
 
-def epoch(loader: ResidentLoader, number: int) -> list[Batch]:
+def epoch(loader: InMemoryLoader, number: int) -> list[Batch]:
     loader.set_epoch(number)
     return list(loader)
 
@@ -53,8 +53,10 @@ def test_a_step_is_the_same_when_the_steps_before_it_are_skipped() -> None:
     assert equal([alone], [epoch(mini_loader(), 2)[5]])
 
 
-@pytest.mark.parametrize("changes", [Changes(), Changes("gaussian", 0.5), Changes(rotation=10.0)])
-def test_another_epoch_or_seed_gives_another(changes: Changes) -> None:
+@pytest.mark.parametrize(
+    "changes", [BatchTransforms(), BatchTransforms("gaussian", 0.5), BatchTransforms(rotation=10.0)]
+)
+def test_another_epoch_or_seed_gives_another(changes: BatchTransforms) -> None:
     first = epoch(mini_loader(changes=changes), 0)
     assert not equal(first, epoch(mini_loader(changes=changes), 1))
     assert not equal(first, epoch(mini_loader(changes=changes, seed=2), 0))
@@ -92,18 +94,18 @@ def test_ranks_share_the_very_batches_of_one_process(stage: str, world_size: int
 
 
 def test_pixels_are_those_of_the_files() -> None:
-    pictures, labels, *_ = load_mini()
-    batches = epoch(mini_loader("val", changes=Changes()), 0)
-    assert torch.equal(torch.cat([b.x for b in batches])[:, 0] * 255, torch.from_numpy(pictures[:1000]).float())
+    images, labels, *_ = load_mini()
+    batches = epoch(mini_loader("val", changes=BatchTransforms()), 0)
+    assert torch.equal(torch.cat([b.x for b in batches])[:, 0] * 255, torch.from_numpy(images[:1000]).float())
     assert torch.cat([b.y for b in batches]).tolist() == labels[:1000].tolist()
     assert all(batch.x is batch.clean for batch in batches)
 
 
-def rows(pictures: torch.Tensor) -> list[bytes]:
-    return [picture.numpy().tobytes() for picture in pictures]
+def rows(images: torch.Tensor) -> list[bytes]:
+    return [image.numpy().tobytes() for image in images]
 
 
-def test_no_test_picture_is_trained_on_and_no_training_picture_is_lost() -> None:
+def test_no_test_image_is_trained_on_and_no_training_image_is_lost() -> None:
     data = MiniMNISTDataModule(val_size=0.2, seed=3)
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -130,9 +132,9 @@ def test_fit_needs_no_test_file(tmp_path: Path, full_data: str) -> None:
 def test_the_test_set_is_the_canonical_one(full_data: str) -> None:
     data = MNISTDataModule(root=full_data)
     data.setup("test")
-    pictures, labels = load_arrays(Path(full_data, "MNIST", "raw"), train=False)
+    images, labels = load_arrays(Path(full_data, "MNIST", "raw"), train=False)
     batches = list(data.test_dataloader())
-    assert torch.equal(torch.cat([b.x for b in batches]) * 255, torch.from_numpy(pictures).unsqueeze(1).float())
+    assert torch.equal(torch.cat([b.x for b in batches]) * 255, torch.from_numpy(images).unsqueeze(1).float())
     assert torch.cat([b.y for b in batches]).tolist() == labels.tolist()
 
 
@@ -149,18 +151,18 @@ def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
     assert torch.bincount(a.train[1]).tolist() == [30] * 10 and torch.bincount(a.test[1]).tolist() == [6] * 10
 
 
-def test_typical_pictures_are_nearer_to_their_class_than_random_ones() -> None:
+def test_typical_images_are_nearer_to_their_class_than_random_ones() -> None:
     def distance(choice: str) -> float:
         data = MiniMNISTDataModule(val_size=400, train_per_class=2, train_choice=choice)  # type: ignore[arg-type]
         data.setup("fit")
         assert data.train and torch.bincount(data.train[1]).tolist() == [2] * 10
-        means = torch.stack([pictures[labels == label].mean(0) for label in range(10)])
+        means = torch.stack([images[labels == label].mean(0) for label in range(10)])
         return float((data.train[0].float() - means[data.train[1]]).square().mean())
 
     everything = MiniMNISTDataModule(val_size=400)
     everything.setup("fit")
     assert everything.train
-    pictures, labels = everything.train[0].float(), everything.train[1]
+    images, labels = everything.train[0].float(), everything.train[1]
     assert distance("typical") < 0.8 * distance("random")
     assert distance("typical") == distance("typical")
 
@@ -186,7 +188,7 @@ def test_validation_and_testing_may_have_another_noise_than_training() -> None:
 
 def test_mini_takes_all_it_has_and_says_so() -> None:
     data = MiniMNISTDataModule(train_size=40000)
-    with pytest.warns(UserWarning, match="MiniMNIST has 3,600 training pictures"):
+    with pytest.warns(UserWarning, match="MiniMNIST has 3,600 training images"):
         data.setup("fit")
     assert data.train and len(data.train[0]) == 3600
 

@@ -20,9 +20,9 @@ def test_shapes_and_equal_classes() -> None:
     assert {array.dtype.name for array in load_mini()} == {"uint8"}
 
 
-def test_no_picture_is_in_both_sets() -> None:
+def test_no_image_is_in_both_sets() -> None:
     train_images, _, test_images, _ = load_mini()
-    train, test = ({picture.tobytes() for picture in images} for images in (train_images, test_images))
+    train, test = ({image.tobytes() for image in images} for images in (train_images, test_images))
     assert len(train) == 4000
     assert len(test) == 1000
     assert not train & test
@@ -35,12 +35,12 @@ def test_the_test_set_is_the_last_hundred_of_each_class() -> None:
     assert np.array_equal(test_images[test_labels == 3].reshape(100, -1), of_threes)
 
 
-def test_all_are_pictures_of_the_training_set_with_its_labels(full_data: str) -> None:
+def test_all_are_images_of_the_training_set_with_its_labels(full_data: str) -> None:
     full = load_arrays(Path(full_data, "MNIST", "raw"), train=True)
-    label_of = {picture.tobytes(): int(label) for picture, label in zip(*full, strict=True)}
+    label_of = {image.tobytes(): int(label) for image, label in zip(*full, strict=True)}
     train_images, train_labels, test_images, test_labels = load_mini()
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
-        assert [label_of[picture.tobytes()] for picture in images] == labels.tolist()
+        assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
 
 @pytest.mark.parametrize("module", ["idx", "roots", "fetch", "mini"])

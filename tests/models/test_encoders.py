@@ -93,8 +93,8 @@ def test_a_classifier_takes_over_any_encoder_and_later_needs_only_its_own_checkp
 ) -> None:
     source, path = trained(name, tmp_path)
     model = FeatureClassifier(encoder=name, encoder_args=AUTOENCODERS[name], encoder_checkpoint=path)
-    pictures = next(iter(_loader())).x
-    assert torch.allclose(model.eval().encoder(pictures), source.encode(pictures), atol=1e-6)
+    images = next(iter(_loader())).x
+    assert torch.allclose(model.eval().encoder(images), source.encode(images), atol=1e-6)
     fitted = trainer()
     fitted.fit(model.train(), data())
     fitted.save_checkpoint(tmp_path / "classifier.ckpt")
@@ -102,7 +102,7 @@ def test_a_classifier_takes_over_any_encoder_and_later_needs_only_its_own_checkp
     checkpoint = torch.load(tmp_path / "classifier.ckpt", weights_only=True)
     assert _is_plain(dict(checkpoint["hyper_parameters"]))
     again = FeatureClassifier.load_from_checkpoint(tmp_path / "classifier.ckpt")
-    assert torch.allclose(again.eval()(pictures), model.eval()(pictures), atol=1e-6)
+    assert torch.allclose(again.eval()(images), model.eval()(images), atol=1e-6)
 
 
 def _loader() -> Any:
@@ -221,16 +221,16 @@ def test_a_layer_is_trained_on_frozen_layers_below(stacked: str) -> None:
     assert {name.split(".")[1] for name in changed(before, model)} == {"2"}
 
 
-def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_pictures(stacked: str) -> None:
+def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_images(stacked: str) -> None:
     other: dict[str, Any] = {"hidden_activation": "tanh", "reduction": "sum"}
     model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, **other)
     fitted = trainer()
     fitted.validate(model, data(), verbose=False)
-    pictures = next(iter(_loader())).x
+    images = next(iter(_loader())).x
     with torch.no_grad():
-        codes = model.encoder[:2](pictures)
+        codes = model.encoder[:2](images)
         loss = (model.decoder[0](model.encoder[2](codes)) - codes).square().sum(1).mean()
-        mse = (model(pictures) - pictures).square().mean()
+        mse = (model(images) - images).square().mean()
     assert float(fitted.callback_metrics["val/loss"]) == pytest.approx(float(loss), rel=1e-5)
     assert float(fitted.callback_metrics["val/mse"]) == pytest.approx(float(mse), rel=1e-5)
 
@@ -238,8 +238,8 @@ def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_pictures(stack
 def test_a_stack_of_one_is_a_dense_autoencoder() -> None:
     stack, dense = StackedAutoencoder(hidden_sizes=[32]), DenseAutoencoder(hidden_sizes=[32])
     dense.load_state_dict(dict(zip(dense.state_dict(), stack.state_dict().values(), strict=True)))
-    pictures = torch.rand(2, 1, 28, 28)
-    assert torch.equal(stack(pictures), dense(pictures))
+    images = torch.rand(2, 1, 28, 28)
+    assert torch.equal(stack(images), dense(images))
 
 
 MISSING: list[LitModel] = [
@@ -291,7 +291,7 @@ def test_random_weights_that_nobody_trains_are_warned_of(stacked: str) -> None:
             "--model.encoder_args do not fit DenseAutoencoder: .*sizs",
         ),
         ({"encoder_args": {"hidden_sizes": []}}, r"--model.encoder_args: --model.hidden_sizes \[\]"),
-        ({"encoder_args": {"picture_shape": [3, 8, 8]}}, r"--model.picture_shape is \[1, 28, 28\]"),
+        ({"encoder_args": {"image_shape": [3, 8, 8]}}, r"--model.image_shape is \[1, 28, 28\]"),
     ],
 )
 def test_an_impossible_encoder_is_refused(arguments: dict[str, Any], message: str) -> None:
@@ -299,8 +299,8 @@ def test_an_impossible_encoder_is_refused(arguments: dict[str, Any], message: st
         FeatureClassifier(**arguments)
 
 
-def test_an_encoder_may_be_of_a_class_of_ones_own_and_of_any_picture_shape() -> None:
+def test_an_encoder_may_be_of_a_class_of_ones_own_and_of_any_image_shape() -> None:
     path = f"{BatchNormAutoencoder.__module__}.BatchNormAutoencoder"
-    model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, picture_shape=[3, 8, 12])
+    model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, image_shape=[3, 8, 12])
     assert not any(value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
     assert model(torch.rand(2, 3, 8, 12)).shape == (2, 10)

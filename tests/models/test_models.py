@@ -39,7 +39,7 @@ def _conv(kernel: int, *channels: int) -> int:
     return sum(a * b * kernel**2 + b for a, b in pairwise(channels))
 
 
-# Panagakis: after each convolution but the one that gives the picture, a weight and a bias a channel.
+# Panagakis: after each convolution but the one that gives the image, a weight and a bias a channel.
 BATCH_NORM_ENCODER = _conv(3, 1, 32, 32, 64, 128, 256) + 2 * (32 + 32 + 64 + 128 + 256)
 BATCH_NORM_DECODER = _conv(3, 256, 128, 64, 32, 32, 1) + 2 * (128 + 64 + 32 + 32)
 SMALL_BATCH_NORM = {"channels": [4, 6], "hidden_sizes": [32], "conv_dropout": 0.0, "dropout": 0.2}
@@ -142,8 +142,8 @@ def test_the_batch_norm_autoencoder_is_its_own_mirror() -> None:
 def test_a_sum_over_pixels_is_the_mean_times_their_number() -> None:
     mean, total = (DenseAutoencoder(loss="cross_entropy", reduction=name) for name in ("mean", "sum"))
     total.load_state_dict(mean.state_dict())
-    pictures = torch.rand(5, 1, 28, 28)
-    batch = Batch(pictures, pictures, torch.zeros(5))
+    images = torch.rand(5, 1, 28, 28)
+    batch = Batch(images, images, torch.zeros(5))
     assert float(total._step(batch, "val").detach()) == pytest.approx(
         784 * float(mean._step(batch, "val").detach())
     )
@@ -151,7 +151,7 @@ def test_a_sum_over_pixels_is_the_mean_times_their_number() -> None:
 
 
 @each
-def test_learns_from_real_pictures_in_a_plain_trainer(
+def test_learns_from_real_images_in_a_plain_trainer(
     model_class: type[LitModel], arguments: dict[str, Any], size: int, tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
@@ -206,7 +206,7 @@ def test_the_optimizer_is_the_one_asked_for(
         (BatchNormCNN, {"channels": [8] * 4, "kernel_sizes": [3] * 4}, r"\[3, 3, 3, 3\] leave nothing of 28×28"),
         (ConvAutoencoder, {"channels": [4, 4, 4]}, "28×28 pixels cannot be halved 3 times"),
         (ConvAutoencoder, {"code_channels": 0}, "--model.code_channels 0 must be at least 1"),
-        (DenoisingConvAutoencoder, {"picture_shape": [1, 30, 28]}, "30×28 pixels cannot be halved 2 times"),
+        (DenoisingConvAutoencoder, {"image_shape": [1, 30, 28]}, "30×28 pixels cannot be halved 2 times"),
         (DenoisingConvAutoencoder, {"channels": 0}, "--model.channels 0 must be at least 1"),
         (BatchNormAutoencoder, {"blocks": [[8], []]}, r"--model.blocks \[\[8\], \[\]\] must hold"),
         (BatchNormAutoencoder, {"blocks": [[4]] * 4}, "cannot be halved 3 times"),
@@ -230,11 +230,11 @@ def test_impossible_hyperparameters_are_refused(
 
 
 def test_the_dense_autoencoder_mirrors_its_encoder() -> None:
-    model = DenseAutoencoder(hidden_sizes=[256, 64], picture_shape=[3, 8, 8])
+    model = DenseAutoencoder(hidden_sizes=[256, 64], image_shape=[3, 8, 8])
     sizes = [(layer.in_features, layer.out_features) for layer in model.modules() if isinstance(layer, nn.Linear)]
     assert sizes == [(192, 256), (256, 64), (64, 256), (256, 192)]
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
-def test_classes_and_picture_size_are_arguments_alone() -> None:
-    assert CNN(num_classes=3, picture_shape=[3, 16, 20])(torch.rand(2, 3, 16, 20)).shape == (2, 3)
+def test_classes_and_image_size_are_arguments_alone() -> None:
+    assert CNN(num_classes=3, image_shape=[3, 16, 20])(torch.rand(2, 3, 16, 20)).shape == (2, 3)

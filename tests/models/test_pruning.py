@@ -11,7 +11,7 @@ from lit_mnist.models.pruning import Removal, distinctiveness, find_removals, ma
 
 
 @pytest.fixture(scope="module")
-def pictures() -> Tensor:
+def images() -> Tensor:
     return torch.from_numpy(load_mini()[0][:500]).unsqueeze(1).float() / 255
 
 
@@ -21,16 +21,16 @@ def planted(hidden_sizes: list[int]) -> DenseAutoencoder:
     model = DenseAutoencoder(hidden_sizes=hidden_sizes, output_activation="identity")
     layer = model.encoder[-2]
     with torch.no_grad():
-        layer.weight *= 8  # activations that differ between pictures, and so neurons that are distinct
+        layer.weight *= 8  # activations that differ between images, and so neurons that are distinct
         layer.weight[3], layer.bias[3] = layer.weight[1] * 1.02, layer.bias[1]
         layer.weight[5], layer.bias[5] = -layer.weight[2], -layer.bias[2]
     return model
 
 
-def test_angles_are_between_activations_centred_on_one_half(pictures: Tensor) -> None:
+def test_angles_are_between_activations_centred_on_one_half(images: Tensor) -> None:
     model = planted([8])
-    angles = distinctiveness(model, pictures)
-    vectors = (model.encode(pictures) - 0.5).detach().numpy().astype(float).T
+    angles = distinctiveness(model, images)
+    vectors = (model.encode(images) - 0.5).detach().numpy().astype(float).T
     for i, j in [(0, 1), (4, 6)]:
         cosine = vectors[i] @ vectors[j] / (vectors[i] @ vectors[i] * (vectors[j] @ vectors[j])) ** 0.5
         assert float(torch.cos(torch.deg2rad(angles[i, j]))) == pytest.approx(cosine, abs=1e-6)
@@ -39,27 +39,27 @@ def test_angles_are_between_activations_centred_on_one_half(pictures: Tensor) ->
 
 @pytest.mark.parametrize("hidden_sizes", [[8], [16, 8]])
 def test_the_pruned_network_is_smaller_and_computes_what_the_masked_one_computes(
-    hidden_sizes: list[int], pictures: Tensor
+    hidden_sizes: list[int], images: Tensor
 ) -> None:
     model = planted(hidden_sizes)
-    before = model(pictures)
-    removals = find_removals(distinctiveness(model, pictures))
+    before = model(images)
+    removals = find_removals(distinctiveness(model, images))
     assert [(r.kind, r.removed, r.into) for r in removals[:2]] == [("dropped", (2, 5), None), ("merged", (3,), 1)]
     for n, size in [(0, 8), (1, 6), (2, 5)]:
         smaller, mask = pruned(model, removals[:n]), masked(model, removals[:n])
         assert smaller.hparams["hidden_sizes"] == [*hidden_sizes[:-1], size]
-        assert smaller.encode(pictures).shape == (500, size)
-        assert torch.allclose(smaller(pictures), mask(pictures), atol=1e-5)
-        assert torch.allclose(mask(pictures), before, atol=1e-5) is (n == 0)
-    assert torch.equal(model(pictures), before)
+        assert smaller.encode(images).shape == (500, size)
+        assert torch.allclose(smaller(images), mask(images), atol=1e-5)
+        assert torch.allclose(mask(images), before, atol=1e-5) is (n == 0)
+    assert torch.equal(model(images), before)
 
 
-def test_merging_gives_the_weights_of_the_one_to_the_other(pictures: Tensor) -> None:
+def test_merging_gives_the_weights_of_the_one_to_the_other(images: Tensor) -> None:
     model = planted([8])
     with torch.no_grad():
         model.encoder[-2].weight[3] = model.encoder[-2].weight[1]  # now they are one and the same
     merged = pruned(model, [Removal("merged", (3,), 1, 0.0)])
-    assert torch.allclose(merged(pictures), model(pictures), atol=1e-5)
+    assert torch.allclose(merged(images), model(images), atol=1e-5)
     chained = pruned(model, [Removal("merged", (3,), 1, 0.0), Removal("merged", (1,), 0, 0.0)])
     out = model.decoder[0].weight
     assert torch.allclose(chained.decoder[0].weight[:, 0], out[:, 0] + out[:, 1] + out[:, 3])
@@ -84,12 +84,12 @@ def test_some_neuron_is_always_left() -> None:
     assert [r.removed for r in find_removals(torch.full((4, 4), 179.0))] == [(0, 1)]
 
 
-def test_other_activations_than_sigmoids_are_refused(pictures: Tensor) -> None:
+def test_other_activations_than_sigmoids_are_refused(images: Tensor) -> None:
     with pytest.raises(UsageError, match="activation is relu, not sigmoid"):
-        distinctiveness(DenseAutoencoder(hidden_activation="relu"), pictures)
+        distinctiveness(DenseAutoencoder(hidden_activation="relu"), images)
 
 
-def test_pruning_takes_no_random_numbers_and_keeps_mode_and_precision(pictures: Tensor) -> None:
+def test_pruning_takes_no_random_numbers_and_keeps_mode_and_precision(images: Tensor) -> None:
     model = planted([8]).double().eval()
     state = torch.get_rng_state()
     smaller = pruned(model, [Removal("merged", (3,), 1, 0.0)])

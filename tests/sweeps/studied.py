@@ -29,15 +29,19 @@ BASE = ("--config", "zhang/cnn", *MINI, "--model.channels", "[2,4]", "--data.tra
 
 def make_study(
     name: str = "lrs",
-    goals: tuple[tuple[str, str], ...] = (("best/val/acc", "maximize"),),
+    objectives: tuple[tuple[str, str], ...] = (("best/val/acc", "maximize"),),
     seeds: tuple[int, ...] = (0,),
     trials: int = 6,
     storage: optuna.storages.BaseStorage | None = None,
     points: tuple[Mapping[str, Any], ...] = (),
 ) -> optuna.Study:
     """A study without trials; in memory if no storage is given."""
-    study = optuna.create_study(study_name=name, storage=storage, directions=[way for _, way in goals])
-    stored = {"goals": [{"metric": m, "direction": d} for m, d in goals], "seeds": seeds, "points": points}
+    study = optuna.create_study(study_name=name, storage=storage, directions=[way for _, way in objectives])
+    stored = {
+        "objectives": [{"metric": m, "direction": d} for m, d in objectives],
+        "seeds": seeds,
+        "points": points,
+    }
     for key, value in {"stored": stored, "spec": "", "trials": trials}.items():
         study.set_user_attr(key, value)
     return study
@@ -59,14 +63,14 @@ def add_trial(
     study.add_trial(create_trial(state=state, user_attrs=attrs, **told))
 
 
-def searched(count: int, goals: tuple[tuple[str, str], ...] = (("val/acc", "maximize"),)) -> optuna.Study:
+def searched(count: int, objectives: tuple[tuple[str, str], ...] = (("val/acc", "maximize"),)) -> optuna.Study:
     """A study of which momentum does nothing; every sixth trial is pruned, and one failed."""
-    study = make_study(goals=goals, trials=count, points=(GIVEN,))
+    study = make_study(objectives=objectives, trials=count, points=(GIVEN,))
     numbers = random.Random(0)
     for number in range(count):
         lr, momentum = (0.05, 0.99) if number == 0 else (10 ** numbers.uniform(-2, 0), numbers.uniform(0, 0.9))
         value = 0.1135 if number == 0 else 0.97 - 0.2 * (math.log10(lr) + 1) ** 2
-        values = (value, 1000 * lr)[: len(goals)]
+        values = (value, 1000 * lr)[: len(objectives)]
         ended = TrialState.FAIL if number == 3 else TrialState.PRUNED if number % 6 == 5 else TrialState.COMPLETE
         add_trial(study, ended, lr, momentum, values if ended == TrialState.COMPLETE else None)
     return study

@@ -45,7 +45,7 @@ def test_a_plan_is_true_and_compares_itself_with_the_stored_study(cli: Cli, proj
 @pytest.mark.parametrize("plan", [["--plan"], []])
 @pytest.mark.parametrize(("flags", "said"), [
     ({"data": "MNISTDataModule", "data.root": "nowhere"}, "MNIST not found: looked for nowhere"),
-    ({"data.train_per_class": 391}, "MiniMNIST's class 0 has only 390 pictures"),
+    ({"data.train_per_class": 391}, "MiniMNIST's class 0 has only 390 images"),
 ])  # fmt: skip
 def test_data_that_are_not_there_are_no_trials_fault(
     cli: Cli, project: Path, flags: dict[str, Any], said: str, plan: list[str]

@@ -18,7 +18,7 @@ from studied import QUIET, add_trial, complete, make_study, real_study, searched
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results import status as results
 from lit_mnist.sweeps.results.figures import log_summary
-from lit_mnist.sweeps.study.summary import read_outcome, runs
+from lit_mnist.sweeps.study.summary import read_summary, runs
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
@@ -46,7 +46,7 @@ def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Stud
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 unfinished)"
-    winner = read_outcome(study).best()[0]
+    winner = read_summary(study).best()[0]
     assert lines[1].startswith(f"best: trial {winner.number}, best/val/acc {winner.value:.4g} ± ")
     alive, stale = (next(line for line in lines if line.startswith(number)) for number in ("4 ", "5 "))
     assert alive.split()[2:5] == ["1", "2", "0.5"]
@@ -55,7 +55,7 @@ def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Stud
 
 
 def test_the_best_configuration_gives_exactly_the_value(cli: Cli, study: optuna.Study, project: Path) -> None:
-    winner = read_outcome(study).best()[0]
+    winner = read_summary(study).best()[0]
     code, out, err = cli("sweep", "best", "lrs")
     assert (code, err) == (0, "")
     assert all(run_id in out for run_id in runs(winner))
@@ -120,25 +120,25 @@ def test_questions_about_studies_do_not_load_what_trains() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_parent_run_gets_summary_metrics_pictures_and_one_page(project: Path) -> None:
+def test_the_parent_run_gets_summary_metrics_images_and_one_page(project: Path) -> None:
     study = searched(30)
     with open_run("sweeps/lrs", "lrs", system_metrics=False) as run:
         log_summary(study, run)
         log_summary(study, run)  # at each end of the sweep
     client = connect(find_store())
     metrics = client.get_run(run.id).data.metrics
-    best = max(trial.values[0] for trial in read_outcome(study).complete)
+    best = max(trial.values[0] for trial in read_summary(study).complete)
     assert metrics == {"trials": 30, "complete": 24, "pruned": 5, "failed": 1, "best/val/acc": best}
     folder = Path(client.download_artifacts(run.id, ""))
     told = json.loads((folder / "summary.json").read_text())
     assert told["best_trials"][0]["values"] == {"val/acc": best}
     assert told["best_trials"][0]["point"]["model.channels"] == [2, 4]
     names = {path.name for path in (folder / "figures").iterdir()}
-    pictures = {"history.png", "importances.png", "heat_map.png", "parallel_coordinates.png"}
-    assert names == pictures | {"study.html"}
-    for name in pictures:
-        with Image.open(folder / "figures" / name) as picture:
-            assert len(set(picture.convert("L").tobytes())) > 20
+    images = {"history.png", "importances.png", "heat_map.png", "parallel_coordinates.png"}
+    assert names == images | {"study.html"}
+    for name in images:
+        with Image.open(folder / "figures" / name) as image:
+            assert len(set(image.convert("L").tobytes())) > 20
     page = (folder / "figures" / "study.html").read_text()
     assert page.count("plotly-graph-div") >= 4 and "<script src=" not in page
     assert len(page) < 6e6  # plotly is in it once
@@ -159,18 +159,18 @@ def test_two_goals_have_a_front_and_constraints_are_kept() -> None:
     study = make_study("two", (("val/acc", "maximize"), ("parameters", "minimize")))
     for values in ((0.9, 100.0), (0.8, 50.0), (0.7, 60.0), (0.95, 400.0)):
         add_trial(study, TrialState.COMPLETE, mean=values)
-    assert [trial.number for trial in read_outcome(study).best()] == [3, 0, 1]
+    assert [trial.number for trial in read_summary(study).best()] == [3, 0, 1]
     one = make_study("one")
     for accuracy, excess in ((0.5, -1.0), (0.9, 1.0), (0.6, 0.0)):
         trial = one.ask(SPACE_OF_ONE)
         trial.set_constraint("seconds", excess)
         one.tell(trial, accuracy)
-    assert [trial.number for trial in read_outcome(one).best()] == [2]
+    assert [trial.number for trial in read_summary(one).best()] == [2]
 
 
 def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
     study = make_study("empty")
-    monkeypatch.setattr(results, "_outcome", lambda name, storage: read_outcome(study))
+    monkeypatch.setattr(results, "_outcome", lambda name, storage: read_summary(study))
     with pytest.raises(UserError, match=r"no complete trial that keeps to its constraints \(none yet\)"):
         results.best("empty", None, None)
 

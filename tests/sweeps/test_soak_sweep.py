@@ -28,7 +28,7 @@ from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
 from lit_mnist.sweeps.search.spec import parse_spec
-from lit_mnist.sweeps.study.leases import Beat, Claims
+from lit_mnist.sweeps.study.leases import Beat, Leases
 from lit_mnist.sweeps.study.storage import open_storage, open_study, study_lock, study_names
 from lit_mnist.sweeps.study.study import spec_of, take_study
 
@@ -137,7 +137,7 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
     url = postgres.create("shared")
     first = take_study(opened(url), parse_spec(spec_text(trials=1), "small"))
     second = open_study(opened(url), "small")
-    trial = Claims(first, spec_of(first), 0, 1).take()
+    trial = Leases(first, spec_of(first), 0, 1).take()
     assert trial is not None and len(second.get_trials()) == 1
     postgres.stop()
     back = threading.Timer(2, postgres.start)
@@ -153,9 +153,9 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
 def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
     postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.study.leases.BEAT", 0.05)
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.HEARTBEAT_INTERVAL", 0.05)
     study = take_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
-    claims = Claims(study, spec_of(study), 0, 1)
+    claims = Leases(study, spec_of(study), 0, 1)
     trial = claims.take()
     assert trial is not None
     with Beat(claims, trial):

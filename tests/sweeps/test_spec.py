@@ -68,10 +68,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"trials": None}, "trials is missing"),
     "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
     "no time": ({"hours": -1}, "hours: -1 must be above 0"),
-    "test metric": ({"metric": "test/acc"}, "metric test/acc: a sweep never reads test pictures"),
+    "test metric": ({"metric": "test/acc"}, "metric test/acc: a sweep never reads test images"),
     "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),
     "direction": ({"direction": "maximise"}, "there is no maximise; did you mean maximize?"),
-    "metric and goals": ({"goals": [{"metric": "val/acc", "direction": "maximize"}]}, "take one"),
+    "metric and objectives": ({"objectives": [{"metric": "val/acc", "direction": "maximize"}]}, "take one"),
     "sampler": ({"sampler": "tpee"}, "sampler: there is no tpee; did you mean tpe?"),
     "sampler's option": (
         {"sampler": {"name": "tpe", "n_startup_trails": 3}},
@@ -80,14 +80,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "neither sobol nor halton"),
     "pruner": ({"pruner": "medium"}, "there is no medium; did you mean median?"),
     "pruner's metric": ({"pruner": "median", "metric": "seconds"}, "needs a metric of every validation"),
-    "pruner of two goals": (
+    "pruner of two objectives": (
         {
             "pruner": "median",
             "metric": None,
             "direction": None,
-            "goals": [{"metric": m, "direction": "minimize"} for m in ("val/loss", "seconds")],
+            "objectives": [{"metric": m, "direction": "minimize"} for m in ("val/loss", "seconds")],
         },
-        "pruner: median needs a single goal, and there are 2",
+        "pruner: median needs a single objective, and there are 2",
     ),
     "repeats and seeds": ({"repeats": 2, "seeds": [1, 2]}, "take one"),
     "equal seeds": ({"seeds": [1, 1]}, "must be different seeds"),
@@ -124,7 +124,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "0.1 stands there twice"),
     "no group": ({"space": {"lr": {"low": 0.1, "high": 1}}}, "did you mean model.lr?"),
     "test noise": ({"space": {"data.test_noise": {"low": 0, "high": 1}}}, "there is data.val_noise"),
-    "test noise, fixed": ({"flags": {"data.test_noise": 0.1}}, "a sweep never reads test pictures"),
+    "test noise, fixed": ({"flags": {"data.test_noise": 0.1}}, "a sweep never reads test images"),
     "seed": ({"flags": {"seed_everything": 1}}, "seeds and repeats choose the seeds"),
     "rule": (
         {"space": {"model.hidden_sizes": {"depth": {"choices": [2]}, "width": {"choices": [4]}, "rule": "half"}}},

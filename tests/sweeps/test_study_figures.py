@@ -1,4 +1,4 @@
-"""What a study's parent run shows: a summary, pictures, and a page to explore them."""
+"""What a study's parent run shows: a summary, images, and a page to explore them."""
 
 import sys
 from pathlib import Path
@@ -12,7 +12,7 @@ from studied import add_trial, make_study, searched
 from lit_mnist.sweeps.results.drawing import draw, history
 from lit_mnist.sweeps.results.figures import importances, log_summary, main_pair
 from lit_mnist.sweeps.results.heat_map import heat_map
-from lit_mnist.sweeps.study.summary import read_outcome
+from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.tracking.run import open_run
 
 TWO = (("val/loss", "minimize"), ("parameters", "minimize"))
@@ -29,14 +29,14 @@ def texts(figure) -> list[str]:
 
 
 @pytest.mark.parametrize(
-    ("count", "goals", "names"),
+    ("count", "objectives", "names"),
     [
         (1, TWO[:1], {"history"}),
         (9, TWO, {"history", "importances", "parallel_coordinates", "heat_map", "pareto_front"}),
     ],
 )
-def test_a_study_has_the_figures_that_it_has_enough_trials_for(count, goals, names) -> None:
-    found = read_outcome(searched(count, goals))
+def test_a_study_has_the_figures_that_it_has_enough_trials_for(count, objectives, names) -> None:
+    found = read_summary(searched(count, objectives))
     shares = importances(found)
     figures = draw(found, shares, main_pair(found, shares))
     assert figures.keys() == names
@@ -45,7 +45,7 @@ def test_a_study_has_the_figures_that_it_has_enough_trials_for(count, goals, nam
 
 
 def test_what_matters_is_found_and_the_map_is_of_rate_and_momentum() -> None:
-    found = read_outcome(searched(40))
+    found = read_summary(searched(40))
     shares = importances(found)
     assert max(shares, key=shares.__getitem__) == "model.lr"
     assert shares.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
@@ -54,7 +54,7 @@ def test_what_matters_is_found_and_the_map_is_of_rate_and_momentum() -> None:
 
 
 def test_the_map_marks_every_trial_and_the_given_point() -> None:
-    found = read_outcome(searched(30))
+    found = read_summary(searched(30))
     figure = heat_map(found, "model.lr", "model.momentum")
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
@@ -65,10 +65,10 @@ def test_the_map_marks_every_trial_and_the_given_point() -> None:
 
 
 def test_the_history_shows_the_best_so_far() -> None:
-    study = make_study(goals=TWO[:1])
+    study = make_study(objectives=TWO[:1])
     for value in (0.5, 0.7, 0.3, 0.4):
         add_trial(study, TrialState.COMPLETE, mean=(value,))
-    (line,) = history(read_outcome(study)).axes[0].lines
+    (line,) = history(read_summary(study)).axes[0].lines
     assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3]
 
 
@@ -76,7 +76,7 @@ def test_a_parameter_that_never_varied_has_no_part() -> None:
     study = make_study()
     for number in range(5):
         add_trial(study, TrialState.COMPLETE, 0.1 + 0.04 * number, 0.1 * number, mean=(0.1 * number,))
-    found = read_outcome(study)
+    found = read_summary(study)
     shares = importances(found)
     assert shares.keys() == {"model.lr", "model.momentum"}
     assert "model.batch_norm" not in texts(draw(found, shares, None)["parallel_coordinates"])

@@ -18,9 +18,9 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
 from lit_mnist.sweeps.study.study import spec_of, take_study
-from lit_mnist.sweeps.workers.pool import Team
+from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.runner import study_run
-from lit_mnist.sweeps.workers.spawn import Cradle
+from lit_mnist.sweeps.workers.spawn import WorkerConfig
 
 LONG = {
     "data.train_per_class": 100,
@@ -47,7 +47,7 @@ def meanwhile(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def validated(number: int) -> bool:
+def val_metric_names(number: int) -> bool:
     """Whether trial `number` is in the middle of its training."""
     journal = Path("mlruns/sweeps.journal")
     if not journal.exists() or '"trials"' not in journal.read_text():
@@ -58,7 +58,7 @@ def validated(number: int) -> bool:
 
 def kill_worker_of(number: int) -> None:
     """Kill the worker of trial `number`, and the process that it is a copy of."""
-    wait_for(lambda: validated(number), f"trial {number} to be in training", PATIENCE)
+    wait_for(lambda: val_metric_names(number), f"trial {number} to be in training", PATIENCE)
     worker = psutil.Process(int(small().get_trials()[number].user_attrs["owner"]["process"].partition("@")[0]))
     copied = worker.parent()
     worker.kill()
@@ -67,7 +67,7 @@ def kill_worker_of(number: int) -> None:
 
 
 def interrupt_in(number: int) -> None:
-    wait_for(lambda: validated(number), f"trial {number} to be in training", PATIENCE)
+    wait_for(lambda: val_metric_names(number), f"trial {number} to be in training", PATIENCE)
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -112,15 +112,15 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
 def test_a_worker_whose_supervisor_is_gone_saves_its_trial_and_ends(project: Path) -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(flags=LONG, trials=1), "small"))
     with study_run(study, spec_of(study)):
-        team = Team("small", default_storage(), 1)
+        team = WorkerPool("small", default_storage(), 1)
         team.go()
-        wait_for(lambda: validated(0), "the trial to be in training", PATIENCE)
+        wait_for(lambda: val_metric_names(0), "the trial to be in training", PATIENCE)
         team.close()  # as the system does with the pipes of a killed process
     assert study.get_trials()[0].state == TrialState.RUNNING and study.get_trials()[0].user_attrs["owner"] is None
     assert trial_runs(study)[0].info.status == "KILLED"
 
 
-def fall(cradle: Cradle) -> None:
+def fall(cradle: WorkerConfig) -> None:
     """What a worker does in place of its work."""
     os.write(cradle.stderr.fileno(), b"it fell\n")
     sys.exit(3)

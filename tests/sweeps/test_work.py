@@ -19,7 +19,7 @@ from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
-from lit_mnist.sweeps.study.leases import SILENCE, Claims, Watch
+from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, Watch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import spec_of, take_study
 from lit_mnist.sweeps.workers.worker import work_on
@@ -104,7 +104,7 @@ def test_a_network_that_is_too_large_is_not_trained() -> None:
     study = work(
         space={"model.channels": {"choices": [[2, 2], [40, 40]]}}, sampler="grid", trials=2,
         constraints=[{"metric": "parameters", "at_most": 10_000}],
-        goals=[{"metric": "val/acc", "direction": "maximize"}, {"metric": "parameters", "direction": "minimize"}],
+        objectives=[{"metric": "val/acc", "direction": "maximize"}, {"metric": "parameters", "direction": "minimize"}],  # noqa: E501
         metric=None, direction=None,
     )  # fmt: skip
     small, large = sorted(study.get_trials(), key=lambda trial: len(str(trial.user_attrs["point"])))
@@ -115,29 +115,29 @@ def test_a_network_that_is_too_large_is_not_trained() -> None:
 
 
 @pytest.fixture
-def training_pictures(tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with full MNIST, but for the test pictures."""
-    raw = tmp_path / "pictures" / "MNIST" / "raw"
+def training_images(tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with full MNIST, but for the test images."""
+    raw = tmp_path / "images" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in Path(full_data).glob("MNIST/raw/train-*"):
         (raw / path.name).symlink_to(path)
-    monkeypatch.setenv("LIT_MNIST_DATA", str(tmp_path / "pictures"))
-    return tmp_path / "pictures"
+    monkeypatch.setenv("LIT_MNIST_DATA", str(tmp_path / "images"))
+    return tmp_path / "images"
 
 
-def test_a_sweep_never_reads_a_test_picture(training_pictures: Path) -> None:
+def test_a_sweep_never_reads_a_test_image(training_images: Path) -> None:
     study = work(trials=1, flags={"data": "MNISTDataModule"})
     assert study.get_trials()[0].state == TrialState.COMPLETE
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_trial_waits_for_data_that_are_away(training_pictures: Path, devices: int) -> None:
+def test_a_trial_waits_for_data_that_are_away(training_images: Path, devices: int) -> None:
     flags = {"data": "MNISTDataModule", "trainer.devices": devices, "trainer.accelerator": "cpu",
              "trainer.strategy": "auto" if devices == 1 else "ddp"}  # fmt: skip
-    away = training_pictures.rename(training_pictures.with_name("away"))
+    away = training_images.rename(training_images.with_name("away"))
     with pytest.raises(UserError, match="MNIST not found"):
         work(trials=1, flags=flags)
-    away.rename(training_pictures)
+    away.rename(training_images)
     study = work(trials=1, flags=flags)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and len(trial_runs(study)) == 1
@@ -152,9 +152,9 @@ def test_a_study_whose_space_has_changed_is_refused(capsys: pytest.CaptureFixtur
 
 def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once() -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
-    trial = Claims(study, spec_of(study), 0, 1).take()
+    trial = Leases(study, spec_of(study), 0, 1).take()
     assert trial is not None
-    other = Claims(open_study(open_storage(None), "small"), spec_of(study), 1, 1)
+    other = Leases(open_study(open_storage(None), "small"), spec_of(study), 1, 1)
     other.owner["process"] = "1@0.00"
     assert other.take() is None
     gone = subprocess.Popen(["true"])
@@ -168,7 +168,7 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
-    trial = Claims(study, spec_of(study), 0, 1).take()
+    trial = Leases(study, spec_of(study), 0, 1).take()
     assert trial is not None
     clock = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
@@ -179,14 +179,14 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
         return watch.is_dead(study.get_trials()[0])
 
     assert this_host() != "another" and not is_dead(1)
-    clock += SILENCE - 1
+    clock += HEARTBEAT_TIMEOUT - 1
     assert not is_dead(2)
-    clock += SILENCE - 1
+    clock += HEARTBEAT_TIMEOUT - 1
     assert not is_dead(2)
     study._storage.outages += 1  # a storage that was away has told nothing meanwhile
     clock += 2
     assert not is_dead(2)
-    clock += SILENCE + 1
+    clock += HEARTBEAT_TIMEOUT + 1
     assert is_dead(2)
 
 
@@ -200,16 +200,16 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
 
 KILLED_LAST = """
 import os, signal, sys
-from lit_mnist.tracking.journal.mlflow_writer import Delivery
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
 from small import work
 
-send = Delivery._call
+send = MLflowWriter._call
 def send_or_die(self, kind, items):
     if kind == "status" and items[0]["status"] == "FINISHED":
         os.kill(os.getpid(), signal.SIGKILL)
     send(self, kind, items)
 
-Delivery._call = send_or_die
+MLflowWriter._call = send_or_die
 work(trials=1)
 """
 
@@ -232,7 +232,7 @@ def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: 
     gone = subprocess.Popen(["true"])
     gone.wait()
     for _ in range(3):  # times that it is taken up by somebody who dies of it
-        trial = Claims(study, spec_of(study), 0, 1).take()
+        trial = Leases(study, spec_of(study), 0, 1).take()
         assert trial is not None and trial.number == 0
         trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
     study = work(trials=2)

@@ -9,12 +9,12 @@ from lit_mnist.tracking.figures import (
     Mistake,
     confusion_matrix,
     drawable,
+    image_rows,
     loss_curves,
-    picture_rows,
     worst_mistakes,
 )
 
-PICTURES, LABELS = load_mini()[2:]
+IMAGES, LABELS = load_mini()[2:]
 DIGITS = [str(digit) for digit in range(10)]
 TRAIN = [(step, 2.0 * 0.99**step) for step in range(1, 400)]
 VAL = [(100, 0.8), (200, 0.4), (399, 0.09)]
@@ -102,29 +102,27 @@ def test_hundred_classes_have_no_numbers_and_legible_names():
     [(DIGITS, "true 4 → 9 (99 %)"), (["Ankle boot"] * 10, "true Ankle boot\n→ Ankle boot (99 %)")],
 )
 def test_mistakes_are_captioned_and_at_most_25(names, caption):
-    mistakes = [Mistake(picture, 4, 9, 0.99) for picture in PICTURES[:30]]
+    mistakes = [Mistake(image, 4, 9, 0.99) for image in IMAGES[:30]]
     assert texts(confusion_matrix(np.eye(10, dtype=int), names, mistakes, "")).count(caption) == 25
 
 
 def test_worst_mistakes_are_the_most_confident_wrong_answers_first():
     probabilities = np.eye(10)[LABELS]
-    for picture, sureness in ((5, 0.7), (3, 0.9), (8, 0.7), (1, 0.6)):
-        probabilities[picture] = np.where(np.arange(10) == 7, sureness, (1 - sureness) / 9)
-    worst = worst_mistakes(PICTURES, LABELS, probabilities, limit=3)
+    for image, sureness in ((5, 0.7), (3, 0.9), (8, 0.7), (1, 0.6)):
+        probabilities[image] = np.where(np.arange(10) == 7, sureness, (1 - sureness) / 9)
+    worst = worst_mistakes(IMAGES, LABELS, probabilities, limit=3)
     assert [(m.true, m.predicted, round(m.probability, 2)) for m in worst] == [
         (0, 7, 0.9),
         (0, 7, 0.7),
         (0, 7, 0.7),
     ]
-    assert [np.array_equal(m.picture * 255, PICTURES[i]) for m, i in zip(worst, (3, 5, 8), strict=True)] == [
-        True
-    ] * 3
-    assert worst_mistakes(PICTURES, LABELS, np.eye(10)[LABELS]) == []
+    assert [np.array_equal(m.image * 255, IMAGES[i]) for m, i in zip(worst, (3, 5, 8), strict=True)] == [True] * 3
+    assert worst_mistakes(IMAGES, LABELS, np.eye(10)[LABELS]) == []
 
 
-def test_rows_are_labelled_and_hold_their_pictures():
-    digits = PICTURES[::100]
-    figure = picture_rows(
+def test_rows_are_labelled_and_hold_their_images():
+    digits = IMAGES[::100]
+    figure = image_rows(
         {"original": digits, "half as bright": digits / 510, "colour": np.stack([digits] * 3, 1)}, "x"
     )
     assert {"original", "half as bright", "colour", "x"} <= set(texts(figure))
@@ -132,11 +130,11 @@ def test_rows_are_labelled_and_hold_their_pictures():
     np.testing.assert_allclose(strips[0][:, 29 * 9 :], digits[9] / 255)
     np.testing.assert_allclose(strips[1][:, :28], digits[0] / 510, rtol=1e-5)
     assert strips[2].shape == (28, 289, 3)
-    assert picture_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
+    assert image_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(1, (4, 28, 28)), (2, (4, 28, 28)), (3, (4, 28, 28, 3))])
 def test_any_number_of_channels_draws(channels, shape):
-    drawn = drawable(np.stack([PICTURES[:4]] * channels, axis=1))
+    drawn = drawable(np.stack([IMAGES[:4]] * channels, axis=1))
     assert drawn.shape == shape
-    np.testing.assert_allclose(drawn if channels != 3 else drawn[..., 1], PICTURES[:4] / 255)
+    np.testing.assert_allclose(drawn if channels != 3 else drawn[..., 1], IMAGES[:4] / 255)

@@ -113,7 +113,7 @@ def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
 ) -> None:
     monkeypatch.setattr("lit_mnist.tracking.journal.uploader.HEARTBEAT_INTERVAL", 0.0)
     with open_run("alive", system_metrics=False) as run:
-        run.sender.interval = 0.1
+        run.uploader.interval = 0.1
         journal = run.spool.path.read_bytes() if run.spool.path.exists() else b""
         for _ in range(2):
             run.client.set_tag(run.id, HEARTBEAT, "0")

@@ -8,7 +8,7 @@ from conftest import Cli
 from servers import stored
 from test_sync import killed_run
 
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.process import is_alive, this_host, this_process
 from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.run import open_run
@@ -24,7 +24,7 @@ def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli
     tags = {"host": this_host(), "process": this_process()}
     elsewhere = client.create_run("0", run_name="elsewhere", tags=tags).info.run_id
     died = 1_790_000_000
-    os.utime(Spool(local_folder(dead)).path, (died, died))
+    os.utime(Journal(local_folder(dead)).path, (died, died))
     with open_run("alive", "living", system_metrics=False) as living:
         code, out, err = cli("runs", "--reap")
         assert living.data().info.status == "RUNNING"
@@ -37,7 +37,7 @@ def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli
     assert lines[nameless].endswith(" s on an unknown host: left alone")
     found = client.get_run(dead)
     assert found.info.status == "KILLED" and found.info.end_time == 1000 * died
-    assert len(stored(client, dead, "loss")) > 500 and Spool(local_folder(dead)).status() == "KILLED"
+    assert len(stored(client, dead, "loss")) > 500 and Journal(local_folder(dead)).status() == "KILLED"
     assert [client.get_run(run_id).info.status for run_id in (foreign, nameless, elsewhere)] == ["RUNNING"] * 3
     assert living.data().info.status == "FINISHED"
     client.delete_run(foreign)
@@ -47,7 +47,7 @@ def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli
 
 def test_a_run_whose_end_the_store_missed_gets_that_end(cli: Cli, project: Path) -> None:
     run_id = killed_run()
-    Spool(local_folder(run_id)).append({"kind": "status", "status": "FINISHED", "end_time": 1_700_000_000_000})
+    Journal(local_folder(run_id)).append({"kind": "status", "status": "FINISHED", "end_time": 1_700_000_000_000})
     assert (
         f"run {run_id} (in mid-run) is FINISHED: its process could not tell the store" in cli("runs", "--reap")[1]
     )

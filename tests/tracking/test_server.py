@@ -14,7 +14,7 @@ from servers import Server, artifacts, stored, wait_for
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 
 PATIENCE = 10.0
-"""What `Sender.close` promises to take at most, near enough."""
+"""What `Uploader.close` promises to take at most, near enough."""
 
 
 @pytest.fixture(scope="module")
@@ -61,18 +61,18 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
     server: Server, client: MlflowClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with open_run("hangs", "in the middle", system_metrics=False) as run:
-        run.sender.interval = 0.3
+        run.uploader.interval = 0.3
         _log(run, range(100))
         wait_for(run.spool.is_sent, "the first points")
         server.hang()
         slowest = _log(run, range(100, 3000))
-        wait_for(lambda: run.sender.away, "the warning")
+        wait_for(lambda: run.uploader.away, "the warning")
         slowest = max(slowest, _log(run, range(3000, 4000)))
         assert run.history("loss") == _losses(4000)
         # Its next try is under way or near: what it has asked in vain will be done, too, when the server wakes.
         time.sleep(2)
         server.go_on()
-        wait_for(lambda: not run.sender.away and run.spool.is_sent(), "the rest")
+        wait_for(lambda: not run.uploader.away and run.spool.is_sent(), "the rest")
         run.log_metrics({"loss": 1 / 4001}, 4000)
     assert slowest < 1
     assert stored(client, run.id, "loss") == _losses(4001)
@@ -117,14 +117,14 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
     monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)
     with open_run("dies", "in the middle", system_metrics=False) as run:
         run.log_params({"depth": 3})
-        run.sender.interval = 0.3
+        run.uploader.interval = 0.3
         _log(run, range(50))
         wait_for(run.spool.is_sent, "the first points")
         server.kill()
         _log(run, range(50, 2500))
         run.log_params({"late": [1, 2]})
         run.log_text("lr: 0.1\n", "config.yaml")
-        wait_for(lambda: run.sender.away, "the warning")
+        wait_for(lambda: run.uploader.away, "the warning")
         figure = run.log_figure(Figure(), "curves")
         assert Path(figure).read_bytes().startswith(b"\x89PNG")
         ended = time.time()

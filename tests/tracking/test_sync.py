@@ -17,7 +17,7 @@ from servers import artifacts, stored
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.creation import adopt
 from lit_mnist.tracking.folder import FolderLock, read_record
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_folder, status_of
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -62,7 +62,7 @@ def _offline_run() -> Run:
         run.set_tags({"colour": "blue"})
         run.log_text("lr: 0.1\n", "config.yaml")
         run.log_dataset("MNIST", "1234", {"train": 5})
-        run.later(lambda: run.set_tags({"later": "too"}))
+        run.submit(lambda: run.set_tags({"later": "too"}))
         for step in range(1200):
             run.log_metrics({"loss": step / 2}, step)
         assert run.history("loss") == [(step, step / 2) for step in range(1200)]
@@ -130,11 +130,11 @@ def test_what_a_killed_process_had_logged_arrives(torn: bool, cli: Cli, client: 
     run_id = killed_run()
     folder = local_folder(run_id)
     assert folder is not None
-    logged = list(Spool(folder).points())
+    logged = list(Journal(folder).points())
     assert len(logged) > 500 and [step for *_, step in logged] == list(range(len(logged)))
     assert stored(client, run_id, "loss") == []  # its first delivery was three seconds away
     if torn:
-        with Spool(folder).path.open("a") as file:
+        with Journal(folder).path.open("a") as file:
             file.write('{"kind":"metrics","poi')
     assert cli("sync")[0] == 0
     assert stored(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]

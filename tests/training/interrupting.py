@@ -39,7 +39,7 @@ class Recorder(Logger):
 
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
-            if name not in ("epoch", "pictures_per_s"):
+            if name not in ("epoch", "images_per_s"):
                 assert (name, step) not in self.points
                 self.points[name, step] = value
 
@@ -65,7 +65,7 @@ class Signal(Callback):
 
 
 @dataclass
-class Outcome:
+class StudySummary:
     """What is left of a training, whole or not."""
 
     trainer: Trainer
@@ -85,7 +85,7 @@ def train(
     stop: tuple[int, str] | None = None,
     every: int | None = None,
     patience: int = 9,
-) -> Outcome:
+) -> StudySummary:
     """Train from the newest checkpoint in `folder` on, to the end or to a signal."""
     warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
     watch = SignalWatch()
@@ -105,14 +105,14 @@ def train(
     except Interrupted:
         ended = False
     decisions = [early.wait_count, early.best_score, early.stopped_epoch, best.best_model_score]
-    return Outcome(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
+    return StudySummary(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def assert_same(whole: Outcome, parts: list[Outcome]) -> None:
+def assert_same(whole: StudySummary, parts: list[StudySummary]) -> None:
     points: dict[tuple[str, int], float] = {}
     for part in parts:
         assert not points.keys() & part.points.keys()

@@ -43,7 +43,7 @@ def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
 
 
-def test_testing_on_two_devices_counts_each_picture_once(cli: Cli, project: Path) -> None:
+def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
     (run,) = runs(connect(find_store()))
     assert cli("test", "--run", run["id"])[0] == 0
@@ -56,7 +56,7 @@ def test_testing_on_two_devices_counts_each_picture_once(cli: Cli, project: Path
 def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
     """Every point of a run that does not tell the time, and its last weights and optimiser."""
     client = connect(find_store())
-    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "pictures"))]
+    names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "images"))]
     points = [(name, p.step, p.value) for name in names for p in client.get_metric_history(run_id, name)]
     last = torch.load(client.download_artifacts(run_id, "checkpoints/last.ckpt"), weights_only=True)
     states = last["optimizer_states"][0]["state"].values()
@@ -97,10 +97,10 @@ def test_a_batch_that_cannot_be_shared_equally_is_refused(cli: Cli, project: Pat
     assert "Traceback" not in done.stderr
 
 
-def test_figures_show_every_picture_whatever_the_number_of_devices() -> None:
+def test_figures_show_every_image_whatever_the_number_of_devices() -> None:
     data = MiniMNISTDataModule(val_size=400)
     data.setup("fit")
     data.trainer = Trainer(accelerator="cpu", devices=2, strategy="ddp", logger=False)
     assert sum(len(batch.y) for batch in data.val_dataloader()) == 200
-    data.shares_nothing = True
+    data.full_dataset_per_rank = True
     assert sum(len(batch.y) for batch in data.val_dataloader()) == 400

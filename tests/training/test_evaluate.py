@@ -21,13 +21,13 @@ DIGITS = (0, 1, 6)
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
-    """A project shared by the tests here, with pictures of digits, as in MNIST and as one scans them."""
+    """A project shared by the tests here, with images of digits, as in MNIST and as one scans them."""
     folder = tmp_path_factory.mktemp("evaluate")
-    _, _, pictures, labels = load_mini()
+    _, _, images, labels = load_mini()
     for digit in DIGITS:
-        picture = pictures[labels == digit][0]
-        Image.fromarray(picture).save(folder / f"{digit}.png")
-        scan = Image.fromarray(255 - np.pad(picture, 30)).resize((880, 880), Image.Resampling.BICUBIC)
+        image = images[labels == digit][0]
+        Image.fromarray(image).save(folder / f"{digit}.png")
+        scan = Image.fromarray(255 - np.pad(image, 30)).resize((880, 880), Image.Resampling.BICUBIC)
         scan.convert("RGB").save(folder / f"scan {digit}.png")
     with pytest.MonkeyPatch.context() as patch:
         yield enter_project(folder, patch)
@@ -102,7 +102,7 @@ def test_validate_gives_the_fits_best_value_and_logs_nothing(
 
 
 @pytest.mark.parametrize("digit", DIGITS)
-def test_predict_labels_a_picture_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
+def test_predict_labels_a_image_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
     plain, scan = _said(cli, "predict", "--run", cnn, f"{digit}.png", f"scan {digit}.png").splitlines()
     assert re.fullmatch(rf"{digit}\.png: {digit}  [0-9.]+%", plain)
     assert re.fullmatch(rf"scan {digit}\.png: {digit}  [0-9.]+%  \(.*inverted: dark on light, .*\)", scan)
@@ -113,9 +113,9 @@ def test_predict_writes_an_autoencoders_reconstructions(autoencoder: str, cli: C
     written = [project / "made" / "here" / f"{name}_reconstructed.png" for name in ("0", "scan 1")]
     assert "0.png: made/here/0_reconstructed.png\n" in out and "scan 1.png: made/here/scan 1_rec" in out
     for path in written:
-        with Image.open(path) as picture:
-            assert (picture.format, picture.mode, picture.size) == ("PNG", "L", (28, 28))
-            assert picture.getextrema()[1] > 0
+        with Image.open(path) as image:
+            assert (image.format, image.mode, image.size) == ("PNG", "L", (28, 28))
+            assert image.getextrema()[1] > 0
 
 
 def test_last_and_a_file_are_checkpoints_too(cnn: str, cli: Cli) -> None:
@@ -151,8 +151,8 @@ def test_a_checkpoint_that_does_not_load_is_one_line(cnn: str, autoencoder: str,
 
 
 @pytest.mark.parametrize(("name", "says"), [("gone.png", "gone.png does not exist"), (".", ". is a folder"),
-                                            ("pyproject.toml", "pyproject.toml is no picture")])  # fmt: skip
-def test_a_picture_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
+                                            ("pyproject.toml", "pyproject.toml is no image")])  # fmt: skip
+def test_a_image_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
     _fails(cli, "predict", "--run", cnn, "0.png", name, says=says)
 
 

@@ -165,10 +165,10 @@ def test_another_optimiser_starts_without_a_history(tmp_path: Path) -> None:
     assert rest.ended and rest.trainer.global_step == 28
 
 
-def test_another_batch_size_goes_on_after_as_many_pictures(tmp_path: Path) -> None:
+def test_another_batch_size_goes_on_after_as_many_images(tmp_path: Path) -> None:
     train(tmp_path, CNN, (11, "batch end"))  # 4 batches of 30 into the second epoch
     rest = train(tmp_path, [*CNN, "--data.batch_size", "20", "--trainer.max_epochs", "2"])
-    assert rest.trainer.global_step == 11 + 4  # the 80 pictures that were left
+    assert rest.trainer.global_step == 11 + 4  # the 80 images that were left
 
 
 def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:

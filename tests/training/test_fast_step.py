@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_mnist.models import MLP
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.lightning.fast_step import LeanOptimization, QuietProfiler, make_lean
+from lit_mnist.training.lightning.fast_step import FastOptimization, QuietProfiler, use_fast_step
 
 SHORT = [*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "50"]
 CNN = ["--config", "zhang/cnn", *SHORT, "--model.channels", "[4,8]", "--model.lr", "0.01",
@@ -31,14 +31,14 @@ def _fit(
     cli = LitCLI(flags)
     trainer = cli.make_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks or [])
     if fast:
-        make_lean(trainer)
+        use_fast_step(trainer)
     trainer.fit(cli.model, datamodule=cli.datamodule)
     return trainer, cli.model.state_dict()
 
 
 def _took_fast_step(trainer: Trainer) -> bool:
     loop = trainer.fit_loop.epoch_loop.automatic_optimization
-    return isinstance(loop, LeanOptimization) and loop.is_fast
+    return isinstance(loop, FastOptimization) and loop.is_fast
 
 
 def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
@@ -149,7 +149,7 @@ def _trained(model: LightningModule, fast: bool) -> Trained:
         enable_model_summary=False, profiler=QuietProfiler(),
     )  # fmt: skip
     if fast:
-        make_lean(trainer)
+        use_fast_step(trainer)
     trainer.fit(model, DataLoader(pairs, batch_size=6))
     return trainer, model.state_dict()
 
@@ -183,5 +183,5 @@ def test_what_it_does_not_cover_is_done_by_lightnings_own_step(kind: type[Networ
 def test_an_untried_lightning_keeps_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     monkeypatch.setattr(lightning, "__version__", "2.99.0")
-    make_lean(trainer)
-    assert not isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, LeanOptimization)
+    use_fast_step(trainer)
+    assert not isinstance(trainer.fit_loop.epoch_loop.automatic_optimization, FastOptimization)

@@ -89,7 +89,7 @@ def test_code_packages_device_and_data_are_there(trained) -> None:
 def test_every_metric_is_there_and_every_point_once(trained) -> None:
     run, _, steps, further, _ = trained
     points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
-    assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "pictures_per_s"} | further <= set(points)
+    assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "images_per_s"} | further <= set(points)
     assert {name for name in points if name.startswith("system/cpu")}
     assert {name: at for name, at in points.items() if len(at) != len(set(at))} == {}
     assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
@@ -115,9 +115,9 @@ def test_the_figures_are_there(trained) -> None:
     run, *_, second = trained
     assert _artifacts(run, "figures") == ["figures/loss_curves.png", f"figures/{second}"]
     for path in _artifacts(run, "figures"):
-        with Image.open(run.client.download_artifacts(run.id, path)) as picture:
-            assert picture.format == "PNG" and 400 < picture.width < 4000 and 200 < picture.height < 4000
-            assert len(picture.convert("L").histogram()) - picture.convert("L").histogram().count(0) > 20
+        with Image.open(run.client.download_artifacts(run.id, path)) as image:
+            assert image.format == "PNG" and 400 < image.width < 4000 and 200 < image.height < 4000
+            assert len(image.convert("L").histogram()) - image.convert("L").histogram().count(0) > 20
 
 
 def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
@@ -140,5 +140,5 @@ def test_a_fit_shorter_than_a_window_has_its_curves_all_the_same(cli: Cli) -> No
     code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT)
     assert code == 0, err
     with open_run("", run_id=out.split()[1]) as run:
-        for name in ("train/loss", "train/acc", "lr", "pictures_per_s"):
+        for name in ("train/loss", "train/acc", "lr", "images_per_s"):
             assert [step for step, _ in run.history(name)] == [8], name

@@ -83,7 +83,7 @@ def _points() -> list[tuple[str, int, float]]:
     client = connect(find_store())
     run = runs(client)[0]
     assert run["status"] == "FINISHED"
-    names = [name for name in run["metrics"] if not name.startswith("system/") and name != "pictures_per_s"]
+    names = [name for name in run["metrics"] if not name.startswith("system/") and name != "images_per_s"]
     return sorted((name, p.step, p.value) for name in names for p in client.get_metric_history(run["id"], name))
 
 

@@ -30,7 +30,7 @@ FIT = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
        "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss",
        "--trainer.callbacks.patience", "4"]  # fmt: skip
 PATIENCE = 240
-TIMED = ("pictures_per_s", "system/")
+TIMED = ("images_per_s", "system/")
 
 
 @dataclass

@@ -66,7 +66,7 @@ def test_the_key_does_not_change_with_what_does_not(what: str) -> None:
     assert stage_key(SAME[what], "quick", 0) == stage_key(ENCODER, "full", 0)
 
 
-def test_the_key_does_not_change_with_where_the_pictures_lie(tmp_path: Path) -> None:
+def test_the_key_does_not_change_with_where_the_images_lie(tmp_path: Path) -> None:
     stage = Stage("zhang/cnn")
     assert stage_key(replace(stage, flags=("--data.root", str(tmp_path))), "quick", 0) == stage_key(
         stage, "quick", 0

@@ -134,7 +134,7 @@ def test_a_training_that_diverges_says_where_and_keeps_what_it_measured(cli: Cli
         (("--trainer.accelerator", "abacus"), 2),
         (("--model.kernel_size", "4"), 2),
         (("--model.num_classes", "5"), 2),
-        (("--model.picture_shape", "[1,14,14]"), 2),
+        (("--model.image_shape", "[1,14,14]"), 2),
         (("--trainer.logger", "true"), 2),
     ],
 )

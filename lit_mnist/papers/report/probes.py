@@ -3,7 +3,7 @@
 import numpy as np
 from numpy.typing import NDArray
 
-from lit_mnist.data import PictureDataModule
+from lit_mnist.data import ImageDataModule
 from lit_mnist.papers.report.trained import test_split, train_split
 
 Codes = NDArray[np.float32]
@@ -29,7 +29,7 @@ def nearest_neighbours(
     return float(KNeighborsClassifier(count).fit(train, train_labels).score(test, test_labels))
 
 
-def mean_picture_mse(data: PictureDataModule) -> float:
-    """Squared error per pixel of the mean training picture as the answer to every test picture."""
+def mean_image_mse(data: ImageDataModule) -> float:
+    """Squared error per pixel of the mean training image as the answer to every test image."""
     mean = train_split(data).clean.mean(0)
     return float((test_split(data).clean - mean).square().mean())

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch import Callback
 
-from lit_mnist.data import PictureDataModule
+from lit_mnist.data import ImageDataModule
 from lit_mnist.models import DenseAutoencoder
 from lit_mnist.models.pruning import Removal, distinctiveness, find_removals, pruned
 from lit_mnist.papers.report.drawing import new_figure
@@ -20,8 +20,8 @@ ANGLE = 15
 """Degrees; Gedeon's."""
 ANGLES = (15, 30, 60, 65, 70, 75, 80)
 """Wider ones prune more: for the curve."""
-PICTURES = 2000
-"""Training pictures over which neurons are compared."""
+IMAGES = 2000
+"""Training images over which neurons are compared."""
 RETRAINED_STEPS = 1000
 GAP = 3
 """Neurons between two points that are both labelled with their angle."""
@@ -77,7 +77,7 @@ def draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figu
 def _removals(run: Trained, angle: float) -> list[Removal]:
     data = run.settings().datamodule
     data.setup("fit")
-    angles = distinctiveness(_model(run), train_split(data).clean[:PICTURES])
+    angles = distinctiveness(_model(run), train_split(data).clean[:IMAGES])
     return find_removals(angles, angle, 180 - angle)
 
 
@@ -99,7 +99,7 @@ def _retrained_mse(run: Trained, angle: float) -> float:
     return _test_mse(smaller.cpu().eval(), run.data())
 
 
-def _test_mse(model: DenseAutoencoder, data: PictureDataModule) -> float:
+def _test_mse(model: DenseAutoencoder, data: ImageDataModule) -> float:
     split = test_split(data)
     return float((reconstruct(model, split.x) - split.clean).square().mean())
 

@@ -104,15 +104,15 @@ def _keep(
     path.parent.mkdir(parents=True, exist_ok=True)
     summaries = measured.summaries()
     drawn = experiment.draw(rows, summaries)
-    pictures = {name: path.with_suffix(f".{name}.png") for name in drawn}
+    images = {name: path.with_suffix(f".{name}.png") for name in drawn}
     with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {preset}", system_metrics=False) as run:
         run.log_params({"experiment": experiment.id, "preset": preset, "seeds": list(measured.seeds)})
         run.log_metrics({key: summary.mean for key, summary in summaries.items()}, 0)
         run.set_tags({f"verdict.{i}": claim["verdict"] for i, claim in enumerate(result["claims"], 1)})
         for name, figure in drawn.items():
-            figure.savefig(pictures[name], dpi=120)
-            run.log_file(pictures[name], "figures")
-        figures = {name: str(picture) for name, picture in pictures.items()}
+            figure.savefig(images[name], dpi=120)
+            run.log_file(images[name], "figures")
+        figures = {name: str(image) for name, image in images.items()}
         result |= {"run": run.id, "figures": figures, "json": str(path)}
         write_result(path, result)
         run.log_file(path, "results")

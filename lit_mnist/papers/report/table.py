@@ -80,10 +80,10 @@ def _findings(results: Sequence[Result], project: Path) -> str:
     parts = []
     for result in results:
         if result["finding"]:
-            name, picture = next(iter(result["figures"].items()))
+            name, image = next(iter(result["figures"].items()))
             copy = project / FIGURES / f"{result['experiment'].replace('/', '_')}_{name}.png"
             copy.parent.mkdir(exist_ok=True)
-            shutil.copyfile(picture, copy)
+            shutil.copyfile(image, copy)
             parts.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
             parts.append(f"![{result['title']}]({FIGURES}/{copy.name})")
     return "\n".join(parts)

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.data import PictureDataModule
+from lit_mnist.data import ImageDataModule
 from lit_mnist.models import Autoencoder, LitModel
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.store import Store
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Kept = TypeVar("Kept")
 
 ROWS = 1000
-"""Pictures that a network is given at once."""
+"""Images that a network is given at once."""
 
 
 @dataclass(frozen=True)
@@ -96,14 +96,14 @@ class Trained:
         return model.eval()
 
     def test_figures(self) -> dict[str, "Figure"]:
-        """What its kind of network makes of the test pictures: a confusion matrix, or reconstructions."""
+        """What its kind of network makes of the test images: a confusion matrix, or reconstructions."""
         settings = self.settings()
         load_weights(settings.model, stage_checkpoint(self.client, self.store, self.run_id, "best"))
         data = settings.datamodule
         data.setup("test")
         return dict(model_figures(settings.model, data, data.test_dataloader(), "test"))
 
-    def data(self) -> PictureDataModule:
+    def data(self) -> ImageDataModule:
         """The run's data, all of its splits."""
         data = self.settings().datamodule
         data.setup("fit")
@@ -113,44 +113,44 @@ class Trained:
 
 @dataclass(frozen=True)
 class Split:
-    """Pictures as they are handed to a network, as they were, and their labels."""
+    """Images as they are handed to a network, as they were, and their labels."""
 
     x: Tensor
     clean: Tensor
     y: Tensor
 
 
-def test_split(data: PictureDataModule, count: int | None = None) -> Split:
-    """The test pictures, corrupted where the data are; at most `count` of them."""
+def test_split(data: ImageDataModule, count: int | None = None) -> Split:
+    """The test images, corrupted where the data are; at most `count` of them."""
     batches = list(data.test_dataloader())
     return Split(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
 
 
-def train_split(data: PictureDataModule) -> Split:
-    """The training pictures as they lie in memory, neither corrupted nor turned."""
+def train_split(data: ImageDataModule) -> Split:
+    """The training images as they lie in memory, neither corrupted nor turned."""
     assert data.train is not None, "setup('fit') comes first"
-    pictures = data.train[0].float().div(255)
-    return Split(pictures, pictures, data.train[1])
+    images = data.train[0].float().div(255)
+    return Split(images, images, data.train[1])
 
 
-def reconstruct(model: LitModel, pictures: Tensor) -> Tensor:
-    """The model's reconstructions of pictures (N, C, H, W), or a classifier's probabilities."""
+def reconstruct(model: LitModel, images: Tensor) -> Tensor:
+    """The model's reconstructions of images (N, C, H, W), or a classifier's probabilities."""
     with torch.inference_mode():
-        return torch.cat([model.predict_step(part, 0) for part in _parts(pictures)])
+        return torch.cat([model.predict_step(part, 0) for part in _parts(images)])
 
 
-def codes(model: Autoencoder, pictures: Tensor) -> NDArray[np.float32]:
-    """The code of each picture, flattened: (N, numbers of a code)."""
+def codes(model: Autoencoder, images: Tensor) -> NDArray[np.float32]:
+    """The code of each image, flattened: (N, numbers of a code)."""
     with torch.inference_mode():
-        parts = [model.encode(part).flatten(1) for part in _parts(pictures)]
+        parts = [model.encode(part).flatten(1) for part in _parts(images)]
     return torch.cat(parts).numpy()
 
 
 def one_per_class(split: Split) -> Split:
-    """The first picture of each class, in the classes' order."""
+    """The first image of each class, in the classes' order."""
     first = torch.tensor([int((split.y == label).nonzero()[0]) for label in sorted(set(split.y.tolist()))])
     return Split(split.x[first], split.clean[first], split.y[first])
 
 
-def _parts(pictures: Tensor) -> Iterator[Tensor]:
-    return (pictures[i : i + ROWS] for i in range(0, len(pictures), ROWS))
+def _parts(images: Tensor) -> Iterator[Tensor]:
+    return (images[i : i + ROWS] for i in range(0, len(images), ROWS))

@@ -7,14 +7,14 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.summary import Outcome, runs
+from lit_mnist.sweeps.study.summary import StudySummary, runs
 from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.store import connect, find_store, one_line
 
 
-def write_configs(found: Outcome, trial: FrozenTrial, out: Path) -> list[Path]:
+def write_configs(found: StudySummary, trial: FrozenTrial, out: Path) -> list[Path]:
     """Write the whole configuration of each of the trial's runs; returns where.
 
     Args:
@@ -33,7 +33,7 @@ def write_configs(found: Outcome, trial: FrozenTrial, out: Path) -> list[Path]:
             raise UserError(f"{path} is not a configuration of this study's: move it, or take another --out")
     values = trial.user_attrs.get("values") or [trial.values]
     for path, seed, run_id, measured in zip(paths, found.seeds, runs(trial), values, strict=True):
-        told = ", ".join(f"{goal} {value!r}" for goal, value in zip(found.goals, measured, strict=True))
+        told = ", ".join(f"{goal} {value!r}" for goal, value in zip(found.objectives, measured, strict=True))
         head = f"{mark}trial {trial.number}, seed {seed}, run {run_id}: {told}\n"
         replace_text(path, head + yaml.safe_dump(_config(run_id), sort_keys=False, allow_unicode=True))
     return paths

@@ -1,4 +1,4 @@
-"""A study's figures as pictures: history, importance, map of two parameters, all parameters, Pareto front."""
+"""A study's figures as images: history, importance, map of two parameters, all parameters, Pareto front."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -10,10 +10,10 @@ from matplotlib.ticker import MaxNLocator
 from lit_mnist.sweeps.results.heat_map import heat_map
 from lit_mnist.sweeps.results.parallel import parallel
 from lit_mnist.sweeps.results.style import BEST, COLOUR, ENDED, INK, QUIET, label_value, new_figure, style_value
-from lit_mnist.sweeps.study.summary import Outcome
+from lit_mnist.sweeps.study.summary import StudySummary
 
 
-def draw(found: Outcome, shares: Mapping[str, float], pair: tuple[str, str] | None) -> dict[str, Figure]:
+def draw(found: StudySummary, shares: Mapping[str, float], pair: tuple[str, str] | None) -> dict[str, Figure]:
     """Every figure that the study has enough trials for, by name.
 
     Args:
@@ -28,14 +28,14 @@ def draw(found: Outcome, shares: Mapping[str, float], pair: tuple[str, str] | No
         figures["parallel_coordinates"] = parallel(found, list(shares))
     if pair is not None:
         figures["heat_map"] = heat_map(found, *pair)
-    if len(found.goals) == 2:
+    if len(found.objectives) == 2:
         figures["pareto_front"] = pareto_front(found)
     return figures
 
 
-def history(found: Outcome) -> Figure:
+def history(found: StudySummary) -> Figure:
     """The first goal of each trial, the best so far as a line; pruned and failed trials below."""
-    figure = new_figure(8, 4.2, f"{found.name}: {found.goals[0]}, trial by trial")
+    figure = new_figure(8, 4.2, f"{found.name}: {found.objectives[0]}, trial by trial")
     axes = figure.subplots()
     done = [(trial.number, trial.values[0]) for trial in found.complete if math.isfinite(trial.values[0])]
     if done:
@@ -43,7 +43,7 @@ def history(found: Outcome) -> Figure:
         best = (np.maximum if found.upwards[0] else np.minimum).accumulate(values)
         axes.step(numbers, best, where="post", color=BEST, linewidth=1.5, label="best so far", zorder=2)
         axes.scatter(numbers, values, s=26, color=COLOUR, label="complete", zorder=3)
-        style_value(axes, "y", found.goals[0], values)
+        style_value(axes, "y", found.objectives[0], values)
     for state, marker, colour, label in ENDED:
         if ended := [trial.number for trial in found.trials if trial.state == state]:
             # Below the values, for these have none that compares.
@@ -51,16 +51,16 @@ def history(found: Outcome) -> Figure:
                          transform=axes.get_xaxis_transform())  # fmt: skip
     axes.margins(y=0.12)
     axes.set_xlim(-0.5, len(found.trials) - 0.5)
-    axes.set(xlabel="trial", ylabel=found.goals[0])
+    axes.set(xlabel="trial", ylabel=found.objectives[0])
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def importance(found: Outcome, shares: Mapping[str, float]) -> Figure:
+def importance(found: StudySummary, shares: Mapping[str, float]) -> Figure:
     """A bar for each parameter's share of the first goal's differences."""
-    figure = new_figure(8, 1.4 + 0.42 * len(shares), f"{found.name}: what {found.goals[0]} depends on")
+    figure = new_figure(8, 1.4 + 0.42 * len(shares), f"{found.name}: what {found.objectives[0]} depends on")
     axes = figure.subplots()
     names = list(shares)[::-1]
     bars = axes.barh(names, [shares[name] for name in names], color=COLOUR, height=0.6)
@@ -71,9 +71,9 @@ def importance(found: Outcome, shares: Mapping[str, float]) -> Figure:
     return figure
 
 
-def pareto_front(found: Outcome) -> Figure:
-    """Both goals of each trial, with those that no other beats in both joined by a line."""
-    figure = new_figure(7, 4.6, f"{found.name}: {found.goals[0]} against {found.goals[1]}")
+def pareto_front(found: StudySummary) -> Figure:
+    """Both objectives of each trial, with those that no other beats in both joined by a line."""
+    figure = new_figure(7, 4.6, f"{found.name}: {found.objectives[0]} against {found.objectives[1]}")
     axes = figure.subplots()
     every = _finite([trial.values for trial in found.complete])
     best = found.best()
@@ -81,15 +81,15 @@ def pareto_front(found: Outcome) -> Figure:
     if every:
         x, y = zip(*every, strict=True)
         axes.scatter(x, y, s=24, color=QUIET, alpha=0.6, label="trials")
-        style_value(axes, "x", found.goals[0], [x for x, _ in every])
-        style_value(axes, "y", found.goals[1], [y for _, y in every])
+        style_value(axes, "x", found.objectives[0], [x for x, _ in every])
+        style_value(axes, "y", found.objectives[1], [y for _, y in every])
     if front:
         x, y = zip(*front, strict=True)
         axes.plot(x, y, color=BEST, linewidth=1.2, marker="o", markersize=6, label="Pareto front")
         for trial in best[:: max(1, len(best) // 8)]:
             text = f"trial {trial.number}"
             axes.annotate(text, trial.values, xytext=(6, 6), textcoords="offset points", fontsize=8)
-    x_label, y_label = (label_value(*goal) for goal in zip(found.goals, found.upwards, strict=True))
+    x_label, y_label = (label_value(*goal) for goal in zip(found.objectives, found.upwards, strict=True))
     axes.set(xlabel=x_label, ylabel=y_label)
     axes.margins(0.1)
     axes.legend(frameon=False, fontsize=9)

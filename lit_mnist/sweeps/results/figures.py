@@ -14,7 +14,7 @@ from optuna.exceptions import ExperimentalWarning
 from optuna.trial import FrozenTrial, create_trial
 
 from lit_mnist.sweeps.results import drawing
-from lit_mnist.sweeps.study.summary import STATES, Outcome, point, read_outcome, runs
+from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs
 from lit_mnist.terminal import note
 from lit_mnist.tracking.run import Run
 
@@ -30,7 +30,7 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         run: Its parent run.
 
     """
-    found = read_outcome(study)
+    found = read_summary(study)
     if not found.trials:
         return
     told = summary(found)
@@ -54,11 +54,11 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         run.log_file(page, "figures")
 
 
-def summary(found: Outcome) -> dict[str, Any]:
+def summary(found: StudySummary) -> dict[str, Any]:
     """What the study has come to, as plain JSON."""
     front = found.best()
     best = {}
-    for i, goal in enumerate(found.goals):
+    for i, goal in enumerate(found.objectives):
         reached = [trial.values[i] for trial in front if math.isfinite(trial.values[i])]
         if reached:
             best[f"best/{goal.removeprefix('best/')}"] = max(reached) if found.upwards[i] else min(reached)
@@ -68,14 +68,14 @@ def summary(found: Outcome) -> dict[str, Any]:
         "trials": {"wanted": found.budget, "finished": len(found.finished), **states},
         "best": best,
         "best_trials": [
-            {"number": t.number, "values": dict(zip(found.goals, t.values, strict=True)), "point": point(t),
+            {"number": t.number, "values": dict(zip(found.objectives, t.values, strict=True)), "point": point(t),
              "runs": list(runs(t))}
             for t in front
         ],
     }  # fmt: skip
 
 
-def importances(found: Outcome) -> dict[str, float]:
+def importances(found: StudySummary) -> dict[str, float]:
     """How much of the first goal's differences each parameter accounts for, the largest first.
 
     Empty where that cannot be said: too few trials, one parameter, one value.
@@ -97,7 +97,7 @@ def importances(found: Outcome) -> dict[str, float]:
     return {name: float(share) for name, share in shares.items()} if sum(shares.values()) > 0 else {}
 
 
-def main_pair(found: Outcome, shares: dict[str, float]) -> tuple[str, str] | None:
+def main_pair(found: StudySummary, shares: dict[str, float]) -> tuple[str, str] | None:
     """The parameters of the map: learning rate and momentum, or else the two most important numbers."""
     usable = [trial for trial in found.complete if math.isfinite(trial.values[0])]
     names = [name for name in shares if _is_number(name, usable)]

@@ -23,7 +23,7 @@ from lit_mnist.sweeps.results.style import (
     new_figure,
     style_log,
 )
-from lit_mnist.sweeps.study.summary import Outcome
+from lit_mnist.sweeps.study.summary import StudySummary
 
 FEWEST = 8
 """Trials below which nothing is said of what lies between them."""
@@ -37,18 +37,18 @@ Scales = tuple[bool, bool]
 """Whether each axis is logarithmic."""
 
 
-def heat_map(found: Outcome, across: str, up: str) -> Figure:
+def heat_map(found: StudySummary, across: str, up: str) -> Figure:
     """Each trial as a point coloured by its value, over an interpolation where there are enough of them.
 
     Points that were given to the study are marked, as are trials without a value.
     """
-    figure = new_figure(8, 5.4, f"{found.name}: {found.goals[0]} over {across} and {up}")
+    figure = new_figure(8, 5.4, f"{found.name}: {found.objectives[0]} over {across} and {up}")
     axes = figure.subplots()
     usable = [trial for trial in found.complete if math.isfinite(trial.values[0])]
     values = np.array([trial.values[0] for trial in usable])
     places = _places(usable, across, up)
     logs = (_is_log(usable[0].distributions[across]), _is_log(usable[0].distributions[up]))
-    norm = colour_scale(found.goals[0], values.tolist())
+    norm = colour_scale(found.objectives[0], values.tolist())
     if logs[0]:
         style_log(axes, "x", places[:, 0].tolist())
     if logs[1]:
@@ -56,7 +56,7 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
     axes.set(xlim=_limits(usable, across, logs[0]), ylim=_limits(usable, up, logs[1]))
     if len(usable) >= FEWEST:
         between = _interpolate(axes, places, values, logs, norm)
-        if between is not None and is_share(found.goals[0]):
+        if between is not None and is_share(found.objectives[0]):
             _draw_levels(axes, *between)
     axes.scatter(
         places[:, 0],
@@ -74,7 +74,7 @@ def heat_map(found: Outcome, across: str, up: str) -> Figure:
         _mark_given(axes, found, given, across, up)
     axes.set_xlabel(across, parse_math=False)
     axes.set_ylabel(up, parse_math=False)
-    colour_bar(axes, norm, found.goals[0], found.upwards[0])
+    colour_bar(axes, norm, found.objectives[0], found.upwards[0])
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -101,7 +101,7 @@ def _draw_levels(axes: Axes, edges: list[Array], between: Array) -> None:
         axes.clabel(lines, fmt=PERCENT, fontsize=8)
 
 
-def _mark_ended(axes: Axes, found: Outcome, across: str, up: str) -> None:
+def _mark_ended(axes: Axes, found: StudySummary, across: str, up: str) -> None:
     """Mark the trials that have no value."""
     for state, marker, colour, label in ENDED:
         ended = [t for t in found.trials if t.state == state and across in t.params and up in t.params]
@@ -112,13 +112,13 @@ def _mark_ended(axes: Axes, found: Outcome, across: str, up: str) -> None:
         axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.01, 0.98))
 
 
-def _mark_given(axes: Axes, found: Outcome, given: Mapping[str, Any], across: str, up: str) -> None:
+def _mark_given(axes: Axes, found: StudySummary, given: Mapping[str, Any], across: str, up: str) -> None:
     """Ring a point that was given, and write its value beside it."""
     if across not in given or up not in given:
         return
     place = (float(given[across]), float(given[up]))
     there = [t for t in found.complete if (t.params.get(across), t.params.get(up)) == place]
-    text = "given point" + (f": {_show(found.goals[0], there[0].values[0])}" if there else "")
+    text = "given point" + (f": {_show(found.objectives[0], there[0].values[0])}" if there else "")
     axes.scatter(*place, s=170, facecolors="none", edgecolors=INK, linewidths=1.8, zorder=4)
     right = axes.transAxes.inverted().transform(axes.transData.transform(place))[0] > 0.6
     box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}

@@ -8,12 +8,12 @@ import plotly.io
 from optuna import visualization
 from plotly.graph_objects import Figure
 
-from lit_mnist.sweeps.study.summary import Outcome
+from lit_mnist.sweeps.study.summary import StudySummary
 
 FONT = {"family": "system-ui, DejaVu Sans, sans-serif", "size": 13, "color": "#222222"}
 
 
-def page(study: optuna.Study, found: Outcome, shares: dict[str, float], pair: tuple[str, str] | None) -> str:
+def page(study: optuna.Study, found: StudySummary, shares: dict[str, float], pair: tuple[str, str] | None) -> str:
     """HTML with every figure that the study has enough trials for; plotly's 5 MB are in it once.
 
     Args:
@@ -32,15 +32,15 @@ def page(study: optuna.Study, found: Outcome, shares: dict[str, float], pair: tu
 
 
 def _figures(
-    study: optuna.Study, found: Outcome, shares: dict[str, float], pair: tuple[str, str] | None
+    study: optuna.Study, found: StudySummary, shares: dict[str, float], pair: tuple[str, str] | None
 ) -> dict[str, Figure]:
     """By their headings."""
-    goal = found.goals[0]
-    target: Callable[[Any], float] | None = None if len(found.goals) == 1 else lambda trial: trial.values[0]
+    goal = found.objectives[0]
+    target: Callable[[Any], float] | None = None if len(found.objectives) == 1 else lambda trial: trial.values[0]
     named: dict[str, Any] = {"target": target, "target_name": goal}
     figures = {f"{found.name}: {goal}, trial by trial": visualization.plot_optimization_history(study, **named)}
-    if len(found.goals) == 2:
-        figures["Pareto front"] = visualization.plot_pareto_front(study, target_names=list(found.goals))
+    if len(found.objectives) == 2:
+        figures["Pareto front"] = visualization.plot_pareto_front(study, target_names=list(found.objectives))
     if shares:
         figures[f"importance for {goal}"] = _bars(shares)
         figures["all parameters"] = visualization.plot_parallel_coordinate(study, params=list(shares), **named)

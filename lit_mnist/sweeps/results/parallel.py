@@ -11,14 +11,14 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial
 
 from lit_mnist.sweeps.results.style import INK, MAP, QUIET, colour_bar, colour_scale, new_figure
-from lit_mnist.sweeps.study.summary import Outcome
+from lit_mnist.sweeps.study.summary import StudySummary
 
 MOST = 10
 """Parameters that stand beside one another."""
 TICKS = 5
 
 
-def parallel(found: Outcome, names: Sequence[str]) -> Figure:
+def parallel(found: StudySummary, names: Sequence[str]) -> Figure:
     """A line for each trial across the axes of its parameters, the better drawn last.
 
     Args:
@@ -30,7 +30,7 @@ def parallel(found: Outcome, names: Sequence[str]) -> Figure:
     figure = new_figure(max(6.5, 1.7 * len(names) + 2), 4.8, f"{found.name}: all parameters")
     axes = figure.subplots()
     usable = [trial for trial in found.complete if math.isfinite(trial.values[0])]
-    norm = colour_scale(found.goals[0], [trial.values[0] for trial in usable])
+    norm = colour_scale(found.objectives[0], [trial.values[0] for trial in usable])
     heights = {name: _axis(axes, i, name, usable) for i, name in enumerate(names)}
     for rank, trial in enumerate(sorted(usable, key=lambda trial: -found.cost(trial)[0])):
         line = [heights[name].get(trial.params.get(name), np.nan) for name in names]
@@ -40,7 +40,7 @@ def parallel(found: Outcome, names: Sequence[str]) -> Figure:
     axes.set(yticks=[], xlim=(-0.3, len(names) - 0.35), ylim=(-0.04, 1.04))
     axes.tick_params(bottom=False)
     axes.spines[:].set_visible(False)
-    colour_bar(axes, norm, found.goals[0], found.upwards[0])
+    colour_bar(axes, norm, found.objectives[0], found.upwards[0])
     return figure
 
 

@@ -16,14 +16,14 @@ from rich.text import Text
 
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED, RUNNING, get_trials
-from lit_mnist.sweeps.study.summary import count_validations, read_outcome, seconds_left
+from lit_mnist.sweeps.study.summary import count_validations, read_summary, seconds_left
 from lit_mnist.terminal import say, seconds
 from lit_mnist.tracking.process import this_host
 
 WORDS = {COMPLETE: "", PRUNED: "pruned ", FAIL: "failed: "}
 
 
-class Board:
+class ProgressDisplay:
     """Shows how far a study is.
 
     Args:
@@ -39,7 +39,7 @@ class Board:
         self._live = Live(auto_refresh=False, transient=True) if sys.stdout.isatty() else None
         self._shown, self._validations = 0.0, 0
 
-    def __enter__(self) -> "Board":
+    def __enter__(self) -> "ProgressDisplay":
         if self._live is not None:
             self._live.start()
         return self
@@ -65,7 +65,7 @@ class Board:
         """How the study stands, in one line."""
         trials = get_trials(self.study)
         done = sum(trial.state.is_finished() for trial in trials)
-        counts = f" ({read_outcome(self.study).counts()})" if trials else ""
+        counts = f" ({read_summary(self.study).counts()})" if trials else ""
         best = self._best()
         return f"study {self.study.study_name}: {done} of {self._goal()} trials{counts}" + (best and f"; {best}")
 
@@ -80,14 +80,14 @@ class Board:
 
     def _result(self, trial: FrozenTrial) -> str:
         if trial.state == COMPLETE:
-            pairs = zip(self.spec.goals, trial.values, strict=True)
+            pairs = zip(self.spec.objectives, trial.values, strict=True)
             return ", ".join(f"{goal.metric} {value:.6g}" for goal, value in pairs)
         return str(trial.user_attrs.get("reason", ""))
 
     def _best(self) -> str:
-        """The best by the first goal; of several goals each has its own best."""
-        so_far = read_outcome(self.study)
-        found = [(goal, i, so_far.best_by(i)) for i, goal in enumerate(self.spec.goals)]
+        """The best by the first goal; of several objectives each has its own best."""
+        so_far = read_summary(self.study)
+        found = [(goal, i, so_far.best_by(i)) for i, goal in enumerate(self.spec.objectives)]
         return ", ".join(
             f"best {goal.metric} {trial.values[i]:.6g} (trial {trial.number})"
             for goal, i, trial in found
@@ -122,7 +122,7 @@ class Board:
         values = trial.intermediate_values
         started = trial.datetime_start or datetime.now()
         took = seconds((datetime.now() - started).total_seconds())
-        metric = self.spec.goals[0].metric
+        metric = self.spec.objectives[0].metric
         return f"{took}, {metric} {values[max(values)]:.4g} after {len(values)}" if values else took
 
 

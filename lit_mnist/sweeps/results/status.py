@@ -10,7 +10,7 @@ from rich.markup import escape
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.results.best_config import write_configs
 from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
-from lit_mnist.sweeps.study.summary import Outcome, point, read_outcome, runs, seconds_left, show, show_point
+from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, runs, seconds_left, show, show_point
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.process import is_alive, this_host
@@ -45,7 +45,7 @@ def status(name: str, storage: str | None) -> None:
 
 
 def best(name: str, storage: str | None, out: Path | None) -> None:
-    """Print the best trial, or the Pareto set of two goals, and write the configuration that repeats it.
+    """Print the best trial, or the Pareto set of two objectives, and write the configuration that repeats it.
 
     Args:
         name: The study.
@@ -104,28 +104,28 @@ def list_studies(storage: str | None) -> None:
     print_table(("study", "finished", "trials", "best"), [[escape(cell) for cell in line] for line in lines])
 
 
-def _outcome(name: str, storage: str | None) -> Outcome:
+def _outcome(name: str, storage: str | None) -> StudySummary:
     return _read(open_storage(storage), name)
 
 
-def _read(storage: BaseStorage, name: str) -> Outcome:
+def _read(storage: BaseStorage, name: str) -> StudySummary:
     study = open_study(storage, name)
     if "stored" not in study.user_attrs:
         raise UserError(f"study {name!r} was not made by `lit-mnist sweep`, or is just being made")
-    return read_outcome(study)
+    return read_summary(study)
 
 
-def _values(found: Outcome, trial: FrozenTrial) -> str:
+def _values(found: StudySummary, trial: FrozenTrial) -> str:
     """The trial's values by name, over several seeds with their intervals."""
     texts = []
-    for i, (goal, value) in enumerate(zip(found.goals, trial.values, strict=True)):
+    for i, (goal, value) in enumerate(zip(found.objectives, trial.values, strict=True)):
         summary = summarise([seed[i] for seed in trial.user_attrs.get("values", [])] or [value])
         spread = "" if summary.interval is None else f" ± {summary.interval:.2g} ({len(summary.values)} seeds)"
         texts.append(f"{goal} {value:.4g}{spread}")
     return ", ".join(texts)
 
 
-def _best_cell(found: Outcome) -> str:
+def _best_cell(found: StudySummary) -> str:
     front = found.best()
     if len(front) > 1:
         return f"{len(front)} of the Pareto front"

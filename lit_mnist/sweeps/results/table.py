@@ -6,20 +6,20 @@ from typing import Any
 
 from optuna.trial import FrozenTrial
 
-from lit_mnist.sweeps.study.summary import STATES, Outcome, is_allowed, point, runs
+from lit_mnist.sweeps.study.summary import STATES, StudySummary, is_allowed, point, runs
 from lit_mnist.tracking.queries.statistics import summarise
 
 
-def rows(found: Outcome) -> list[dict[str, Any]]:
+def rows(found: StudySummary) -> list[dict[str, Any]]:
     """A row for each trial, all with the same columns; what is not known is None."""
     names = dict.fromkeys(name for trial in found.trials for name in point(trial))
     mixed = {name for name in names if _is_mixed([point(trial).get(name) for trial in found.trials])}
     return [_row(found, trial, list(names), mixed) for trial in found.trials]
 
 
-def _row(found: Outcome, trial: FrozenTrial, names: Sequence[str], mixed: set[str]) -> dict[str, Any]:
+def _row(found: StudySummary, trial: FrozenTrial, names: Sequence[str], mixed: set[str]) -> dict[str, Any]:
     row: dict[str, Any] = {"number": trial.number, "state": STATES[trial.state]}
-    for i, goal in enumerate(found.goals):
+    for i, goal in enumerate(found.objectives):
         row |= _values(found, trial, i, goal)
     tried = point(trial)
     row |= {name: _cell(tried.get(name), name in mixed) for name in names}
@@ -34,7 +34,7 @@ def _row(found: Outcome, trial: FrozenTrial, names: Sequence[str], mixed: set[st
     }
 
 
-def _values(found: Outcome, trial: FrozenTrial, i: int, goal: str) -> dict[str, Any]:
+def _values(found: StudySummary, trial: FrozenTrial, i: int, goal: str) -> dict[str, Any]:
     """The value by the goal's name; over several seeds also its interval and each seed's own."""
     values: dict[str, Any] = {goal: trial.values[i] if trial.values else None}
     if len(found.seeds) == 1:

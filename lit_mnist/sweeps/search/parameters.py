@@ -138,7 +138,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Entry:
+class SearchParameter:
     """A name of the space: its values, when it applies, and which others go with it."""
 
     value: Number | Choice | Sizes

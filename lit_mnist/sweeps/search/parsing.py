@@ -8,10 +8,19 @@ from optuna.distributions import FloatDistribution, IntDistribution
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.fields import Fields, as_kind, one_of
-from lit_mnist.sweeps.search.parameters import RULES, Choice, Entry, Number, Parameter, Simple, Sizes, plain
+from lit_mnist.sweeps.search.parameters import (
+    RULES,
+    Choice,
+    Number,
+    Parameter,
+    SearchParameter,
+    Simple,
+    Sizes,
+    plain,
+)
 
 
-def parse_entry(name: str, content: Any) -> Entry:
+def parse_parameter(name: str, content: Any) -> SearchParameter:
     """The entry `name` of a space, from YAML.
 
     Raises:
@@ -32,7 +41,7 @@ def parse_entry(name: str, content: Any) -> Entry:
     for other, factor in also.items():
         if isinstance(factor, bool) or not isinstance(factor, int | float):
             raise UsageError(f"space: {name}.also: expected a factor for {other}, not {factor!r}")
-    return Entry(value, when, also)
+    return SearchParameter(value, when, also)
 
 
 def _all_numbers(value: Choice | Sizes) -> bool:

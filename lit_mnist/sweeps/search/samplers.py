@@ -132,8 +132,8 @@ def _check_sampler(spec: "Spec", firsts: Sequence[Mapping[str, Any]]) -> None:
             raise UsageError(
                 f"sampler: cmaes needs intervals that always apply, unlike {coming_and_going[0]}: take tpe"
             )
-        if len(spec.goals) > 1:
-            raise UsageError(f"sampler: cmaes cannot look for {len(spec.goals)} goals: take tpe")
+        if len(spec.objectives) > 1:
+            raise UsageError(f"sampler: cmaes cannot look for {len(spec.objectives)} objectives: take tpe")
     if spec.sampler != "grid":
         for name, content in spec.fields.get("space", {}).items():
             if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
@@ -148,9 +148,11 @@ def _check_sampler(spec: "Spec", firsts: Sequence[Mapping[str, Any]]) -> None:
 def _check_pruner(spec: "Spec") -> None:
     if spec.pruner == "none":
         return
-    if len(spec.goals) > 1:
-        raise UsageError(f"pruner: {spec.pruner} needs a single goal, and there are {len(spec.goals)}: take none")
-    if not (metric := spec.goals[0].metric).startswith("val/"):
+    if len(spec.objectives) > 1:
+        raise UsageError(
+            f"pruner: {spec.pruner} needs a single objective, and there are {len(spec.objectives)}: take none"
+        )
+    if not (metric := spec.objectives[0].metric).startswith("val/"):
         raise UsageError(f"pruner: {spec.pruner} needs a metric of every validation, val/…, and not {metric}")
 
 

@@ -93,7 +93,7 @@ def flags_of(values: Mapping[str, Any], where: str) -> tuple[str, ...]:
         if name in FIXED:
             raise UsageError(f"{where}: {name} is set by the sweep; seeds and repeats choose the seeds")
         if name.startswith("data.test_"):
-            raise UsageError(f"{where}: {name} has no effect: a sweep never reads test pictures")
+            raise UsageError(f"{where}: {name} has no effect: a sweep never reads test images")
     ordered = sorted(values.items(), key=lambda item: "." in item[0])
     return tuple(part for name, value in ordered for part in (f"--{name}", written(value)))
 

@@ -9,8 +9,17 @@ from optuna.trial import BaseTrial
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.fields import one_of
-from lit_mnist.sweeps.search.parameters import Ask, Choice, Dimension, Entry, Parameter, Plain, Sizes, unique
-from lit_mnist.sweeps.search.parsing import parse_entry
+from lit_mnist.sweeps.search.parameters import (
+    Ask,
+    Choice,
+    Dimension,
+    Parameter,
+    SearchParameter,
+    Plain,
+    Sizes,
+    unique,
+)
+from lit_mnist.sweeps.search.parsing import parse_parameter
 from lit_mnist.training.config_errors import flags, nearest
 
 GROUPS = ("model", "data", "trainer")
@@ -31,7 +40,7 @@ class Space:
     def __init__(self, entries: Mapping[str, Any]) -> None:
         if not entries:
             raise UsageError("space: there is nothing to vary")
-        parsed = {str(name): parse_entry(str(name), content) for name, content in entries.items()}
+        parsed = {str(name): parse_parameter(str(name), content) for name, content in entries.items()}
         self.entries = _ordered(parsed)
         self.names = tuple(name for key, entry in self.entries.items() for name in (key, *entry.also))
         """Every name that a point gives a value to."""
@@ -162,7 +171,7 @@ def _suggest(trial: BaseTrial, dimension: Dimension) -> Parameter:
     return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
 
 
-def _dimensions(entry: Entry) -> list[Dimension]:
+def _dimensions(entry: SearchParameter) -> list[Dimension]:
     value = entry.value
     if not isinstance(value, Sizes):
         return [value.dimension]
@@ -174,7 +183,7 @@ def _dimensions(entry: Entry) -> list[Dimension]:
 def _check_name(name: str) -> None:
     group, _, rest = name.partition(".")
     if name.startswith("data.test_"):
-        raise UsageError(f"space: {name}: a sweep never reads test pictures; there is data.val_noise")
+        raise UsageError(f"space: {name}: a sweep never reads test images; there is data.val_noise")
     if group not in GROUPS or (group == "trainer" and not rest):
         known = [flag.removeprefix("--") for flag in flags()]
         bare = sorted(other for other in known if other.rpartition(".")[2] == name)
@@ -182,7 +191,7 @@ def _check_name(name: str) -> None:
         raise UsageError(f"space: {name} is no field of model, data or trainer{hint}")
 
 
-def _ordered(entries: dict[str, Entry]) -> dict[str, Entry]:
+def _ordered(entries: dict[str, SearchParameter]) -> dict[str, SearchParameter]:
     """Conditions first."""
     for name, entry in entries.items():
         for other, values in entry.when.items():

@@ -19,7 +19,7 @@ OWN_METRICS = ("parameters", "seconds")
 
 
 @dataclass(frozen=True)
-class Goal:
+class Objective:
     """A metric, and which way is better."""
 
     metric: str
@@ -43,7 +43,7 @@ class Spec:
     flags: tuple[str, ...]
     """Fit's, the same in every trial."""
     space: Space
-    goals: tuple[Goal, ...]
+    objectives: tuple[Objective, ...]
     sampler: str
     sampler_options: Mapping[str, Any]
     seed: int
@@ -70,7 +70,8 @@ class Spec:
         """Plain JSON of all that must stay the same within a study."""
         left_out = ("space", "source", "text", "fields", "trials", "hours")
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
-        kept |= {"goals": [asdict(goal) for goal in self.goals], "flags": list(self.flags)}
+        # Studies of version 0.1 have stored their objectives as "goals".
+        kept |= {"goals": [asdict(goal) for goal in self.objectives], "flags": list(self.flags)}
         kept |= {"constraints": [asdict(constraint) for constraint in self.constraints]}
         kept |= {"seeds": list(self.seeds), "points": [dict(point) for point in self.points]}
         return kept | dict(self.fields)
@@ -123,7 +124,7 @@ def parse_spec(text: str, name: str) -> Spec:
         config=top.take("config", str, required=True),
         flags=flags_of(given, "flags"),
         space=space,
-        goals=_goals(top),
+        objectives=_goals(top),
         sampler=sampler,
         seed=sampler_options.pop("seed"),
         sampler_options=sampler_options,
@@ -167,30 +168,35 @@ def _named(
     return name, options
 
 
-def _goals(top: Fields) -> tuple[Goal, ...]:
-    metric, direction, goals = top.take("metric", str), top.take("direction", str), top.take("goals", list)
-    if goals is not None and (metric or direction):
-        raise UsageError("metric and goals both say what is looked for: take one")
-    if goals is None:
-        goals = [{name: top.values[name] for name in ("metric", "direction") if name in top.values}]
-    if not goals:
-        raise UsageError("goals: there is none")
-    return tuple(_goal(Fields(f"goals.{i}" if len(goals) > 1 else "", goal)) for i, goal in enumerate(goals, 1))
+def _goals(top: Fields) -> tuple[Objective, ...]:
+    metric, direction = top.take("metric", str), top.take("direction", str)
+    earlier = top.take("goals", list)  # the key's name in version 0.1
+    objectives = top.take("objectives", list, earlier)
+    if objectives is not None and (metric or direction):
+        raise UsageError("metric and objectives both say what is looked for: take one")
+    if objectives is None:
+        objectives = [{name: top.values[name] for name in ("metric", "direction") if name in top.values}]
+    if not objectives:
+        raise UsageError("objectives: there is none")
+    return tuple(
+        _goal(Fields(f"objectives.{i}" if len(objectives) > 1 else "", goal))
+        for i, goal in enumerate(objectives, 1)
+    )
 
 
-def _goal(fields: Fields) -> Goal:
+def _goal(fields: Fields) -> Objective:
     metric = _metric(fields)
     if "direction" not in fields.values:
         raise UsageError(f"{fields.name('direction')} is missing: maximize or minimize {metric}")
     direction = one_of(fields.name("direction"), fields.take("direction", str), get_args(Direction))
     fields.done()
-    return Goal(metric, direction)  # type: ignore[arg-type]
+    return Objective(metric, direction)  # type: ignore[arg-type]
 
 
 def _metric(fields: Fields) -> str:
     metric: str = fields.take("metric", str, required=True)
     if metric.startswith(("test/", "best/test/")):
-        raise UsageError(f"{fields.name('metric')} {metric}: a sweep never reads test pictures; take val/…")
+        raise UsageError(f"{fields.name('metric')} {metric}: a sweep never reads test images; take val/…")
     return metric
 
 

@@ -22,7 +22,7 @@ from lit_mnist.training.stages import Stage
 
 
 @dataclass(frozen=True)
-class Kind:
+class ProbePoint:
     """A point of one kind, and what is trained for it."""
 
     point: Mapping[str, Plain]
@@ -31,7 +31,7 @@ class Kind:
     """Of one training that nothing ends early."""
 
 
-def check(spec: Spec) -> list[Kind]:
+def check(spec: Spec) -> list[ProbePoint]:
     """Build every kind of point, without training; returns those that fit into this machine's memory.
 
     The machine that starts a sweep is often smaller than those that train, such as a cluster's login node, so a
@@ -55,7 +55,7 @@ def check(spec: Spec) -> list[Kind]:
             with at(point):
                 length = measure_length(cli)
                 _check_length(spec, length)
-            kinds.append(Kind(point, stage, length.validations))
+            kinds.append(ProbePoint(point, stage, length.validations))
     return kinds
 
 
@@ -134,8 +134,8 @@ def written_point(point: Mapping[str, Plain]) -> str:
 
 
 def _check_metrics(spec: Spec, cli: LitCLI) -> None:
-    picture = torch.rand(2, *cli.datamodule.picture_shape)
-    names = cli.model.validated(Batch(picture, picture, torch.tensor([0, 1])))
+    image = torch.rand(2, *cli.datamodule.image_shape)
+    names = cli.model.val_metric_names(Batch(image, image, torch.tensor([0, 1])))
     there = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
     for metric in _metrics(spec):
         if metric not in there:
@@ -157,4 +157,4 @@ def _check_length(spec: Spec, length: Length) -> None:
 
 
 def _metrics(spec: Spec) -> Sequence[str]:
-    return [*(goal.metric for goal in spec.goals), *(constraint.metric for constraint in spec.constraints)]
+    return [*(goal.metric for goal in spec.objectives), *(constraint.metric for constraint in spec.constraints)]

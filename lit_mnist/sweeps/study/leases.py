@@ -22,9 +22,9 @@ from lit_mnist.sweeps.study.summary import count_validations
 from lit_mnist.terminal import note
 from lit_mnist.tracking.process import is_alive, this_host, this_process
 
-BEAT = 5.0
+HEARTBEAT_INTERVAL = 5.0
 """Seconds between two signs of life."""
-SILENCE = 20.0
+HEARTBEAT_TIMEOUT = 20.0
 """Seconds without one after which a worker of another host is dead."""
 RELEASED = "released"
 """A trial's attribute: how often it was released, with how many validations, and why the last time."""
@@ -56,10 +56,10 @@ class Watch:
         now = time.monotonic()
         if self.seen.get(trial.number, (None, 0.0))[0] != owner:
             self.seen[trial.number] = (owner, now)
-        return now - self.seen[trial.number][1] > SILENCE
+        return now - self.seen[trial.number][1] > HEARTBEAT_TIMEOUT
 
 
-class Claims:
+class Leases:
     """Takes trials of a study, one at a time, for one worker.
 
     Args:
@@ -94,11 +94,11 @@ class Claims:
         owner = trial.user_attrs.get("owner") or {}
         return all(owner.get(key) == self.owner[key] for key in ("host", "process"))
 
-    def let_go(self, trial: Trial) -> None:
+    def release(self, trial: Trial) -> None:
         """Leave an unfinished trial to whoever comes next."""
         trial.set_user_attr("owner", None)
 
-    def release(self, trial: Trial, reason: str) -> int:
+    def release_after_error(self, trial: Trial, reason: str) -> int:
         """Leave a trial whose training has raised an error that may be its own; returns how often that was so.
 
         The count starts again at 1 if the trial has got further since the last time. At MOST_RELEASES, whoever
@@ -107,7 +107,7 @@ class Claims:
         now = self.storage.get_trial(trial._trial_id)
         released = _counted(now.user_attrs.get(RELEASED), count_validations(now))
         trial.set_user_attr(RELEASED, {**released, "reason": reason})
-        self.let_go(trial)
+        self.release(trial)
         return int(released["count"])
 
     def _take(self, held: Held) -> Trial | None:
@@ -178,7 +178,7 @@ class Beat:
 
     """
 
-    def __init__(self, claims: Claims, trial: Trial) -> None:
+    def __init__(self, claims: Leases, trial: Trial) -> None:
         self.claims, self.trial = claims, trial
         self._end = threading.Event()
         self._thread = threading.Thread(target=self._beat, daemon=True)
@@ -195,7 +195,7 @@ class Beat:
 
     def _beat(self) -> None:
         claims, beat = self.claims, 0
-        while not self._end.wait(BEAT):
+        while not self._end.wait(HEARTBEAT_INTERVAL):
             beat += 1
             try:
                 with study_lock(claims.storage, claims.study.study_name):

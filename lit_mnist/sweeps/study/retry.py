@@ -21,7 +21,7 @@ class StorageGoneError(UserError):
     """The studies' storage does not answer any more."""
 
 
-class Patient:
+class RetryingStorage:
     """An Optuna storage whose every call is tried again while its database is away, up to a minute.
 
     Args:
@@ -49,7 +49,7 @@ class Patient:
         self._said = time.monotonic()
 
 
-def wait_out(work: Callable[[], Value], storage: Patient) -> Value:
+def wait_out(work: Callable[[], Value], storage: RetryingStorage) -> Value:
     """Do `work`, as often as it takes until the database is back.
 
     Raises:

@@ -22,7 +22,7 @@ from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.redaction import redact
-from lit_mnist.sweeps.study.retry import Patient, wait_out
+from lit_mnist.sweeps.study.retry import RetryingStorage, wait_out
 from lit_mnist.tracking.store import find_store, reason, with_time_limit
 
 VARIABLE = "LIT_MNIST_STORAGE"
@@ -39,7 +39,7 @@ def default_storage() -> str:
 def open_storage(url: str | None) -> BaseStorage:
     """The storage at `url`, a database's URL or a journal file's path; what is missing is created.
 
-    A database that goes away later is waited for, see `Patient`.
+    A database that goes away later is waited for, see `RetryingStorage`.
 
     Raises:
         UserError: it cannot be opened.
@@ -55,7 +55,7 @@ def open_storage(url: str | None) -> BaseStorage:
         ) from None
     except (SQLAlchemyError, StorageInternalError, OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot open the studies' storage {shown(url)}: {reason(error)}") from None
-    return cast(BaseStorage, Patient(storage, shown(url)))
+    return cast(BaseStorage, RetryingStorage(storage, shown(url)))
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:
@@ -93,7 +93,7 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
     """Keep all other processes from what must be done by one at a time; freed when this process dies."""
     if is_shared(storage):
         url = cast(_CachedStorage, _own(storage))._backend.engine.url
-        connection = wait_out(lambda: _acquire(url, _lock_key(study)), cast(Patient, storage))
+        connection = wait_out(lambda: _acquire(url, _lock_key(study)), cast(RetryingStorage, storage))
         try:
             yield Held(connection)
         finally:
@@ -237,7 +237,7 @@ def _lock_key(name: str) -> int:
 
 def _own(storage: BaseStorage) -> Any:
     """Optuna's storage within."""
-    return storage.within if isinstance(storage, Patient) else storage
+    return storage.within if isinstance(storage, RetryingStorage) else storage
 
 
 def _sqlite_path(storage: BaseStorage) -> Path | None:

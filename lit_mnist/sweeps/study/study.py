@@ -36,7 +36,7 @@ def take_study(storage: BaseStorage, spec: Spec, longest: int | None = None) -> 
     with study_lock(storage, spec.name):
         if spec.name not in study_names(storage):
             optuna.create_study(
-                storage=storage, study_name=spec.name, directions=[goal.direction for goal in spec.goals]
+                storage=storage, study_name=spec.name, directions=[goal.direction for goal in spec.objectives]
             )
         study = open_study(storage, spec.name)
         attrs = study.user_attrs

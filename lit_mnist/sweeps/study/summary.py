@@ -25,11 +25,11 @@ STATES = {
 
 
 @dataclass(frozen=True)
-class Outcome:
+class StudySummary:
     """A study as it is now."""
 
     name: str
-    goals: tuple[str, ...]
+    objectives: tuple[str, ...]
     """Metrics, in the order of a trial's values."""
     upwards: tuple[bool, ...]
     """Which of them are better when higher."""
@@ -62,14 +62,14 @@ class Outcome:
         )
 
     def best(self) -> list[FrozenTrial]:
-        """The best trial, or the Pareto set of several goals by the first; empty while there is none.
+        """The best trial, or the Pareto set of several objectives by the first; empty while there is none.
 
         Trials that break a constraint do not count.
         """
         allowed = [trial for trial in self.complete if is_allowed(trial)]
         front = [trial for trial in allowed if not any(self._beats(other, trial) for other in allowed)]
         front.sort(key=lambda trial: (self.cost(trial)[0], trial.number))
-        return front if len(self.goals) > 1 else front[:1]
+        return front if len(self.objectives) > 1 else front[:1]
 
     def best_by(self, index: int) -> FrozenTrial | None:
         """The trial that is best by one goal; None while there is none."""
@@ -85,11 +85,11 @@ class Outcome:
         return first != second and all(a <= b for a, b in zip(first, second, strict=True))
 
 
-def read_outcome(study: optuna.Study) -> Outcome:
+def read_summary(study: optuna.Study) -> StudySummary:
     """The study as it is now."""
     attrs = study.user_attrs
     stored = attrs["stored"]
-    return Outcome(
+    return StudySummary(
         study.study_name,
         tuple(goal["metric"] for goal in stored["goals"]),
         tuple(direction == StudyDirection.MAXIMIZE for direction in study.directions),
@@ -137,7 +137,8 @@ def seconds_left(
 def count_validations(trial: FrozenTrial) -> int:
     """How many validations the trial has behind it, those that are not reported to a pruner included.
 
-    Later seeds and studies with several goals do not report; `Reporter` counts their validations in an attribute.
+    Later seeds and studies with several objectives do not report:
+    `Reporter` counts their validations in an attribute.
     """
     unreported: dict[str, int] = trial.user_attrs.get(UNREPORTED, {})
     return len(trial.intermediate_values) + sum(unreported.values())

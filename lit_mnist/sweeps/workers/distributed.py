@@ -20,12 +20,12 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.samplers import make_pruner
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import spec_of
-from lit_mnist.sweeps.workers.errors import OutsideError, is_from_outside, is_outage, reason_of
-from lit_mnist.sweeps.workers.parent_watch import Leash
+from lit_mnist.sweeps.workers.errors import InfrastructureError, is_infrastructure_error, is_outage, reason_of
+from lit_mnist.sweeps.workers.parent_watch import ParentWatch
 from lit_mnist.sweeps.workers.reporter import Reporter
 from lit_mnist.training.fit import fit
 from lit_mnist.training.lightning.ranks import RANK_0
-from lit_mnist.training.stages import unheard
+from lit_mnist.training.stages import suppress_stdout
 
 
 @dataclass
@@ -42,12 +42,12 @@ class Job:
     validations: int
 
 
-def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
+def fit_distributed(job: Job, watch: SignalWatch) -> dict[str, Any]:
     """Carry out the job; returns the run's id, its metrics, and why it was pruned, if it was.
 
     Raises:
         Interrupted: a signal came.
-        OutsideError: training could not go on, by no fault of its own.
+        InfrastructureError: training could not go on, by no fault of its own.
         UserError: training has failed.
 
     """
@@ -65,7 +65,7 @@ def fit_apart(job: Job, watch: SignalWatch) -> dict[str, Any]:
             said = errors.read().splitlines()
         watch.check()
         if (told := _outside(path)).exists():
-            raise OutsideError(**json.loads(told.read_text()))
+            raise InfrastructureError(**json.loads(told.read_text()))
         if process.returncode:
             lines = [line for line in said if line.startswith(ERROR)] or said
             raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
@@ -79,19 +79,19 @@ def run_job(path: Path) -> None:
     first = RANK_0 not in os.environ
     with SignalWatch() as watch:
         if first:
-            Leash(watch)
+            ParentWatch(watch)
         study = open_study(open_storage(None), job.study)
         spec = spec_of(study)
         study.pruner = make_pruner(spec, job.validations)
         trial = _trial(study, job.number) if first else None
         reason = trial.user_attrs.get("pruned") if trial is not None and job.reports else None
         runs: list[str] = []
-        reporter = Reporter(spec.goals[0], trial, job.reports, job.seed, reason, runs.append)
+        reporter = Reporter(spec.objectives[0], trial, job.reports, job.seed, reason, runs.append)
         try:
-            with unheard():
+            with suppress_stdout():
                 result = fit(list(job.arguments), [reporter], watch, job.tags, leased=True)
         except Exception as error:
-            if is_from_outside(error):
+            if is_infrastructure_error(error):
                 _outside(path).write_text(json.dumps({"text": reason_of(error), "outage": is_outage(error)}))
             raise
         if result is not None:

@@ -12,8 +12,8 @@ ROOM = 32 * 1024 * 1024
 """Bytes below which a disk is full."""
 
 
-class OutsideError(UserError):
-    """An error in another process that trained for a trial, which `is_from_outside` was true for there.
+class InfrastructureError(UserError):
+    """An error in another process that trained for a trial, which `is_infrastructure_error` was true for there.
 
     Args:
         text: The reason.
@@ -34,19 +34,19 @@ class ReleasedError(UserError):
 
 def is_outage(error: Exception) -> bool:
     """True if the error would meet every trial alike, so that its coming again says nothing about the trial."""
-    if isinstance(error, OutsideError):
+    if isinstance(error, InfrastructureError):
         return error.outage
     if isinstance(error, StorageGoneError | StoreError | BusyError | DataError):
         return True
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_disk_full()
 
 
-def is_from_outside(error: Exception) -> bool:
+def is_infrastructure_error(error: Exception) -> bool:
     """True if the error may be none of the trial's: store or data away, a full disk, another process at work.
 
-    Any OSError is among them. One that is the trial's own after all comes again: see `Claims.release`.
+    Any OSError is among them. One that is the trial's own after all comes again: see `Leases.release`.
     """
-    if isinstance(error, OutsideError | StorageGoneError | StoreError | BusyError | DataError | OSError):
+    if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
         return True
     if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests", "optuna"):
         return True

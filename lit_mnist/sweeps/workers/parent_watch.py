@@ -10,7 +10,7 @@ GO = "go"
 """The line that says to begin."""
 
 
-class Leash:
+class ParentWatch:
     """The pipe from the supervisor: a line says to go, and its end says that the supervisor is gone.
 
     Args:

@@ -16,7 +16,7 @@ from lit_mnist.guard import ERROR
 from lit_mnist.sweeps.study.storage import VARIABLE
 from lit_mnist.sweeps.workers.errors import ReleasedError
 from lit_mnist.sweeps.workers.parent_watch import GO
-from lit_mnist.sweeps.workers.spawn import Cradle, bear, context, prepare, threads_each
+from lit_mnist.sweeps.workers.spawn import WorkerConfig, context, prepare, start_worker, threads_each
 from lit_mnist.terminal import note
 from lit_mnist.tracking.process import find_process, is_alive
 
@@ -32,12 +32,12 @@ UNKNOWN = 255
 
 
 @dataclass
-class Member:
+class WorkerProcess:
     """One worker process."""
 
     number: int
     process: BaseProcess
-    leash: Connection
+    pipe: Connection
     reader: threading.Thread | None = None
     last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
     """The end of what it has written to its stderr."""
@@ -45,7 +45,7 @@ class Member:
     def __post_init__(self) -> None:
         self._seen = find_process(self.process.pid)
 
-    def lives(self) -> bool:
+    def is_alive_process(self) -> bool:
         """Whether it does, be the fork server, which would tell of its end, dead itself."""
         return self._seen is not None and is_alive(self._seen)
 
@@ -57,14 +57,14 @@ class Member:
 
     def send(self, number: int) -> None:
         """Send it a signal."""
-        if self.lives() and self.process.pid is not None:
+        if self.is_alive_process() and self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
     def wait(self, patience: float) -> None:
         """Return when it is dead, which after `patience` seconds it is made."""
         end = time.monotonic() + patience
-        while self.lives():
+        while self.is_alive_process():
             if time.monotonic() > end:
                 self.send(signal.SIGKILL)
             time.sleep(0.02)
@@ -72,16 +72,16 @@ class Member:
     def go(self) -> None:
         """Let it begin; one that is dead does not hear it, and is replaced."""
         with contextlib.suppress(OSError):
-            os.write(self.leash.fileno(), f"{GO}\n".encode())
+            os.write(self.pipe.fileno(), f"{GO}\n".encode())
 
     def clear_away(self) -> None:
         """Read what a dead one has left to say."""
-        self.leash.close()
+        self.pipe.close()
         if self.reader is not None:
             self.reader.join(5)
 
 
-class Team:
+class WorkerPool:
     """The worker processes.
 
     Args:
@@ -100,7 +100,7 @@ class Team:
         self._deaths = dict.fromkeys(MOST_DEATHS, 0)
         prepare(workers)
         self._ended = False
-        self.members: list[Member] = []
+        self.members: list[WorkerProcess] = []
         try:
             for number in range(workers):
                 self.members.append(self._start(number))
@@ -120,7 +120,7 @@ class Team:
             UserError: workers die again and again.
 
         """
-        for member in [member for member in self.members if not member.lives()]:
+        for member in [member for member in self.members if not member.is_alive_process()]:
             self.members.remove(member)
             member.clear_away()
             code = member.code()
@@ -145,7 +145,7 @@ class Team:
         """Leave no worker behind: without its supervisor each ends by itself."""
         self._ended = True
         for member in self.members:
-            member.leash.close()
+            member.pipe.close()
             if finished:  # it has nothing to save
                 member.send(signal.SIGKILL)
         for member in self.members:
@@ -153,21 +153,21 @@ class Team:
             member.clear_away()
         self.members = []
 
-    def _start(self, number: int) -> Member:
+    def _start(self, number: int) -> WorkerProcess:
         # The storage may have a password, which a command line would show to everybody on the machine.
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: self.url}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
-        stdin, leash = context().Pipe(duplex=False)
+        stdin, pipe = context().Pipe(duplex=False)
         words, stderr = context().Pipe(duplex=False)
         with stdin, stderr:
-            process = bear(Cradle(self.study, number, self.threads, environment, stdin, stderr))
-        member = Member(number, process, leash)
+            process = start_worker(WorkerConfig(self.study, number, self.threads, environment, stdin, stderr))
+        member = WorkerProcess(number, process, pipe)
         member.reader = threading.Thread(target=self._read, args=(member, words), daemon=True)
         member.reader.start()
         return member
 
-    def _read(self, member: Member, words: Connection) -> None:
+    def _read(self, member: WorkerProcess, words: Connection) -> None:
         """Hand on what a worker has to say to people, once if several say the same."""
         with words, os.fdopen(os.dup(words.fileno()), errors="replace") as lines:
             for line in map(str.rstrip, lines):
@@ -177,7 +177,7 @@ class Team:
                     self._said.add(said)
                     note(said)
 
-    def _count_death(self, member: Member, code: int) -> None:
+    def _count_death(self, member: WorkerProcess, code: int) -> None:
         kind = "kill" if code < 0 else "release" if code == ReleasedError.exit_code else "error"
         self._deaths[kind] += 1
         if self._deaths[kind] >= MOST_DEATHS[kind]:

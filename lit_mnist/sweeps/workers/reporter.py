@@ -9,7 +9,7 @@ from optuna.trial import Trial
 from torch import Tensor
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.search.spec import Goal
+from lit_mnist.sweeps.search.spec import Objective
 from lit_mnist.sweeps.study.summary import UNREPORTED
 from lit_mnist.tracking.logger import MLflowTracker
 
@@ -23,7 +23,7 @@ class Reporter(Callback):
     Args:
         goal: What is reported.
         trial: The trial to report to; None in a process other than rank 0.
-        reports: Whether the pruner sees the values. Of later seeds and of several goals it does not: their
+        reports: Whether the pruner sees the values. Of later seeds and of several objectives it does not: their
             validations are only counted.
         seed: The training's.
         reason: Why the trial was pruned already, where it was before it was interrupted.
@@ -33,7 +33,7 @@ class Reporter(Callback):
 
     def __init__(
         self,
-        goal: Goal,
+        goal: Objective,
         trial: Trial | None,
         reports: bool,
         seed: int,
@@ -88,7 +88,7 @@ class Reporter(Callback):
             run.set_tags(state)
 
     def measured(self) -> dict[str, float]:
-        """The goals that no model logs."""
+        """The objectives that no model logs."""
         return {"parameters": float(self.parameters), "seconds": self.seconds}
 
     def _report(self, trainer: Trainer, step: int) -> bool:
@@ -107,7 +107,7 @@ class Reporter(Callback):
         return True
 
     def _count(self) -> None:
-        """Let the study know that the trial gets further: see `Claims`, which counts attempts that do not."""
+        """Let the study know that the trial gets further: see `Leases`, which counts attempts that do not."""
         if self.trial is None:
             return
         counts: dict[str, int] = self.trial.user_attrs.get(UNREPORTED, {})

@@ -12,13 +12,13 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.results.figures import log_summary
-from lit_mnist.sweeps.results.progress import Board
+from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.spec import Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study, study_lock
 from lit_mnist.sweeps.study.study import check_stored, experiment, is_finished, is_out_of_time, take_study
 from lit_mnist.sweeps.study.trial_runs import OF, ROLE
-from lit_mnist.sweeps.workers.pool import Team, visible_gpus
+from lit_mnist.sweeps.workers.pool import WorkerPool, visible_gpus
 from lit_mnist.sweeps.workers.trial import measure
 from lit_mnist.terminal import say
 from lit_mnist.tracking.folder import BusyError
@@ -27,7 +27,7 @@ from lit_mnist.tracking.provenance import git_state, package_versions, version_t
 from lit_mnist.tracking.queries.reader import STUDY
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, find_store, import_mlflow
-from lit_mnist.training.gc_freeze import settled_heap
+from lit_mnist.training.gc_freeze import gc_freeze
 
 PAUSE = 0.3
 """Seconds between two looks at the study."""
@@ -53,7 +53,7 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
     if trials is not None:
         spec = spec.with_trials(trials)
     url = url or default_storage()
-    with settled_heap(), SignalWatch() as watch:
+    with gc_freeze(), SignalWatch() as watch:
         storage = open_storage(url)
         if check_stored(storage, spec) and _is_done(storage, spec):
             _say_done(storage, spec)
@@ -62,7 +62,7 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         import_mlflow()
         watch.check()
         # What workers start from is ready by now, or soon.
-        with contextlib.closing(Team(spec.name, url, workers, _gpus_to_share(spec))) as team:
+        with contextlib.closing(WorkerPool(spec.name, url, workers, _gpus_to_share(spec))) as team:
             study = take_study(storage, spec, max((kind.validations for kind in kinds), default=None))
             with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)
@@ -80,13 +80,13 @@ def _say_done(storage: BaseStorage, spec: Spec) -> None:
     if study.user_attrs.get("summed") != spec.trials:
         with study_run(study, spec) as run:
             _sum_up(study, run)
-    say(f"{Board(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
+    say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
 
 
-def _carry_out(study: optuna.Study, spec: Spec, team: Team, run: Run, watch: SignalWatch) -> None:
+def _carry_out(study: optuna.Study, spec: Spec, team: WorkerPool, run: Run, watch: SignalWatch) -> None:
     """Let the team work until the study is finished, or a signal comes."""
     clock = _Clock(study)
-    with Board(study, spec, team.workers) as board:
+    with ProgressDisplay(study, spec, team.workers) as board:
         team.go()
         try:
             while team.look(lambda: is_finished(study)):
@@ -144,7 +144,7 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
         run.set_tags({**git_state(), **version_tags(package_versions()), OF: run.id})
         yield run
         if is_finished(study):
-            run.sender.settle()
+            run.uploader.flush()
             run.client.set_terminated(run.id, "FINISHED")
 
 

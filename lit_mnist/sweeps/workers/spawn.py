@@ -23,11 +23,11 @@ FORKS = sys.platform == "linux"
 """Elsewhere the libraries' own threads do not survive a fork, and each worker starts from nothing."""
 TRIES = 10
 """Fork servers that are started for a worker, each of which may be killed while it imports."""
-READY = "lit_mnist.sweeps.workers.preload"
+PRELOAD = "lit_mnist.sweeps.workers.preload"
 
 
 @dataclass(frozen=True)
-class Cradle:
+class WorkerConfig:
     """What a worker begins with."""
 
     study: str
@@ -45,7 +45,7 @@ def prepare(workers: int) -> None:
         return
     from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
-    set_forkserver_preload([READY])
+    set_forkserver_preload([PRELOAD])
     with _threads(threads_each(workers)):
         ensure_running()
 
@@ -55,7 +55,7 @@ def context() -> BaseContext:
     return multiprocessing.get_context("forkserver" if FORKS else "spawn")
 
 
-def bear(cradle: Cradle) -> BaseProcess:
+def start_worker(config: WorkerConfig) -> BaseProcess:
     """A worker's process.
 
     Raises:
@@ -63,9 +63,9 @@ def bear(cradle: Cradle) -> BaseProcess:
 
     """
     for tries_left in reversed(range(TRIES)):
-        process: BaseProcess = context().Process(target=live, args=(cradle,))  # type: ignore[attr-defined]
+        process: BaseProcess = context().Process(target=worker_main, args=(config,))  # type: ignore[attr-defined]
         try:
-            with _without_main(), _threads(cradle.threads):
+            with _without_main(), _threads(config.threads):
                 process.start()
             return process
         except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
@@ -101,18 +101,18 @@ def _without_main() -> Iterator[None]:
         sys.modules["__main__"] = main
 
 
-def live(cradle: Cradle) -> None:
+def worker_main(config: WorkerConfig) -> None:
     """A worker's life."""
     os.setsid()  # a terminal's signals come by way of the supervisor, once
-    os.dup2(cradle.stdin.fileno(), 0)
+    os.dup2(config.stdin.fileno(), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-    os.dup2(cradle.stderr.fileno(), 2)
-    cradle.stdin.close()
-    cradle.stderr.close()
+    os.dup2(config.stderr.fileno(), 2)
+    config.stdin.close()
+    config.stderr.close()
     sys.stdin = os.fdopen(0)
-    sys.argv = ["lit-mnist", "sweep", "worker", cradle.study]
+    sys.argv = ["lit-mnist", "sweep", "worker", config.study]
     os.environ.clear()
-    os.environ.update(cradle.environment)
+    os.environ.update(config.environment)
     if FORKS:
         from lit_mnist.sweeps.workers.preload import HANDLERS
 
@@ -122,7 +122,7 @@ def live(cradle: Cradle) -> None:
     from lit_mnist.terminal import quiet
 
     quiet()
-    sys.exit(guarded(lambda: run_worker(cradle.study, cradle.number, cradle.threads)))
+    sys.exit(guarded(lambda: run_worker(config.study, config.number, config.threads)))
 
 
 def threads_each(workers: int) -> int:

@@ -21,13 +21,13 @@ from lit_mnist.sweeps.study.leases import MOST_RELEASES, RELEASED
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
 from lit_mnist.sweeps.study.summary import STATES
 from lit_mnist.sweeps.study.trial_runs import TrialRuns
-from lit_mnist.sweeps.workers.distributed import Job, fit_apart
-from lit_mnist.sweeps.workers.errors import is_from_outside, reason_of
+from lit_mnist.sweeps.workers.distributed import Job, fit_distributed
+from lit_mnist.sweeps.workers.errors import is_infrastructure_error, reason_of
 from lit_mnist.sweeps.workers.reporter import Reporter, check_finite, count_parameters
 from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
-from lit_mnist.training.stages import Stage, take_source, unheard
+from lit_mnist.training.stages import Stage, suppress_stdout, take_source
 
 CHEAP = (
     "--trainer.enable_progress_bar", "false",
@@ -58,12 +58,12 @@ class TrialWork:
     """
 
     def __init__(
-        self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch, extent: "Extent"
+        self, study: optuna.Study, spec: Spec, trial: Trial, watch: SignalWatch, extent: "TrialPlan"
     ) -> None:
         self.study, self.spec, self.trial, self.watch, self.extent = study, spec, trial, watch, extent
         attrs = study.user_attrs
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
-        goal = f"{spec.goals[0].direction} {spec.goals[0].metric}"
+        goal = f"{spec.objectives[0].direction} {spec.objectives[0].metric}"
         self.runs = TrialRuns(study.study_name, attrs["experiment"], attrs["run_id"], trial.number, goal)
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
@@ -93,7 +93,7 @@ class TrialWork:
         except PrunedError as pruned:
             state, reason = PRUNED, str(pruned)
         except Exception as error:
-            if is_from_outside(error):
+            if is_infrastructure_error(error):
                 raise
             state, reason = FAIL, reason_of(error)
         self._conclude(state, reason)
@@ -162,7 +162,7 @@ class TrialWork:
         except Interrupted:
             raise
         except Exception as error:
-            if not is_from_outside(error) and (run := self.runs.find(seed)) is not None:
+            if not is_infrastructure_error(error) and (run := self.runs.find(seed)) is not None:
                 self._began(run.info.run_id)
             raise
         if reason is not None:
@@ -174,8 +174,8 @@ class TrialWork:
         """The metrics of a fit in this process, and why it was pruned, if it was."""
         reports = self._reports(seed)
         reason = self.trial.user_attrs.get("pruned") if reports else None
-        reporter = Reporter(self.spec.goals[0], self.trial, reports, seed, reason, self._began)
-        with unheard():
+        reporter = Reporter(self.spec.objectives[0], self.trial, reports, seed, reason, self._began)
+        with suppress_stdout():
             result = fit(arguments, [reporter], self.watch, tags, leased=True)
         assert result is not None, "one process is rank 0, and an unfinished run has something left"
         return {**result.metrics, **reporter.measured()}, reporter.reason
@@ -193,13 +193,13 @@ class TrialWork:
             self._reports(seed),
             self.extent.validations,
         )
-        found = fit_apart(job, self.watch)
+        found = fit_distributed(job, self.watch)
         self._began(found["run"])
         return found["metrics"], found["reason"]
 
     def _reports(self, seed: int) -> bool:
         """Whether the study hears of each validation of the fit with that seed."""
-        return seed == self.spec.seeds[0] and len(self.spec.goals) == 1
+        return seed == self.spec.seeds[0] and len(self.spec.objectives) == 1
 
     def _names(self, seed: int) -> list[str]:
         name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
@@ -212,7 +212,7 @@ class TrialWork:
 
     def _checked(self, metrics: dict[str, float]) -> dict[str, float]:
         """The metrics, if every goal and constraint is among them, and a number."""
-        for name in (*(goal.metric for goal in self.spec.goals), *(c.metric for c in self.spec.constraints)):
+        for name in (*(goal.metric for goal in self.spec.objectives), *(c.metric for c in self.spec.constraints)):
             if name not in metrics:
                 raise UserError(f"the trial has no metric {name}{nearest(name, metrics, listed=True)}")
             check_finite(name, metrics[name])
@@ -223,8 +223,8 @@ class TrialWork:
 
     def _conclude(self, state: optuna.trial.TrialState, reason: str | None) -> None:
         """Tell MLflow and the study how the trial ended."""
-        goals = self.spec.goals
-        values = [[each.get(goal.metric, math.nan) for goal in goals] for each in self.metrics]
+        objectives = self.spec.objectives
+        values = [[each.get(goal.metric, math.nan) for goal in objectives] for each in self.metrics]
         if not self.run_ids and reason is not None:
             run_id = self.runs.record(self.spec.seeds[0], STATES[state], reason, self.point)
             self._began(run_id)
@@ -239,7 +239,7 @@ class TrialWork:
             self.trial.set_user_attr(key, value)
         # What samplers and pruners would do at the end, such as to stop a loop of Optuna's own, is not wanted.
         self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
-        mean = [self._mean(goal.metric) for goal in goals] if state == COMPLETE else None
+        mean = [self._mean(goal.metric) for goal in objectives] if state == COMPLETE else None
         self.study.tell(self.trial, mean, state)
 
     def _constrain(self, metric: str, excess: float) -> None:
@@ -252,7 +252,7 @@ class TrialWork:
 
 
 @dataclass(frozen=True)
-class Extent:
+class TrialPlan:
     """What the trainings of a study take."""
 
     validations: int
@@ -261,7 +261,7 @@ class Extent:
     """Whether each is shared by several devices."""
 
 
-def measure(spec: Spec, validations: int | None = None) -> Extent:
+def measure(spec: Spec, validations: int | None = None) -> TrialPlan:
     """What the trainings of `spec` take.
 
     Args:
@@ -282,7 +282,7 @@ def measure(spec: Spec, validations: int | None = None) -> Extent:
         source = source.source
     asked = [kind.get("trainer.max_epochs", trainer["max_epochs"]) for kind in kinds]
     counts = [epochs for epochs in asked if isinstance(epochs, int) and epochs > 0]
-    return Extent(validations or max(counts, default=MANY), _is_shared(trainer))
+    return TrialPlan(validations or max(counts, default=MANY), _is_shared(trainer))
 
 
 def _trainer(stage: Stage, spec: Spec) -> Mapping[str, Any]:

@@ -12,16 +12,16 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import Spec
-from lit_mnist.sweeps.study.leases import MOST_RELEASES, Beat, Claims
+from lit_mnist.sweeps.study.leases import MOST_RELEASES, Beat, Leases
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import LONGEST, RUNNING, get_trials, is_out_of_time, spec_of
-from lit_mnist.sweeps.workers.errors import ReleasedError, is_from_outside, is_outage, reason_of
-from lit_mnist.sweeps.workers.parent_watch import Leash
-from lit_mnist.sweeps.workers.trial import Extent, TrialWork, measure
+from lit_mnist.sweeps.workers.errors import ReleasedError, is_infrastructure_error, is_outage, reason_of
+from lit_mnist.sweeps.workers.parent_watch import ParentWatch
+from lit_mnist.sweeps.workers.trial import TrialPlan, TrialWork, measure
 from lit_mnist.terminal import note
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.store import StoreError, connect, find_store
-from lit_mnist.training.gc_freeze import settled_heap
+from lit_mnist.training.gc_freeze import gc_freeze
 
 PAUSE = 1.0
 """Seconds between two looks for a trial that somebody has left."""
@@ -37,7 +37,7 @@ def run_worker(name: str, number: int, threads: int) -> None:
     """
     torch.set_num_threads(threads)
     with SignalWatch() as watch:
-        leash = Leash(watch)
+        leash = ParentWatch(watch)
         with contextlib.suppress(StoreError):  # whoever needs it will say so
             connect(find_store())  # a first connection takes a moment, which the supervisor takes for its checks
         leash.wait()
@@ -55,9 +55,9 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
     """
     spec = spec_of(study)
     extent = measure(spec, study.user_attrs.get(LONGEST))
-    claims = Claims(study, spec, worker, extent.validations)
-    settle = Settled()
-    with settled_heap():
+    claims = Leases(study, spec, worker, extent.validations)
+    settle = GlobalStateGuard()
+    with gc_freeze():
         while True:
             watch.check()
             trial = claims.take()
@@ -70,26 +70,26 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
                 time.sleep(PAUSE)
 
 
-def _work(claims: Claims, trial: Trial, watch: SignalWatch, extent: Extent) -> None:
+def _work(claims: Leases, trial: Trial, watch: SignalWatch, extent: TrialPlan) -> None:
     try:
         with Beat(claims, trial):
             TrialWork(claims.study, claims.spec, trial, watch, extent).do()
     except BusyError as error:
-        claims.let_go(trial)
+        claims.release(trial)
         note(f"trial {trial.number} waits: {error}")
         time.sleep(2 * PAUSE)
     except Interrupted:
-        claims.let_go(trial)
+        claims.release(trial)
         raise
     except Exception as error:
-        if is_from_outside(error) and not is_outage(error):
+        if is_infrastructure_error(error) and not is_outage(error):
             reason = reason_of(error)
-            count = claims.release(trial, reason)
+            count = claims.release_after_error(trial, reason)
             note(f"trial {trial.number} is released ({count} of {MOST_RELEASES} times): {reason}")
             # The next one gets a fresh process: this one may be short of memory or of open files.
             raise ReleasedError(reason) from error
         with contextlib.suppress(Exception):  # the first error is the one that counts
-            claims.let_go(trial)
+            claims.release(trial)
         raise
 
 
@@ -101,7 +101,7 @@ def _is_over(study: optuna.Study, spec: Spec) -> bool:
     return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
 
 
-class Settled:
+class GlobalStateGuard:
     """Puts back what one trial may have changed for the next: the environment, and torch's global settings."""
 
     def __init__(self) -> None:

@@ -26,7 +26,7 @@ MAIN = "spool"
 DAMAGED = "damaged line"
 
 
-class Spool:
+class Journal:
     """The entries in FOLDER/NAME.jsonl, and in FOLDER/NAME.sent how far the store has taken them.
 
     One process may write at a time, from any of its threads. What a crash has torn off at the file's end is left

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import UserError
 from lit_mnist.terminal import warn
-from lit_mnist.tracking.journal.journal import DAMAGED, Entry, Spool
+from lit_mnist.tracking.journal.journal import DAMAGED, Journal, Entry
 from lit_mnist.tracking.liveness import heartbeat_tag
 from lit_mnist.tracking.store import reason
 
@@ -27,7 +27,7 @@ class Refused(Exception):  # noqa: N818 - an answer, and one that is dealt with
     """An entry that cannot ever be sent."""
 
 
-class Delivery:
+class MLflowWriter:
     """Sends a spool's entries to one run of one store, in order.
 
     Args:
@@ -37,7 +37,7 @@ class Delivery:
 
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, spool: Spool) -> None:
+    def __init__(self, client: "MlflowClient", run_id: str, spool: Journal) -> None:
         self.client, self.run_id, self.spool = client, run_id, spool
         self.tally: Counter[str] = Counter()
         """How many of each kind were sent."""
@@ -164,7 +164,7 @@ def is_refusal(error: Exception) -> bool:
     return 400 <= status < 500 and status not in MAY_PASS and ".DatabaseError)" not in str(error)
 
 
-def deliver_now(delivery: Delivery, uri: str) -> None:
+def deliver_now(delivery: MLflowWriter, uri: str) -> None:
     """Send all that a spool has.
 
     Raises:

@@ -18,8 +18,8 @@ from lit_mnist.tracking.folder import (
     run_folders,
     spools,
 )
-from lit_mnist.tracking.journal.journal import MAIN, Spool
-from lit_mnist.tracking.journal.mlflow_writer import Delivery, deliver_now
+from lit_mnist.tracking.journal.journal import MAIN, Journal
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, deliver_now
 from lit_mnist.tracking.liveness import HEARTBEAT
 from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.store import Store, connect, find_store
@@ -94,14 +94,14 @@ def _sync_run(folder: Path, current: Store, stores: Stores) -> None:
         tally: Counter[str] = Counter()
         try:
             for spool in spools(folder):
-                _sync_spool(Delivery(client, record.id, spool), store, tally)
+                _sync_spool(MLflowWriter(client, record.id, spool), store, tally)
         finally:
             print(f"run {record.id}: {_said(tally, record)} to {store.name}", flush=True)
-        if Spool(folder).status() == "FINISHED" or _is_bare(folder):
+        if Journal(folder).status() == "FINISHED" or _is_bare(folder):
             remove_if_done(folder)
 
 
-def _sync_spool(delivery: Delivery, store: Store, tally: Counter[str]) -> None:
+def _sync_spool(delivery: MLflowWriter, store: Store, tally: Counter[str]) -> None:
     spool = delivery.spool
     try:
         if spool.name == MAIN:

@@ -7,8 +7,8 @@ import time
 from collections.abc import Callable
 
 from lit_mnist.terminal import note, warn
-from lit_mnist.tracking.journal.journal import Spool
-from lit_mnist.tracking.journal.mlflow_writer import Delivery
+from lit_mnist.tracking.journal.journal import Journal
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
 from lit_mnist.tracking.journal.system_metrics import SystemMetrics
 from lit_mnist.tracking.liveness import HEARTBEAT_INTERVAL, beat
 from lit_mnist.tracking.store import one_line, reason
@@ -21,7 +21,7 @@ SLOWEST_UPLOAD = 2e6
 """Bytes a second that a store which answers is trusted to take."""
 
 
-class Sender:
+class Uploader:
     """Sends a run's spool behind the training's back, and does its slow errands.
 
     Args:
@@ -36,8 +36,8 @@ class Sender:
 
     def __init__(
         self,
-        spool: Spool,
-        delivery: Delivery | None,
+        spool: Journal,
+        delivery: MLflowWriter | None,
         uri: str = "",
         system: SystemMetrics | None = None,
         interval: float = 3.0,
@@ -53,11 +53,11 @@ class Sender:
         self._thread = threading.Thread(target=self._work, name="lit-mnist-sender", daemon=True)
         self._thread.start()
 
-    def later(self, work: Callable[[], object]) -> None:
+    def submit(self, work: Callable[[], object]) -> None:
         """Take a slow errand that writes to the spool, to be done in the thread; returns at once."""
         self._errands.append(work)
 
-    def settle(self) -> None:
+    def flush(self) -> None:
         """Return when every errand is done, and the machine's load sampled for the last time."""
         self._do_errands()
         self._sample()
@@ -149,7 +149,7 @@ class Sender:
                 warn(
                     f"the tracking store {self.uri} does not take what it is sent ({reason(error)}):"
                     f" the run goes on, and what is unsent is kept in {self.spool.path};"
-                    " it is sent when the store is back, or later by `lit-mnist sync`"
+                    " it is sent when the store is back, or submit by `lit-mnist sync`"
                 )
             return False
         if self.away and not self._abandoned.is_set():

@@ -10,7 +10,7 @@ from lit_mnist.tracking.queries.reader import RunData
 from lit_mnist.tracking.queries.statistics import Summary
 
 NONE = "–"
-TOLD = {"sweep.state": "state", "mlflow.source.git.commit": "code", "dataset.digest": "pictures"}
+TOLD = {"sweep.state": "state", "mlflow.source.git.commit": "code", "dataset.digest": "images"}
 """Tags that are shown where they differ, by their short names."""
 FIRST = ("best/", "test/", "val/", "train/")
 """Kinds of metrics, the most telling first."""

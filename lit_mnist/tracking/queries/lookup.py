@@ -13,7 +13,7 @@ from lit_mnist.errors import UsageError, UserError
 from lit_mnist.tracking import folder as folders
 from lit_mnist.tracking.creation import OFFLINE_ID
 from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, run_folders
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.store import Store, connect, find_store, one_line
 
@@ -81,7 +81,7 @@ def _is_fit(folder: Path, record: Record) -> bool:
     """Whether `fit` made the run, which then has a configuration."""
     if record.argv[:1] == ["fit"]:
         return True
-    return any(e.get("path") == "config.yaml" for _, e in Spool(folder).entries() if e["kind"] == "text")
+    return any(e.get("path") == "config.yaml" for _, e in Journal(folder).entries() if e["kind"] == "text")
 
 
 def status_of(folder: Path, offline: bool = False) -> str:
@@ -97,7 +97,7 @@ def status_of(folder: Path, offline: bool = False) -> str:
     """
     store, record = find_store(), read_record(folder)
     if offline or (record and record.offline) or has_unsent(folder):
-        return Spool(folder).status() or "RUNNING"
+        return Journal(folder).status() or "RUNNING"
     store = record.store(store) if record else store
     return str(find_run(connect(store), store, folder.name).info.status)
 
@@ -145,7 +145,7 @@ def _status_and_tags(
 ) -> tuple[str | None, Mapping[str, str] | None]:
     """The run's status, None where the store does not have it (any more); its tags, if a store was asked."""
     if offline or record.offline or has_unsent(folder):
-        return Spool(folder).status() or "RUNNING", None
+        return Journal(folder).status() or "RUNNING", None
     from mlflow.exceptions import MlflowException
 
     try:

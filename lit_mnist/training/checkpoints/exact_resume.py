@@ -30,7 +30,7 @@ from lit_mnist.training.checkpoints.saved_state import (
     stopped_otherwise,
 )
 from lit_mnist.training.configuration import CheckpointArgs
-from lit_mnist.training.lightning.ranks import Agreement
+from lit_mnist.training.lightning.ranks import RankConsensus
 
 RATES = ("lr", "initial_lr", "momentum", "weight_decay")
 """What an optimiser's parameter groups are set to by hyperparameters."""
@@ -58,14 +58,14 @@ class ExactResume(Callback):
         self._saved_time = time.monotonic()
         self._restored: dict[str, Any] | None = None
         self._fresh: list[list[dict[str, Any]]] = []
-        self._agreement = Agreement()
+        self._agreement = RankConsensus()
         self._epoch_seed: int | None = None
         # torch.manual_seed seeds every device there might be, and takes a hundred times as long.
         self._seeders: list[Callable[[int], object]] = [torch.default_generator.manual_seed]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep what a new optimiser is set to, and restore what Lightning resets before it restores."""
-        self._agreement = Agreement(trainer)
+        self._agreement = RankConsensus(trainer)
         device = trainer.strategy.root_device
         if device.type != "cpu":
             self._seeders.append(torch.get_device_module(device).manual_seed)

@@ -18,7 +18,7 @@ CHECKPOINTS = "checkpoints"
 
 
 @dataclass(frozen=True)
-class Former:
+class ResumePoint:
     """What a run that is to go on has left behind."""
 
     run_id: str
@@ -41,7 +41,7 @@ class Former:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def find_former(wanted: str, offline: bool, led: str | None = None) -> Former:
+def find_resume_point(wanted: str, offline: bool, led: str | None = None) -> ResumePoint:
     """The run `wanted`, an id or its beginning, or `last`: the newest unfinished one.
 
     What a finished run has left in the store is fetched into its folder.
@@ -62,10 +62,10 @@ def find_former(wanted: str, offline: bool, led: str | None = None) -> Former:
         folder = fetch_folder(wanted, (CONFIG,), (CHECKPOINTS,))
     if not (folder / CONFIG).exists():
         raise UserError(f"run {folder.name} has no {CONFIG}: `lit-mnist fit` did not make it")
-    return Former(folder.name, folder, "RUNNING" if led else status_of(folder, offline))
+    return ResumePoint(folder.name, folder, "RUNNING" if led else status_of(folder, offline))
 
 
-def drift(former: Path, config: str) -> dict[str, str]:
+def config_diff(former: Path, config: str) -> dict[str, str]:
     """How the configuration `config` (YAML) differs from that in the file `former`: name to `old → new`."""
     old, new = (dict(_flat(yaml.safe_load(text))) for text in (former.read_text(), config))
     return {

@@ -35,7 +35,7 @@ def at_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:
 
 
 def fit_position(loops: dict[str, Any], state: dict[str, Any], trainer: Trainer) -> int:
-    """How many of the epoch's batches are done; where they have another size now, for as many pictures."""
+    """How many of the epoch's batches are done; where they have another size now, for as many images."""
     old, new = state["batch_size"], batch_size(trainer)
     if old == new:
         return int(state["position"])
@@ -137,7 +137,7 @@ def _move(state: dict[str, Any], folder: Path) -> None:
 
 
 def batch_size(trainer: Trainer) -> int:
-    """Pictures a step, over all devices."""
+    """Images a step, over all devices."""
     return int(trainer.datamodule.hparams["batch_size"])  # type: ignore[attr-defined]
 
 

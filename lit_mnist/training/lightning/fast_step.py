@@ -59,15 +59,15 @@ def hide_no_gpu() -> None:
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
-def make_lean(trainer: Trainer) -> None:
+def use_fast_step(trainer: Trainer) -> None:
     """Let `trainer` take the fast step wherever a fit allows it; with an untried Lightning version, do nothing."""
     if ".".join(lightning.__version__.split(".")[:2]) not in TRIED:
         _LOG.debug("no fast step with Lightning %s: tried are %s", lightning.__version__, ", ".join(TRIED))
         return
-    trainer.fit_loop.epoch_loop.automatic_optimization = LeanOptimization(trainer)
+    trainer.fit_loop.epoch_loop.automatic_optimization = FastOptimization(trainer)
 
 
-class LeanOptimization(_AutomaticOptimization):
+class FastOptimization(_AutomaticOptimization):
     """Lightning's automatic optimisation with a shortcut, chosen at the first step of each fit.
 
     Only then is everything known that may rule it out: the callbacks that a model brings along, and the optimiser.

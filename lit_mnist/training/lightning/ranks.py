@@ -17,7 +17,7 @@ RANK_0 = "LIT_MNIST_RANK_0"
 """Environment variable: process id and run of the rank 0 that has started a process."""
 
 
-class Agreement:
+class RankConsensus:
     """What any rank has heard of, known to all ranks one step later, without a wait for it."""
 
     def __init__(self, trainer: Trainer | None = None) -> None:

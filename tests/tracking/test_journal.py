@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 
 ENTRIES = [{"kind": "text", "text": "line\nbreak, ümlaut, \ud800", "path": "a"}] + [
     {"kind": "metrics", "points": [["loss", step / 2, 1000 + step, step]]} for step in range(5)
@@ -21,9 +21,9 @@ ENTRIES = [{"kind": "text", "text": "line\nbreak, ümlaut, \ud800", "path": "a"}
 WRITER = """
 import sys
 from pathlib import Path
-from lit_mnist.tracking.journal.journal import Spool
+from lit_mnist.tracking.journal.journal import Journal
 
-spool = Spool(Path(sys.argv[1]))
+spool = Journal(Path(sys.argv[1]))
 for step in range(10**9):
     spool.append({"kind": "metrics", "points": [["loss", 0.5, step, step]]})
     if step == 1000:
@@ -31,29 +31,29 @@ for step in range(10**9):
 """
 
 
-def _write(folder: Path) -> Spool:
-    spool = Spool(folder)
+def _write(folder: Path) -> Journal:
+    spool = Journal(folder)
     for entry in ENTRIES:
         spool.append(entry)
     return spool
 
 
-def _read(spool: Spool, start: int = 0) -> list[dict[str, object]]:
+def _read(spool: Journal, start: int = 0) -> list[dict[str, object]]:
     return [entry for _, entry in spool.entries(start)]
 
 
 def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
     spool = _write(tmp_path)
-    assert _read(spool) == _read(Spool(tmp_path)) == ENTRIES
+    assert _read(spool) == _read(Journal(tmp_path)) == ENTRIES
     assert spool.waiting() == len(ENTRIES) and not spool.is_sent() and spool.status() is None
     assert [(name, value) for name, value, _, _ in spool.points()] == [("loss", step / 2) for step in range(5)]
 
 
 def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
-    Spool(tmp_path).append(
+    Journal(tmp_path).append(
         {"kind": "metrics", "points": [["a", math.nan, 1, 1], ["b", math.inf, 1, 1], ["c", -math.inf, 1, 1]]}
     )
-    nan, *infinite = [value for _, value, _, _ in Spool(tmp_path).points()]
+    nan, *infinite = [value for _, value, _, _ in Journal(tmp_path).points()]
     assert math.isnan(nan) and infinite == [math.inf, -math.inf]
 
 
@@ -61,10 +61,10 @@ def test_how_far_the_store_got_is_remembered(tmp_path: Path) -> None:
     spool = _write(tmp_path)
     ends = [end for end, _ in spool.entries()]
     spool.advance(ends[2])
-    again = Spool(tmp_path)
+    again = Journal(tmp_path)
     assert again.sent == ends[2] and again.waiting() == 3 and _read(again, again.sent) == ENTRIES[3:]
     again.advance(ends[-1])
-    assert Spool(tmp_path).is_sent() and Spool(tmp_path).waiting() == 0
+    assert Journal(tmp_path).is_sent() and Journal(tmp_path).waiting() == 0
     assert sorted(path.name for path in tmp_path.iterdir()) == ["spool.jsonl", "spool.sent"]
 
 
@@ -72,14 +72,14 @@ def test_how_far_the_store_got_is_remembered(tmp_path: Path) -> None:
 def test_a_damaged_mark_means_that_all_is_sent_again(mark: str, tmp_path: Path) -> None:
     _write(tmp_path)
     (tmp_path / "spool.sent").write_text(mark)
-    assert Spool(tmp_path).sent == 0
+    assert Journal(tmp_path).sent == 0
 
 
 def test_a_mark_beyond_the_end_does_not_swallow_what_comes_next(tmp_path: Path) -> None:
     spool = _write(tmp_path)
     spool.advance(spool.path.stat().st_size)
     os.truncate(spool.path, 0)  # as a power cut may
-    late = Spool(tmp_path)
+    late = Journal(tmp_path)
     assert late.sent == 0
     late.append(ENTRIES[0])
     assert _read(late, late.sent) == ENTRIES[:1]
@@ -88,8 +88,8 @@ def test_a_mark_beyond_the_end_does_not_swallow_what_comes_next(tmp_path: Path) 
 def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path) -> None:
     path = _write(tmp_path).path
     os.truncate(path, path.stat().st_size - 3)
-    assert _read(Spool(tmp_path)) == ENTRIES[:-1] and Spool(tmp_path).waiting() == len(ENTRIES) - 1
-    spool = Spool(tmp_path)
+    assert _read(Journal(tmp_path)) == ENTRIES[:-1] and Journal(tmp_path).waiting() == len(ENTRIES) - 1
+    spool = Journal(tmp_path)
     spool.append(ENTRIES[0])
     assert _read(spool) == [*ENTRIES[:-1], ENTRIES[0]]
     assert all(json.loads(line) for line in path.read_text().splitlines())
@@ -105,7 +105,7 @@ def test_a_line_that_does_not_read_hides_none_after_it(tmp_path: Path) -> None:
 
 
 def test_every_thread_may_write(tmp_path: Path) -> None:
-    spool = Spool(tmp_path)
+    spool = Journal(tmp_path)
 
     def write(number: int) -> None:
         for step in range(300):
@@ -125,7 +125,7 @@ def test_what_was_written_outlives_a_killed_process(tmp_path: Path) -> None:
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"written\n"
         process.send_signal(signal.SIGKILL)
-    steps = [step for _, _, _, step in Spool(tmp_path).points()]
+    steps = [step for _, _, _, step in Journal(tmp_path).points()]
     assert steps == list(range(len(steps))) and len(steps) > 1000
 
 
@@ -148,8 +148,8 @@ def test_an_entry_that_does_not_fit_is_taken_back_and_named_in_one_line(tmp_path
 
 def test_a_seeded_spool_has_nothing_to_send(tmp_path: Path) -> None:
     points = [("loss", 0.5, 10, 1), ("loss", 0.25, 20, 2)]
-    spool = Spool(tmp_path)
+    spool = Journal(tmp_path)
     spool.seed(points)
-    assert Spool(tmp_path).is_sent() and list(Spool(tmp_path).points()) == points
+    assert Journal(tmp_path).is_sent() and list(Journal(tmp_path).points()) == points
     spool.append(ENTRIES[0])
     assert _read(spool, spool.sent) == ENTRIES[:1]

@@ -16,7 +16,7 @@ from lit_mnist.data.idx import FILES
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
 
-PICTURES = gzip.compress(load_mini()[0].tobytes(), 1)
+IMAGES = gzip.compress(load_mini()[0].tobytes(), 1)
 
 
 class Mirror(ThreadingHTTPServer):
@@ -75,8 +75,8 @@ def files_in(root: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("body", "cut", "message"),
     [
-        (PICTURES, 0, "wrong content: SHA-256 is "),
-        (PICTURES, 1000, "ended before the end-of-stream marker"),
+        (IMAGES, 0, "wrong content: SHA-256 is "),
+        (IMAGES, 1000, "ended before the end-of-stream marker"),
         (b"<html>a portal's login page</html>", 0, "Not a gzipped file"),
         (gzip.compress(bytes(60_000_000), 1), 0, "unpacks to more than 47,040,016 bytes"),
         (None, 0, "HTTP Error 404"),
@@ -101,7 +101,7 @@ def test_a_mirror_that_is_not_there_is_one_line(tmp_path: Path, address: str) ->
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, mirror: Mirror) -> None:
-    mirror.bodies = {FILES[0]: PICTURES}
+    mirror.bodies = {FILES[0]: IMAGES}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
     try:

@@ -67,7 +67,7 @@ def test_no_step_is_logged_twice_in_a_fit(project: Path) -> None:
 
 def test_an_errand_of_an_errand_is_done_before_the_run_ends(project: Path) -> None:
     with open_run("errands", system_metrics=False) as run:
-        run.later(lambda: run.later(lambda: run.set_tags({"deep": "down"})))
+        run.submit(lambda: run.submit(lambda: run.set_tags({"deep": "down"})))
     assert run.data().data.tags["deep"] == "down" and run.data().info.status == "FINISHED"
     assert [entry["kind"] for _, entry in run.spool.entries()] == ["tags", "status"]
 
@@ -77,8 +77,8 @@ def test_an_errand_that_fails_is_a_warning(project: Path, capsys: pytest.Capture
         raise ConnectionError("gone for good")
 
     with open_run("errands", system_metrics=False) as run:
-        run.later(hopeless)
-        run.later(lambda: run.set_tags({"after": "all"}))
+        run.submit(hopeless)
+        run.submit(lambda: run.set_tags({"after": "all"}))
     assert run.data().data.tags["after"] == "all" and run.data().info.status == "FINISHED"
     said = "lit-mnist: warning: a part of the run's description is missing: gone for good\n"
     assert capsys.readouterr().err == said
