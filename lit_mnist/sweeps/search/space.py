@@ -14,8 +14,8 @@ from lit_mnist.sweeps.search.parameters import (
     Choice,
     Dimension,
     Parameter,
-    SearchParameter,
     Plain,
+    SearchParameter,
     Sizes,
     unique,
 )

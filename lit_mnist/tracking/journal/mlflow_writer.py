@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import UserError
 from lit_mnist.terminal import warn
-from lit_mnist.tracking.journal.journal import DAMAGED, Journal, Entry
+from lit_mnist.tracking.journal.journal import DAMAGED, Entry, Journal
 from lit_mnist.tracking.liveness import heartbeat_tag
 from lit_mnist.tracking.store import reason
 
