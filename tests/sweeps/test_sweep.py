@@ -129,6 +129,6 @@ def fall(cradle: WorkerConfig) -> None:
 def test_workers_that_cannot_work_are_given_up_with_their_own_words(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.live", fall)
+    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.worker_main", fall)
     code, _, err = cli("sweep", write_spec())
     assert code == 1 and "workers die and no trial gets any further; the last one: it fell" in err

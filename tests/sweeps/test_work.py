@@ -216,8 +216,8 @@ work(trials=1)
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing() -> None:
-    tests = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(tests)}
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     killed = subprocess.run([sys.executable, "-c", KILLED_LAST], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     study, whole = work(trials=1), work(trials=1, study="whole")
