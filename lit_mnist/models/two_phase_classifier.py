@@ -5,7 +5,7 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
@@ -67,22 +67,18 @@ class TwoPhaseClassifier(EncoderClassifier):
         patience = self.hparams["patience"]
         return [] if patience is None else [LateEarlyStopping(self.hparams["frozen_epochs"], patience)]
 
-    def setup(self, stage: str) -> None:
-        """Refuse a strategy that would wait for the frozen encoder's gradients.
+    def on_train_start(self) -> None:
+        """Enter the phase of the epoch that a resumed training is in the middle of.
 
         Raises:
-            UsageError: DDP that does not look for unused parameters.
+            UsageError: DDP would wait for the frozen encoder's gradients.
 
         """
-        super().setup(stage)
-        strategy = self.trainer.strategy
-        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
-        if stage == "fit" and waits and self.hparams["frozen_epochs"]:
-            raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
-
-    def on_train_start(self) -> None:
-        """Enter the phase of the epoch that a resumed training is in the middle of."""
         super().on_train_start()
+        wrapped = self.trainer.strategy.model
+        waits = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
+        if waits and self.hparams["frozen_epochs"]:
+            raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
         self._enter_phase()
