@@ -6,9 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.sweeps.workers.reporter import REASON, STATE
-from lit_mnist.tracking.active_run import LONGEST_PARAM
-from lit_mnist.tracking.creation import source_tags
 from lit_mnist.tracking.folder import CONFIG, run_folders
+from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
+from lit_mnist.tracking.provenance import source_tags
 from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
@@ -83,7 +83,7 @@ class TrialRuns:
         """A run for a trial that could not even start, so that it can be seen; returns its id."""
         run_id = self._create(f"trial {self.number}", self.tags(seed))
         for name, value in point.items():
-            self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:LONGEST_PARAM])
+            self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:MAX_PARAM_LENGTH])
         self.mark(run_id, state, reason)
         self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
         return run_id
@@ -92,7 +92,7 @@ class TrialRuns:
         """Tag a run with how its trial ended."""
         self.client.set_tag(run_id, STATE, state)
         if reason is not None:
-            self.client.set_tag(run_id, REASON, reason[:LONGEST_PARAM])
+            self.client.set_tag(run_id, REASON, reason[:MAX_PARAM_LENGTH])
 
     def _common(self) -> dict[str, str]:
         return {STUDY: self.study, OF: self.of, TRIAL: str(self.number)}

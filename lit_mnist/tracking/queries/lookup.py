@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.tracking import folder as folders
-from lit_mnist.tracking.creation import OFFLINE_ID
-from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, run_folders
+from lit_mnist.tracking.folder import OFFLINE_ID, Record, has_unsent, is_at_work, read_record, run_folders
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.store import Store, connect, find_store, one_line

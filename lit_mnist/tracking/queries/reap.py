@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from lit_mnist.terminal import seconds
 from lit_mnist.tracking.folder import BusyError, FolderLock
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, deliver_now
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
 from lit_mnist.tracking.process import is_alive, this_host
 from lit_mnist.tracking.store import Store, connect, find_store
 
@@ -60,10 +60,10 @@ def _reap_here(client: "MlflowClient", store: Store, folder: Path) -> str:
     """Set the status by way of the spool, behind what the process has left there."""
     spool = Journal(folder)
     if spool.status() not in (None, "RUNNING"):
-        deliver_now(MLflowWriter(client, folder.name, spool), store.name)
+        send_now(MLflowWriter(client, folder.name, spool), store.name)
         return f"is {spool.status()}: its process could not tell the store"
     last_sign = spool.path.stat().st_mtime if spool.path.exists() else time.time()
     spool.append({"kind": "status", "status": "KILLED", "end_time": int(last_sign * 1000)})
     spool.close()
-    deliver_now(MLflowWriter(client, folder.name, spool), store.name)
+    send_now(MLflowWriter(client, folder.name, spool), store.name)
     return "is KILLED: its process is gone"
