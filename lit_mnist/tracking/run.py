@@ -21,7 +21,6 @@ from lit_mnist.tracking.folder import (
     FolderLock,
     Record,
     ReservedSpace,
-    local_folder,
     read_record,
     remove_if_done,
 )
@@ -34,7 +33,8 @@ from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbea
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.process import process_tags, this_host
 from lit_mnist.tracking.provenance import source_tags
-from lit_mnist.tracking.queries.lookup import find_run
+from lit_mnist.tracking.queries.lookup import find_run, local_folder
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
 if TYPE_CHECKING:
@@ -99,13 +99,9 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
 
     """
     if record.offline:
-        from mlflow.entities import ViewType
-
-        experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
-        query = f"tags.{OFFLINE_ID} = '{record.id}'"
         # An earlier call may have been killed between creating the run and writing its id down.
-        found = client.search_runs(experiments, query, ViewType.ALL, max_results=1)
-        run = found[0] if found else client.create_run(
+        query = f"tags.{OFFLINE_ID} = '{record.id}'"
+        run = next(search_runs(client, query, limit=1, deleted=True), None) or client.create_run(
             experiment_id(client, store, record.experiment),
             start_time=record.start_time,
             tags={OFFLINE_ID: record.id},
@@ -156,7 +152,7 @@ def _create_run(
 @contextmanager
 def _resume_run(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> Iterator[Run]:
     current = find_store()
-    folder = local_folder(run_id, current.home)
+    folder = local_folder(run_id)
     record = read_record(folder) if folder else None
     store, client = current, None
     before: Liveness | None = None

@@ -165,7 +165,7 @@ def one_line(error: BaseException) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The cause of a store's error, as the database or the network words it, in one line, cut at 300 characters."""
+    """The cause of a store's error, as the database or the network words it, in one line of 300 characters."""
     # MlflowException has the database driver's error as its message, or as its cause.
     candidates = (error, error.__cause__, getattr(error, "message", None))
     original = next((found for each in candidates if (found := getattr(each, "orig", None))), None)

@@ -10,6 +10,7 @@ from lit_mnist.tracking.folder import CONFIG, run_folders
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.provenance import source_tags
 from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
@@ -104,7 +105,7 @@ class TrialRuns:
     def _search(self, condition: str) -> "list[Run]":
         where = experiment_id(self.client, self.store, self.experiment)
         what = f"tags.`{OF}` = '{self.of}' and tags.`{TRIAL}` = '{self.number}' and {condition}"
-        return list(self.client.search_runs([where], what, order_by=["attributes.start_time ASC"]))
+        return list(search_runs(self.client, what, [where], ["attributes.start_time ASC"]))
 
     def _can_go_on(self, run_id: str) -> bool:
         """Whether the run has a configuration, here or in the store."""

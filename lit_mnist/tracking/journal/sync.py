@@ -13,7 +13,6 @@ from lit_mnist.tracking.folder import (
     Record,
     has_unsent,
     journals,
-    local_folder,
     read_record,
     remove_if_done,
     run_folders,
@@ -21,6 +20,7 @@ from lit_mnist.tracking.folder import (
 from lit_mnist.tracking.journal.journal import MAIN, Journal
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
 from lit_mnist.tracking.liveness import HEARTBEAT
+from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.run import register_offline_run
 from lit_mnist.tracking.store import Store, connect, find_store
 
@@ -41,7 +41,7 @@ def sync(run_id: str | None = None) -> None:
     store, clients = find_store(), Clients()
     if run_id is None:
         folders = run_folders(store.home)
-    elif (found := local_folder(run_id, store.home)) is not None:
+    elif (found := local_folder(run_id)) is not None:
         folders = [found]
     else:
         raise UsageError(f"no folder in {store.home / 'runs'} is that of one run {run_id!r}")
