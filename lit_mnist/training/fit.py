@@ -232,6 +232,9 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
             run.log_params(job.cli.params())
         config = job.cli.config_yaml()
         changes = config_diff(run.folder / CONFIG, config) if former else {}
+        if former is not None:
+            # Before the new configuration is written: killed in between, the run is resumed with a change again.
+            run.rewind(job.checkpoint[1]["global_step"] if job.checkpoint else -1, changed=bool(changes))
         # A run with a configuration can be gone on with, and has its parameters by then.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
