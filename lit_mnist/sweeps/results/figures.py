@@ -26,6 +26,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.study.summary import StudySummary
+from lit_mnist.tracking.queries.metrics import is_share
 
 INK, GREY, BLUE, ORANGE, PINK = "#222222", "#8a8a8a", "#0072B2", "#D55E00", "#CC79A7"
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
@@ -166,11 +167,6 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     # A dollar sign in a study's name is not a formula.
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     return figure
-
-
-def is_share(metric: str) -> bool:
-    """True if the metric is a share, shown in percent."""
-    return metric.endswith("acc")
 
 
 def label_with_direction(metric: str, upwards: bool) -> str:

@@ -21,11 +21,11 @@ from lit_mnist.sweeps.results.figures import (
     PERCENT,
     add_colour_bar,
     colour_scale,
-    is_share,
     new_figure,
     use_log_axis,
 )
 from lit_mnist.sweeps.study.summary import StudySummary
+from lit_mnist.tracking.queries.metrics import is_share
 
 MIN_INTERPOLATED = 8
 """Number of distinct places from which the space between the trials is coloured."""
