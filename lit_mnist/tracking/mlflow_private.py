@@ -63,11 +63,11 @@ def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLU
     from sqlalchemy import inspect
 
     inspector = inspect(connection)
-    return [
-        f"{table}.{column}"
-        for table in tables
-        for column in sorted({*COLUMNS[table]} - {found["name"] for found in inspector.get_columns(table)})
-    ]
+    missing = []
+    for table in tables:
+        found = inspector.get_columns(table) if inspector.has_table(table) else []
+        missing += [f"{table}.{name}" for name in sorted({*COLUMNS[table]} - {column["name"] for column in found})]
+    return missing
 
 
 def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[str]) -> bool:
