@@ -67,7 +67,7 @@ def test_a_deleted_run_is_not_found(newest: str, reader: Reader) -> None:
     deleted = client.create_run("0").info.run_id
     client.delete_run(deleted)
     for text in (deleted, deleted[:12]):
-        with pytest.raises(UsageError, match="^no run"):
+        with pytest.raises(UsageError, match=r"^no run"):
             resolve_run_id(find_store(), reader, text)
     assert resolve_run_id(find_store(), reader, "last") == newest
 
