@@ -7,7 +7,7 @@ from conftest import Cli, enter_project
 from many import copy_runs
 
 from lit_mnist.errors import UsageError
-from lit_mnist.tracking.creation import OFFLINE_ID
+from lit_mnist.tracking.folder import OFFLINE_ID
 from lit_mnist.tracking.queries.lookup import find_run, local_folder, resolve_run_id
 from lit_mnist.tracking.queries.reader import ClientReader, Reader, open_reader
 from lit_mnist.tracking.run import open_run
