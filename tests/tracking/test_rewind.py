@@ -3,6 +3,7 @@
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,16 @@ def server(servers: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> S
 
 
 @pytest.fixture
-def postgres(project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = Postgres(tmp_path_factory.mktemp("postgres") / "data")
-    found.start()
-    try:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", found.create("mlflow"))
-        yield
-    finally:
-        found.stop()
+def postgres(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)  # the server's user is another one
+        found = Postgres(Path(folder) / "postgres")
+        found.start()
+        try:
+            monkeypatch.setenv("MLFLOW_TRACKING_URI", found.create("mlflow"))
+            yield
+        finally:
+            found.stop()
 
 
 def _log(run: Run, steps: range, offset: float) -> None:
@@ -206,7 +209,7 @@ def _curves(client: MlflowClient, run_id: str) -> dict[str, Any]:
 
 
 def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_checkpoint_on(
-    project: Path, cli: Cli, capfd: pytest.CaptureFixture[str]
+    project: Path, cli: Cli
 ) -> None:
     changed = ["--model.lr", "0.0007"]
     watch = SignalWatch()
