@@ -19,11 +19,11 @@ from lit_mnist.sweeps.results.style import (
     PERCENT,
     colour_bar,
     colour_scale,
-    is_share,
     new_figure,
     style_log,
 )
 from lit_mnist.sweeps.study.summary import StudySummary
+from lit_mnist.tracking.queries.metrics import is_share
 
 FEWEST = 8
 """Trials below which nothing is said of what lies between them."""

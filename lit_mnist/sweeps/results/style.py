@@ -13,6 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 from optuna.trial import TrialState
 
+from lit_mnist.tracking.queries.metrics import is_share
+
 Which = Literal["x", "y"]
 INK, QUIET, COLOUR, BEST, BAD = "#222222", "#8a8a8a", "#0072B2", "#D55E00", "#CC79A7"
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
@@ -27,11 +29,6 @@ def new_figure(width: float, height: float, title: str) -> Figure:
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     return figure
-
-
-def is_share(metric: str) -> bool:
-    """Whether the metric is shown in percent."""
-    return metric.endswith("acc")
 
 
 def label_value(metric: str, upwards: bool) -> str:
