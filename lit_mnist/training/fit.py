@@ -254,7 +254,9 @@ def _open(job: _Fit) -> Iterator[Run | None]:
         opened = resume_run(point.run, names.system_metrics, offline=job.offline, leased=job.leased)
     else:
         # MLflow would make a name up from the random numbers that the seed has just fixed: always the same one.
-        name = names.name or f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
+        name = (
+            names.name or f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
+        )
         opened = open_run(names.experiment, name, None, names.system_metrics, offline=job.offline, tags=job.tags)
     with opened as run:
         config = cli.config_yaml()

@@ -1,7 +1,7 @@
 """Exact resume: when a checkpoint is written, what is in it, and how a Trainer is put back to it.
 
-Lightning saves wherever a callback asks it to, and restores each of those places by rules of its own that do not all
-fit together: schedules, validations and epochs are repeated or left out (PL#20495, PL#17296, PL#18727). Here a
+Lightning saves wherever a callback asks it to, and restores each of those places by rules of its own that do not
+all fit together: schedules, validations and epochs are repeated or left out (PL#20495, PL#17296, PL#18727). Here a
 training is saved at one place only, the start of a batch, when everything that belongs to the step before is done.
 Whatever is random is a function of (seed, epoch, step), so that no generator's state has to be kept.
 """
@@ -45,9 +45,7 @@ class ExactResume(Callback):
 
     """
 
-    def __init__(
-        self, watch: SignalWatch, often: CheckpointArgs, seed: int, best_is_lost: bool = False
-    ) -> None:
+    def __init__(self, watch: SignalWatch, often: CheckpointArgs, seed: int, best_is_lost: bool = False) -> None:
         self.watch, self.often, self.seed, self.best_is_lost = watch, often, seed, best_is_lost
         self.folder = Path()
         """Where rank 0 writes the checkpoints."""

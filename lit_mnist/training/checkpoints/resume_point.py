@@ -98,8 +98,8 @@ def find_resume_point(run: FoundRun, model: LitModel) -> ResumePoint:
 def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
     """Return the checkpoint in `folder` to go on from, or None if there is none.
 
-    It is the newest that loads and fits `model`; one that does not is named in a warning. If `best.ckpt` is damaged,
-    an older checkpoint is taken, provided that the training from there will make that best again.
+    It is the newest that loads and fits `model`; one that does not is named in a warning. If `best.ckpt` is
+    damaged, an older checkpoint is taken, provided that the training from there will make that best again.
 
     Raises:
         UserError: there are checkpoints, and none of them will do.
