@@ -227,14 +227,22 @@ def _resolved(arguments: list[str]) -> list[str]:
         if (name == "--trainer.logger" and value != "null") or name.startswith("--trainer.logger."):
             raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
         if follows:
-            argument = str(config_path(argument))
+            argument = _readable_config(argument)
         elif argument.startswith("--config="):
-            argument = f"--config={config_path(argument.partition('=')[2])}"
+            argument = f"--config={_readable_config(argument.partition('=')[2])}"
         follows = argument in ("--config", "-c")
         resolved.append(argument)
     if follows:
         raise UsageError("--config needs a name or a path")
     return resolved
+
+
+def _readable_config(name: str) -> str:
+    """The path of a configuration, or its content where a field had another name when it was stored."""
+    path = config_path(name)
+    text = path.read_text()
+    # Runs of version 0.1 stored image_shape as picture_shape. jsonargparse takes YAML as well as a path.
+    return text.replace("picture_shape:", "image_shape:") if "picture_shape:" in text else str(path)
 
 
 def _check_yaml(path: Path) -> None:
