@@ -22,7 +22,8 @@ SQL_STORE = "mlflow.store.tracking.sqlalchemy_store"
 CONNECTION_LOGGER = "mlflow.store.db.utils"
 """The logger that reports each failed attempt to connect to a database, with a traceback."""
 COLUMNS = {
-    "runs": ("run_uuid", "name", "status", "start_time", "lifecycle_stage"),
+    "experiments": ("experiment_id", "name", "lifecycle_stage"),
+    "runs": ("run_uuid", "name", "experiment_id", "status", "start_time", "end_time", "lifecycle_stage"),
     "params": ("run_uuid", "key", "value"),
     "tags": ("run_uuid", "key", "value"),
     "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
