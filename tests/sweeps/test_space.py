@@ -12,11 +12,17 @@ from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.space import Space
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
 
+
+def _space(parameters: dict[str, Any]) -> Space:
+    sampler = "grid" if any("points" in parameter for parameter in parameters.values()) else "random"
+    return parse_spec(text(space=parameters, sampler=sampler), "x").space
+
+
 SIZES = {"depth": {"low": 1, "high": 3}, "width": {"low": 4, "high": 128, "log": True}}
 
 
 def _sizes(rule: str, **parameters: int) -> Any:
-    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+    space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     return space.suggest(FixedTrial({f"model.hidden_sizes.{name}": v for name, v in parameters.items()}))
 
 
@@ -27,14 +33,14 @@ def test_sizes_follow_their_rule() -> None:
 
 
 def test_what_does_not_apply_has_no_value() -> None:
-    space = Space(SPACE)
+    space = _space(SPACE)
     sgd = {"model.lr": 0.01, "model.optimizer": "sgd", "model.momentum": 0.5}
     adam = {"model.lr": 0.01, "model.optimizer": "adam"}
     assert space.suggest(FixedTrial(sgd)) == sgd and space.suggest(FixedTrial(adam)) == adam
 
 
 def test_lists_and_what_goes_with_a_value() -> None:
-    space = Space({
+    space = _space({
         "model.hidden_sizes": {"choices": [[500, 200], [100]]},
         "model.frozen_epochs": {"choices": [2, 4], "also": {"trainer.max_epochs": 2}},
     })  # fmt: skip
@@ -46,28 +52,28 @@ def test_lists_and_what_goes_with_a_value() -> None:
 
 @pytest.mark.parametrize("rule", ["equal", "halving", "free"])
 def test_a_point_becomes_the_parameters_that_give_it(rule: str) -> None:
-    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+    space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     point = {"model.hidden_sizes": {"equal": [32, 32], "halving": [32, 16], "free": [32, 9]}[rule]}
     assert space.suggest(FixedTrial(space.encode(point))) == point
 
 
-def test_kinds_have_every_branch_and_both_ends_but_are_no_product() -> None:
+def test_probe_points_have_every_branch_and_both_ends_but_are_no_product() -> None:
     nested = {
         "model.hidden_sizes": {**SIZES, "rule": "free"},
         "data.corruption": {"choices": [None, "gaussian"]},
         "data.noise": {"low": 0.1, "high": 1, "when": {"data.corruption": "gaussian"}},
         "data.batch_size": {"choices": [16, 24, 32], "when": {"data.corruption": "gaussian"}},
     }
-    kinds = Space(nested).kinds()
-    sizes = [kind["model.hidden_sizes"] for kind in kinds]
+    points = _space(nested).probe_points()
+    sizes = [point["model.hidden_sizes"] for point in points]
     assert {len(size) for size in sizes} == {1, 2, 3} and {4, 128} == {s for size in sizes for s in size}
-    assert {kind.get("data.batch_size") for kind in kinds} == {None, 16, 24, 32}
-    assert {kind.get("data.noise") for kind in kinds} == {None, 0.1, 1.0}
-    assert len(kinds) <= 7
+    assert {point.get("data.batch_size") for point in points} == {None, 16, 24, 32}
+    assert {point.get("data.noise") for point in points} == {None, 0.1, 1.0}
+    assert len(points) <= 7
 
 
 def test_a_grid_has_each_combination_once() -> None:
-    space = Space({**SPACE, "model.lr": {"low": 0.001, "high": 0.1, "log": True, "points": 3},
+    space = _space({**SPACE, "model.lr": {"low": 0.001, "high": 0.1, "log": True, "points": 3},
                    "model.momentum": {**SPACE["model.momentum"], "step": 0.3}})  # fmt: skip
     grid = space.grid()
     assert {point["model.lr"] for point in grid} == {0.001, 0.01, 0.1}

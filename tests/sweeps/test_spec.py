@@ -1,12 +1,14 @@
 """A specification is checked before anything is trained: every error is one line that says what to write."""
 
+import json
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from lit_mnist.errors import UserError
+from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec, trial_stage
 from lit_mnist.sweeps.search.validation import check
 
@@ -52,14 +54,14 @@ def on_mini(spec: Spec) -> Spec:
 def test_a_shipped_spec_holds_for_every_kind_of_point(path: Path) -> None:
     spec = load_spec(path)
     assert spec.name == path.stem and f"lit-mnist sweep sweeps/{path.name}" in spec.text
-    assert len(check(on_mini(spec))) == len(spec.space.kinds()) > 1
+    assert len(check(on_mini(spec))) == len(spec.space.probe_points()) > 1
 
 
 @pytest.mark.full_data
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_a_shipped_spec_holds_on_its_own_data(path: Path) -> None:
     spec = load_spec(path)
-    assert len(check(spec)) == len(spec.space.kinds())
+    assert len(check(spec)) == len(spec.space.probe_points())
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -68,7 +70,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "no trials": ({"trials": None}, "trials is missing"),
     "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
     "no time": ({"hours": -1}, "hours: -1 must be above 0"),
-    "test metric": ({"metric": "test/acc"}, "metric test/acc: a sweep never reads test images"),
+    "test metric": ({"metric": "test/acc"}, "metric: test/acc: a sweep never reads test images"),
     "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),
     "direction": ({"direction": "maximise"}, "there is no maximise; did you mean maximize?"),
     "metric and objectives": ({"objectives": [{"metric": "val/acc", "direction": "maximize"}]}, "take one"),
@@ -77,7 +79,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": {"name": "tpe", "n_startup_trails": 3}},
         "sampler.n_startup_trails: no such key; did you mean n_startup_trials?",
     ),
-    "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "neither sobol nor halton"),
+    "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "qmc_type: there is no sobel; did you mean"),
     "pruner": ({"pruner": "medium"}, "there is no medium; did you mean median?"),
     "pruner's metric": ({"pruner": "median", "metric": "seconds"}, "needs a metric of every validation"),
     "pruner of two objectives": (
@@ -88,6 +90,51 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
             "objectives": [{"metric": m, "direction": "minimize"} for m in ("val/loss", "seconds")],
         },
         "pruner: median needs a single objective, and there are 2",
+    ),
+    "goals and objectives": (
+        {"metric": None, "direction": None, "goals": [], "objectives": []}, "goals and objectives are the same"
+    ),
+    "key of an objective": (
+        {"metric": None, "direction": None, "objectives": [
+            {"metric": "val/acc", "direction": "maximize"}, {"metric": "val/loss", "dirction": "minimize"},
+        ]},
+        "objectives.2.dirction: no such key; did you mean direction?",
+    ),
+    "no objective's direction": (
+        {"metric": None, "direction": None, "objectives": [{"metric": "val/acc"}]},
+        "objectives.1.direction is missing",
+    ),
+    "no metric": ({"metric": None, "direction": None}, "metric is missing"),
+    "a sampler without name": ({"sampler": {"seed": 1}}, "sampler.name is missing"),
+    "sampler's option below its least": (
+        {"sampler": {"name": "tpe", "n_startup_trials": -1}}, "sampler.n_startup_trials: -1 must be at least 0"
+    ),
+    "a truth for a number": ({"hours": True}, "hours: expected a number, not True"),
+    "a text for an interval's end": (
+        {"space": {"model.lr": {"low": "0.1", "high": 1}}}, "space: model.lr.low: expected a number, not '0.1'"
+    ),
+    "an interval without end": ({"space": {"model.lr": {"low": 0.1}}}, "space: model.lr.high is missing"),
+    "half a layer": (
+        {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2.5}, "width": {"choices": [4]}}}},
+        "space: model.hidden_sizes.depth: expected an integer, not 2.5",
+    ),
+    "a layer of nothing": (
+        {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2}, "width": {"low": 0, "high": 4}}}},
+        "space: model.hidden_sizes: width: 0 must be at least 1",
+    ),
+    "a condition within sizes": (
+        {"space": {"model.hidden_sizes": {
+            "depth": {"choices": [1], "when": {"model.lr": 1}}, "width": {"choices": [4]},
+        }}},
+        "space: model.hidden_sizes: depth: when and also belong beside depth and width",
+    ),
+    "factor": (
+        {"space": {"data.batch_size": {"choices": [16], "also": {"trainer.max_epochs": "twice"}}}},
+        "space: data.batch_size.also: expected a factor for trainer.max_epochs, not 'twice'",
+    ),
+    "factor of a word": (
+        {"space": {"model.optimizer": {"choices": ["sgd"], "also": {"trainer.max_epochs": 2}}}},
+        "space: model.optimizer: also goes with numbers alone",
     ),
     "repeats and seeds": ({"repeats": 2, "seeds": [1, 2]}, "take one"),
     "equal seeds": ({"seeds": [1, 1]}, "must be different seeds"),
@@ -120,8 +167,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "logarithm of 0": ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "low 0 must be above 0"),
     "step": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0.3}}}, "miss high 1; the last is 0.9"),
     "step of 0": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0}}}, "step 0 must be above 0"),
-    "key of an interval": ({"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "high is missing; did you mean hihg"),
-    "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "0.1 stands there twice"),
+    "key of an interval": (
+        {"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "space: model.lr.hihg: no such key; did you mean high?"
+    ),
+    "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "space: model.lr.choices: 0.1 is given twice"),
     "no group": ({"space": {"lr": {"low": 0.1, "high": 1}}}, "did you mean model.lr?"),
     "test noise": ({"space": {"data.test_noise": {"low": 0, "high": 1}}}, "there is data.val_noise"),
     "test noise, fixed": ({"flags": {"data.test_noise": 0.1}}, "a sweep never reads test images"),
@@ -209,16 +258,52 @@ def test_what_the_model_or_the_data_refuse_is_refused_with_the_point(what: str) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1\na: 2\n", "line 2: a stands there twice"),
-        ("a: [1\n", "line 2:"),
-        ("- 1\n", "expected names with values"),
+        (b"a: 1\na: 2\n", "line 2: a is given twice, first in line 1"),
+        (b"a: [1\n", "line 2:"),
+        (b"", "it is empty: a spec needs config"),
+        (b"# nothing but a comment\n", "it is empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a text file"),
+        (b"PK\x03\x04\x00\x00", "special characters are not allowed"),
+        (b"? [a, b]\n: 1\n", "unhashable key"),
+        (b"- 1\n", "the spec: expected names with values, not [1]"),
+        (b"just words\n", "the spec: expected names with values, not 'just words'"),
+        (b"config: zhang/cnn\nspace: [1]\n", "space: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {model.lr: [1]}\n", "space: model.lr: [1] is no range"),
+        (b"config: zhang/cnn\nspace: {}\nflags: [1]\n", "flags: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\nsource: [1]\n", "source: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\nsampler: [1]\n", "sampler: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\npoints: {a: 1}\n", "points: expected a list, not {'a': 1}"),
     ],
 )
-def test_yaml_that_is_none_or_says_two_things_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (path := tmp_path / "x.yaml").write_text(content)
-    with pytest.raises(UserError) as error:
+def test_a_file_that_is_no_specification_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (path := tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UsageError) as error:
         load_spec(path)
-    assert message in str(error.value) and str(path) in str(error.value)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    with pytest.raises(UsageError, match="sweeps: cannot be read: Is a directory"):
+        load_spec(tmp_path / "sweeps")
+    (unreadable := tmp_path / "x.yaml").write_text(text())
+    unreadable.chmod(0)
+    if not os.access(unreadable, os.R_OK):  # root may read everything
+        with pytest.raises(UsageError, match=r"x\.yaml: cannot be read: Permission denied"):
+            load_spec(unreadable)
+
+
+STORED = json.loads((Path(__file__).parents[1] / "stored" / "specifications.json").read_text())
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
+    """Otherwise no study of that version could be continued: what it has stored is compared with the file."""
+    spec = parse_spec(STORED[name]["text"], name)
+    assert json.loads(json.dumps(spec.stored())) == STORED[name]["stored"]
+    renamed = parse_spec(STORED[name]["text"].replace("goals:", "objectives:"), name)
+    assert renamed.stored() == spec.stored()
 
 
 def test_what_is_read_is_stored_and_can_be_read_again() -> None:
@@ -233,7 +318,7 @@ def test_what_is_read_is_stored_and_can_be_read_again() -> None:
 def test_numbers_are_read_as_on_the_command_line() -> None:
     spec = parse_spec("config: zhang/cnn\nmetric: val/acc\ndirection: maximize\ntrials: 2\nspace:\n"
                       "  model.lr: {low: 1e-4, high: 1e-1, log: true}\n", "x")  # fmt: skip
-    assert spec.space.kinds() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
+    assert spec.space.probe_points() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
 
 
 def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:

@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
+from lit_mnist.sweeps.search.optuna_private import forget_cached_trials, storage_of, trial_id
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.retry import StorageGoneError, is_outage
@@ -72,7 +73,7 @@ class Leases:
 
     def __init__(self, study: optuna.Study, spec: Spec, worker: int, validations: int) -> None:
         self.study, self.spec, self.validations = study, spec, validations
-        self.storage = study._storage
+        self.storage = storage_of(study)
         self.watch = Watch(self.storage)
         self.owner = {"host": this_host(), "process": this_process(), "worker": worker, "beat": 0}
 
@@ -104,7 +105,7 @@ class Leases:
         The count starts again at 1 if the trial has got further since the last time. At MOST_RELEASES, whoever
         takes the trial next lets it fail with `reason`.
         """
-        now = self.storage.get_trial(trial._trial_id)
+        now = self.storage.get_trial(trial_id(trial))
         released = _counted(now.user_attrs.get(RELEASED), count_validations(now))
         trial.set_user_attr(RELEASED, {**released, "reason": reason})
         self.release(trial)
@@ -126,8 +127,8 @@ class Leases:
     def _take_up(self, left: FrozenTrial, held: Held) -> Trial:
         held.check()
         self._count_death(left)
-        self.storage.set_trial_user_attr(left._trial_id, "owner", self.owner)
-        return self._with_point(left.number, left._trial_id)
+        self.storage.set_trial_user_attr(trial_id(left), "owner", self.owner)
+        return self._with_point(left.number, trial_id(left))
 
     def _make(self, number: int, held: Held) -> Trial:
         held.check()
@@ -135,21 +136,22 @@ class Leases:
         first = self.spec.points[number : number + 1]
         fixed = {"fixed_params": self.spec.space.encode(first[0])} if first else {}
         template = create_trial(state=RUNNING, user_attrs={"owner": self.owner}, system_attrs=fixed)
-        return self._with_point(number, self.storage.create_new_trial(self.study._study_id, template))
+        study_id = self.storage.get_study_id_from_name(self.study.study_name)
+        return self._with_point(number, self.storage.create_new_trial(study_id, template))
 
     def _count_death(self, left: FrozenTrial) -> None:
         """Count how often the trial has lost its worker since it last got further."""
         if not left.user_attrs.get("owner"):  # its worker let it go
             return
         deaths = _counted(left.user_attrs.get("deaths"), count_validations(left))
-        self.storage.set_trial_user_attr(left._trial_id, "deaths", deaths)
+        self.storage.set_trial_user_attr(trial_id(left), "deaths", deaths)
 
-    def _with_point(self, number: int, trial_id: int) -> Trial:
+    def _with_point(self, number: int, id_in_storage: int) -> Trial:
         """The trial; what its parameters still lack is suggested."""
         self.study.sampler = make_sampler(self.spec, number)
         self.study.pruner = make_pruner(self.spec, self.validations)
-        self.study._thread_local.cached_all_trials = None
-        trial = Trial(self.study, trial_id)
+        forget_cached_trials(self.study)
+        trial = Trial(self.study, id_in_storage)
         if "point" not in trial.user_attrs:
             trial.set_user_attr("point", self.spec.space.suggest(trial))
         return trial
@@ -199,7 +201,7 @@ class Beat:
             beat += 1
             try:
                 with study_lock(claims.storage, claims.study.study_name):
-                    now = claims.storage.get_trial(self.trial._trial_id)
+                    now = claims.storage.get_trial(trial_id(self.trial))
                     if now.state != RUNNING:  # just told
                         return
                     for other in get_trials(claims.study):  # to know, once it looks for work, who is silent
@@ -209,7 +211,7 @@ class Beat:
                         note(f"trial {now.number} was taken over by another worker")
                         os._exit(LOST)
                     claims.storage.set_trial_user_attr(
-                        self.trial._trial_id, "owner", {**claims.owner, "beat": beat}
+                        trial_id(self.trial), "owner", {**claims.owner, "beat": beat}
                     )
             except (StorageGoneError, UpdateFinishedTrialError):
                 return  # whoever works on the trial meets the one, and has told the other

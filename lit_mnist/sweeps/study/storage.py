@@ -12,9 +12,7 @@ import optuna
 from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal import JournalFileBackend
-from optuna.storages.journal._file import BaseJournalFileLock
 from sqlalchemy import create_engine, text
 from sqlalchemy.engine import URL, Connection
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -22,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.redaction import redact
+from lit_mnist.sweeps.search.optuna_private import JournalFileLock, cached_storage, database_url, journal_path
 from lit_mnist.sweeps.study.retry import RetryingStorage, wait_out
 from lit_mnist.tracking.store import find_store, reason, with_time_limit
 
@@ -85,14 +84,14 @@ def study_names(storage: BaseStorage) -> list[str]:
 
 def is_shared(storage: BaseStorage) -> bool:
     """Whether other machines may work on the same studies."""
-    return isinstance(_own(storage), _CachedStorage) and not _sqlite_path(storage)
+    return database_url(_own(storage)) is not None and not _sqlite_path(storage)
 
 
 @contextmanager
 def study_lock(storage: BaseStorage, study: str) -> Iterator["Held"]:
     """Keep all other processes from what must be done by one at a time; freed when this process dies."""
     if is_shared(storage):
-        url = cast(_CachedStorage, _own(storage))._backend.engine.url
+        url = cast(URL, database_url(_own(storage)))
         connection = wait_out(lambda: _acquire(url, _lock_key(study)), cast(RetryingStorage, storage))
         try:
             yield Held(connection)
@@ -138,7 +137,7 @@ class Held:
             self._connection.execute(text("SELECT 1"))
 
 
-class KernelLock(BaseJournalFileLock):
+class KernelLock(JournalFileLock):
     """The journal's lock, which the system frees when its holder dies; what that one left half written is mended.
 
     Args:
@@ -218,7 +217,7 @@ def _database(url: str) -> BaseStorage:
         path = Path(url.removeprefix(SQLITE)).resolve()
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_name(f".{path.name}.lock")):
-            return _CachedStorage(RDBStorage(f"{SQLITE}{path}"))
+            return cached_storage(RDBStorage(f"{SQLITE}{path}"))
     if not url.startswith("postgresql"):
         raise UsageError(f"--storage {shown(url)}: take a file's path, sqlite:/// or postgresql+psycopg://")
     url = with_time_limit(url.replace("postgresql://", "postgresql+psycopg://", 1))
@@ -227,7 +226,7 @@ def _database(url: str) -> BaseStorage:
     engine = create_engine(url, poolclass=NullPool)
     with engine.begin() as connection:
         connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": _lock_key("")})
-        return _CachedStorage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
+        return cached_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
 
 
 def _lock_key(name: str) -> int:
@@ -241,14 +240,10 @@ def _own(storage: BaseStorage) -> Any:
 
 
 def _sqlite_path(storage: BaseStorage) -> Path | None:
-    own = _own(storage)
-    if not isinstance(own, _CachedStorage):
-        return None
-    database = own._backend.engine.url
-    return Path(str(database.database)) if database.drivername.startswith("sqlite") else None
+    url = database_url(_own(storage))
+    return Path(str(url.database)) if url is not None and url.drivername.startswith("sqlite") else None
 
 
 def _path(storage: BaseStorage) -> Path:
     """The file of a storage that is one."""
-    found = _sqlite_path(storage)
-    return found or Path(cast(JournalFileBackend, cast(JournalStorage, _own(storage))._backend)._file_path)
+    return _sqlite_path(storage) or journal_path(cast(JournalStorage, _own(storage)))

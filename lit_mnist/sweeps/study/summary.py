@@ -11,7 +11,7 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_mnist.sweeps.search.constraints import constraints_of
+from lit_mnist.sweeps.search.optuna_private import constraints_of
 
 UNREPORTED = "validations"
 """A trial's attribute: validations by seed, of seeds that report no intermediate values."""

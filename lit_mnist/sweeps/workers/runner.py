@@ -13,6 +13,7 @@ from optuna.storages import BaseStorage
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.results.figures import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study, study_lock
@@ -130,7 +131,7 @@ def _what_is_next(study: optuna.Study, spec: Spec, watch: SignalWatch) -> str:
 def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
     """The study's own run; of several sweeps on one study the first one keeps it RUNNING."""
     name = study.study_name
-    with study_lock(study._storage, name):
+    with study_lock(storage_of(study), name):
         run_id = study.user_attrs.get("run_id")
         opened = contextlib.ExitStack()
         run = opened.enter_context(_new_run(name) if run_id is None else _former_run(run_id))
@@ -185,5 +186,5 @@ class _Clock:
         if now or passed >= KEEP:
             self._since += passed
             study = self._study
-            with study_lock(study._storage, study.study_name):  # several sweeps may add to it at once
+            with study_lock(storage_of(study), study.study_name):  # several sweeps may add to it at once
                 study.set_user_attr("spent", study.user_attrs.get("spent", 0.0) + passed)
