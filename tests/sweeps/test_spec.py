@@ -79,7 +79,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": {"name": "tpe", "n_startup_trails": 3}},
         "sampler.n_startup_trails: no such key; did you mean n_startup_trials?",
     ),
-    "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "qmc_type: there is no sobel; did you mean"),
+    "sampler's value": (
+        {"sampler": {"name": "qmc", "qmc_type": "sobel"}},
+        "sampler.qmc_type: there is no sobel; did you mean sobol?",
+    ),
     "pruner": ({"pruner": "medium"}, "there is no medium; did you mean median?"),
     "pruner's metric": ({"pruner": "median", "metric": "seconds"}, "needs a metric of every validation"),
     "pruner of two objectives": (

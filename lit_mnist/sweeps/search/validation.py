@@ -103,8 +103,9 @@ class StageBuilder:
         arguments = stage.arguments("full", self.seed)
         if stage.source is not None:
             if stage.source not in self._checkpoints:
+                weights = self(stage.source).model.state_dict()  # writes the checkpoints of the stages below
                 path = Path(self._folder.name) / f"{len(self._checkpoints)}.ckpt"
-                torch.save({"state_dict": self(stage.source).model.state_dict()}, path)
+                torch.save({"state_dict": weights}, path)
                 self._checkpoints[stage.source] = path
             arguments += [stage.source_flag, str(self._checkpoints[stage.source])]
         cli = LitCLI(arguments)
