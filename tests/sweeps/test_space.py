@@ -5,12 +5,14 @@ from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, create_trial
 from test_spec import SPACE, text
 
+from lit_mnist.sweeps.search.optuna_private import BracketHyperbandPruner
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.space import Space
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
+from lit_mnist.sweeps.search.validation import check
 
 
 def _space(parameters: dict[str, Any]) -> Space:
@@ -158,3 +160,45 @@ def test_a_pruner_ends_a_trial_that_falls_behind(pruner: Any) -> None:
             ended[-1] = ended[-1] or trial.should_prune()
         study.tell(trial, quality)
     assert any(ended[12:])
+
+
+def test_a_step_of_hyperband_is_a_validation() -> None:
+    flags = {"data": "MiniMNISTDataModule", "trainer.max_epochs": 9, "trainer.check_val_every_n_epoch": 3}
+    spec = parse_spec(text(pruner="hyperband", flags=flags, space={"model.lr": SPACE["model.lr"]}), "x")
+    (validations,) = {probe.validations for probe in check(spec)}
+    assert validations == 3
+    pruner = make_pruner(spec, validations)
+    assert isinstance(pruner, BracketHyperbandPruner)
+    assert pruner._n_brackets == 2  # of 1 and of 3 validations; by epochs there would be a third, of 9
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_learns_from_the_trials_of_its_hyperband_bracket(sampler: str) -> None:
+    options = {"name": sampler, "n_startup_trials": 4}
+    spec = parse_spec(text(sampler=options, pruner="hyperband", space={"model.lr": SPACE["model.lr"]}), "x")
+
+    def study_of(values: list[float]) -> optuna.Study:
+        study = optuna.create_study(study_name="x", direction="maximize")
+        distributions = {d.name: d.distribution for d in spec.space.dimensions()}
+        for number, value in enumerate(values):
+            params = {"model.lr": 10 ** (-1 - number % 30 / 10)}
+            study.add_trial(create_trial(params=params, distributions=distributions, value=value))
+        return study
+
+    def suggestion(values: list[float]) -> float:
+        study = study_of(values)
+        study.sampler, study.pruner = (
+            make_sampler(spec, len(values)),
+            make_pruner(spec, 9),
+        )  # new ones, as in a sweep
+        return study.ask().suggest_float("model.lr", 1e-4, 0.1, log=True)
+
+    values = [float(number * 7 % 11) for number in range(40)]
+    study, pruner = study_of([*values, 0.0]), make_pruner(spec, 9)
+    assert isinstance(pruner, BracketHyperbandPruner)
+    brackets = [pruner._get_bracket_id(study, trial) for trial in study.trials]
+    in_bracket = [bracket == brackets[-1] for bracket in brackets[:-1]]
+    assert 4 < sum(in_bracket) < 36
+    others_reversed = [v if own else 100 - v for v, own in zip(values, in_bracket, strict=True)]
+    own_reversed = [100 - v if own else v for v, own in zip(values, in_bracket, strict=True)]
+    assert suggestion(others_reversed) == suggestion(values) != suggestion(own_reversed)

@@ -11,7 +11,7 @@ from typing import Any
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.pruners import HyperbandPruner
-from optuna.samplers import BaseSampler, QMCSampler
+from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage
 from optuna.storages._cached_storage import _CachedStorage
 from optuna.storages.journal._file import BaseJournalFileLock as JournalFileLock
@@ -123,11 +123,12 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
     """Arguments of `sampler` that depend on Optuna's version.
 
     Conditional parameters are sampled independently on purpose, so the warning about it is switched off where the
-    sampler can warn (GPSampler from 4.5 on). Optuna 4's samplers respect constraints only if given a function.
+    sampler can warn (GPSampler from 4.5 on). TPESampler deprecates that switch from 4.9 on, and with groups it
+    never warns. Optuna 4's samplers respect constraints only if given a function.
     """
     arguments = inspect.signature(sampler).parameters
     options: dict[str, Any] = {}
-    if "warn_independent_sampling" in arguments:
+    if "warn_independent_sampling" in arguments and sampler is not TPESampler:
         options["warn_independent_sampling"] = False
     if has_constraints and not HAS_NAMED_CONSTRAINTS and "constraints_func" in arguments:
         options["constraints_func"] = lambda trial: trial.system_attrs.get(CONSTRAINTS, ())

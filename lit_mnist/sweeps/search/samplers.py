@@ -44,7 +44,6 @@ def make_sampler(spec: Spec, number: int) -> BaseSampler:
             return NumberedQMCSampler(own_number, space, seed=spec.seed, **options)
         if spec.sampler == "tpe":
             options |= sampler_options(TPESampler, bool(spec.constraints))
-            options.pop("warn_independent_sampling", None)  # has no effect, and warns so, where there are groups
             # Groups keep the parameters of one branch together, and change nothing where there are no branches.
             return TPESampler(seed=seed, group=options["multivariate"], **options)
         if spec.sampler == "gp":
