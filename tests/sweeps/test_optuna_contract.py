@@ -10,8 +10,6 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import GPSampler, QMCSampler, TPESampler
-from optuna.storages import JournalStorage, RDBStorage
-from optuna.storages.journal import JournalFileBackend
 from optuna.trial import Trial
 
 import lit_mnist
@@ -50,21 +48,6 @@ def _the_cache_of_trials() -> None:
     assert study._get_trials(use_cache=True) == [], "trials are not cached any more: forget_cached_trials can go"
     optuna_private.forget_cached_trials(study)
     assert len(study._get_trials(use_cache=True)) == 1
-
-
-def _the_cached_database(folder: Path) -> None:
-    storage = optuna_private.cached_storage(RDBStorage(f"sqlite:///{folder}/studies.db"))
-    url = optuna_private.database_url(storage)
-    assert url is not None and url.database == f"{folder}/studies.db"
-    assert type(storage) is type(optuna.create_study(storage=f"sqlite:///{folder}/other.db")._storage)
-    storage._backend.engine.dispose()
-
-
-def _the_journal(folder: Path) -> None:
-    path = folder / "studies.journal"
-    storage = JournalStorage(JournalFileBackend(str(path)))
-    assert optuna_private.journal_path(storage) == path and optuna_private.database_url(storage) is None
-    assert {"acquire", "release"} <= set(dir(optuna_private.JournalFileLock))
 
 
 def _constraints() -> None:
@@ -109,13 +92,11 @@ def _the_brackets_of_hyperband() -> None:
         assert [t.number for t in shown] == [number for number, b in enumerate(brackets) if b == bracket]
 
 
-CONTRACT: dict[str, Callable[..., None]] = {
+CONTRACT: dict[str, Callable[[], None]] = {
     "Study._storage": _storage_of_a_study,
     "Trial._trial_id and FrozenTrial._trial_id": _ids_of_trials,
     "Trial._cached_frozen_trial": _reported_steps,
     "Study._thread_local.cached_all_trials": _the_cache_of_trials,
-    "optuna.storages._cached_storage._CachedStorage and its _backend": _the_cached_database,
-    "JournalStorage._backend, JournalFileBackend._file_path, BaseJournalFileLock": _the_journal,
     "Trial.set_constraint or the system attribute `constraints`": _constraints,
     "QMCSampler._find_sample_id": _the_number_of_a_sequences_element,
     "HyperbandPruner._try_initialization, ._get_bracket_id, ._create_bracket_study": _the_brackets_of_hyperband,
@@ -123,10 +104,9 @@ CONTRACT: dict[str, Callable[..., None]] = {
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_optuna_has_what_is_relied_on(name: str, tmp_path: Path) -> None:
-    check = CONTRACT[name]
+def test_optuna_has_what_is_relied_on(name: str) -> None:
     try:
-        check(tmp_path) if check.__code__.co_argcount else check()
+        CONTRACT[name]()
     except (AttributeError, TypeError, KeyError, AssertionError) as error:
         tried = ", ".join(optuna_private.TRIED)
         pytest.fail(
@@ -145,7 +125,7 @@ def test_private_names_of_optuna_are_used_in_one_module() -> None:
     """Names with an underscore that belong to Optuna's classes, or are imported from its private modules."""
     private = {
         name
-        for owner in (optuna.Study, Trial, HyperbandPruner, QMCSampler, JournalStorage, _study(), _study().ask())
+        for owner in (optuna.Study, Trial, HyperbandPruner, QMCSampler, _study(), _study().ask())
         for name in dir(owner)
         if name.startswith("_") and not name.startswith("__")
     }

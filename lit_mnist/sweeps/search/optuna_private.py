@@ -5,29 +5,21 @@
 
 import inspect
 from collections.abc import Container, Mapping
-from pathlib import Path
 from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, QMCSampler, TPESampler
-from optuna.storages import BaseStorage, JournalStorage, RDBStorage
-from optuna.storages._cached_storage import _CachedStorage
-from optuna.storages.journal._file import BaseJournalFileLock as JournalFileLock
+from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, Trial, TrialState
-from sqlalchemy.engine import URL
 
 __all__ = [
     "BracketHyperbandPruner",
-    "JournalFileLock",
     "NumberedQMCSampler",
-    "cached_storage",
     "constraints_of",
-    "database_url",
     "forget_cached_trials",
     "has_reported",
-    "journal_path",
     "load_trial",
     "sampler_options",
     "set_constraint",
@@ -73,21 +65,6 @@ def has_reported(trial: Trial, step: int) -> bool:
 def forget_cached_trials(study: optuna.Study) -> None:
     """Make samplers read the trials anew: `Study` caches them, and only `Study.ask` clears the cache."""
     study._thread_local.cached_all_trials = None
-
-
-def cached_storage(storage: RDBStorage) -> BaseStorage:
-    """The storage with the cache of finished trials that Optuna adds if it opens a URL by itself."""
-    return _CachedStorage(storage)
-
-
-def database_url(storage: Any) -> URL | None:
-    """The URL of the database behind a storage; None for a journal file."""
-    return storage._backend.engine.url if isinstance(storage, _CachedStorage) else None
-
-
-def journal_path(storage: JournalStorage) -> Path:
-    """The file of a storage that is a journal file."""
-    return Path(storage._backend._file_path)  # type: ignore[attr-defined]
 
 
 def set_constraint(trial: Trial, name: str, excess: float) -> None:

@@ -12,10 +12,8 @@ from lit_mnist.errors import UserError
 from lit_mnist.sweeps.search.optuna_private import has_reported
 from lit_mnist.sweeps.search.spec import Objective
 from lit_mnist.sweeps.study.summary import UNREPORTED
+from lit_mnist.sweeps.study.trial_runs import REASON, STATE
 from lit_mnist.tracking.logger import MLflowTracker
-
-STATE = "sweep.state"
-REASON = "sweep.reason"
 
 
 class Reporter(Callback):
