@@ -2,14 +2,16 @@
 
 import json
 import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
 from lit_mnist.errors import UsageError, UserError
-from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.spec import Spec, SpecFile, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.strict_model import StrictModel
 from lit_mnist.sweeps.search.validation import check
 
 SHIPPED = sorted(Path(__file__).parents[2].joinpath("sweeps").glob("*.yaml"))
@@ -346,3 +348,34 @@ def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:
     assert below.config == "yaramsetty/layer_2" and below.source_flag == "--model.below_checkpoint"
     assert below.flags == ("--model.hidden_sizes", "[8, 4]", "--model.weight_decay", "2")
     assert below.source.flags == ("--model.hidden_sizes", "[8]", "--model.weight_decay", "2")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.partition(":")[0])
+def test_an_example_of_the_documentation_is_a_valid_specification(example: str) -> None:
+    fields = {**yaml.safe_load(EXAMPLES[0]), **yaml.safe_load(example)}
+    if "objectives" in fields:
+        fields = {name: value for name, value in fields.items() if name not in ("metric", "direction", "pruner")}
+    parse_spec(yaml.safe_dump(fields, sort_keys=False), "x")
+
+
+def test_the_documentation_has_every_key() -> None:
+    assert len(EXAMPLES) > 8
+    keys = {field.alias or name for model in _models(SpecFile) for name, field in model.model_fields.items()}
+    assert {"space", "sampler", "low", "int", "depth", "n_startup_trials", "at_most", "share"} <= keys
+    missing = {key for key in keys - {"goals"} if not re.search(rf"\b{key}\b", PAGE)}
+    assert not missing
+
+
+def _models(model: type[StrictModel]) -> set[type[StrictModel]]:
+    """The model, and those of its fields."""
+    found, pending = {model}, [field.annotation for field in model.model_fields.values()]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, StrictModel) and annotation not in found:
+            found |= _models(annotation)
+        pending += get_args(annotation)
+    return found
