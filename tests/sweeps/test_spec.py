@@ -1,4 +1,4 @@
-"""A specification is checked before anything is trained: every error is one line that says what to write."""
+"""A specification is checked before anything is trained, and every error is one line that names the key."""
 
 import json
 import os
@@ -23,7 +23,7 @@ SPACE = {
 
 
 def text(**changes: Any) -> str:
-    """YAML of a sweep of a dense network; None takes a key away."""
+    """YAML of a sweep of a dense network; None removes a key."""
     fields: dict[str, Any] = {
         "config": "dutta/backprop_net",
         "flags": {"data": "MiniMNISTDataModule"},
@@ -37,7 +37,7 @@ def text(**changes: Any) -> str:
 
 
 def on_mini(spec: Spec) -> Spec:
-    """The same search on the bundled images, of which there are 4,000: without sizes that they cannot meet."""
+    """The same search on the 4,000 bundled images, without sizes that need more."""
     fields = yaml.safe_load(spec.text)
     small = {
         "data": "MiniMNISTDataModule",
@@ -53,7 +53,7 @@ def on_mini(spec: Spec) -> Spec:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_spec_holds_for_every_kind_of_point(path: Path) -> None:
+def test_every_probe_point_of_a_shipped_specification_can_be_built(path: Path) -> None:
     spec = load_spec(path)
     assert spec.name == path.stem and f"lit-mnist sweep sweeps/{path.name}" in spec.text
     assert len(check(on_mini(spec))) == len(spec.space.probe_points()) > 1
@@ -61,7 +61,7 @@ def test_a_shipped_spec_holds_for_every_kind_of_point(path: Path) -> None:
 
 @pytest.mark.full_data
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_spec_holds_on_its_own_data(path: Path) -> None:
+def test_a_shipped_specification_can_be_built_on_its_own_data(path: Path) -> None:
     spec = load_spec(path)
     assert len(check(spec)) == len(spec.space.probe_points())
 
@@ -71,7 +71,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"trials": "many"}, "trials: expected an integer, not 'many'"),
     "no trials": ({"trials": None}, "trials is missing"),
     "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
-    "no time": ({"hours": -1}, "hours: -1 must be above 0"),
+    "negative hours": ({"hours": -1}, "hours: -1 must be above 0"),
     "test metric": ({"metric": "test/acc"}, "metric: test/acc: a sweep never reads test images"),
     "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),
     "direction": ({"direction": "maximise"}, "there is no maximise; did you mean maximize?"),
@@ -114,16 +114,16 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "sampler's option below its least": (
         {"sampler": {"name": "tpe", "n_startup_trials": -1}}, "sampler.n_startup_trials: -1 must be at least 0"
     ),
-    "a truth for a number": ({"hours": True}, "hours: expected a number, not True"),
+    "a boolean for a number": ({"hours": True}, "hours: expected a number, not True"),
     "a text for an interval's end": (
         {"space": {"model.lr": {"low": "0.1", "high": 1}}}, "space: model.lr.low: expected a number, not '0.1'"
     ),
     "an interval without end": ({"space": {"model.lr": {"low": 0.1}}}, "space: model.lr.high is missing"),
-    "half a layer": (
+    "depth that is no integer": (
         {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2.5}, "width": {"choices": [4]}}}},
         "space: model.hidden_sizes.depth: expected an integer, not 2.5",
     ),
-    "a layer of nothing": (
+    "width of 0": (
         {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2}, "width": {"low": 0, "high": 4}}}},
         "space: model.hidden_sizes: width: 0 must be at least 1",
     ),
@@ -137,14 +137,14 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"space": {"data.batch_size": {"choices": [16], "also": {"trainer.max_epochs": "twice"}}}},
         "space: data.batch_size.also: expected a factor for trainer.max_epochs, not 'twice'",
     ),
-    "factor of a word": (
+    "factor for a text": (
         {"space": {"model.optimizer": {"choices": ["sgd"], "also": {"trainer.max_epochs": 2}}}},
         "space: model.optimizer: also goes with numbers alone",
     ),
     "repeats and seeds": ({"repeats": 2, "seeds": [1, 2]}, "take one"),
     "equal seeds": ({"seeds": [1, 1]}, "must be different seeds"),
     "grid of an interval": ({"sampler": "grid"}, "space: model.lr: a grid needs step or points"),
-    "points off the grid": (
+    "points for another sampler": (
         {"space": {"model.lr": {"low": 0.1, "high": 1, "points": 3}}},
         "space: model.lr: points has no effect on the sampler tpe",
     ),
@@ -156,7 +156,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": "cmaes", "space": {"model.optimizer": {"choices": ["sgd", "adam"]}}},
         "cmaes needs two or more intervals, and space has 0",
     ),
-    "cmaes on what comes and goes": (
+    "cmaes on conditional intervals": (
         {"sampler": "cmaes"},
         "cmaes needs intervals that always apply, unlike model.momentum",
     ),
@@ -194,7 +194,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "first point": ({"points": [{"model.lr": 0.05, "model.optimizer": "sgd"}]}, "has no model.momentum"),
     "first point's value": ({"points": [{"model.lr": 5, "model.optimizer": "adam"}]}, "5 must lie in [0.0001"),
-    "first point off its branch": (
+    "first point with what does not apply": (
         {"points": [{"model.lr": 0.05, "model.optimizer": "adam", "model.momentum": 0.5}]},
         "model.momentum does not apply",
     ),
@@ -245,7 +245,7 @@ BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_an_error_is_one_line_that_says_what_to_write(what: str) -> None:
+def test_a_wrong_value_is_refused_in_one_line_that_names_it(what: str) -> None:
     changes, message = WRONG[what]
     with pytest.raises(UserError) as error:
         parse_spec(text(**changes), "x")
@@ -253,7 +253,7 @@ def test_an_error_is_one_line_that_says_what_to_write(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", BUILT_WRONG)
-def test_what_the_model_or_the_data_refuse_is_refused_with_the_point(what: str) -> None:
+def test_what_model_or_data_refuse_is_refused_with_the_point(what: str) -> None:
     changes, message = BUILT_WRONG[what]
     with pytest.raises(UserError) as error:
         check(parse_spec(text(**changes), "x"))
@@ -311,7 +311,7 @@ def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
     assert renamed.stored() == spec.stored()
 
 
-def test_what_is_read_is_stored_and_can_be_read_again() -> None:
+def test_a_stored_specification_can_be_read_again() -> None:
     spec = parse_spec(text(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
     assert spec.seeds == (4, 5, 6) and spec.seed == 4
     again = parse_spec(spec.text, "x").with_trials(50)
@@ -326,7 +326,7 @@ def test_numbers_are_read_as_on_the_command_line() -> None:
     assert spec.space.probe_points() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
 
 
-def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:
+def test_a_trial_starts_from_a_stack_of_its_hidden_sizes() -> None:
     spec = parse_spec(
         text(
             config="yaramsetty/finetune",
