@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_mnist.data import MiniMNISTDataModule
-from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, STATE
+from lit_mnist.training.checkpoints.resume_point import stop_reason
 
 ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
 RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]
@@ -149,6 +150,17 @@ def test_a_higher_time_limit_goes_on_where_the_lower_one_stopped(tmp_path: Path)
     (timer,) = (callback for callback in rest.trainer.callbacks if isinstance(callback, Timer))
     saved = torch.load(tmp_path / LAST)["callbacks"][timer.state_key]["time_elapsed"]["train"]
     assert timer._offset > 0 and saved > timer._offset  # what was trained before counts
+
+
+def test_an_earlier_versions_checkpoint_stops_for_good_only_without_limits(tmp_path: Path) -> None:
+    assert train(tmp_path, CNN, patience=1).trainer.global_step < 28
+    content = torch.load(tmp_path / LAST, weights_only=True)
+    assert content[STATE].pop("stopped_otherwise") is False
+    content[STATE]["should_stop"] = True  # all that earlier versions wrote
+    torch.save(content, tmp_path / LAST)
+    assert stop_reason(content, []) == "stopped early"
+    assert not train(tmp_path, CNN, patience=1).points
+    assert train(tmp_path, CNN, patience=9).trainer.global_step == 28
 
 
 def test_a_schedule_that_begins_on_resume_is_where_it_would_be(tmp_path: Path) -> None:
