@@ -1,4 +1,4 @@
-"""Two processes that share each batch are one run, with one process's results."""
+"""A training on two processes is one run with the results of one process; signals end all of its processes."""
 
 import os
 import socket
@@ -55,7 +55,7 @@ def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) 
 
 
 def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
-    """Every point of a run that does not tell the time, and its last weights and optimiser."""
+    """All points of a run except timings, and its last weights and optimiser state."""
     client = connect(find_store())
     names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "images"))]
     points = [(name, p.step, p.value) for name in names for p in client.get_metric_history(run_id, name)]

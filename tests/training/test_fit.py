@@ -1,4 +1,4 @@
-"""`lit-mnist fit`: everything about the run is in MLflow, once, and the same again from the same seed."""
+"""`lit-mnist fit`: all about a run is in MLflow, once; the same seed gives the same run."""
 
 import json
 import subprocess
@@ -64,7 +64,7 @@ def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> b
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_every_hyperparameter_is_there_in_full(trained) -> None:
+def test_every_hyperparameter_is_logged_in_full(trained) -> None:
     run, arguments, *_ = trained
     params = LitCLI(arguments).params()
     texts = {name: json.dumps(v) if isinstance(v, list) else str(v) for name, v in params.items() if v is not None}
@@ -73,7 +73,7 @@ def test_every_hyperparameter_is_there_in_full(trained) -> None:
     assert "hidden_sizes" not in params or len(texts["hidden_sizes"]) > 250
 
 
-def test_code_packages_device_and_data_are_there(trained) -> None:
+def test_code_packages_device_and_data_are_logged(trained) -> None:
     run, arguments, *_ = trained
     tags, data = run.data().data.tags, LitCLI(arguments).datamodule
     git = ["git", "-C", str(Path(lit_mnist.__file__).parent), "rev-parse", "HEAD"]
@@ -92,7 +92,7 @@ def test_code_packages_device_and_data_are_there(trained) -> None:
     assert json.loads(dataset.profile) == {"train": 400, "val": 400}
 
 
-def test_every_metric_is_there_and_every_point_once(trained) -> None:
+def test_every_metric_is_logged_and_every_point_once(trained) -> None:
     run, _, steps, further, _ = trained
     points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
     assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "images_per_s"} | further <= set(points)
@@ -101,7 +101,7 @@ def test_every_metric_is_there_and_every_point_once(trained) -> None:
     assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
 
 
-def test_the_checkpoints_are_there_once_and_are_what_they_are_called(trained, project: Path) -> None:
+def test_the_best_and_the_last_checkpoint_are_logged_once(trained, project: Path) -> None:
     run, arguments, steps, *_ = trained
     assert _artifacts(run, "checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
     assert sorted(path.name for path in project.rglob(f"*{run.id}*/**/*.ckpt")) == ["best.ckpt", "last.ckpt"]
@@ -117,7 +117,7 @@ def test_the_checkpoints_are_there_once_and_are_what_they_are_called(trained, pr
     assert trainer.validate(cli.model, cli.datamodule, verbose=False)[0][monitor] == pytest.approx(value, rel=1e-6)
 
 
-def test_the_figures_are_there(trained) -> None:
+def test_the_figures_are_logged(trained) -> None:
     run, *_, second = trained
     assert _artifacts(run, "figures") == ["figures/loss_curves.png", f"figures/{second}"]
     for path in _artifacts(run, "figures"):
@@ -132,7 +132,7 @@ def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
     assert not (run.folder / "checkpoints").exists()
 
 
-def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(project: Path) -> None:
+def test_the_logged_config_gives_the_same_weights_and_another_seed_does_not(project: Path) -> None:
     first = fit(CNN)
     with open_run("", run_id=first.run_id) as run:
         config = run.client.download_artifacts(run.id, "config.yaml")
@@ -142,7 +142,7 @@ def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(proj
             assert _equal(_weights(run, "last")["state_dict"], original) == same
 
 
-def test_a_fit_shorter_than_a_window_has_its_curves_all_the_same(cli: Cli) -> None:
+def test_a_fit_shorter_than_a_window_logs_its_curves(cli: Cli) -> None:
     code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT)
     assert code == 0, err
     with open_run("", run_id=out.split()[1]) as run:
