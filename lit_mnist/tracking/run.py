@@ -138,7 +138,7 @@ def _create_run(
         try:
             stack.enter_context(FolderLock(folder))
             record.write(folder)
-            journal = _main_journal(folder)
+            journal = Journal(folder, on_full=ReservedSpace(folder).free)
         except OSError:
             if client is not None:
                 with contextlib.suppress(Exception):  # the first error is the one to report
@@ -203,7 +203,7 @@ def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -
     """Make this the process that works on a run that existed before, and return the run's journal."""
     now = Record(record.id, record.experiment)
     record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
-    journal = _main_journal(folder)
+    journal = Journal(folder, on_full=ReservedSpace(folder).free)
     if client is not None:
         if not journal.path.exists():
             data = client.get_run(record.id).data
@@ -301,7 +301,3 @@ def _visit_run(run_id: str) -> Iterator[Run]:
     if not existed:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _main_journal(folder: Path) -> Journal:
-    return Journal(folder, on_full=ReservedSpace(folder).free)

@@ -24,7 +24,7 @@ from lit_mnist.models import (
     StackedClassifier,
     TwoPhaseClassifier,
 )
-from lit_mnist.models.encoder_classifier import make_autoencoder
+from lit_mnist.models.common.encoder_classifier import make_autoencoder
 
 # Lightning's remark on every network of which a part is frozen.
 pytestmark = pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")

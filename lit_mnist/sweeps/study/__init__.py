@@ -15,6 +15,6 @@ What is stored, as Optuna's user attributes:
   `longest` (validations of the longest training), `experiment` and `run_id` (its MLflow run), `spent` (seconds),
   `summed` (the number of trials when it was last summarised).
 - of a trial: `owner`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun` (a run may
-  exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason` (why), `values`
-  (objectives by seed), `seconds`.
+  exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason` (why),
+  `values` (objectives by seed), `seconds`.
 """

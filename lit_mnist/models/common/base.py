@@ -10,7 +10,7 @@ from torch import Tensor, distributed, nn
 
 from lit_mnist.data.loader import as_batch
 from lit_mnist.errors import UsageError, UserError
-from lit_mnist.models.optimizers import check_optimizer, make_optimizer, make_schedule
+from lit_mnist.models.common.optimizers import check_optimizer, make_optimizer, make_schedule
 
 Stage = Literal["train", "val", "test"]
 
