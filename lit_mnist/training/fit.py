@@ -109,10 +109,6 @@ def fit(
         job = _prepare(cli, point, callbacks, watch, options.offline, leased, tags or {})
         if point is not None and _is_done(job, point):
             return None
-        if point is None or point.checkpoint is None:
-            pretrained = getattr(cli.model, "pretrained", None)
-            if pretrained is not None:
-                pretrained.check()
         watch.check()
         # Only now is the run created: what cannot even start leaves none behind.
         try:
@@ -175,8 +171,13 @@ def _prepare(
 
     Raises:
         UsageError: see `_check_trainer`.
+        UserError: the checkpoint of a pretrained part of the model is missing or damaged.
 
     """
+    # A checkpoint to resume from has the pretrained weights in it.
+    pretrained = getattr(cli.model, "pretrained", None)
+    if pretrained is not None and (point is None or point.checkpoint is None):
+        pretrained.check()
     tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
     best_is_lost = point is not None and point.checkpoint is not None and point.checkpoint.best_is_lost
     exact_resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0), best_is_lost)
