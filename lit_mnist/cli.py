@@ -222,7 +222,7 @@ def _reproduce(arguments: list[str]) -> None:
     parser.add_argument(
         "--preset", choices=("quick", "full"), default="quick", help="the papers' own length, or cut to minutes"
     )
-    parser.add_argument("--table", action="store_true", help="write the README's table from the stored results")
+    parser.add_argument("--table", action="store_true", help="write docs/results.md from the stored results")
     known = parser.parse_args(arguments)
     running = known.names or known.all
     if known.table and (running or known.seeds != 3 or known.preset != "quick"):

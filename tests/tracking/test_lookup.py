@@ -93,4 +93,4 @@ def test_the_last_folder_is_that_of_the_newest_run_here(cli: Cli) -> None:
     with open_run("lookup", system_metrics=False, offline=True) as run:
         pass
     assert older.folder != run.folder == local_folder("last")
-    assert cli("sync", "last")[1].startswith(f"run {run.id}")
+    assert f"(offline it was {run.id})" in cli("sync", "last")[1]

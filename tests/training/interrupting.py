@@ -14,7 +14,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
-from lit_mnist.training.checkpoints.files import AtomicCheckpointIO, best_callback, newest_good
+from lit_mnist.training.checkpoints.files import AtomicCheckpointIO, best_callback
+from lit_mnist.training.checkpoints.resume_point import choose_checkpoint
 from lit_mnist.training.configuration import CheckpointArgs, LitCLI
 
 CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
@@ -91,16 +92,16 @@ def train(
     watch = SignalWatch()
     cli = LitCLI(flags)
     recorder = Recorder()
-    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3)
+    found = choose_checkpoint(folder, cli.model)
+    lost = found is not None and found.best_is_lost
+    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3, best_is_lost=lost)
     early = EarlyStopping("val/loss", patience=patience, min_delta=0.3)
     best = best_callback(cli.model)
     exact.folder, best.dirpath = folder, str(folder)
     callbacks = [exact, early, best, *([Signal(watch, *stop)] if stop else [])]
-    found = newest_good(folder, cli.model)
-    io = AtomicCheckpointIO(found[1] if found else None)
-    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[io])
+    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
     try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found[0] if found else None)
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found.path if found else None)
         ended = True
     except Interrupted:
         ended = False

@@ -7,7 +7,8 @@ import torch
 from interrupting import CNN, same, train
 
 from lit_mnist.errors import UserError
-from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO, newest_good
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
+from lit_mnist.training.checkpoints.resume_point import choose_checkpoint
 from lit_mnist.training.configuration import LitCLI
 
 
@@ -51,11 +52,11 @@ def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp
 def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> None:
     train(tmp_path, CNN, (12, "batch end"), every=5)
     cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from: .*network.3.weight has shape"):
-        newest_good(tmp_path, cli.model)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be resumed: .*network.3.weight has shape"):
+        choose_checkpoint(tmp_path, cli.model)
     for name in (LAST, PREVIOUS):
         _damage(tmp_path / name, "tail cut off")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be resumed"):
         train(tmp_path, CNN)
 
 
