@@ -129,6 +129,22 @@ def test_an_unchanged_resume_replaces_nothing_unless_an_earlier_change_is_comput
         assert run.history("loss") == _curve(CHECKPOINT - 9)
 
 
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_resume_that_is_killed_right_after_the_rewind_is_repeated_with_either_configuration(
+    offset: float, project: Path
+) -> None:
+    run_id = _killed_beyond_its_checkpoint().id
+    with pytest.raises(KeyboardInterrupt), open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
+        run.rewind(CHECKPOINT)
+        _log(run, range(CHECKPOINT + 1, CHECKPOINT + 5), 50)
+        raise KeyboardInterrupt
+    with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
+        run.rewind(CHECKPOINT)
+        _log(run, range(CHECKPOINT + 1, NEW_END), offset)
+    expected = [(step, value - 100 + offset if step > CHECKPOINT else value) for step, value in _curve(NEW_END)]
+    assert stored(run.client, run_id, "loss") == run.history("loss") == expected
+
+
 def test_a_clock_that_is_behind_that_of_the_host_before_does_no_harm(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
