@@ -3,9 +3,8 @@
 import importlib
 from collections.abc import Sequence
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.training.config_errors import nearest
 
 PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty")
 

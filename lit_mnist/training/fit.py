@@ -3,7 +3,6 @@
 import argparse
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass, field
@@ -12,7 +11,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
@@ -40,6 +38,7 @@ from lit_mnist.training.checkpoints.resume_point import (
     find_resume_point,
     nothing_left,
 )
+from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
@@ -290,7 +289,7 @@ def _train(job: Fit, run: Run | None) -> Result | None:
     if job.checkpoint:  # the folder may have moved when its run got its id in the store
         path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
     try:
-        with gc_freeze():
+        with gc_freeze(), library_errors("--trainer", raised_in=("/lightning/pytorch/", "/torch/optim/")):
             job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
     except BaseException as error:
         if run is not None:
@@ -298,24 +297,12 @@ def _train(job: Fit, run: Run | None) -> Result | None:
                 _log_checkpoints(run)
         if job.trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
-        if _is_complaint(error):
-            line = " ".join(str(error).split())
-            raise UsageError(f"--trainer: {line} (`lit-mnist --debug fit ...` shows the traceback)") from None
         raise
     if run is None:
         return None
     took = time.perf_counter() - start
     _log_checkpoints(run)
     return _conclude(job, run, took)
-
-
-def _is_complaint(error: BaseException) -> bool:
-    """True if Lightning itself raised the error, about a setting: a model's own error keeps its traceback."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    where = traceback.extract_tb(error.__traceback__)[-1].filename
-    kinds = (TypeError, ValueError, RuntimeError, ZeroDivisionError)
-    return isinstance(error, kinds) and ("/lightning/pytorch/" in where or "/torch/optim/" in where)
 
 
 def _log_checkpoints(run: Run) -> None:

@@ -6,8 +6,7 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.errors import UsageError
-from lit_mnist.training.config_errors import nearest
+from lit_mnist.errors import UsageError, nearest
 
 
 class Fields:

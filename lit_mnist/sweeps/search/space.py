@@ -7,7 +7,7 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.sweeps.search.fields import one_of
 from lit_mnist.sweeps.search.parameters import (
     Ask,
@@ -20,7 +20,7 @@ from lit_mnist.sweeps.search.parameters import (
     unique,
 )
 from lit_mnist.sweeps.search.parsing import parse_parameter
-from lit_mnist.training.config_errors import flags, nearest
+from lit_mnist.training.config_errors import flags
 
 GROUPS = ("model", "data", "trainer")
 

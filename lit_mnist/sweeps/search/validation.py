@@ -10,12 +10,11 @@ from pathlib import Path
 import torch
 
 from lit_mnist.data import Batch
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
 from lit_mnist.sweeps.timing import Length, measure_length
 from lit_mnist.terminal import warn
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import check_fit
 from lit_mnist.training.stages import Stage
