@@ -43,7 +43,7 @@ def test_all_are_images_of_the_training_set_with_its_labels(full_data: str) -> N
         assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
 
-@pytest.mark.parametrize("module", ["idx", "roots", "fetch", "mini"])
+@pytest.mark.parametrize("module", ["idx", "datasets", "download", "mini"])
 def test_the_module_imports_nothing_heavy(module: str) -> None:
     source = Path(mini_path.__code__.co_filename).with_name(f"{module}.py")
     # By path: the package around the module may import what it likes.

@@ -38,7 +38,7 @@ def make_study(
     """A study without trials; in memory if no storage is given."""
     study = optuna.create_study(study_name=name, storage=storage, directions=[way for _, way in objectives])
     stored = {
-        "objectives": [{"metric": m, "direction": d} for m, d in objectives],
+        "goals": [{"metric": m, "direction": d} for m, d in objectives],
         "seeds": seeds,
         "points": points,
     }

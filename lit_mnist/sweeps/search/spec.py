@@ -68,7 +68,7 @@ class Spec:
 
     def stored(self) -> dict[str, Any]:
         """Plain JSON of all that must stay the same within a study."""
-        left_out = ("space", "source", "text", "fields", "trials", "hours")
+        left_out = ("space", "source", "objectives", "text", "fields", "trials", "hours")
         kept = {name: value for name, value in vars(self).items() if name not in left_out}
         # Studies of version 0.1 have stored their objectives as "goals".
         kept |= {"goals": [asdict(goal) for goal in self.objectives], "flags": list(self.flags)}
