@@ -209,7 +209,7 @@ def test_validation_in_mid_epoch_does_not_count_as_training_time(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("lit_mnist.models.base.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("lit_mnist.models.common.base.time", SimpleNamespace(perf_counter=lambda: clock.now))
     flags = ["--trainer.log_every_n_steps", "4", "--trainer.val_check_interval", "0.25"]
     result = fit([*CNN, *BARE, *flags, "--data.batch_size", "50"], [clock])
     assert result is not None
