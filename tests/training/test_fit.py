@@ -183,7 +183,7 @@ def test_a_profile_and_what_callbacks_write_are_artifacts(
     result = fit([*CNN, *BARE, "--trainer.max_epochs", "1", "--trainer.profiler", profiler], [Writer()])
     assert result is not None
     printed = capsys.readouterr().out
-    assert "FIT Profiler Report" in printed and "run_training_batch" in printed
+    assert "FIT Profiler Report" in printed
     with open_run("", run_id=result.run_id) as run:
         files = _artifacts(run, "files")
         assert {"files/fit-profile.txt", "files/inner", "files/top.txt"} <= set(files)
