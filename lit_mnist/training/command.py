@@ -16,7 +16,7 @@ Train a model as one MLflow run, or resume an interrupted run.
 
   --config zhang/cnn            a packaged configuration, or the path of a YAML file
   --model.lr 0.01               any field of the model, the data, the trainer (Lightning's) or tracking
-  --data FashionMNISTDataModule another dataset: MNISTDataModule, FashionMNISTDataModule, MiniMNISTDataModule
+  --data KMNISTDataModule       another dataset: MNIST-, FashionMNIST-, KMNIST- or MiniMNISTDataModule
   --trainer.max_epochs 5
   --seed_everything 1
   --threads 1                   CPU threads; another number changes results in the last digits

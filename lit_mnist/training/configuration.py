@@ -27,7 +27,7 @@ from lit_mnist.training.config_errors import (
 )
 from lit_mnist.training.config_files import check_unique_keys, config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
-from lit_mnist.training.lightning.signals import NoHandlers
+from lit_mnist.training.lightning.signals import disable_signal_handlers
 
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
@@ -143,6 +143,21 @@ class LitCLI(LightningCLI):
         except ArgumentError as error:
             raise UsageError(explain(str(error))) from error
         _check_values(self.config)
+        self._fit_model_to_data(parser, args)
+
+    def _fit_model_to_data(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Set the model's image_shape and num_classes to the dataset's, unless a flag or a file gives them."""
+        data, model = (self.config[group] for group in ("data", "model"))
+        module, _, name = data["class_path"].rpartition(".")
+        spec = getattr(importlib.import_module(module), name).spec
+        known = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
+        own = model["init_args"]
+        if any(name in own and own[name] != value for name, value in known.items()):
+            # Without defaults, the result holds only what the user gave (jsonargparse 4.53).
+            given = parser.parse_args(args, defaults=False)["model"].get("init_args", {})
+            for name, value in known.items():
+                if name in own and name not in given:
+                    own[name] = value
 
     def before_instantiate_classes(self) -> None:
         """Give the data the run's seed unless it has its own."""
@@ -189,7 +204,7 @@ class LitCLI(LightningCLI):
             # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
             warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
             trainer = Trainer(**{**config, **kwargs})
-        trainer._signal_connector = NoHandlers(trainer)
+        disable_signal_handlers(trainer)
         return trainer
 
     @property
