@@ -18,6 +18,7 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import UsageError, nearest
 from lit_mnist.models import LitModel
+from lit_mnist.strict_yaml import check_unique_keys
 from lit_mnist.training.config_errors import (
     GROUPS,
     class_names,
@@ -25,7 +26,7 @@ from lit_mnist.training.config_errors import (
     is_base_class,
     library_errors,
 )
-from lit_mnist.training.config_files import check_unique_keys, config_path
+from lit_mnist.training.config_files import config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
 from lit_mnist.training.lightning.signals import disable_signal_handlers
 
@@ -47,7 +48,7 @@ def _load_strict_yaml(text: str) -> Any:
         try:
             check_unique_keys(text)
         except UsageError as error:
-            raise UsageError(f"{' '.join(text.split())[:80]} has {error}") from None
+            raise UsageError(f"{' '.join(text.split())[:80]}, {error}") from None
     return _load_yaml(text)
 
 
