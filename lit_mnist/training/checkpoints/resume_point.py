@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import LitModel
-from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.folder import CONFIG, upgrade_config
 from lit_mnist.tracking.queries.lookup import FoundRun, fetch_folder, find_unfinished, resolve_run
 from lit_mnist.training.checkpoints.files import BEST, LAST, NEXT, PREVIOUS, STATE, read_checkpoint
 
@@ -82,6 +82,7 @@ def find_run_to_resume(wanted: str, offline: bool, run_of_rank_0: str | None = N
         fetch_folder(run, (CONFIG,), (CHECKPOINTS,))
     if not (run.folder / CONFIG).exists():
         raise UserError(f"run {run.id} has no {CONFIG}: `lit-mnist fit` did not make it")
+    upgrade_config(run.folder / CONFIG)
     return run
 
 
