@@ -1,4 +1,8 @@
-"""Yaramsetty et al., "Image Reconstruction using Denoising Autoencoder … Stacked Autoencoders" (Fashion-MNIST)."""
+"""Yaramsetty, Gade and Adusumilli (Fashion-MNIST): denoising, stacked autoencoders, baselines.
+
+"Image Reconstruction using Denoising Autoencoder and Classification of Fashion MNIST Data using Stacked
+Autoencoders".
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
