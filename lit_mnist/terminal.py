@@ -64,4 +64,6 @@ def quiet() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
+    # What `--trainer.deterministic warn` is for; it comes from within torch.
+    warnings.filterwarnings("default", message=".*does not have a deterministic implementation")
     warnings.showwarning = lambda message, *rest: note(f"warning: {message}")

@@ -126,8 +126,9 @@ class LitCLI(LightningCLI):
         if any(name in own and own[name] != value for name, value in known.items()):
             # Without defaults, the result holds only what the user gave (jsonargparse 4.53).
             given = parser.parse_args(args, defaults=False)["model"].get("init_args", {})
-            for name in own.keys() & known.keys() - given.keys():
-                own[name] = known[name]
+            for name, value in known.items():
+                if name in own and name not in given:
+                    own[name] = value
 
     def before_instantiate_classes(self) -> None:
         """Let the data go by the run's seed unless they were given their own."""

@@ -15,7 +15,7 @@ from optuna.trial import Trial
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.search.constraints import set_constraint
+from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
 from lit_mnist.sweeps.study.leases import reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
@@ -265,7 +265,7 @@ def measure(spec: Spec, validations: int | None = None) -> TrialPlan:
         UsageError: a source needs several devices.
 
     """
-    kinds = spec.space.kinds()
+    kinds = spec.space.probe_points()
     stage = trial_stage(spec, kinds[0])
     trainer = _trainer(stage, spec)
     source = stage.source
