@@ -26,7 +26,8 @@ FIT = ["--config", "zhang/cnn", *SHORT, "--trainer.max_epochs", "8", "--checkpoi
 FILLS_THE_DISK = f"""
 from pathlib import Path
 from lightning.pytorch import Callback
-from lit_mnist.cli import main, quiet
+from lit_mnist.cli import main
+from lit_mnist.terminal import quiet
 from lit_mnist.guard import guarded
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import find_store

@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "lit_mnist.cli", *ENDLESS]
 SLOW = f"""
 import sys, time
 from lightning.pytorch import Callback
-from lit_mnist.cli import quiet
+from lit_mnist.terminal import quiet
 from lit_mnist.guard import guarded
 from lit_mnist.training.fit import fit
 
