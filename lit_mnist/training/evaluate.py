@@ -14,13 +14,13 @@ from lit_mnist.data.image_files import read_image
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.folder import CONFIG, upgrade_config
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.checkpoints.files import BEST, LAST, load_weights
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.lightning.signals import HeedSignals
+from lit_mnist.training.lightning.signals import StopEvaluation
 from lit_mnist.training.report import Result, show, test_figures
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate(
     with noted as watch, _existing_run(run_id, overrides) as (run, cli):
         with found_checkpoint(run, checkpoint) as path:
             loaded = load_weights(cli.model, path)
-        trainer = cli.make_trainer(logger=False, callbacks=[HeedSignals(watch)], enable_checkpointing=False)
+        trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         start = time.perf_counter()
         measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start
@@ -59,11 +59,11 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path, overrid
     """Print each image's label with its probability, or write its reconstruction into `out`."""
     with _existing_run(run_id, overrides) as (run, cli), found_checkpoint(run, checkpoint) as path:
         load_weights(cli.model, path)
-    shape = cli.model.hparams.get("image_shape", (1, 28, 28))
-    read = [read_image(path, (shape[1], shape[2])) for path in images]
-    batch = torch.from_numpy(np.stack([image for image, _ in read])).unsqueeze(1).float().div(255)
+    shape = cli.model.hparams.get("image_shape", cli.datamodule.image_shape)
+    read = [read_image(path, shape) for path in images]
+    batch = torch.from_numpy(np.stack([image for image, _ in read])).float().div(255)
     with torch.inference_mode():
-        predictions = cli.model.eval().predict_step(batch.expand(-1, shape[0], -1, -1), 0)
+        predictions = cli.model.eval().predict_step(batch, 0)
     for path, (_, notes), prediction in zip(images, read, predictions, strict=True):
         remark = f"  ({', '.join(notes)})" if notes else ""
         if isinstance(cli.model, Classifier):
@@ -116,7 +116,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
     """
     with ExitStack() as files:
         try:
-            config = files.enter_context(fetched(client, run_id, CONFIG))
+            config = upgrade_config(files.enter_context(fetched(client, run_id, CONFIG)))
         except Exception:  # each kind of artifact store has its own
             raise UserError(f"run {run_id} has no {CONFIG}: `lit-mnist fit` did not make it") from None
         return LitCLI(["--config", str(config), *overrides])
@@ -125,6 +125,6 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 def _write(image: torch.Tensor, out: Path, source: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{source.stem}_reconstructed.png"
-    pixels = image.mean(dim=0).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(path)
+    drawn = image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)
+    Image.fromarray(drawn.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()).save(path)
     return path

@@ -11,6 +11,7 @@ import os
 import signal
 
 from lit_mnist.signals import WATCHED
+from lit_mnist.tracking.mlflow_private import import_sql_store
 from lit_mnist.tracking.store import import_mlflow
 
 HANDLERS = {number: signal.getsignal(number) for number in WATCHED}
@@ -33,7 +34,7 @@ for _module in ("torch", "lightning.pytorch", "lit_mnist.sweeps.workers.worker")
         os._exit(0)
     importlib.import_module(_module)
 import_mlflow()
-importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # which MLflow imports with its first request
+import_sql_store()
 # The garbage collector writes to every object that it examines, which would copy each page that workers share.
 gc.freeze()
 atexit.register(os._exit, 0)  # skips the libraries' own exit handlers, which complain about frozen objects

@@ -12,7 +12,7 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus
-from lit_mnist.sweeps.results.figures import log_summary
+from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec

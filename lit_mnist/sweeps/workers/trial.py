@@ -18,7 +18,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
-from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
@@ -29,7 +29,6 @@ from lit_mnist.sweeps.study.trial_runs import TrialRuns
 from lit_mnist.sweeps.workers.distributed import Job, fit_distributed
 from lit_mnist.sweeps.workers.errors import describe_error, is_infrastructure_error
 from lit_mnist.sweeps.workers.reporter import Reporter, check_finite, count_parameters
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
 from lit_mnist.training.stages import Stage, suppress_stdout, take_source
@@ -82,7 +81,7 @@ def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
         count = len(devices) if isinstance(devices, list) else devices
         return bool(trainer["num_nodes"] > 1 or str(count) != "1")
 
-    points = spec.space.kinds()
+    points = spec.space.probe_points()
     stage = trial_stage(spec, points[0])
     trainer = trainer_of(stage)
     while (stage_below := stage.source) is not None:

@@ -1,0 +1,117 @@
+"""The base of all classifiers on an autoencoder's encoder."""
+
+import importlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.classifier import Classifier
+from lit_mnist.models.common.layers import dense_classifier
+from lit_mnist.models.common.pretrained import Pretrained
+
+
+class EncoderClassifier(Classifier):
+    """An encoder, followed by dense layers on its flattened code.
+
+    A subclass builds both with `_build`. While the encoder is frozen (`freeze_encoder`) its weights get no
+    gradients, and its batch norm neither uses nor updates the statistics of batches.
+    """
+
+    channels_last = True
+    encoder: nn.Module
+    head: nn.Module
+    pretrained: Pretrained
+    encoder_frozen = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits (B, num_classes) of images (B, C, H, W)."""
+        self.pretrained.check()
+        logits: Tensor = self.head(self.encoder(x))
+        return logits
+
+    def freeze_encoder(self, frozen: bool = True) -> None:
+        """Freeze the encoder, or unfreeze it."""
+        self.encoder_frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+        self.encoder.train(self.training and not frozen)
+
+    def train(self, mode: bool = True) -> "EncoderClassifier":
+        """Set the training mode, except for a frozen encoder, which stays in evaluation mode."""
+        super().train(mode)
+        if self.encoder_frozen:
+            self.encoder.eval()
+        return self
+
+    def on_fit_start(self) -> None:
+        """Warn about a frozen encoder with random weights."""
+        super().on_fit_start()
+        if self.encoder_frozen:
+            self.pretrained.warn_if_random("the frozen encoder")
+
+    def _build(
+        self,
+        encoder: nn.Module,
+        checkpoint: str | None,
+        hidden_sizes: Sequence[int] = (),
+        hidden_activation: str = "relu",
+        dropout: float = 0.0,
+    ) -> None:
+        """Load the encoder's weights from `checkpoint`, if there is one, and build dense layers on its code."""
+        with torch.no_grad():  # in evaluation mode, so that batch norm does not count this image
+            code = encoder.eval()(torch.zeros(1, *self.hparams["image_shape"]))
+        encoder.train(self.training)
+        dense = dense_classifier(
+            code.numel(), hidden_sizes, self.hparams["num_classes"], hidden_activation, dropout
+        )
+        self.encoder, self.head = encoder, nn.Sequential(nn.Flatten(), *dense)
+        self.pretrained = Pretrained(self, "encoder_checkpoint", checkpoint)
+        self.pretrained.load_into(self.encoder, "encoder.")
+
+
+def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: Sequence[int]) -> Autoencoder:
+    """Create an untrained autoencoder for images of a given shape.
+
+    Args:
+        name: Name of a class in this package, or the path of any class.
+        arguments: Hyperparameters of the class.
+        image_shape: Channels, height, width.
+
+    Raises:
+        UsageError: There is no such class, or it does not take these arguments.
+
+    """
+    arguments = {"image_shape": list(image_shape), **(arguments or {})}
+    if list(arguments["image_shape"]) != list(image_shape):
+        raise UsageError(
+            f"--model.encoder_args.image_shape {arguments['image_shape']}: --model.image_shape is"
+            f" {list(image_shape)}"
+        )
+    autoencoder_class = _find_autoencoder(name)
+    try:
+        return autoencoder_class(**arguments)
+    except TypeError as error:
+        what = str(error).rpartition("__init__() ")[2]
+        raise UsageError(f"--model.encoder_args do not fit {name}: {what}") from None
+    except UsageError as error:
+        raise UsageError(f"--model.encoder_args: {error}") from None
+
+
+def _find_autoencoder(name: str) -> type[Autoencoder]:
+    def subclasses(base: type[Autoencoder]) -> list[type[Autoencoder]]:
+        return [found for child in base.__subclasses__() for found in (child, *subclasses(child))]
+
+    known = {cls.__name__: cls for cls in subclasses(Autoencoder)}
+    module, _, last = name.rpartition(".")
+    if module in ("", "lit_mnist.models") and last in known:
+        return known[last]
+    try:
+        found = getattr(importlib.import_module(module), last)
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if isinstance(found, type) and issubclass(found, Autoencoder):
+        return found
+    raise UsageError(f"--model.encoder {name}: there is no such autoencoder; there are {', '.join(sorted(known))}")
