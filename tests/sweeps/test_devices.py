@@ -1,8 +1,10 @@
 """A trial on two devices is one set of parameters, one run, one report a validation."""
 
+import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import psutil
@@ -68,19 +70,23 @@ def test_a_training_that_ignores_sigterm_is_killed_with_all_its_ranks(
         other_rank = psutil.Process(int(process.stdout.readline()))
         signals = SignalWatch()
         signals.received = signal.SIGTERM
+        failure = threading.Timer(30, os.killpg, (process.pid, signal.SIGUSR1))  # so that a failure does not hang
+        failure.start()
         wait_or_kill(process, signals)
-    assert process.returncode == -signal.SIGKILL
-    wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "the other rank to die")
+        assert process.returncode == -signal.SIGKILL
+        wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "the other rank to die")
+        failure.cancel()
 
 
 ORPHAN = """
-import time
+import signal, time
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.workers import spawn
 
 spawn.SAVE_TIMEOUT = 0.5
 with SignalWatch() as signals:
     spawn.ParentWatch(signals)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(600)
 """
 
@@ -90,4 +96,7 @@ def test_a_process_that_hangs_after_its_parent_has_died_is_killed() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         process.stdin.close()  # as the system does with the pipes of a dead process
-        assert process.wait(60) == -signal.SIGKILL
+        failure = threading.Timer(30, process.terminate)  # so that a failure does not hang
+        failure.start()
+        assert process.wait() == -signal.SIGKILL
+        failure.cancel()

@@ -1,5 +1,6 @@
 """Leases without any training: what is written to the study, and what counts as progress of a trial."""
 
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -30,9 +31,12 @@ def acquire(study: optuna.Study) -> Trial:
 
 
 def test_the_time_that_two_sweeps_spend_on_a_study_adds_up(study: optuna.Study, tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
     def spend(_: int) -> None:
         own = open_study(open_storage(str(tmp_path / "sweeps.journal")), "small")
         for _ in range(10):
+            together.wait()
             add_time_spent(own, 1.0)
 
     with ThreadPoolExecutor(2) as sweeps:
