@@ -1,5 +1,6 @@
 """A trial on two devices is one set of parameters, one run, one report a validation."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -73,9 +74,13 @@ def test_a_training_that_ignores_sigterm_is_killed_with_all_its_ranks(
         failure = threading.Timer(30, os.killpg, (process.pid, signal.SIGUSR1))  # so that a failure does not hang
         failure.start()
         wait_or_kill(process, signals)
-        assert process.returncode == -signal.SIGKILL
-        wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "the other rank to die")
         failure.cancel()
+        assert process.returncode == -signal.SIGKILL
+        try:
+            wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "its death", 10)
+        finally:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                other_rank.kill()
 
 
 ORPHAN = """
