@@ -117,6 +117,14 @@ def remove_if_done(folder: Path) -> bool:
     return True
 
 
+def upgrade_config(path: Path) -> Path:
+    """Rewrite a `config.yaml` of version 0.1.0, which called the image shape `picture_shape`; return its path."""
+    text = path.read_text()
+    if "picture_shape:" in text:
+        replace_text(path, text.replace("picture_shape:", "image_shape:"))
+    return path
+
+
 class BusyError(UserError):
     """Another process works on the run."""
 
@@ -159,7 +167,7 @@ class ReservedSpace:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".ballast"
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the run's first real write reports a disk that is full already
             if not self.path.exists():
                 with self.path.open("wb") as file:
                     file.write(os.urandom(RESERVED_BYTES))  # random: a file system may compress anything else

@@ -22,13 +22,14 @@ SQL_STORE = "mlflow.store.tracking.sqlalchemy_store"
 CONNECTION_LOGGER = "mlflow.store.db.utils"
 """The logger that reports each failed attempt to connect to a database, with a traceback."""
 COLUMNS = {
-    "runs": ("run_uuid", "name", "status", "start_time", "lifecycle_stage"),
+    "experiments": ("experiment_id", "name", "lifecycle_stage"),
+    "runs": ("run_uuid", "experiment_id", "name", "status", "start_time", "end_time", "lifecycle_stage"),
     "params": ("run_uuid", "key", "value"),
     "tags": ("run_uuid", "key", "value"),
     "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
     "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
 }
-"""Tables of a database store, and those of their columns that this project reads or writes."""
+"""Tables of a database store, and those of their columns that are read (`queries/reader.py`) or written here."""
 
 MAX_METRICS_PER_BATCH = 1000
 """Metric points that MLflow accepts in one call."""

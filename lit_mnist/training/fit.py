@@ -3,7 +3,6 @@
 import argparse
 import os
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
@@ -11,7 +10,6 @@ from pathlib import Path
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
@@ -33,6 +31,7 @@ from lit_mnist.training.checkpoints.resume_point import (
     find_run_to_resume,
     nothing_left,
 )
+from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
@@ -109,10 +108,6 @@ def fit(
         job = _prepare(cli, point, callbacks, watch, options.offline, leased, tags or {})
         if point is not None and _is_done(job, point):
             return None
-        if point is None or point.checkpoint is None:
-            pretrained = getattr(cli.model, "pretrained", None)
-            if pretrained is not None:
-                pretrained.check()
         watch.check()
         # Only now is the run created: what cannot even start leaves none behind.
         try:
@@ -175,8 +170,13 @@ def _prepare(
 
     Raises:
         UsageError: see `_check_trainer`.
+        UserError: the checkpoint of a pretrained part of the model is missing or damaged.
 
     """
+    # A checkpoint to resume from has the pretrained weights in it.
+    pretrained = getattr(cli.model, "pretrained", None)
+    if pretrained is not None and (point is None or point.checkpoint is None):
+        pretrained.check()
     tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
     best_is_lost = point is not None and point.checkpoint is not None and point.checkpoint.best_is_lost
     exact_resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0), best_is_lost)
@@ -339,7 +339,8 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
         if run is not None:  # a run that was offline gets a new id, and its folder a new name, in the store
             path = run.folder / CHECKPOINTS / path.name
     try:
-        with gc_freeze(), job.hang_guard.active(trainer) if trainer.world_size > 1 else nullcontext():
+        guard = job.hang_guard.active(trainer) if trainer.world_size > 1 else nullcontext()
+        with gc_freeze(), guard, library_errors("--trainer", raised_in=("/lightning/pytorch/", "/torch/optim/")):
             trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
     except BaseException as error:
         if run is not None:
@@ -347,24 +348,12 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
                 _log_files(run)
         if trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
-        if _is_complaint(error):
-            line = " ".join(str(error).split())
-            raise UsageError(f"--trainer: {line} (`lit-mnist --debug fit ...` shows the traceback)") from None
         raise
     if run is None:
         return None
     took = time.perf_counter() - start
     _log_files(run)
     return _conclude(job, run, took)
-
-
-def _is_complaint(error: BaseException) -> bool:
-    """Return True if Lightning raised the error about a setting; a model's own error keeps its traceback."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    where = traceback.extract_tb(error.__traceback__)[-1].filename
-    kinds = (TypeError, ValueError, RuntimeError, ZeroDivisionError)
-    return isinstance(error, kinds) and ("/lightning/pytorch/" in where or "/torch/optim/" in where)
 
 
 def _log_files(run: Run) -> None:

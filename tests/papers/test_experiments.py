@@ -4,7 +4,8 @@ import pytest
 
 from lit_mnist.errors import UsageError
 from lit_mnist.papers.report.experiment import PAPERS, Experiment, experiments, select
-from lit_mnist.training.configuration import LitCLI, config_names
+from lit_mnist.training.config_files import config_names
+from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.stages import Stage, stage_key
 
 EVERY = experiments()

@@ -1,4 +1,4 @@
-"""A run that goes on: the same run, no point twice, and one process at a time."""
+"""Resumed runs: the same run, no point twice, and one process at a time."""
 
 import subprocess
 import sys

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MINI, Cli
+from conftest import MINI, Cli, enter_project
 from lightning.pytorch import Callback, Trainer
 from mlflow import MlflowClient
 from postgres import Postgres
@@ -26,6 +26,13 @@ from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
 
 CHECKPOINT, OLD_END, NEW_END = 40, 60, 80
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project shared by the tests here: creating MLflow's database takes longer than any of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield enter_project(tmp_path_factory.mktemp("rewind"), patch)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_a_database_holds_the_new_curve_alone(project: Path, cli: Cli) -> None:
     _check_one_curve(run)
     # Sending everything once more, as after a lost mark, ends in the same state.
     (run.folder / "spool.sent").unlink()
-    assert cli("sync")[0] == 0
+    assert cli("sync", run.id)[0] == 0
     _check_one_curve(run)
 
 
@@ -127,6 +134,22 @@ def test_an_unchanged_resume_replaces_nothing_unless_an_earlier_change_is_comput
         assert run.history("loss") == _curve(NEW_END)
         run.rewind(CHECKPOINT - 10, changed=False)  # the newer checkpoints are damaged
         assert run.history("loss") == _curve(CHECKPOINT - 9)
+
+
+@pytest.mark.parametrize("offset", [0, 100])
+def test_a_resume_that_is_killed_right_after_the_rewind_is_repeated_with_either_configuration(
+    offset: float, project: Path
+) -> None:
+    run_id = _killed_beyond_its_checkpoint().id
+    with pytest.raises(KeyboardInterrupt), open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
+        run.rewind(CHECKPOINT)
+        _log(run, range(CHECKPOINT + 1, CHECKPOINT + 5), 50)
+        raise KeyboardInterrupt
+    with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
+        run.rewind(CHECKPOINT)
+        _log(run, range(CHECKPOINT + 1, NEW_END), offset)
+    expected = [(step, value - 100 + offset if step > CHECKPOINT else value) for step, value in _curve(NEW_END)]
+    assert stored(run.client, run_id, "loss") == run.history("loss") == expected
 
 
 def test_a_clock_that_is_behind_that_of_the_host_before_does_no_harm(
@@ -173,8 +196,8 @@ def test_the_tag_does_not_grow_with_rewinds_to_ever_earlier_steps() -> None:
 
 
 FLAGS = [
-    "--config", "zhang/cnn", *MINI, "--model.channels", "[2,2]", "--data.train_per_class", "30", "--data.val_size",
-    "100", "--data.train_size", "null", "--data.batch_size", "10", "--trainer.max_epochs", "3",
+    "--config", "zhang/cnn", *MINI, "--model.channels", "[2,2]", "--data.train_per_class", "25", "--data.val_size",
+    "100", "--data.train_size", "null", "--data.batch_size", "10", "--trainer.max_epochs", "2",
     "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "15", "--tracking.system_metrics", "false",
     "--tracking.figures", "false", "--trainer.enable_progress_bar", "false",
 ]  # fmt: skip
@@ -212,21 +235,23 @@ def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_
     project: Path, cli: Cli
 ) -> None:
     changed = ["--model.lr", "0.0007"]
+    before = set(run_folders(project / "mlruns"))
     watch = SignalWatch()
     with pytest.raises(Interrupted):  # exactly at the step at which the other one has its checkpoint
         fit(FLAGS, [_StopAt(watch, 30)], watch)
-    (expected,) = (path.name for path in run_folders(project / "mlruns"))
-    assert fit(["--resume", expected, *changed]) is not None
+    (expected,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
+    assert cli("fit", "--resume", expected, *changed)[0] == 0
 
+    before = set(run_folders(project / "mlruns"))
     done = subprocess.run([sys.executable, "-c", KILLED_FIT, *FLAGS], check=False)
     assert done.returncode == -signal.SIGKILL
-    (run_id,) = (path.name for path in run_folders(project / "mlruns"))
+    (run_id,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     client = connect(find_store())
-    assert cli("sync")[0] == 0
+    assert cli("sync", run_id)[0] == 0
     assert max(stored(client, run_id, "train/loss"))[0] >= 41 and set(_column(client, run_id, "lr")) == {0.001}
-    assert fit(["--resume", run_id, *changed]) is not None
+    assert cli("fit", "--resume", run_id, *changed)[0] == 0
     assert _curves(client, run_id) == _curves(client, expected)
-    assert _column(client, run_id, "lr") == [0.001] * 30 + [0.0007] * 30
+    assert _column(client, run_id, "lr") == [0.001] * 30 + [0.0007] * 20
     assert client.get_run(run_id).data.tags["config_diff.model.lr"] == "0.001 → 0.0007 from step 30"
 
 

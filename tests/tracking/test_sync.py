@@ -1,4 +1,4 @@
-"""Offline runs, and runs whose process was killed: `lit-mnist sync` brings all of it into the store, once."""
+"""Offline runs, and runs whose process was killed: `lit-mnist sync` sends all of it to the store, once."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""Trainings that are interrupted and gone on with, without a run around them."""
+"""Helpers that interrupt a training and resume it, in this process and without an MLflow run."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -46,28 +46,28 @@ class Recorder(Logger):
 
 
 class Signal(Callback):
-    """A signal in mid-step, or after it, or in the middle of the validation that follows."""
+    """Simulates a signal at a step: before its backward pass, after it, or in the validation that follows."""
 
     def __init__(self, watch: SignalWatch, step: int, moment: str) -> None:
         self.watch, self.step, self.moment = watch, step, moment
 
-    def _come(self, trainer: Trainer, moment: str) -> None:
+    def _signal(self, trainer: Trainer, moment: str) -> None:
         if trainer.global_step == self.step and moment == self.moment:
             self.watch.received = 15
 
     def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "backward")
+        self._signal(trainer, "backward")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "batch end")
+        self._signal(trainer, "batch end")
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "validation")
+        self._signal(trainer, "validation")
 
 
 @dataclass
-class StudySummary:
-    """What is left of a training, whole or not."""
+class Training:
+    """A training that has ended or was interrupted: its Trainer, weights, points and early-stopping state."""
 
     trainer: Trainer
     weights: dict[str, torch.Tensor]
@@ -86,8 +86,8 @@ def train(
     stop: tuple[int, str] | None = None,
     every: int | None = None,
     patience: int = 9,
-) -> StudySummary:
-    """Train from the newest checkpoint in `folder` on, to the end or to a signal."""
+) -> Training:
+    """Train from the newest checkpoint in `folder`, to the end or to the signal `stop` (step, moment)."""
     warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
     watch = SignalWatch()
     cli = LitCLI(flags)
@@ -106,14 +106,14 @@ def train(
     except Interrupted:
         ended = False
     decisions = [early.wait_count, early.best_score, early.stopped_epoch, best.best_model_score]
-    return StudySummary(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
+    return Training(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def assert_same(whole: StudySummary, parts: list[StudySummary]) -> None:
+def assert_same(whole: Training, parts: list[Training]) -> None:
     points: dict[tuple[str, int], float] = {}
     for part in parts:
         assert not points.keys() & part.points.keys()

@@ -5,11 +5,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.papers.report.claims import Claim
 from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.tracking.queries.statistics import Summary
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.stages import Preset, Stage
 
 if TYPE_CHECKING:

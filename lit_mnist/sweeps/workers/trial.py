@@ -13,7 +13,7 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
-from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
@@ -24,7 +24,6 @@ from lit_mnist.sweeps.study.trial_runs import TrialRuns
 from lit_mnist.sweeps.workers.distributed import Job, fit_distributed
 from lit_mnist.sweeps.workers.errors import is_infrastructure_error, reason_of
 from lit_mnist.sweeps.workers.reporter import Reporter, check_finite, count_parameters
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
 from lit_mnist.training.stages import Stage, suppress_stdout, take_source
