@@ -84,7 +84,7 @@ def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_a_server_orders_and_limits_as_the_database_is_read(
+def test_server_orders_and_limits_and_both_readers_agree(
     sort: Sort, served: tuple[Server, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = served
@@ -111,7 +111,7 @@ def test_a_server_orders_and_limits_as_the_database_is_read(
 
 
 @pytest.mark.parametrize("limit", [1, 3, 230, 290])
-def test_every_limit_gives_the_beginning_of_one_order(limit: int, served: tuple[Server, Store]) -> None:
+def test_any_limit_returns_a_prefix_of_the_same_order(limit: int, served: tuple[Server, Store]) -> None:
     _, store = served
     every = [run.id for run in DatabaseReader(str(store.path)).list_runs("metric")]
     assert len(every) == 301
@@ -119,7 +119,7 @@ def test_every_limit_gives_the_beginning_of_one_order(limit: int, served: tuple[
     assert [run.id for run in DatabaseReader(str(store.path)).list_runs("metric", limit)] == every[:limit]
 
 
-def test_runs_of_the_oldest_of_many_experiments_are_found(
+def test_runs_beyond_the_first_1000_experiments_are_found(
     local: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client, reader = local.client, ClientReader(local.client)
@@ -142,7 +142,7 @@ def test_runs_of_the_oldest_of_many_experiments_are_found(
         assert register_offline_run(client, store, folder, record).name == run_id
 
 
-def test_a_search_yields_every_page_and_stops_at_its_limit(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_follows_all_pages_and_stops_at_its_limit(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     client = local.client
     ids = [client.create_run("0", tags={"paged": "yes"}).info.run_id for _ in range(5)]
     monkeypatch.setattr(search, "PAGE_SIZE", 2)
@@ -159,7 +159,7 @@ def test_a_search_yields_every_page_and_stops_at_its_limit(local: Store, monkeyp
     assert list(search_runs(client, query, [])) == []
 
 
-def test_a_value_that_is_not_a_number_comes_after_the_numbers(served: tuple[Server, Store]) -> None:
+def test_nan_sorts_after_numbers(served: tuple[Server, Store]) -> None:
     _, store = served
     found = [run for run in DatabaseReader(str(store.path)).list_runs("metric") if run.monitor == "val/acc"]
     values = [run.best for run in found if run.best is not None]
