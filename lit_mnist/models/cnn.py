@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
@@ -54,8 +54,3 @@ class CNN(Classifier):
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
         head = [nn.Dropout(dropout)] if dropout else []
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.network(x)
-        return logits

@@ -81,14 +81,11 @@ class TwoPhaseClassifier(EncoderClassifier):
             raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
-        self._enter_phase()
+        self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
 
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch that starts."""
         super().on_train_epoch_start()
-        self._enter_phase()
-
-    def _enter_phase(self) -> None:
         self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
 
 
