@@ -39,7 +39,11 @@ class Server:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **LEAN}, start_new_session=True
             )
-        wait_for(self.answers, "a server that answers")
+        try:
+            wait_for(self.answers, "a server that answers")
+        except AssertionError:
+            self.kill()
+            raise
 
     def answers(self) -> bool:
         try:
