@@ -79,7 +79,7 @@ def _run(arguments: Sequence[str]) -> None:
     from lit_mnist.sweeps.workers.spawn import prepare
 
     prepare(known.workers)  # starts the workers' imports, which then run beside this process's own
-    gc.disable()  # collecting garbage among the million objects that imports create is a tenth of the start-up time
+    gc.disable()  # collecting garbage among the million objects of the imports takes a tenth of the start-up
     from lit_mnist.sweeps.workers.runner import sweep as run_sweep
 
     quiet()
