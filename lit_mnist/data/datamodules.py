@@ -106,7 +106,7 @@ class ImageDataModule(LightningDataModule):
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
             key = type(self), self._files_version(), repr(arguments)
             if key not in _CACHE:
-                _CACHE.clear()
+                _CACHE.clear()  # before reading, so that two datasets are never in memory
                 _CACHE[key] = self._split(*self._read(train=True))
             self.train, self.val = _CACHE[key]
         if stage == "test" and self.test is None:
@@ -292,6 +292,7 @@ def _fits(images: Tensor, device: torch.device) -> bool:
     """True if the images take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return device.type == "cpu"
+    # The other half is for the network, its activations and, in a sweep, other trials on the same device.
     free, _ = torch.cuda.mem_get_info(device)
     return 2 * images.nbytes < free
 

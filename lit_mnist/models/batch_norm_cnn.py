@@ -53,7 +53,7 @@ class BatchNormCNN(Classifier):
                 " and at least 1 each"
             )
         size = [height, width]
-        for kernel in kernel_sizes:
+        for kernel in kernel_sizes:  # an unpadded convolution, then pooling, which rounds down
             size = [(side - kernel + 1) // 2 for side in size]
         if min(size) < 1:
             raise UsageError(f"--model.kernel_sizes {list(kernel_sizes)} leave nothing of {height}×{width} pixels")

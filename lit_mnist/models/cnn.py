@@ -51,6 +51,7 @@ class CNN(Classifier):
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+        # Each pooling halves height and width, rounding down: 28, 14, 7, 3.
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
         head = [nn.Dropout(dropout)] if dropout else []
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))

@@ -93,6 +93,7 @@ class LateEarlyStopping(EarlyStopping):
     """Early stopping on val/loss that ignores all epochs before `start_epoch`."""
 
     def __init__(self, start_epoch: int, patience: int) -> None:
+        # Checked in on_validation_end, which is overridden below, and not at the end of the training epoch.
         super().__init__("val/loss", patience=patience, check_on_train_epoch_end=False)
         self.start_epoch = start_epoch
 

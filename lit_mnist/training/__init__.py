@@ -1,16 +1,17 @@
-"""Training and evaluation of one model: `lit-mnist fit`, `validate`, `test`, `predict`.
+"""Training, evaluation and their configuration.
 
 Files:
-    command.py        the command line of these commands
-    configuration.py  LightningCLI on this project's classes: parses flags, makes model, data and Trainer
-    config_files.py   packaged and user's YAML files
-    config_errors.py  one line for what is wrong in a configuration
+    command.py        `fit`, `validate`, `test` and `predict`: arguments and help
+    config_files.py   configuration files, by name or by path
+    configuration.py  LitCLI: flags and files to model, data and Trainer
+    config_errors.py  what jsonargparse, Lightning and torch say about wrong values, as one line
     fit.py            one training as one MLflow run, new or resumed
-    evaluate.py       validation, test and prediction with a run's checkpoint
-    stages.py         trainings that an experiment needs, each done once
-    report.py         the figures and tables at the end of a fit or a test
-    progress.py       the progress of a training on the terminal
-    gc_freeze.py      cheaper garbage collection during training
-    checkpoints/      atomic files, choosing where to resume, exact state
-    lightning/        everything that uses a private name of Lightning
+    resumable.py      the same from Python, with an ordinary Trainer
+    evaluate.py       a run's checkpoint on validation or test images, or on image files
+    report.py         the table and the figures at the end
+    progress.py       what a user sees meanwhile
+    stages.py         trainings that are done once, whichever experiment or sweep needs them
+    gc_freeze.py      keeps Python's garbage collector from scanning what imports have created
+    checkpoints/      atomic files, the point to resume from, exact state
+    lightning/        everything that uses private names of Lightning
 """

@@ -66,7 +66,7 @@ def predict(arguments: list[str]) -> None:
     from lit_mnist.training.evaluate import predict
 
     quiet()
-    predict(known.run, known.checkpoint, known.images, known.out, [])
+    predict(known.run, known.checkpoint, known.images, known.out)
 
 
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:

@@ -1,7 +1,6 @@
 """Searches in stores with many experiments and runs: nothing is missed, and no more is transferred than needed."""
 
 import math
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -65,11 +64,13 @@ class Store:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Store]]:
     """A tracking server with a few hundred runs."""
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    store = Store(server.folder / "server.db", MlflowClient(server.uri))
-    store.fill(300)
-    yield server, store
-    server.kill()
+    try:
+        server.start()
+        store = Store(server.folder / "server.db", MlflowClient(server.uri))
+        store.fill(300)
+        yield server, store
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +89,7 @@ def test_server_orders_and_limits_and_both_readers_agree(
     sort: Sort, served: tuple[Server, Store], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = served
-    transferred: list[int] = []
+    transferred: list[int] = []  # runs in the response to each request
     original = MlflowClient.search_runs
 
     def counted(self: MlflowClient, *args: object, **kwargs: object) -> object:
@@ -97,15 +98,11 @@ def test_server_orders_and_limits_and_both_readers_agree(
         return page
 
     monkeypatch.setattr(MlflowClient, "search_runs", counted)
-    log = server.folder / "log"
-    before = log.read_text()
     found = ClientReader(MlflowClient(server.uri)).list_runs(sort, LIMIT)
-    requests = re.findall(r"POST /api/2.0/mlflow/runs/search", log.read_text()[len(before) :])
     assert [run.id for run in found] == [run.id for run in DatabaseReader(str(store.path)).list_runs(sort, LIMIT)]
     assert len(found) == LIMIT and all(run.experiment == "Default" and run.params == {} for run in found)
-    assert len(requests) == len(transferred)
     if sort == "metric":
-        assert sum(transferred) <= 2 * (LIMIT + 1) * 2 and len(requests) <= 7
+        assert sum(transferred) <= 2 * (LIMIT + 1) * 2 and len(transferred) <= 7
     elif sort != "duration":  # which MLflow cannot order by
         assert transferred == [LIMIT]
 

@@ -39,6 +39,7 @@ class Classifier(LitModel):
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         logits = self(batch.x)
         loss = F.cross_entropy(logits, batch.y)
+        # Stays on the device: turning it into a number would make every step wait for the GPU.
         correct = (logits.detach().argmax(dim=1) == batch.y).float().mean()
         self._record(stage, len(batch.y), loss=loss, acc=correct)
         return loss
