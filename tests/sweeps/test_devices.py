@@ -86,11 +86,11 @@ def test_a_training_that_ignores_sigterm_is_killed_with_all_its_ranks(
 ORPHAN = """
 import signal, time
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.workers import spawn
+from lit_mnist.sweeps.workers import parent_watch
 
-spawn.SAVE_TIMEOUT = 0.5
+parent_watch.SAVE_TIMEOUT = 0.5
 with SignalWatch() as signals:
-    spawn.ParentWatch(signals)
+    parent_watch.ParentWatch(signals)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     time.sleep(600)
 """

@@ -4,6 +4,7 @@
 - `launcher`: what the runner needs of whatever runs its workers. A new launcher is a file beside `pool`.
 - `pool`: the launcher for this machine: worker processes that are started, replaced when they die, and ended.
 - `spawn`: starts one worker process, as a fork of a server that has imported everything (`preload`).
+- `parent_watch`: ends a process whose parent has died.
 - `worker`: what a worker does: lease a trial, train it, lease the next.
 - `trial`: one trial: a training for each seed, then the result.
 - `distributed`: a trial's training on several devices, in processes of its own.

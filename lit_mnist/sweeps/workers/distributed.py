@@ -31,8 +31,8 @@ from lit_mnist.sweeps.workers.errors import (
     describe_error,
     is_infrastructure_error,
 )
+from lit_mnist.sweeps.workers.parent_watch import ParentWatch
 from lit_mnist.sweeps.workers.reporter import Reporter
-from lit_mnist.sweeps.workers.spawn import ParentWatch
 from lit_mnist.training.fit import fit
 from lit_mnist.training.lightning.ranks import RANK_0
 from lit_mnist.training.stages import suppress_stdout
@@ -41,7 +41,7 @@ JOB, RESULT, INFRASTRUCTURE_ERROR, STDERR = "job.json", "result.json", "infrastr
 GROUP_SAVE_TIMEOUT = 90.0
 """Seconds that a training on several devices has to save after a signal, before all its ranks are killed.
 
-Less than `spawn.SAVE_TIMEOUT`, after which the worker that would kill them is killed itself.
+Less than `parent_watch.SAVE_TIMEOUT`, after which the worker that would kill them is killed itself.
 """
 
 

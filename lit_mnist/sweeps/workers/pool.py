@@ -15,7 +15,8 @@ from lit_mnist.guard import ERROR
 from lit_mnist.sweeps.resources import threads_each
 from lit_mnist.sweeps.study.storage import STORAGE_VARIABLE
 from lit_mnist.sweeps.workers.errors import ReleasedError
-from lit_mnist.sweeps.workers.spawn import SAVE_TIMEOUT, START, WorkerConfig, context, prepare, start_worker
+from lit_mnist.sweeps.workers.parent_watch import SAVE_TIMEOUT, START
+from lit_mnist.sweeps.workers.spawn import WorkerConfig, context, prepare, start_worker
 from lit_mnist.terminal import note
 from lit_mnist.tracking.process import find_process, is_alive
 

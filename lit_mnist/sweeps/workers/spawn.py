@@ -1,4 +1,4 @@
-"""Starts worker processes on this machine, and makes them end if the process that started them dies.
+"""Starts worker processes on this machine.
 
 Importing Lightning, torch and MLflow takes seconds and hundreds of megabytes. A fork server imports them once (see
 `preload`), while the command still reads and checks its specification; every worker is a fork of it and shares
@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -21,17 +20,12 @@ from types import ModuleType
 
 from lit_mnist.errors import UserError
 from lit_mnist.guard import guarded
-from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import threads_each
 
 CAN_FORK = sys.platform == "linux"
 """On other systems libraries' threads do not survive a fork: each worker is a new interpreter."""
 MAX_ATTEMPTS = 10
 """Attempts to start a worker, for each of which a killed fork server is replaced."""
-START = "start"
-"""The line, written to a worker's standard input, with which it begins to work."""
-SAVE_TIMEOUT = 120.0
-"""Seconds that a worker has to save its trial once it was told to end; after that it is killed."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +37,7 @@ class WorkerConfig:
     threads: int
     environment: Mapping[str, str]
     stdin: Connection
-    """The reading end of the pipe from its parent, see `ParentWatch`."""
+    """The reading end of the pipe from its parent, see `parent_watch`."""
     stderr: Connection
 
 
@@ -120,44 +114,6 @@ def worker_main(config: WorkerConfig) -> None:
 
     quiet()
     sys.exit(guarded(lambda: run_worker(config.study, config.number, config.threads)))
-
-
-class ParentWatch:
-    """A thread that reads this process's standard input, a pipe from the process that it works for.
-
-    A line START lets the work begin. The end of the pipe means that the other process is dead, however it died:
-    the system closes its end. Signals cannot tell this, since the parent of a forked worker is the fork server.
-
-    Args:
-        signals: Gets a SIGTERM when the pipe ends, so that the work is saved and ends.
-
-    """
-
-    def __init__(self, signals: SignalWatch) -> None:
-        self._signals = signals
-        self._start = threading.Event()
-        threading.Thread(target=self._run, daemon=True).start()
-
-    def wait(self) -> None:
-        """Return when the work may begin or a signal has come."""
-        # With a time limit, because a signal that is only noted does not end a wait.
-        while not self._start.wait(0.2) and self._signals.received is None:
-            pass
-
-    def _run(self) -> None:
-        for line in sys.stdin:
-            if line.strip() == START:
-                self._start.set()
-        if self._signals.received is None:
-            self._signals.received = signal.SIGTERM
-        self._start.set()
-        # Nobody is left to kill this process if it hangs, and to free its GPU. As the leader of its process group
-        # it takes the other ranks of a distributed training with it. A process that ends in time ends this thread,
-        # too.
-        time.sleep(SAVE_TIMEOUT)
-        if os.getpgrp() == os.getpid():
-            os.killpg(os.getpgrp(), signal.SIGKILL)
-        os._exit(1)
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from lit_mnist.sweeps.workers.errors import (
     describe_error,
     is_infrastructure_error,
 )
-from lit_mnist.sweeps.workers.spawn import ParentWatch
+from lit_mnist.sweeps.workers.parent_watch import ParentWatch
 from lit_mnist.sweeps.workers.trial import TrialPlan, TrialWork, plan_trials
 from lit_mnist.terminal import note
 from lit_mnist.tracking.folder import BusyError
