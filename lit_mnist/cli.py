@@ -17,8 +17,6 @@ from lit_mnist.guard import guarded
 from lit_mnist.signals import SignalWatch
 from lit_mnist.terminal import quiet
 
-DATASETS = ("MNIST", "FashionMNIST")
-
 FIT_HELP = """\
 usage: lit-mnist fit --config NAME_OR_PATH [--GROUP.FIELD VALUE ...]
        lit-mnist fit --resume RUN_ID|last [--GROUP.FIELD VALUE ...]
@@ -27,7 +25,7 @@ Train a model as one MLflow run, or go on with a run that was interrupted.
 
   --config zhang/cnn            a packaged configuration, or a path
   --model.lr 0.01               any field of the model, the data, the trainer (Lightning's) or tracking
-  --data FashionMNISTDataModule another dataset: MNISTDataModule, FashionMNISTDataModule, MiniMNISTDataModule
+  --data KMNISTDataModule       another dataset: MNIST-, FashionMNIST-, KMNIST- or MiniMNISTDataModule
   --trainer.max_epochs 5
   --seed_everything 1
   --threads 1                   CPU threads; sums over another number of them are rounded otherwise
@@ -148,10 +146,14 @@ def _predict(arguments: list[str]) -> None:
 
 
 def _data(arguments: list[str]) -> None:
+    from lit_mnist.data.datasets import DOWNLOADS, PAPER_DATASETS
+
     parser = Parser("lit-mnist data", description="Where the datasets are, and how they get there.")
     verbs = parser.add_subparsers(dest="verb", required=True)
     fetch = verbs.add_parser("fetch", help="download what is missing, once, with checksums")
-    fetch.add_argument("--dataset", choices=(*DATASETS, "all"), default="all")
+    fetch.add_argument(
+        "--dataset", choices=(*DOWNLOADS, "all"), help=f"which to get (default: {' and '.join(PAPER_DATASETS)})"
+    )
     fetch.add_argument("--mirror", help="base address to download from, instead of the public ones")
     for verb, what in (("verify", "check every file's checksum"), ("where", "which folder each comes from")):
         verbs.add_parser(verb, help=what)
@@ -159,13 +161,14 @@ def _data(arguments: list[str]) -> None:
         sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
     known = parser.parse_args(arguments)
     from lit_mnist.data import download as module
-    from lit_mnist.data.datasets import default_root
+    from lit_mnist.data.locate import default_root
 
     if known.verb == "fetch":
         root = Path(known.root) if known.root else default_root()
-        module.fetch(DATASETS if known.dataset == "all" else (known.dataset,), root, known.mirror)
+        chosen = {None: PAPER_DATASETS, "all": tuple(DOWNLOADS)}.get(known.dataset, (known.dataset,))
+        module.fetch(chosen, root, known.mirror)
     elif known.verb == "verify":
-        module.verify(DATASETS, known.root)
+        module.verify(DOWNLOADS, known.root)
     else:
         module.where(known.root)
 

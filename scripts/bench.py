@@ -35,8 +35,9 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from lit_mnist.data.datasets import find_root
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.data.idx import load_arrays
+from lit_mnist.data.locate import find_root
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
 from lit_mnist.training.fit import fit
@@ -186,7 +187,7 @@ def main() -> None:
     parser.add_argument("--root", help="folder of the datasets")
     parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts")
     known = parser.parse_args()
-    location = find_root("MNIST", known.root)
+    location = find_root(MNIST, known.root)
     root = str(location.folder.parent.parent.resolve())
     _quiet()
     if known.only != "sweeps":
@@ -199,8 +200,8 @@ def main() -> None:
 
 def bench_steps(folder: Path, root: str, repeats: int) -> None:
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, labels = (torch.from_numpy(array).to(device) for array in load_arrays(folder, train=True))
-    images, labels = images.unsqueeze(1), labels.long()
+    images, labels = (torch.from_numpy(array).to(device) for array in load_arrays(MNIST, folder, train=True))
+    labels = labels.long()
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {repeats} repeats")
     with _project():

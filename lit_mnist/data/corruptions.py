@@ -1,6 +1,7 @@
-"""What is done to whole batches of images on the device: noise of the papers, and rotation.
+"""Noise and rotation, applied to whole batches of images on their device.
 
-Each function takes images of shape (B, C, H, W) with values in [0, 1] and a generator on their device.
+Each function takes images of shape (B, C, H, W) with values in [0, 1] and a generator on the same device, and
+returns new images of the same shape. Noise is independent in each channel; an image's channels rotate together.
 """
 
 import math
@@ -11,25 +12,25 @@ from torch import Tensor
 
 
 def gaussian(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """`clip(x + level · N(0, 1), 0, 1)` (Narayanam: level 0.5)."""
+    """`clip(x + level · N(0, 1), 0, 1)`, as in Narayanam (level 0.5)."""
     noise = torch.empty_like(images).normal_(generator=generator)
     return noise.mul_(level).add_(images).clamp_(0, 1)
 
 
 def salt_and_pepper(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
-    """With u uniform for each pixel: 1 where u < level, 0 where u > 1 - level (Yaramsetty).
+    """Set each value with probability `level` to 1 and with probability `level` to 0, as in Yaramsetty.
 
-    So 2 · level of the pixels are replaced, and at level 0.5 all of them.
+    A share of 2 · level of the values is replaced: all of them at level 0.5.
     """
     u = torch.empty_like(images).uniform_(generator=generator)
     return images.masked_fill(u > 1 - level, 0).masked_fill_(u < level, 1)
 
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
-    """Each image turned about its centre by its own angle, uniform in ±degrees; bilinear, filled with 0."""
+    """Rotate each image about its centre by its own angle, uniform in ±degrees; bilinear, filled with 0."""
     uniform = torch.empty(len(images), device=images.device).uniform_(generator=generator)
     angle = (2 * uniform - 1) * math.radians(degrees)
-    # affine_grid works in coordinates of ±1 on both axes, so an image that is not square needs its aspect.
+    # affine_grid's coordinates are ±1 on both axes, so the aspect ratio of non-square images has to be undone.
     aspect = images.shape[-2] / images.shape[-1]
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
     rows = [torch.stack([cos, -sin * aspect, zero], 1), torch.stack([sin / aspect, cos, zero], 1)]

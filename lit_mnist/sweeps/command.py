@@ -89,7 +89,7 @@ def _status(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 def _best(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="configuration to write (default: NAME_best.yaml)")
     known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results.status import best
+    from lit_mnist.sweeps.results.export import best
 
     best(known.study, known.storage, known.out)
 
@@ -97,7 +97,7 @@ def _best(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
 def _export(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
     known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results.status import export
+    from lit_mnist.sweeps.results.export import export
 
     export(known.study, known.storage, known.out)
 

@@ -9,6 +9,7 @@ from lit_mnist.tracking.folder import Record
 from lit_mnist.tracking.liveness import heartbeat_tag
 from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.provenance import user_name
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, experiment_id, local_uri
 
 if TYPE_CHECKING:
@@ -84,8 +85,4 @@ def adopt(client: "MlflowClient", store: Store, folder: Path, record: Record) ->
 
 
 def _find_adopted(client: "MlflowClient", offline_id: str) -> "Run | None":
-    from mlflow.entities import ViewType
-
-    experiments = [e.experiment_id for e in client.search_experiments(view_type=ViewType.ALL)]
-    found = client.search_runs(experiments, f"tags.{OFFLINE_ID} = '{offline_id}'", ViewType.ALL, max_results=1)
-    return found[0] if found else None
+    return next(search_runs(client, f"tags.{OFFLINE_ID} = '{offline_id}'", limit=1, deleted=True), None)

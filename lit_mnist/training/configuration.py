@@ -1,5 +1,6 @@
 """Configuration: packaged YAML files, overridden by flags, checked against the classes they name."""
 
+import importlib
 import math
 import sys
 import warnings
@@ -113,6 +114,20 @@ class LitCLI(LightningCLI):
         except ArgumentError as error:
             raise UsageError(explain(str(error))) from None
         _check_values(self.config)
+        self._fit_model_to_data(parser, args)
+
+    def _fit_model_to_data(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Set the model's image_shape and num_classes to the dataset's, unless a flag or a file gives them."""
+        data, model = (self.config[group] for group in ("data", "model"))
+        module, _, name = data["class_path"].rpartition(".")
+        spec = getattr(importlib.import_module(module), name).spec
+        known = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
+        own = model["init_args"]
+        if any(name in own and own[name] != value for name, value in known.items()):
+            # Without defaults, the result holds only what the user gave (jsonargparse 4.53).
+            given = parser.parse_args(args, defaults=False)["model"].get("init_args", {})
+            for name in own.keys() & known.keys() - given.keys():
+                own[name] = known[name]
 
     def before_instantiate_classes(self) -> None:
         """Let the data go by the run's seed unless they were given their own."""

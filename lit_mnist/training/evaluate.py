@@ -59,11 +59,11 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path, overrid
     """Print each image's label with its probability, or write its reconstruction into `out`."""
     with _existing_run(run_id, overrides) as (run, cli), found_checkpoint(run, checkpoint) as path:
         load_weights(cli.model, path)
-    shape = cli.model.hparams.get("image_shape", (1, 28, 28))
-    read = [read_image(path, (shape[1], shape[2])) for path in images]
-    batch = torch.from_numpy(np.stack([image for image, _ in read])).unsqueeze(1).float().div(255)
+    shape = cli.model.hparams.get("image_shape", cli.datamodule.image_shape)
+    read = [read_image(path, shape) for path in images]
+    batch = torch.from_numpy(np.stack([image for image, _ in read])).float().div(255)
     with torch.inference_mode():
-        predictions = cli.model.eval().predict_step(batch.expand(-1, shape[0], -1, -1), 0)
+        predictions = cli.model.eval().predict_step(batch, 0)
     for path, (_, notes), prediction in zip(images, read, predictions, strict=True):
         remark = f"  ({', '.join(notes)})" if notes else ""
         if isinstance(cli.model, Classifier):
@@ -125,6 +125,6 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 def _write(image: torch.Tensor, out: Path, source: Path) -> Path:
     out.mkdir(parents=True, exist_ok=True)
     path = out / f"{source.stem}_reconstructed.png"
-    pixels = image.mean(dim=0).clamp(0, 1).mul(255).round().to(torch.uint8).numpy()
-    Image.fromarray(pixels).save(path)
+    drawn = image.permute(1, 2, 0) if len(image) == 3 else image.mean(dim=0)
+    Image.fromarray(drawn.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()).save(path)
     return path

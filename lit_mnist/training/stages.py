@@ -22,6 +22,7 @@ from lit_mnist.errors import UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.terminal import note
 from lit_mnist.tracking.queries.lookup import fetched
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store
 from lit_mnist.training.checkpoints.files import BEST, LAST
 from lit_mnist.training.configuration import LitCLI
@@ -76,8 +77,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
 def find_stage(client: "MlflowClient", key: str) -> "Run | None":
     """The stage's run: the finished one, or else the newest; None where it never began."""
-    experiments = [e.experiment_id for e in client.search_experiments()]
-    found = client.search_runs(experiments, f"tags.`{KEY}` = '{key}'", order_by=["attributes.start_time DESC"])
+    found = list(search_runs(client, f"tags.`{KEY}` = '{key}'"))
     return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
 
 

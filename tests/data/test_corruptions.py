@@ -1,4 +1,4 @@
-"""The corruptions are the papers'."""
+"""Noise and rotation do what the papers describe, on grey and on colour images."""
 
 import pytest
 import torch
@@ -14,10 +14,10 @@ def digits() -> Tensor:
     return torch.from_numpy(load_mini()[0][::4]).unsqueeze(1).float() / 255
 
 
-def test_gaussian_adds_level_times_normal_noise_and_clips(digits: Tensor) -> None:
+def test_gaussian_noise_is_level_times_normal_and_clipped(digits: Tensor) -> None:
     noisy = gaussian(digits, 0.5, keyed_generator(0))
     assert noisy.min() == 0 and noisy.max() == 1
-    # Where a pixel is 0, what shows is the upper half of the noise: the mean of max(0, 0.5·N) cut at 1.
+    # On a pixel of 0 only the positive half of the noise remains: the mean of clip(0.5·N, 0, 1).
     x = torch.linspace(-8, 8, 100_001)
     density = torch.exp(-x * x / 2) / (2 * torch.pi) ** 0.5
     expected = torch.trapezoid((0.5 * x).clamp(0, 1) * density, x)
@@ -26,7 +26,7 @@ def test_gaussian_adds_level_times_normal_noise_and_clips(digits: Tensor) -> Non
 
 
 @pytest.mark.parametrize("level", [0.1, 0.3, 0.5])
-def test_salt_and_pepper_replaces_twice_the_level(digits: Tensor, level: float) -> None:
+def test_salt_and_pepper_replaces_a_share_of_twice_the_level(digits: Tensor, level: float) -> None:
     grey = torch.full_like(digits, 0.5)
     noisy = salt_and_pepper(grey, level, keyed_generator(1))
     for value in (0.0, 1.0):
@@ -35,7 +35,7 @@ def test_salt_and_pepper_replaces_twice_the_level(digits: Tensor, level: float) 
         assert not (noisy == 0.5).any()
 
 
-def test_rotation_turns_each_image_by_its_own_angle(digits: Tensor) -> None:
+def test_rotation_uses_a_different_angle_for_each_image(digits: Tensor) -> None:
     ninety = rotate(digits[:1].expand(400, -1, -1, -1), 90, keyed_generator(2))
     assert len({image.numpy().tobytes() for image in ninety}) == 400
     assert torch.allclose(rotate(digits, 1e-6, keyed_generator(2)), digits, atol=1e-3)
@@ -44,14 +44,24 @@ def test_rotation_turns_each_image_by_its_own_angle(digits: Tensor) -> None:
     assert turned.sum() == pytest.approx(float(digits.sum()), rel=0.01)
 
 
-def test_rotation_keeps_shapes_on_images_that_are_not_square() -> None:
+def test_rotation_does_not_distort_images_that_are_not_square() -> None:
     bar = torch.zeros(200, 1, 20, 40)
     bar[:, :, 8:12, 16:24] = 1  # 4 by 8 pixels
     turned = rotate(bar, 90, keyed_generator(4))
     assert turned.sum(dim=(1, 2, 3)).sub(32).abs().max() < 4
 
 
-def test_keys_tell_apart_what_numbers_side_by_side_would_not() -> None:
+def test_colour_images_get_noise_per_channel_and_one_rotation_for_all_channels(digits: Tensor) -> None:
+    colour = digits[:50].expand(-1, 3, -1, -1)
+    for corrupt in (gaussian, salt_and_pepper):
+        noisy = corrupt(colour, 0.3, keyed_generator(5))
+        assert noisy.shape == colour.shape and not torch.equal(noisy[:, 0], noisy[:, 1])
+    rotated = rotate(colour, 30, keyed_generator(5))
+    assert torch.equal(rotated[:, 0], rotated[:, 2])
+    assert torch.equal(rotated[:, :1], rotate(digits[:50], 30, keyed_generator(5)))
+
+
+def test_different_keys_give_different_seeds() -> None:
     keys = [(1, 23), (12, 3), (123,), ("1", 23), (0, 0), (0,)]
     assert len({keyed_seed(*key) for key in keys}) == len(keys)
     assert keyed_seed(0, "order", 1) == 7021862330116196507

@@ -1,4 +1,8 @@
+"""`lit-mnist data fetch`, `verify` and `where`, against a local HTTP server."""
+
+import dataclasses
 import gzip
+import hashlib
 import os
 import resource
 import shutil
@@ -11,16 +15,17 @@ from pathlib import Path
 
 import pytest
 
+from lit_mnist.data.datasets import DOWNLOADS, FOUR_FILES, KMNIST
 from lit_mnist.data.download import fetch, verify, where
-from lit_mnist.data.idx import FILES
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
 
+FILES = FOUR_FILES
 IMAGES = gzip.compress(load_mini()[0].tobytes(), 1)
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves `bodies` by name, short of their last `cut` bytes, once `gate` is open; counts requests."""
+    """Serves `bodies` by name, without their last `cut` bytes, once `gate` is set, and records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -77,12 +82,12 @@ def files_in(root: Path) -> set[str]:
     [
         (IMAGES, 0, "wrong content: SHA-256 is "),
         (IMAGES, 1000, "ended before the end-of-stream marker"),
-        (b"<html>a portal's login page</html>", 0, "Not a gzipped file"),
+        (b"<html>a login page</html>", 0, "Not a gzipped file"),
         (gzip.compress(bytes(60_000_000), 1), 0, "unpacks to more than 47,040,016 bytes"),
         (None, 0, "HTTP Error 404"),
     ],
 )
-def test_a_bad_answer_is_one_line_and_leaves_nothing(
+def test_a_bad_download_is_a_one_line_error_and_leaves_no_file(
     tmp_path: Path, mirror: Mirror, body: bytes | None, cut: int, message: str
 ) -> None:
     mirror.bodies, mirror.cut = ({FILES[0]: body} if body else {}), cut
@@ -94,13 +99,13 @@ def test_a_bad_answer_is_one_line_and_leaves_nothing(
 
 
 @pytest.mark.parametrize("address", ["http://127.0.0.1:9", "nonsense", "http://a b"])
-def test_a_mirror_that_is_not_there_is_one_line(tmp_path: Path, address: str) -> None:
+def test_an_unreachable_mirror_is_a_one_line_error(tmp_path: Path, address: str) -> None:
     with pytest.raises(UserError, match=f"cannot fetch MNIST/{FILES[0]}: {address}/"):
         fetch(["MNIST"], tmp_path, address)
     assert files_in(tmp_path) == set()
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, mirror: Mirror) -> None:
+def test_a_full_disk_is_a_one_line_error_and_leaves_no_file(tmp_path: Path, mirror: Mirror) -> None:
     mirror.bodies = {FILES[0]: IMAGES}
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
@@ -112,13 +117,13 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, mirror: Mirr
     assert files_in(tmp_path) == set()
 
 
-def test_a_root_that_cannot_be_made_is_one_line(tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_created_is_a_one_line_error(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=f"cannot store MNIST in {tmp_path}/file/sets: .*Not a directory"):
         fetch(["MNIST"], tmp_path / "file" / "sets")
 
 
-def test_only_what_is_missing_or_broken_is_downloaded(
+def test_only_missing_and_damaged_files_are_downloaded(
     tmp_path: Path, mirror: Mirror, packed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
     mirror.bodies = packed
@@ -139,7 +144,7 @@ def test_only_what_is_missing_or_broken_is_downloaded(
     assert not list(raw.glob(".*"))
 
 
-def test_two_fetches_at_once_download_each_file_once(
+def test_two_concurrent_fetches_download_each_file_once(
     tmp_path: Path, mirror: Mirror, packed: dict[str, bytes]
 ) -> None:
     mirror.bodies = packed
@@ -161,23 +166,57 @@ def test_two_fetches_at_once_download_each_file_once(
     verify(["MNIST"], str(tmp_path))
 
 
-def test_a_dataset_under_the_others_name_does_not_verify(tmp_path: Path, full_data: str) -> None:
+def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
+    tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    bodies = {name: gzip.compress(name.encode()) for name in FILES}
+    mirror.bodies = bodies
+    checksums = {f"{name}.gz": hashlib.sha256(body).hexdigest() for name, body in bodies.items()}
+    monkeypatch.setitem(DOWNLOADS, "KMNIST", dataclasses.replace(KMNIST, checksums=checksums))
+    raw = tmp_path / "KMNIST" / "raw"
+    fetch(["KMNIST"], tmp_path, mirror.url)
+    assert {path.name: path.read_bytes() for path in raw.iterdir()} == {f"{n}.gz": b for n, b in bodies.items()}
+    verify(["KMNIST"], str(tmp_path))
+    # An unpacked file beside its archive, as torchvision leaves it, is the one that is read.
+    (raw / FILES[0]).write_bytes(FILES[0].encode())
+    verify(["KMNIST"], str(tmp_path))
+    (raw / FILES[0]).write_bytes(b"damaged")
+    (raw / f"{FILES[1]}.gz").unlink()
+    (raw / FILES[1]).write_bytes(FILES[1].encode())
+    capsys.readouterr()
+    with pytest.raises(UserError, match="2 files are wrong or missing"):
+        verify(["KMNIST"], str(tmp_path))
+    printed = capsys.readouterr().out
+    assert f"wrong content: differs from {FILES[0]}.gz" in printed
+    assert f"{FILES[1]}.gz, whose checksum is published, is missing" in printed
+    fetch(["KMNIST"], tmp_path, mirror.url)
+    assert mirror.requests == [*FILES, *FILES[:2]]
+    verify(["KMNIST"], str(tmp_path))
+    mirror.bodies = {name: gzip.compress(b"other") for name in FILES}
+    with pytest.raises(UserError, match=r"wrong content: SHA-256 is \w+, must be"):
+        fetch(["KMNIST"], tmp_path / "new", mirror.url)
+
+
+def test_another_datasets_files_do_not_verify(tmp_path: Path, full_data: str) -> None:
     shutil.copytree(Path(full_data, "FashionMNIST"), tmp_path / "MNIST")
     with pytest.raises(UserError, match="4 files are wrong or missing"):
         verify(["MNIST"], str(tmp_path))
 
 
-def test_nothing_to_verify_is_an_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_verifying_a_dataset_that_is_not_found_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(UserError, match="nothing to verify: MNIST not found"):
         verify(["MNIST"], str(tmp_path))
     assert "lit-mnist data fetch" in capsys.readouterr().out
 
 
-def test_where_names_folder_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_prints_folder_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     where(str(tmp_path))
-    mnist, fashion, mini = capsys.readouterr().out.splitlines()
+    mnist, fashion, kmnist, mini = capsys.readouterr().out.splitlines()
     assert mnist == f"MNIST: {raw} (--data.root)"
     assert fashion.startswith("FashionMNIST not found: ")
+    assert kmnist.startswith("KMNIST not found: ")
     assert str(mini_path()) in mini

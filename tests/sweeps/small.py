@@ -10,7 +10,7 @@ import yaml
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
-from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 from lit_mnist.sweeps.workers.runner import study_run
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.store import connect, find_store
@@ -53,8 +53,8 @@ def write_spec(**changes: Any) -> str:
 def work(**changes: Any) -> optuna.Study:
     """Carry out such a study in this process, as a single worker with one thread."""
     torch.set_num_threads(1)
-    study = take_study(open_storage(None), parse_spec(spec_text(**changes), "small"))
-    with study_run(study, spec_of(study)), SignalWatch() as watch:
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(**changes), "small"))
+    with study_run(study, stored_spec(study)), SignalWatch() as watch:
         work_on(study, watch)
     return study
 

@@ -8,7 +8,7 @@ from small import spec_text, trial_runs, work
 
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
-from lit_mnist.sweeps.study.study import take_study
+from lit_mnist.sweeps.study.study import create_or_open_study
 
 LR = [0.01, 1e-7]
 
@@ -21,7 +21,7 @@ def test_a_trial_on_two_devices_has_one_run_and_is_pruned_on_both(project: Path)
         "flags": {"trainer.devices": 2, "trainer.accelerator": "cpu", "trainer.strategy": "ddp",
                   "trainer.max_epochs": 2},
     }  # fmt: skip
-    study = take_study(open_storage(None), parse_spec(spec_text(**fields), "small"))
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(**fields), "small"))
     good = create_trial(
         value=0.1,
         params={"model.lr": 0.01},

@@ -1,4 +1,4 @@
-"""What `lit-mnist sweep status`, `best`, `export` and `list` say of a study."""
+"""`lit-mnist sweep status`, `best`, `export` and `list`, and what the parent run of a study receives."""
 
 import json
 import subprocess
@@ -16,8 +16,8 @@ from PIL import Image
 from studied import QUIET, add_trial, complete, make_study, real_study, searched
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.results import status as results
-from lit_mnist.sweeps.results.figures import log_summary
+from lit_mnist.sweeps.results import export
+from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.study.summary import read_summary, runs
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -26,7 +26,7 @@ from lit_mnist.training.fit import fit
 
 @pytest.fixture(scope="module")
 def study(tmp_path_factory: pytest.TempPathFactory):
-    """In a project of its own, which the tests here share."""
+    """A study in its own project, shared by the tests of this file."""
     with pytest.MonkeyPatch.context() as patch:
         enter_project(tmp_path_factory.mktemp("results"), patch)
         patch.delenv("LIT_MNIST_STORAGE", raising=False)
@@ -41,7 +41,7 @@ def project(study: optuna.Study) -> Path:
     return Path.cwd()
 
 
-def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Study) -> None:
+def test_status_shows_progress_and_running_trials(cli: Cli, study: optuna.Study) -> None:
     code, out, err = cli("sweep", "status", "lrs")
     assert (code, err) == (0, "")
     lines = out.splitlines()
@@ -54,7 +54,7 @@ def test_status_says_how_far_it_is_and_who_is_at_it(cli: Cli, study: optuna.Stud
     assert lines[-1] == "about 6.0 s left with 1 worker"  # 4 trials of 2 s, of which one has all its validations
 
 
-def test_the_best_configuration_gives_exactly_the_value(cli: Cli, study: optuna.Study, project: Path) -> None:
+def test_the_best_configuration_reproduces_the_value_exactly(cli: Cli, study: optuna.Study, project: Path) -> None:
     winner = read_summary(study).best()[0]
     code, out, err = cli("sweep", "best", "lrs")
     assert (code, err) == (0, "")
@@ -69,7 +69,7 @@ def test_the_best_configuration_gives_exactly_the_value(cli: Cli, study: optuna.
     assert yaml.safe_load((project / "lrs_best_seed_1.yaml").read_text())["seed_everything"] == 1
 
 
-def test_best_replaces_its_own_file_and_no_other(cli: Cli, project: Path) -> None:
+def test_best_overwrites_only_its_own_file(cli: Cli, project: Path) -> None:
     (project / "mine.yaml").write_text("model: CNN\n")
     code, _, err = cli("sweep", "best", "lrs", "--out", "mine.yaml")
     assert code == 1 and "mine.yaml is not a configuration of this study's" in err
@@ -78,7 +78,7 @@ def test_best_replaces_its_own_file_and_no_other(cli: Cli, project: Path) -> Non
 
 
 @pytest.mark.parametrize("suffix", ["csv", "parquet"])
-def test_the_table_has_a_row_for_each_trial(cli: Cli, study: optuna.Study, project: Path, suffix: str) -> None:
+def test_export_writes_a_row_per_trial(cli: Cli, study: optuna.Study, project: Path, suffix: str) -> None:
     code, out, err = cli("sweep", "export", "lrs", "--out", f"t.{suffix}")
     assert (code, out, err) == (0, f"t.{suffix}: 6 trials\n", "")
     read = {"csv": pandas.read_csv, "parquet": pandas.read_parquet}[suffix]
@@ -93,7 +93,7 @@ def test_the_table_has_a_row_for_each_trial(cli: Cli, study: optuna.Study, proje
     assert set(table["model.channels"]) == {"[2, 4]"}
 
 
-def test_the_list_has_a_line_for_each_study(cli: Cli) -> None:
+def test_list_prints_a_line_per_study(cli: Cli) -> None:
     code, out, err = cli("sweep", "list")
     assert (code, err) == (0, "")
     assert "lrs    4 of 8    2 complete, 1 pruned, 1 failed, 2 unfinished  best/val/acc" in out
@@ -107,32 +107,32 @@ def test_the_list_has_a_line_for_each_study(cli: Cli) -> None:
         (["export", "lrs", "--out", "t.xlsx"], ".csv or .parquet"),
     ],
 )
-def test_what_cannot_be_done_is_said_in_one_line(cli: Cli, arguments: list[str], words: str) -> None:
+def test_errors_are_one_line(cli: Cli, arguments: list[str], words: str) -> None:
     code, out, err = cli("sweep", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
 
 
-def test_questions_about_studies_do_not_load_what_trains() -> None:
+def test_status_imports_neither_torch_nor_mlflow() -> None:
     program = (
         "import sys, lit_mnist.sweeps.results.status; sys.exit('torch' in sys.modules or 'mlflow' in sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_parent_run_gets_summary_metrics_images_and_one_page(project: Path) -> None:
+def test_the_parent_run_receives_summary_metrics_figures_and_page(project: Path) -> None:
     study = searched(30)
     with open_run("sweeps/lrs", "lrs", system_metrics=False) as run:
         log_summary(study, run)
-        log_summary(study, run)  # at each end of the sweep
+        log_summary(study, run)  # a sweep that was interrupted logs again at its end
     client = connect(find_store())
     metrics = client.get_run(run.id).data.metrics
     best = max(trial.values[0] for trial in read_summary(study).complete)
     assert metrics == {"trials": 30, "complete": 24, "pruned": 5, "failed": 1, "best/val/acc": best}
     folder = Path(client.download_artifacts(run.id, ""))
-    told = json.loads((folder / "summary.json").read_text())
-    assert told["best_trials"][0]["values"] == {"val/acc": best}
-    assert told["best_trials"][0]["point"]["model.channels"] == [2, 4]
+    summary = json.loads((folder / "summary.json").read_text())
+    assert summary["best_trials"][0]["values"] == {"val/acc": best}
+    assert summary["best_trials"][0]["point"]["model.channels"] == [2, 4]
     names = {path.name for path in (folder / "figures").iterdir()}
     images = {"history.png", "importances.png", "heat_map.png", "parallel_coordinates.png"}
     assert names == images | {"study.html"}
@@ -141,7 +141,7 @@ def test_the_parent_run_gets_summary_metrics_images_and_one_page(project: Path) 
             assert len(set(image.convert("L").tobytes())) > 20
     page = (folder / "figures" / "study.html").read_text()
     assert page.count("plotly-graph-div") >= 4 and "<script src=" not in page
-    assert len(page) < 6e6  # plotly is in it once
+    assert len(page) < 6e6  # plotly.js is included once
 
 
 @pytest.mark.parametrize("states", [[], [TrialState.FAIL] * 3, [TrialState.RUNNING]])
@@ -155,7 +155,7 @@ def test_a_study_with_nothing_complete_has_no_figures(project: Path, states: lis
     assert artifacts == (["summary.json"] if states else [])
 
 
-def test_two_goals_have_a_front_and_constraints_are_kept() -> None:
+def test_best_is_the_pareto_front_and_respects_constraints() -> None:
     study = make_study("two", (("val/acc", "maximize"), ("parameters", "minimize")))
     for values in ((0.9, 100.0), (0.8, 50.0), (0.7, 60.0), (0.95, 400.0)):
         add_trial(study, TrialState.COMPLETE, mean=values)
@@ -170,9 +170,9 @@ def test_two_goals_have_a_front_and_constraints_are_kept() -> None:
 
 def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
     study = make_study("empty")
-    monkeypatch.setattr(results, "_outcome", lambda name, storage: read_summary(study))
+    monkeypatch.setattr(export, "load_summary", lambda storage, name: read_summary(study))
     with pytest.raises(UserError, match=r"no complete trial that keeps to its constraints \(none yet\)"):
-        results.best("empty", None, None)
+        export.best("empty", None, None)
 
 
 SPACE_OF_ONE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}

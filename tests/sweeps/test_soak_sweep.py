@@ -27,10 +27,13 @@ from postgres import Postgres
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
-from lit_mnist.sweeps.study.leases import Beat, Leases
-from lit_mnist.sweeps.study.storage import open_storage, open_study, study_lock, study_names
-from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.study.heartbeats import Heartbeats
+from lit_mnist.sweeps.study.leases import Leases
+from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
+from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 
 TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
 SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
@@ -62,10 +65,10 @@ def opened() -> Iterator[Callable[[str], BaseStorage]]:
 
     yield open_
     for storage in storages:
-        if not hasattr(storage.within, "_backend"):  # a journal
+        if not hasattr(storage.wrapped, "_backend"):  # a journal
             continue
-        storage.within._backend.scoped_session.remove()
-        storage.within._backend.engine.dispose()
+        storage.wrapped._backend.scoped_session.remove()
+        storage.wrapped._backend.engine.dispose()
 
 
 @pytest.mark.soak
@@ -135,28 +138,28 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
     postgres: Postgres, opened: Callable[[str], BaseStorage], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = postgres.create("shared")
-    first = take_study(opened(url), parse_spec(spec_text(trials=1), "small"))
+    first = create_or_open_study(opened(url), parse_spec(spec_text(trials=1), "small"))
     second = open_study(opened(url), "small")
-    trial = Leases(first, spec_of(first), 0, 1).take()
+    trial = Leases(first, stored_spec(first), 0, 1).acquire()
     assert trial is not None and len(second.get_trials()) == 1
     postgres.stop()
     back = threading.Timer(2, postgres.start)
     back.start()
     assert second.get_trials()[0].user_attrs["point"] == trial.user_attrs["point"]
     back.join()
-    with study_lock(second._storage, "small"):
+    with study_lock(storage_of(second), "small"):
         second.set_user_attr("written", True)
     assert first.user_attrs["written"]
-    assert capsys.readouterr().err.count("is away: waiting for it") == 1
+    assert capsys.readouterr().err.count("is unreachable: trying again") == 1
 
 
 def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
     postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.study.leases.HEARTBEAT_INTERVAL", 0.05)
-    study = take_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
-    claims = Leases(study, spec_of(study), 0, 1)
-    trial = claims.take()
+    monkeypatch.setattr("lit_mnist.sweeps.study.heartbeats.HEARTBEAT_INTERVAL", 0.05)
+    study = create_or_open_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
+    leases = Leases(study, stored_spec(study), 0, 1)
+    trial = leases.acquire()
     assert trial is not None
-    with Beat(claims, trial):
+    with Heartbeats(leases, trial):
         wait_for(lambda: study.get_trials()[0].user_attrs["owner"]["beat"] > 1, "two beats")

@@ -9,7 +9,9 @@ import optuna
 import pytest
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import open_storage, open_study, study_lock, study_names
+from lit_mnist.sweeps.search.optuna_private import storage_of
+from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
 
 
 def make_study(url: str, name: str = "first") -> optuna.Study:
@@ -46,16 +48,17 @@ def test_the_locks_of_a_killed_process_are_free(tmp_path: Path) -> None:
     studies = [make_study(url) for url in urls]
     program = (
         "import os\n"
-        "from lit_mnist.sweeps.study.storage import open_storage, study_lock\n"
+        "from lit_mnist.sweeps.study.locks import study_lock\n"
+        "from lit_mnist.sweeps.study.storage import open_storage\n"
         f"journal, database = map(open_storage, {urls!r})\n"
         "with study_lock(journal, 'first'), study_lock(database, 'first'):\n"
-        "    journal.within._backend._lock.acquire()\n"
+        "    journal.wrapped._backend._lock.acquire()\n"
         "    os.kill(os.getpid(), 9)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True)
     assert done.returncode == -9, done.stderr
     for study in studies:
-        with study_lock(study._storage, "first"):
+        with study_lock(storage_of(study), "first"):
             study.set_user_attr("written", True)
         assert study.user_attrs == {"written": True}
 

@@ -1,17 +1,24 @@
-"""What a study's parent run shows: a summary, images, and a page to explore them."""
+"""Figures of a study: which ones are drawn, and what they show."""
 
 import sys
 from pathlib import Path
 
+import matplotlib
+import matplotlib.pyplot
 import optuna
 import pytest
 from matplotlib.text import Text
 from optuna.trial import TrialState
 from studied import add_trial, make_study, searched
 
-from lit_mnist.sweeps.results.drawing import draw, history
-from lit_mnist.sweeps.results.figures import importances, log_summary, main_pair
+from lit_mnist.sweeps.results.figures import history
 from lit_mnist.sweeps.results.heat_map import heat_map
+from lit_mnist.sweeps.results.parent_run import (
+    draw_figures,
+    estimate_importances,
+    heat_map_parameters,
+    log_summary,
+)
 from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.tracking.run import open_run
 
@@ -35,27 +42,27 @@ def texts(figure) -> list[str]:
         (9, TWO, {"history", "importances", "parallel_coordinates", "heat_map", "pareto_front"}),
     ],
 )
-def test_a_study_has_the_figures_that_it_has_enough_trials_for(count, objectives, names) -> None:
-    found = read_summary(searched(count, objectives))
-    shares = importances(found)
-    figures = draw(found, shares, main_pair(found, shares))
+def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> None:
+    summary = read_summary(searched(count, objectives))
+    importances = estimate_importances(summary)
+    figures = draw_figures(summary, importances, heat_map_parameters(summary, importances))
     assert figures.keys() == names
     for figure in figures.values():
         assert texts(figure)
 
 
-def test_what_matters_is_found_and_the_map_is_of_rate_and_momentum() -> None:
-    found = read_summary(searched(40))
-    shares = importances(found)
-    assert max(shares, key=shares.__getitem__) == "model.lr"
-    assert shares.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
-    assert sum(shares.values()) == pytest.approx(1)
-    assert main_pair(found, shares) == ("model.lr", "model.momentum")
+def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_momentum() -> None:
+    summary = read_summary(searched(40))
+    importances = estimate_importances(summary)
+    assert max(importances, key=importances.__getitem__) == "model.lr"
+    assert importances.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
+    assert sum(importances.values()) == pytest.approx(1)
+    assert heat_map_parameters(summary, importances) == ("model.lr", "model.momentum")
 
 
-def test_the_map_marks_every_trial_and_the_given_point() -> None:
-    found = read_summary(searched(30))
-    figure = heat_map(found, "model.lr", "model.momentum")
+def test_the_heat_map_marks_every_trial_and_the_given_point() -> None:
+    summary = read_summary(searched(30))
+    figure = heat_map(summary, "model.lr", "model.momentum")
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert {"given point: 11.3 %", "pruned", "failed", "95 %"} <= set(texts(figure))
@@ -72,17 +79,17 @@ def test_the_history_shows_the_best_so_far() -> None:
     assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3]
 
 
-def test_a_parameter_that_never_varied_has_no_part() -> None:
+def test_a_parameter_that_never_varied_has_no_importance_and_no_axis() -> None:
     study = make_study()
     for number in range(5):
         add_trial(study, TrialState.COMPLETE, 0.1 + 0.04 * number, 0.1 * number, mean=(0.1 * number,))
-    found = read_summary(study)
-    shares = importances(found)
-    assert shares.keys() == {"model.lr", "model.momentum"}
-    assert "model.batch_norm" not in texts(draw(found, shares, None)["parallel_coordinates"])
+    summary = read_summary(study)
+    importances = estimate_importances(summary)
+    assert importances.keys() == {"model.lr", "model.momentum"}
+    assert "model.batch_norm" not in texts(draw_figures(summary, importances, None)["parallel_coordinates"])
 
 
-def test_without_plotly_a_study_has_every_figure_but_the_page(
+def test_without_plotly_only_the_page_is_missing(
     project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "plotly", None)  # what find_spec sees where it is not installed
@@ -91,3 +98,13 @@ def test_without_plotly_a_study_has_every_figure_but_the_page(
     drawn = {Path(item.path).name for item in run.client.list_artifacts(run.id, "figures")}
     assert "history.png" in drawn and "study.html" not in drawn
     assert capsys.readouterr().err.count("it needs plotly, `pip install 'lit-mnist[html]'`") == 1
+
+
+def test_drawing_leaves_the_global_state_of_matplotlib_alone() -> None:
+    """Optuna's matplotlib functions set the ggplot style for the whole process and leave pyplot figures open."""
+    before = dict(matplotlib.rcParams)
+    summary = read_summary(searched(9, TWO))
+    importances = estimate_importances(summary)
+    draw_figures(summary, importances, heat_map_parameters(summary, importances))
+    assert dict(matplotlib.rcParams) == before
+    assert matplotlib.pyplot.get_fignums() == []

@@ -17,7 +17,7 @@ from small import history, spec_text, trial_runs, work, write_spec
 
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
-from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.runner import study_run
 from lit_mnist.sweeps.workers.spawn import WorkerConfig
@@ -110,8 +110,8 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
 
 
 def test_a_worker_whose_supervisor_is_gone_saves_its_trial_and_ends(project: Path) -> None:
-    study = take_study(open_storage(None), parse_spec(spec_text(flags=LONG, trials=1), "small"))
-    with study_run(study, spec_of(study)):
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(flags=LONG, trials=1), "small"))
+    with study_run(study, stored_spec(study)):
         team = WorkerPool("small", default_storage(), 1)
         team.go()
         wait_for(lambda: val_metric_names(0), "the trial to be in training", PATIENCE)
@@ -129,6 +129,6 @@ def fall(cradle: WorkerConfig) -> None:
 def test_workers_that_cannot_work_are_given_up_with_their_own_words(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.live", fall)
+    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.worker_main", fall)
     code, _, err = cli("sweep", write_spec())
     assert code == 1 and "workers die and no trial gets any further; the last one: it fell" in err

@@ -18,10 +18,11 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
-from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, Watch
+from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, OwnerWatch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
-from lit_mnist.sweeps.study.study import spec_of, take_study
+from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
@@ -144,35 +145,35 @@ def test_a_trial_waits_for_data_that_are_away(training_images: Path, devices: in
 
 
 def test_a_study_whose_space_has_changed_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    take_study(open_storage(None), parse_spec(spec_text(), "small"))
+    create_or_open_study(open_storage(None), parse_spec(spec_text(), "small"))
     assert main(["sweep", write_spec(space={"model.lr": {**LR, "high": 0.2}})]) == 2
     err = capsys.readouterr().err
     assert "space model.lr high is 0.1 there and 0.2 here; give the spec another `study`" in err
 
 
 def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once() -> None:
-    study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
-    trial = Leases(study, spec_of(study), 0, 1).take()
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
+    trial = Leases(study, stored_spec(study), 0, 1).acquire()
     assert trial is not None
-    other = Leases(open_study(open_storage(None), "small"), spec_of(study), 1, 1)
+    other = Leases(open_study(open_storage(None), "small"), stored_spec(study), 1, 1)
     other.owner["process"] = "1@0.00"
-    assert other.take() is None
+    assert other.acquire() is None
     gone = subprocess.Popen(["true"])
     gone.wait()
     trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
-    again = other.take()
+    again = other.acquire()
     assert again is not None and again.number == 0 and again.params == trial.params
 
 
 def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
-    trial = Leases(study, spec_of(study), 0, 1).take()
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
+    trial = Leases(study, stored_spec(study), 0, 1).acquire()
     assert trial is not None
     clock = 0.0
     monkeypatch.setattr(time, "monotonic", lambda: clock)
-    watch = Watch(study._storage)
+    watch = OwnerWatch(storage_of(study))
 
     def is_dead(beat: int) -> bool:
         trial.set_user_attr("owner", {"host": "another", "process": this_process(), "worker": 0, "beat": beat})
@@ -183,7 +184,7 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     assert not is_dead(2)
     clock += HEARTBEAT_TIMEOUT - 1
     assert not is_dead(2)
-    study._storage.outages += 1  # a storage that was away has told nothing meanwhile
+    storage_of(study).outages += 1  # a storage that was away has told nothing meanwhile
     clock += 2
     assert not is_dead(2)
     clock += HEARTBEAT_TIMEOUT + 1
@@ -191,8 +192,8 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
 
 
 def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_taken_up() -> None:
-    study = take_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
-    study._storage.create_new_trial(study._study_id)
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
+    storage_of(study).create_new_trial(study._study_id)
     study = work(trials=1)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
@@ -216,8 +217,8 @@ work(trials=1)
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
 def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing() -> None:
-    tests = [str(Path(__file__).parent), str(Path(__file__).parents[1])]
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(tests)}
+    folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
     killed = subprocess.run([sys.executable, "-c", KILLED_LAST], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
     study, whole = work(trials=1), work(trials=1, study="whole")
@@ -227,12 +228,12 @@ def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing()
 
 
 def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.workers.trial.DEADLY", 3)
-    study = take_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.MAX_DEATHS", 3)
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
     gone = subprocess.Popen(["true"])
     gone.wait()
     for _ in range(3):  # times that it is taken up by somebody who dies of it
-        trial = Leases(study, spec_of(study), 0, 1).take()
+        trial = Leases(study, stored_spec(study), 0, 1).acquire()
         assert trial is not None and trial.number == 0
         trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
     study = work(trials=2)
@@ -280,7 +281,7 @@ def test_no_password_of_a_storage_is_logged(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_signal_before_the_next_trial_ends_the_work() -> None:
-    study = take_study(open_storage(None), parse_spec(spec_text(), "small"))
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(), "small"))
     with SignalWatch() as watch, pytest.raises(Interrupted):
         watch.received = 15
         work_on(study, watch)

@@ -2,15 +2,19 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import Cli, enter_project
 
-from lit_mnist.tracking.queries.reader import RunData, open_reader, study_runs
+from lit_mnist.tracking.queries.compare import compare_groups, page, study_runs
+from lit_mnist.tracking.queries.grouping import Group
+from lit_mnist.tracking.queries.metrics import higher_is_better, sort_value
+from lit_mnist.tracking.queries.reader import ClientReader, DatabaseReader, RunData, open_reader
 from lit_mnist.tracking.queries.statistics import paired, summarise
 from lit_mnist.tracking.run import open_run
-from lit_mnist.tracking.store import Store, find_store
+from lit_mnist.tracking.store import Store, connect, find_store
 
 FAST = {0: 0.91, 1: 0.95, 2: 0.93}
 SLOW = {0: 0.90, 1: 0.935, 2: 0.925}
@@ -103,6 +107,21 @@ def test_the_page_says_the_same_in_one_file(cli: Cli, ids: dict[str, list[str]],
     assert "http" not in page and "/store/" not in page
 
 
+def test_the_page_cuts_nothing_and_links_the_runs_of_a_server(project: Path) -> None:
+    path = "/a/folder/deep/in/some/tree/" + "x" * 60
+    runs = [
+        RunData(digit * 32, "name", "FINISHED", {"source": f"{path}/{digit}"}, {"val/acc": 0.5}, {}, "e", "17")
+        for digit in "ab"
+    ]
+    found = compare_groups([Group(run.id[:8], [run]) for run in runs])
+    served = page(found, "two", Store("https://someone:secret@server:5000/mlflow/", project))
+    assert "secret" not in served and f"{path}/a<" in served
+    assert f'<a href="https://server:5000/mlflow/#/experiments/17/runs/{"a" * 32}">{"a" * 8}</a></td>' in served
+    assert f'/runs/{"b" * 32}">{"b" * 32}</a></code>' in served
+    assert "href" not in page(found, "two", Store("sqlite:////a.db", project))
+    assert all(len(cell) == 40 for cell in found.params[0].cells)
+
+
 def test_a_table_that_is_too_wide_says_what_it_leaves_out(
     cli: Cli, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -131,25 +150,48 @@ def test_one_run_is_nothing_to_compare(cli: Cli, ids: dict[str, list[str]]) -> N
     assert "comparing takes two" in cli("compare", ids["fast"][0], ids["fast"][0])[2]
 
 
-def test_the_database_and_mlflow_say_the_same(ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_database_and_mlflow_say_the_same(ids: dict[str, list[str]]) -> None:
     store: Store = find_store()
-    quick = open_reader(store)
-    monkeypatch.setattr("lit_mnist.tracking.queries.reader.SQLITE", "another")
-    slow = open_reader(store)
-    assert type(quick) is not type(slow)
+    quick, slow = open_reader(store), ClientReader(connect(store))
+    assert isinstance(quick, DatabaseReader)
 
     def told(runs: list[RunData]) -> list[RunData]:
-        return [RunData(r.id, r.name, r.status, dict(r.params), dict(r.metrics), dict(r.tags)) for r in runs]
+        return [replace(r, params=dict(r.params), metrics=dict(r.metrics), tags=dict(r.tags)) for r in runs]
 
     wanted = [*ids["fast"], "0" * 32, *ids["study"]]
     assert told(quick.runs(wanted)) == told(slow.runs(wanted))
-    assert quick.studies() == slow.studies()
-    assert len(study_runs(store, quick, "lrs")) == 6
-    start = ids["fast"][0][:9]
-    assert quick.beginning(start) == slow.beginning(start) == [ids["fast"][0]]
+    assert quick.studies() == slow.studies() == ["lrs"]
+    assert told(quick.trial_runs("lrs")) == told(slow.trial_runs("lrs"))
+    assert [run.id for run in study_runs(store, quick, "lrs")] == ids["study"]
+    for start in (ids["fast"][0][:9], ids["fast"][0]):
+        assert quick.ids_beginning(start) == slow.ids_beginning(start) == [ids["fast"][0]]
 
 
 def test_pairs_need_two_seeds_in_common() -> None:
     assert paired({"0": 1.0, "1": 2.0}, {"1": 1.0, "2": 5.0}) is None
     difference = paired({"0": 1.0, "1": 2.0, "2": 9.0}, {"1": 1.0, "0": 0.5})
     assert difference == summarise([0.5, 1.0])
+
+
+@pytest.mark.parametrize(
+    ("metric", "goal", "upwards"),
+    [
+        ("val/acc", "", True),
+        ("best/train/acc_epoch", "", True),
+        ("test/accuracy", "", True),
+        ("val/loss", "", False),
+        ("test/mse", "", False),
+        ("accelerator", "", None),
+        ("parameters", "", None),
+        ("parameters", "minimize parameters", False),
+        ("best/val/acc", "minimize val/acc", False),
+        ("val/loss", "minimize val/acc", False),
+    ],
+)
+def test_a_metrics_name_or_the_studys_goal_says_which_way_is_better(
+    metric: str, goal: str, upwards: bool | None
+) -> None:
+    assert higher_is_better(metric, goal) is upwards
+    values = [0.5, float("nan"), 0.25]
+    better = [0.5, 0.25] if upwards else [0.25, 0.5]
+    assert sorted(values, key=lambda value: sort_value(metric, value, goal))[:2] == better

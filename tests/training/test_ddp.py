@@ -32,11 +32,11 @@ def lit_mnist(*arguments: str) -> str:
 def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
     lit_mnist(*FIT, *DDP)
-    two, one = runs(connect(find_store()))
+    two, one = runs(find_store())
     assert two["status"] == one["status"] == "FINISHED"
     for run in (one, two):
         assert cli("test", "--run", run["id"])[0] == 0
-    two, one = runs(connect(find_store()))
+    two, one = runs(find_store())
     compared = {name for name in one["metrics"] if name.startswith(("train/", "val/", "test/", "best/"))}
     assert len(compared) > 5 and compared <= set(two["metrics"])
     for name in compared:
@@ -45,7 +45,7 @@ def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path
 
 def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
-    (run,) = runs(connect(find_store()))
+    (run,) = runs(find_store())
     assert cli("test", "--run", run["id"])[0] == 0
     out = lit_mnist("test", "--run", run["id"], *DDP)
     assert out.count("test/mse") == 1
@@ -73,7 +73,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert process.stdout is not None
     process.stdout.readline()
-    run_id = runs(connect(find_store()))[0]["id"]
+    run_id = runs(find_store())[0]["id"]
     spool = project / "mlruns" / "runs" / run_id / "spool.jsonl"
     while "train/loss" not in spool.read_text():
         time.sleep(0.05)
@@ -81,7 +81,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
     other.terminate()
     process.communicate(timeout=60)
     assert process.returncode == 143
-    assert runs(connect(find_store()))[0]["status"] == "KILLED"
+    assert runs(find_store())[0]["status"] == "KILLED"
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
     assert "goes on from step" in lit_mnist("fit", "--resume", "last")
     (points, tensors), (whole_points, whole_tensors) = _left(run_id), _left(whole)

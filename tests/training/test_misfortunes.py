@@ -24,7 +24,7 @@ from lightning.pytorch import Callback
 from lit_mnist.cli import main, quiet
 from lit_mnist.guard import guarded
 from lit_mnist.tracking.queries.listing import runs
-from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.tracking.store import find_store
 from lit_mnist.training.fit import fit
 
 class Hog(Callback):
@@ -41,10 +41,10 @@ Path("pyproject.toml").touch()
 quiet()
 code = guarded(lambda: fit({FIT!r}, [Hog()]))
 Path("hog").unlink()
-(run,) = runs(connect(find_store()))
+(run,) = runs(find_store())
 print("after:", code, run["status"], flush=True)
 code = main(["fit", "--resume", run["id"]])
-(run,) = runs(connect(find_store()))
+(run,) = runs(find_store())
 print("after:", code, run["status"])
 """
 
@@ -81,7 +81,7 @@ class Misfortune(Callback):
 def _points() -> list[tuple[str, int, float]]:
     """Every point of the newest run that does not tell the time."""
     client = connect(find_store())
-    run = runs(client)[0]
+    run = runs(find_store())[0]
     assert run["status"] == "FINISHED"
     names = [name for name in run["metrics"] if not name.startswith("system/") and name != "images_per_s"]
     return sorted((name, p.step, p.value) for name in names for p in client.get_metric_history(run["id"], name))

@@ -67,7 +67,7 @@ def finish(*arguments: str) -> str:
 def left() -> Left:
     """What the one run of this project has left."""
     client = connect(find_store())
-    (run,) = runs(client)
+    (run,) = runs(find_store())
     points: dict[tuple[str, int], float] = {}
     for name in run["metrics"]:
         if not name.startswith(TIMED):
@@ -123,14 +123,14 @@ def test_a_run_that_is_killed_at_random_moments_is_the_undisturbed_run(
         enter_project(tmp_path / str(projects), monkeypatch)
         ended = False
         while not ended and strikes < STRIKES:
-            there = runs(connect(find_store()))
+            there = runs(find_store())
             process = start(*(["--resume", there[0]["id"]] if there else FIT))
             # At any moment of start-up, or of training, which is two thirds of what follows.
             in_training = strikes == 0 or chance.random() < 0.75
             ended, how = strike(process, getattr(signal, name), chance.uniform(0, 0.7 * seconds), in_training)
             print(f"{name} {strikes}: {how}")
             strikes += not ended
-        there = runs(connect(find_store()))
+        there = runs(find_store())
         if not ended or there[0]["status"] != "FINISHED":
             finish(*(["--resume", there[0]["id"]] if there else FIT))
         assert left() == whole, f"seed {SEED}, {name}"

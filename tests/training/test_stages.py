@@ -53,7 +53,7 @@ def _train(stage: Stage, seed: int = 0, *callbacks: Callback) -> str:
 
 
 def _runs() -> list[dict[str, object]]:
-    return runs(connect(find_store()))
+    return runs(find_store())
 
 
 @pytest.mark.parametrize("what", OTHERS)

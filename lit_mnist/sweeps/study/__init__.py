@@ -1,0 +1,20 @@
+"""The state of a study that its workers share, on one machine or many.
+
+- `storage`: opens the storage of studies, a journal file or a database.
+- `retry`: repeats calls while the database is unreachable.
+- `locks`: locks of a study and of a journal file, which outlive no process.
+- `study`: creates a study from its specification; says whether it is finished.
+- `leases`: which worker works on which trial; takes over trials of dead workers. All limits of this are here.
+- `heartbeats`: how a worker shows other machines that it is alive.
+- `trial_runs`: the MLflow runs of a study and its trials.
+- `summary`: a read-only snapshot, for progress, tables and figures.
+
+What is stored, as Optuna's user attributes:
+
+- of a study: `spec` (the YAML), `stored` (what must not change within a study), `trials` (how many in all),
+  `longest` (validations of the longest training), `experiment` and `run_id` (its MLflow run), `spent` (seconds),
+  `summed` (the number of trials when it was last summarised).
+- of a trial: `owner`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun` (a run may
+  exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason` (why),
+  `values` (objectives by seed), `seconds`.
+"""

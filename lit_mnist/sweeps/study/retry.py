@@ -1,79 +1,88 @@
-"""A database that goes away for a while is waited for."""
+"""A storage of studies that outlives short outages of its database."""
 
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
+from optuna.storages import BaseStorage
+from sqlalchemy.engine import URL
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from lit_mnist.errors import UserError
 from lit_mnist.terminal import note
 from lit_mnist.tracking.store import reason
 
-PATIENCE = 60.0
-"""Seconds for which a database may be away."""
-PAUSE = 0.5
-Value = TypeVar("Value")
+OUTAGE_TIMEOUT = 60.0
+"""Seconds for which a database may be unreachable before its users give up."""
+RETRY_INTERVAL = 0.5
+"""Seconds between two attempts to reach it."""
+Result = TypeVar("Result")
 
 
 class StorageGoneError(UserError):
-    """The studies' storage does not answer any more."""
+    """The studies' database has been unreachable for OUTAGE_TIMEOUT."""
 
 
 class RetryingStorage:
-    """An Optuna storage whose every call is tried again while its database is away, up to a minute.
+    """An Optuna storage whose calls are repeated while its database is unreachable, for up to OUTAGE_TIMEOUT.
+
+    A repeated call may take effect twice: a server that goes away after a commit and before its answer has done
+    what was asked. `Leases` allows for that; every other write here stores a value and may be repeated.
 
     Args:
-        within: Optuna's storage.
-        name: What people call it.
+        wrapped: The storage, as Optuna opened it.
+        name: Its URL or path without a password, for messages.
+        server: Of a database server that several machines may share; None for a file.
+        file: Of a storage that is a file on this machine; None for a server.
 
     """
 
-    def __init__(self, within: Any, name: str) -> None:
-        self.within, self.name = within, name
+    def __init__(self, wrapped: BaseStorage, name: str, server: URL | None, file: Path | None) -> None:
+        self.wrapped, self.name, self.server, self.file = wrapped, name, server, file
         self.outages = 0
-        """How often the database was found away."""
-        self._said = -PATIENCE
+        """How many calls have failed because the database was unreachable."""
+        self._noted = -OUTAGE_TIMEOUT
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self.within, name)
-        if not callable(found):
-            return found
-        return lambda *args, **kwargs: wait_out(lambda: found(*args, **kwargs), self)
+        # Study and Trial know nothing of the retries: they call this object as they would call `wrapped`.
+        attribute = getattr(self.wrapped, name)
+        if not callable(attribute):
+            return attribute
+        return lambda *args, **kwargs: self.retry(lambda: attribute(*args, **kwargs))
 
-    def say_away(self) -> None:
-        """Say that it is away, once an outage."""
-        if time.monotonic() - self._said >= PATIENCE:
-            note(f"the studies' storage {self.name} is away: waiting for it, up to {PATIENCE:.0f} s")
-        self._said = time.monotonic()
+    def retry(self, call: Callable[[], Result]) -> Result:
+        """Return the result of `call`, repeated while the database is unreachable.
+
+        Raises:
+            StorageGoneError: it was unreachable for OUTAGE_TIMEOUT.
+
+        """
+        deadline: float | None = None
+        while True:
+            try:
+                return call()
+            except Exception as error:
+                if not is_connection_error(error):
+                    raise
+                self.outages += 1
+                now = time.monotonic()
+                if deadline is None:
+                    deadline = now + OUTAGE_TIMEOUT
+                    if now - self._noted >= OUTAGE_TIMEOUT:  # one message an outage, not one a call
+                        note(
+                            f"the studies' storage {self.name} is unreachable:"
+                            f" trying again for up to {OUTAGE_TIMEOUT:.0f} s"
+                        )
+                    self._noted = now
+                elif now > deadline:
+                    why = reason(error.__cause__ or error)
+                    raise StorageGoneError(f"the studies' storage {self.name} is gone: {why}") from None
+                time.sleep(RETRY_INTERVAL)
 
 
-def wait_out(work: Callable[[], Value], storage: RetryingStorage) -> Value:
-    """Do `work`, as often as it takes until the database is back.
-
-    Raises:
-        StorageGoneError: it was away for a minute.
-
-    """
-    deadline: float | None = None
-    while True:
-        try:
-            return work()
-        except Exception as error:
-            if not is_outage(error):
-                raise
-            storage.outages += 1
-            if deadline is None:
-                deadline = time.monotonic() + PATIENCE
-                storage.say_away()
-            elif time.monotonic() > deadline:
-                why = reason(error.__cause__ or error)
-                raise StorageGoneError(f"the studies' storage {storage.name} is gone: {why}") from None
-            time.sleep(PAUSE)
-
-
-def is_outage(error: BaseException) -> bool:
-    """Whether a database could not be reached, rather than having refused something."""
+def is_connection_error(error: BaseException) -> bool:
+    """True if the database could not be reached, as opposed to one that was reached and refused something."""
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError)

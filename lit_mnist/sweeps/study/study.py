@@ -1,4 +1,4 @@
-"""A study: what it is about, how many trials it is to have, and how far it is."""
+"""Creates a study from its specification, compares the two later on, and says whether the study is finished."""
 
 import json
 from typing import Any
@@ -8,122 +8,132 @@ from optuna.storages import BaseStorage
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
-from lit_mnist.sweeps.study.storage import open_study, study_lock, study_names
+from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.storage import open_study, study_names
 
-LONGEST = "longest"
-"""A study's attribute: validations of its longest training."""
+MAX_VALIDATIONS = "longest"
+"""Study attribute: validations of the study's longest training."""
+TIME_SPENT = "spent"
+"""Study attribute: seconds for which `lit-mnist sweep` has run on the study, summed over machines and starts."""
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
 
-def experiment(name: str) -> str:
-    """The MLflow experiment of study `name`."""
-    return f"sweeps/{name}"
+def experiment_name(study: str) -> str:
+    """The MLflow experiment of the study."""
+    return f"sweeps/{study}"
 
 
-def take_study(storage: BaseStorage, spec: Spec, longest: int | None = None) -> optuna.Study:
-    """The study of `spec`: created where it is missing, with its number of trials raised if `spec` says so.
+def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int | None = None) -> optuna.Study:
+    """Return the study of `spec`: created if missing, and with the number of trials that `spec` now asks for.
 
     Args:
         storage: Where the study is kept.
         spec: The specification.
-        longest: Validations of the longest training, if known; stored the first time, so that all workers agree.
+        max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
+            divide Hyperband's brackets alike.
 
     Raises:
-        UsageError: the stored study is another, or has more trials than are asked for.
+        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
 
     """
     with study_lock(storage, spec.name):
         if spec.name not in study_names(storage):
-            optuna.create_study(
-                storage=storage, study_name=spec.name, directions=[goal.direction for goal in spec.objectives]
-            )
+            directions = [objective.direction for objective in spec.objectives]
+            optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
         study = open_study(storage, spec.name)
-        attrs = study.user_attrs
-        if "stored" not in attrs:  # new, or whoever made it was killed at once
-            for key, value in (("spec", spec.text), ("stored", _plain(spec.stored())), ("trials", spec.trials)):
-                study.set_user_attr(key, value)
-            if longest is not None:
-                study.set_user_attr(LONGEST, longest)
+        stored = study.user_attrs
+        # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
+        if "stored" not in stored:
+            attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
+            if max_validations is not None:
+                attributes[MAX_VALIDATIONS] = max_validations
+            for name, value in (attributes | {"stored": _as_json(spec.stored())}).items():
+                study.set_user_attr(name, value)
             return study
-        _check_same(spec, attrs["stored"])
-        _set_trials(study, spec, attrs["trials"])
-        if spec.text != attrs["spec"]:  # its limits of time and number may have changed
+        _check_same(spec, stored["stored"])
+        _check_trials(spec, study)
+        if spec.trials != stored["trials"]:
+            study.set_user_attr("trials", spec.trials)
+        if spec.text != stored["spec"]:  # the limits of time and trials may differ
             study.set_user_attr("spec", spec.text)
         return study
 
 
-def spec_of(study: optuna.Study) -> Spec:
-    """The specification that the study has stored."""
-    spec = parse_spec(study.user_attrs["spec"], study.study_name)
-    return spec.with_trials(study.user_attrs["trials"])
-
-
 def check_stored(storage: BaseStorage, spec: Spec) -> str:
-    """How the stored study of that name agrees with `spec`, in words; empty where there is none.
+    """Describe how far the stored study of `spec` is, in a few words; empty if there is none.
 
     Raises:
-        UsageError: it does not.
+        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
 
     """
     if spec.name not in study_names(storage):
         return ""
     study = open_study(storage, spec.name)
-    _check_same(spec, study.user_attrs.get("stored", _plain(spec.stored())))
-    trials = get_trials(study)
-    if len(trials) > spec.trials:
-        raise UsageError(_too_few(spec, len(trials)))
-    return f"stored, {sum(t.state.is_finished() for t in trials)} of {spec.trials} trials finished"
+    _check_same(spec, study.user_attrs.get("stored", _as_json(spec.stored())))
+    _check_trials(spec, study)
+    finished = sum(trial.state.is_finished() for trial in get_trials(study))
+    return f"stored, {finished} of {spec.trials} trials finished"
+
+
+def stored_spec(study: optuna.Study) -> Spec:
+    """The specification that is stored in the study, with the number of trials last asked for."""
+    spec = parse_spec(study.user_attrs["spec"], study.study_name)
+    return spec.with_trials(study.user_attrs["trials"])
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """Every trial of the study as it is now."""
+    """All trials of the study as they are stored now; not to be modified, since they may be the storage's own."""
     return study.get_trials(deepcopy=False)
 
 
 def is_finished(study: optuna.Study) -> bool:
-    """Whether the study has all its trials, and each has come to its end."""
+    """True if the study has all its trials and each of them has ended."""
     trials = get_trials(study)
     return len(trials) >= study.user_attrs["trials"] and all(trial.state.is_finished() for trial in trials)
 
 
 def is_out_of_time(study: optuna.Study, spec: Spec) -> bool:
-    """Whether no new trials are to be asked for, since the study's hours are over."""
-    return spec.hours is not None and study.user_attrs.get("spent", 0.0) >= 3600 * spec.hours
+    """True if the study's hours are used up, so that no new trial may start."""
+    return spec.hours is not None and study.user_attrs.get(TIME_SPENT, 0.0) >= 3600 * spec.hours
+
+
+def add_time_spent(study: optuna.Study, seconds: float) -> None:
+    """Add to the time that has been spent on the study."""
+    # Optuna has no atomic increment: without the lock, two sweeps on one study would overwrite each other's sum.
+    with study_lock(storage_of(study), study.study_name):
+        study.set_user_attr(TIME_SPENT, study.user_attrs.get(TIME_SPENT, 0.0) + seconds)
+
+
+def _check_trials(spec: Spec, study: optuna.Study) -> None:
+    if (count := len(get_trials(study))) > spec.trials:
+        raise UsageError(
+            f"--trials {spec.trials}: study {spec.name!r} has {count} trials already; take {count} or more"
+        )
 
 
 def _check_same(spec: Spec, stored: dict[str, Any]) -> None:
-    given = _plain(spec.stored())
-    differing = [key for key in sorted({*given, *stored}) if given.get(key) != stored.get(key)]
-    if not differing:
-        return
-    what = "; ".join(_difference(key, stored.get(key), given.get(key)) for key in differing)
-    raise UsageError(
-        f"the stored study {spec.name!r} is another: {what}; give the spec another `study`, or its former values"
-    )
+    """Refuse a specification that would mix trials of two different searches in one study."""
+    given = _as_json(spec.stored())
+    names = [name for name in sorted({*given, *stored}) if given.get(name) != stored.get(name)]
+    if names:
+        differences = "; ".join(_difference(name, stored.get(name), given.get(name)) for name in names)
+        raise UsageError(
+            f"the stored study {spec.name!r} is another: {differences};"
+            " give the spec another `study`, or its former values"
+        )
 
 
-def _difference(key: str, old: Any, new: Any) -> str:
-    """What differs, entry by entry where it has any."""
+def _difference(name: str, old: Any, new: Any) -> str:
+    """Describe how two values differ; for mappings, only the entries that do."""
     if isinstance(old, dict) and isinstance(new, dict):
-        names = [name for name in sorted({*old, *new}) if old.get(name) != new.get(name)]
-        return "; ".join(_difference(f"{key} {name}", old.get(name), new.get(name)) for name in names)
-    return f"{key} is {json.dumps(old)} there and {json.dumps(new)} here"
+        names = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+        return "; ".join(_difference(f"{name} {key}", old.get(key), new.get(key)) for key in names)
+    return f"{name} is {json.dumps(old)} there and {json.dumps(new)} here"
 
 
-def _set_trials(study: optuna.Study, spec: Spec, former: int) -> None:
-    if spec.trials == former:
-        return
-    if (there := len(get_trials(study))) > spec.trials:
-        raise UsageError(_too_few(spec, there))
-    study.set_user_attr("trials", spec.trials)
-
-
-def _too_few(spec: Spec, there: int) -> str:
-    return f"--trials {spec.trials}: study {spec.name!r} has {there} trials already; take {there} or more"
-
-
-def _plain(fields: dict[str, Any]) -> dict[str, Any]:
-    """As it comes back from a storage."""
-    plain: dict[str, Any] = json.loads(json.dumps(fields))
-    return plain
+def _as_json(fields: dict[str, Any]) -> dict[str, Any]:
+    """The fields as a storage returns them: tuples are lists, keys are strings."""
+    converted: dict[str, Any] = json.loads(json.dumps(fields))
+    return converted

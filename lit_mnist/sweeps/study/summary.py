@@ -1,4 +1,4 @@
-"""What a study has come to so far, read from what it keeps; nothing here trains."""
+"""A read-only snapshot of a study: its trials by state, the best of them, an estimate of the time left."""
 
 import heapq
 import math
@@ -11,10 +11,10 @@ import optuna
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_mnist.sweeps.search.constraints import constraints_of
+from lit_mnist.sweeps.search.optuna_private import constraints_of
 
 UNREPORTED = "validations"
-"""A trial's attribute: validations by seed, of seeds that report no intermediate values."""
+"""Trial attribute: number of validations by seed, for seeds whose values are not reported to the pruner."""
 STATES = {
     TrialState.COMPLETE: "complete",
     TrialState.PRUNED: "pruned",
@@ -22,95 +22,101 @@ STATES = {
     TrialState.RUNNING: "unfinished",
     TrialState.WAITING: "waiting",
 }
+"""The states of trials, in words."""
 
 
 @dataclass(frozen=True)
 class StudySummary:
-    """A study as it is now."""
+    """A study at one moment."""
 
     name: str
     objectives: tuple[str, ...]
-    """Metrics, in the order of a trial's values."""
+    """The metrics that are optimised, in the order of a trial's values."""
     upwards: tuple[bool, ...]
-    """Which of them are better when higher."""
+    """For each objective, True if higher values are better."""
     seeds: tuple[int, ...]
+    """Every point is trained once with each of these."""
     budget: int
-    """How many trials it is to have."""
+    """How many trials the study will have in all."""
     given: tuple[Mapping[str, Any], ...]
-    """Points that were to be tried first."""
+    """The points that the specification names, which are tried first."""
     trials: tuple[FrozenTrial, ...]
+    """All trials, by number."""
 
     @property
     def complete(self) -> list[FrozenTrial]:
-        """Trials with values, in order."""
+        """The trials that have values, by number."""
         return [trial for trial in self.trials if trial.state == TrialState.COMPLETE]
 
     @property
     def finished(self) -> list[FrozenTrial]:
-        """Trials that nobody will work on again."""
+        """The trials that have ended: complete, pruned or failed."""
         return [trial for trial in self.trials if trial.state.is_finished()]
 
     def count(self, state: TrialState) -> int:
-        """How many trials are in that state."""
+        """Return how many trials are in the state."""
         return Counter(trial.state for trial in self.trials)[state]
 
     def counts(self) -> str:
-        """How many trials are in which state, in words."""
+        """Return the number of trials in each state, in words such as "3 complete, 1 failed"."""
+        counts = Counter(trial.state for trial in self.trials)
         return (
-            ", ".join(f"{self.count(state)} {word}" for state, word in STATES.items() if self.count(state))
-            or "none yet"
+            ", ".join(f"{counts[state]} {word}" for state, word in STATES.items() if counts[state]) or "none yet"
         )
 
     def best(self) -> list[FrozenTrial]:
-        """The best trial, or the Pareto set of several objectives by the first; empty while there is none.
+        """Return the best trial; with several objectives the Pareto front, sorted by the first objective.
 
-        Trials that break a constraint do not count.
+        Only trials that satisfy every constraint count. The list is empty while there is none.
         """
-        allowed = [trial for trial in self.complete if is_allowed(trial)]
-        front = [trial for trial in allowed if not any(self._beats(other, trial) for other in allowed)]
-        front.sort(key=lambda trial: (self.cost(trial)[0], trial.number))
+        costs = {trial.number: self.cost(trial) for trial in self.complete if is_allowed(trial)}
+
+        def is_dominated(cost: tuple[float, ...]) -> bool:
+            return any(
+                other != cost and all(a <= b for a, b in zip(other, cost, strict=True)) for other in costs.values()
+            )
+
+        allowed = [trial for trial in self.complete if trial.number in costs]
+        front = [trial for trial in allowed if not is_dominated(costs[trial.number])]
+        front.sort(key=lambda trial: (costs[trial.number][0], trial.number))
         return front if len(self.objectives) > 1 else front[:1]
 
     def best_by(self, index: int) -> FrozenTrial | None:
-        """The trial that is best by one goal; None while there is none."""
+        """Return the trial that is best in the objective of that index; None while there is none."""
         allowed = [trial for trial in self.complete if is_allowed(trial)]
         return min(allowed, key=lambda trial: self.cost(trial)[index], default=None)
 
     def cost(self, trial: FrozenTrial) -> tuple[float, ...]:
-        """Its values, turned so that less is better."""
+        """Return the trial's values with their signs changed where needed, so that less is better."""
         return tuple(-value if up else value for up, value in zip(self.upwards, trial.values, strict=True))
-
-    def _beats(self, one: FrozenTrial, other: FrozenTrial) -> bool:
-        first, second = self.cost(one), self.cost(other)
-        return first != second and all(a <= b for a, b in zip(first, second, strict=True))
 
 
 def read_summary(study: optuna.Study) -> StudySummary:
-    """The study as it is now."""
-    attrs = study.user_attrs
-    stored = attrs["stored"]
+    """Read the study from its storage."""
+    attributes = study.user_attrs
+    stored = attributes["stored"]
     return StudySummary(
-        study.study_name,
-        tuple(goal["metric"] for goal in stored["goals"]),
-        tuple(direction == StudyDirection.MAXIMIZE for direction in study.directions),
-        tuple(stored["seeds"]),
-        attrs["trials"],
-        tuple(stored.get("points", ())),
-        tuple(study.get_trials(deepcopy=False)),
+        name=study.study_name,
+        objectives=tuple(objective["metric"] for objective in stored["goals"]),
+        upwards=tuple(direction == StudyDirection.MAXIMIZE for direction in study.directions),
+        seeds=tuple(stored["seeds"]),
+        budget=attributes["trials"],
+        given=tuple(stored.get("points", ())),
+        trials=tuple(study.get_trials(deepcopy=False)),
     )
 
 
 def seconds_left(
     trials: Sequence[FrozenTrial], budget: int, workers: int, until_stop: float = math.inf
 ) -> float | None:
-    """An estimate of the seconds until the study is finished; None while no trial has shown how long one takes.
+    """Estimate the seconds until the study is finished; None before the first trial has ended.
 
-    Trials that are at work are counted by the share of their validations that is left. Trials that wait go to
-    whichever worker is free first, each as a whole: 5 trials of a minute take 2 workers 3 minutes.
+    A running trial takes the share of a mean trial that its number of validations leaves. Every further trial is
+    taken, as a whole, by the worker that is free first: 5 trials of a minute take 2 workers 3 minutes.
 
     Args:
         trials: All trials of the study.
-        budget: How many it is to have.
+        budget: How many it will have in all.
         workers: How many work on it, on all machines.
         until_stop: Seconds after which no new trial is started.
 
@@ -119,53 +125,53 @@ def seconds_left(
     took = [trial.user_attrs["seconds"] for trial in done if "seconds" in trial.user_attrs]
     if not took:
         return None
-    each = sum(took) / len(took)
+    mean_seconds = sum(took) / len(took)
     counts = [count_validations(trial) for trial in done if "seconds" in trial.user_attrs]
-    usual = sum(counts) / len(counts)
-    begun = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    shares = [max(0.0, 1 - count_validations(trial) / usual) if usual else 1.0 for trial in begun]
-    free_at = [0.0] * max(workers, 1)  # a heap
+    mean_count = sum(counts) / len(counts)
+    running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    shares = [max(0.0, 1 - count_validations(trial) / mean_count) if mean_count else 1.0 for trial in running]
+    free_at = [0.0] * max(workers, 1)  # a heap: when each worker is free, in seconds from now
     for share in sorted(shares, reverse=True):
-        heapq.heapreplace(free_at, free_at[0] + share * each)
+        heapq.heapreplace(free_at, free_at[0] + share * mean_seconds)
     for _ in range(budget - len(trials)):
         if free_at[0] >= until_stop:
             break
-        heapq.heapreplace(free_at, free_at[0] + each)
+        heapq.heapreplace(free_at, free_at[0] + mean_seconds)
     return max(free_at)
 
 
 def count_validations(trial: FrozenTrial) -> int:
-    """How many validations the trial has behind it, those that are not reported to a pruner included.
+    """Return how many validations the trial has done, over all its seeds.
 
-    Later seeds and studies with several objectives do not report:
-    `Reporter` counts their validations in an attribute.
+    Values are reported to the pruner for the first seed of a study with a single objective only. `Reporter` counts
+    all other validations in the attribute UNREPORTED.
     """
     unreported: dict[str, int] = trial.user_attrs.get(UNREPORTED, {})
     return len(trial.intermediate_values) + sum(unreported.values())
 
 
 def is_allowed(trial: FrozenTrial) -> bool:
-    """Whether the trial keeps to every constraint."""
+    """True if the trial satisfies every constraint."""
     return all(value <= 0 for value in constraints_of(trial).values())
 
 
 def point(trial: FrozenTrial) -> dict[str, Any]:
-    """What the trial was to try, by the names of the command line; empty before it was asked."""
+    """Return the trial's hyperparameters by their names on the command line; empty until they are suggested."""
     found: dict[str, Any] = trial.user_attrs.get("point", {})
     return found
 
 
 def runs(trial: FrozenTrial) -> Sequence[str]:
-    """The ids of its MLflow runs, in the order of the study's seeds."""
+    """Return the ids of the trial's MLflow runs, in the order of the study's seeds."""
     found: list[str] = trial.user_attrs.get("runs", [])
     return found
 
 
 def show_point(values: Mapping[str, Any]) -> str:
-    """A point in one line."""
+    """Return a point as one line."""
     return "  ".join(f"{name} {show(value)}" for name, value in values.items()) or "–"
 
 
 def show(value: Any) -> str:
-    """A value as it is read: numbers to four figures."""
+    """Return a value as text, floating-point numbers with four digits."""
     return f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -1,15 +1,22 @@
-"""A study's runs in MLflow: one for the study, one for each trial and seed, found again by their tags."""
+"""The MLflow runs of a study: one for the study, and one for each trial and seed, which are found by their tags.
+
+study run (sweep.role=study)
+├── run of trial 0           one seed: a child of the study's run
+└── trial 1 (sweep.role=trial)   several seeds: a group run with mean and interval of each metric
+    ├── run of seed 0
+    └── run of seed 1
+"""
 
 import shutil
 import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_mnist.sweeps.workers.reporter import REASON, STATE
 from lit_mnist.tracking.active_run import LONGEST_PARAM
 from lit_mnist.tracking.creation import source_tags
 from lit_mnist.tracking.folder import CONFIG, run_folders
 from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
@@ -17,54 +24,68 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 ROLE, PARENT = "sweep.role", "mlflow.parentRunId"
-OF = "sweep.run"
-"""The tag that holds the id of the study's own run: another study of the same name has another."""
+STUDY_RUN = "sweep.run"
+"""Tag with the id of the study's run. Names do not identify a study: one in another storage may have the same."""
+STATE, REASON = "sweep.state", "sweep.reason"
+"""Tags of a trial's runs: how the trial ended, and why if it was pruned or failed."""
 
 
 class TrialRuns:
-    """The runs of one trial.
+    """The MLflow runs of one trial.
 
     Args:
         study: The study's name.
-        experiment: MLflow's name of it.
-        of: The study's own run.
-        number: The trial's.
-        goal: What the study looks for first.
+        experiment: The name of its MLflow experiment.
+        study_run: The id of the study's run.
+        number: The trial's number.
+        goal: The first objective, such as `minimize val/loss`.
 
     """
 
-    def __init__(self, study: str, experiment: str, of: str, number: int, goal: str) -> None:
-        self.study, self.experiment, self.of, self.number, self.goal = study, experiment, of, number, goal
+    def __init__(self, study: str, experiment: str, study_run: str, number: int, goal: str) -> None:
+        self.experiment, self.study_run, self.number, self.goal = experiment, study_run, number, goal
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
-        """The run that holds those of the seeds together, where there are several."""
+        """The id of the run that is the parent of those of the seeds, if there are several seeds."""
+        self._common_tags = {STUDY: study, STUDY_RUN: study_run, TRIAL: str(number)}
 
     def tags(self, seed: int) -> dict[str, str]:
-        """Of the run of one seed."""
-        return {**self._common(), SEED: str(seed), GOAL: self.goal, PARENT: self.group or self.of}
+        """Return the tags of the run of one seed."""
+        parent = self.group or self.study_run
+        return {**self._common_tags, SEED: str(seed), GOAL: self.goal, PARENT: parent}
 
     def find(self, seed: int) -> "Run | None":
-        """The run of that seed that can be gone on with; one that has nothing yet is deleted."""
+        """Return the run of that seed, if it is finished or can be resumed; delete runs that cannot.
+
+        Between the creation of a run and its first file, a killed worker leaves a run without a configuration.
+        """
         for run in self._search(f"tags.`{SEED}` = '{seed}'"):
-            if run.info.status == "FINISHED" or self._can_go_on(run.info.run_id):
+            if run.info.status == "FINISHED" or self._has_config(run.info.run_id):
                 return run
             self.client.delete_run(run.info.run_id)
             shutil.rmtree(self.store.run_folder(run.info.run_id), ignore_errors=True)
         return None
 
     def metrics(self, run_id: str) -> dict[str, float]:
-        """The last value of each metric of a finished run."""
+        """Return the last value of each metric of a finished run."""
         return dict(self.client.get_run(run_id).data.metrics)
 
     def open_group(self) -> None:
-        """Find or make the run that those of the seeds are children of."""
-        tags = {**self._common(), ROLE: "trial", PARENT: self.of}
+        """Find or create the run that is the parent of those of the seeds."""
+        tags = {**self._common_tags, ROLE: "trial", PARENT: self.study_run}
         found = self._search(f"tags.`{ROLE}` = 'trial'")
-        self.group = found[0].info.run_id if found else self._create(f"trial {self.number}", tags)
+        self.group = found[0].info.run_id if found else self._create(tags)
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
-        """Say how the trial ended, with mean and interval of each metric over the seeds."""
+        """End the parent run, with mean and confidence interval of each metric over the seeds.
+
+        Args:
+            state: How the trial ended, see `summary.STATES`.
+            reason: Why, if it was pruned or failed.
+            metrics: The metrics of each seed.
+
+        """
         if self.group is None:
             return
         from mlflow.entities import Metric
@@ -76,16 +97,14 @@ class TrialRuns:
             if summary.interval is not None:
                 points.append(Metric(f"{name}/interval", summary.interval, now, 0))
         self.client.log_batch(self.group, metrics=points)
-        self.mark(self.group, state, reason)
-        self.client.set_terminated(self.group, "FAILED" if state == "failed" else "FINISHED")
+        self._end(self.group, state, reason)
 
     def record(self, seed: int, state: str, reason: str, point: Mapping[str, Any]) -> str:
-        """A run for a trial that could not even start, so that it can be seen; returns its id."""
-        run_id = self._create(f"trial {self.number}", self.tags(seed))
+        """Create a run for a trial that ended before its training began, so that it is visible; return its id."""
+        run_id = self._create(self.tags(seed))
         for name, value in point.items():
             self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:LONGEST_PARAM])
-        self.mark(run_id, state, reason)
-        self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
+        self._end(run_id, state, reason)
         return run_id
 
     def mark(self, run_id: str, state: str, reason: str | None) -> None:
@@ -94,20 +113,24 @@ class TrialRuns:
         if reason is not None:
             self.client.set_tag(run_id, REASON, reason[:LONGEST_PARAM])
 
-    def _common(self) -> dict[str, str]:
-        return {STUDY: self.study, OF: self.of, TRIAL: str(self.number)}
+    def _end(self, run_id: str, state: str, reason: str | None) -> None:
+        self.mark(run_id, state, reason)
+        self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
 
-    def _create(self, name: str, tags: Mapping[str, str]) -> str:
-        where = experiment_id(self.client, self.store, self.experiment)
-        return str(self.client.create_run(where, run_name=name, tags={**source_tags(), **tags}).info.run_id)
+    def _create(self, tags: Mapping[str, str]) -> str:
+        experiment = experiment_id(self.client, self.store, self.experiment)
+        tags = {**source_tags(), **tags}
+        return str(self.client.create_run(experiment, run_name=f"trial {self.number}", tags=tags).info.run_id)
 
     def _search(self, condition: str) -> "list[Run]":
-        where = experiment_id(self.client, self.store, self.experiment)
-        what = f"tags.`{OF}` = '{self.of}' and tags.`{TRIAL}` = '{self.number}' and {condition}"
-        return list(self.client.search_runs([where], what, order_by=["attributes.start_time ASC"]))
+        """Return the trial's runs that meet the condition, the oldest first."""
+        experiment = experiment_id(self.client, self.store, self.experiment)
+        trial = f"tags.`{STUDY_RUN}` = '{self.study_run}' and tags.`{TRIAL}` = '{self.number}'"
+        order = ["attributes.start_time ASC"]
+        return list(search_runs(self.client, f"{trial} and {condition}", [experiment], order))
 
-    def _can_go_on(self, run_id: str) -> bool:
-        """Whether the run has a configuration, here or in the store."""
+    def _has_config(self, run_id: str) -> bool:
+        """True if the run has a configuration to resume with, on this machine or among its artifacts."""
         if any(path.name == run_id and (path / CONFIG).exists() for path in run_folders(self.store.home)):
             return True
         return any(item.path == CONFIG for item in self.client.list_artifacts(run_id))

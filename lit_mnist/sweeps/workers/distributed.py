@@ -19,7 +19,7 @@ from lit_mnist.guard import ERROR
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.samplers import make_pruner
 from lit_mnist.sweeps.study.storage import open_storage, open_study
-from lit_mnist.sweeps.study.study import spec_of
+from lit_mnist.sweeps.study.study import stored_spec
 from lit_mnist.sweeps.workers.errors import InfrastructureError, is_infrastructure_error, is_outage, reason_of
 from lit_mnist.sweeps.workers.parent_watch import ParentWatch
 from lit_mnist.sweeps.workers.reporter import Reporter
@@ -81,7 +81,7 @@ def run_job(path: Path) -> None:
         if first:
             ParentWatch(watch)
         study = open_study(open_storage(None), job.study)
-        spec = spec_of(study)
+        spec = stored_spec(study)
         study.pruner = make_pruner(spec, job.validations)
         trial = _trial(study, job.number) if first else None
         reason = trial.user_attrs.get("pruned") if trial is not None and job.reports else None

@@ -13,7 +13,7 @@ from multiprocessing.process import BaseProcess
 
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
-from lit_mnist.sweeps.study.storage import VARIABLE
+from lit_mnist.sweeps.study.storage import STORAGE_VARIABLE
 from lit_mnist.sweeps.workers.errors import ReleasedError
 from lit_mnist.sweeps.workers.parent_watch import GO
 from lit_mnist.sweeps.workers.spawn import WorkerConfig, context, prepare, start_worker, threads_each
@@ -155,7 +155,7 @@ class WorkerPool:
 
     def _start(self, number: int) -> WorkerProcess:
         # The storage may have a password, which a command line would show to everybody on the machine.
-        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), VARIABLE: self.url}
+        environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), STORAGE_VARIABLE: self.url}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
         stdin, pipe = context().Pipe(duplex=False)

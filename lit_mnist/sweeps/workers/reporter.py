@@ -11,10 +11,8 @@ from torch import Tensor
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.search.spec import Objective
 from lit_mnist.sweeps.study.summary import UNREPORTED
+from lit_mnist.sweeps.study.trial_runs import REASON, STATE
 from lit_mnist.tracking.logger import MLflowTracker
-
-STATE = "sweep.state"
-REASON = "sweep.reason"
 
 
 class Reporter(Callback):

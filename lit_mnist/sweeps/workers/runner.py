@@ -11,13 +11,22 @@ import optuna
 from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.results.figures import log_summary
+from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
-from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study, study_lock
-from lit_mnist.sweeps.study.study import check_stored, experiment, is_finished, is_out_of_time, take_study
-from lit_mnist.sweeps.study.trial_runs import OF, ROLE
+from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
+from lit_mnist.sweeps.study.study import (
+    add_time_spent,
+    check_stored,
+    create_or_open_study,
+    experiment_name,
+    is_finished,
+    is_out_of_time,
+)
+from lit_mnist.sweeps.study.trial_runs import ROLE, STUDY_RUN
 from lit_mnist.sweeps.workers.pool import WorkerPool, visible_gpus
 from lit_mnist.sweeps.workers.trial import measure
 from lit_mnist.terminal import say
@@ -63,7 +72,7 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         watch.check()
         # What workers start from is ready by now, or soon.
         with contextlib.closing(WorkerPool(spec.name, url, workers, _gpus_to_share(spec))) as team:
-            study = take_study(storage, spec, max((kind.validations for kind in kinds), default=None))
+            study = create_or_open_study(storage, spec, max((kind.validations for kind in kinds), default=None))
             with study_run(study, spec) as run:
                 _carry_out(study, spec, team, run, watch)
 
@@ -130,7 +139,7 @@ def _what_is_next(study: optuna.Study, spec: Spec, watch: SignalWatch) -> str:
 def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
     """The study's own run; of several sweeps on one study the first one keeps it RUNNING."""
     name = study.study_name
-    with study_lock(study._storage, name):
+    with study_lock(storage_of(study), name):
         run_id = study.user_attrs.get("run_id")
         opened = contextlib.ExitStack()
         run = opened.enter_context(_new_run(name) if run_id is None else _former_run(run_id))
@@ -141,7 +150,7 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
         if run_id is None:
             run.log_params({"sampler": spec.sampler, "pruner": spec.pruner, "seeds": list(spec.seeds)})
         run.log_text(spec.text, "spec.yaml")
-        run.set_tags({**git_state(), **version_tags(package_versions()), OF: run.id})
+        run.set_tags({**git_state(), **version_tags(package_versions()), STUDY_RUN: run.id})
         yield run
         if is_finished(study):
             run.uploader.flush()
@@ -149,7 +158,7 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
 
 
 def _new_run(name: str) -> contextlib.AbstractContextManager[Run]:
-    return open_run(experiment(name), name, system_metrics=False, tags={STUDY: name, ROLE: "study"})
+    return open_run(experiment_name(name), name, system_metrics=False, tags={STUDY: name, ROLE: "study"})
 
 
 @contextmanager
@@ -184,6 +193,4 @@ class _Clock:
         passed = time.monotonic() - self._since
         if now or passed >= KEEP:
             self._since += passed
-            study = self._study
-            with study_lock(study._storage, study.study_name):  # several sweeps may add to it at once
-                study.set_user_attr("spent", study.user_attrs.get("spent", 0.0) + passed)
+            add_time_spent(self._study, passed)

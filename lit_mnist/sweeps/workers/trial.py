@@ -17,7 +17,7 @@ from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.constraints import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
-from lit_mnist.sweeps.study.leases import MOST_RELEASES, RELEASED
+from lit_mnist.sweeps.study.leases import reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
 from lit_mnist.sweeps.study.summary import STATES
 from lit_mnist.sweeps.study.trial_runs import TrialRuns
@@ -37,8 +37,6 @@ CHEAP = (
 """Flags of every trial, which is one of many."""
 MANY = 100
 """Epochs of trainings that go by steps alone, as far as a pruner has to know."""
-DEADLY = 10
-"""Deaths of its workers in a row, with no validation between, after which a trial has FAILED."""
 
 
 class PrunedError(Exception):
@@ -114,12 +112,7 @@ class TrialWork:
             UserError: it does.
 
         """
-        deaths, released = (self.trial.user_attrs.get(name, {"count": 0}) for name in ("deaths", RELEASED))
-        if deaths["count"] >= DEADLY:
-            reason = f"its worker was killed {deaths['count']} times with nothing won between: out of memory?"
-        elif released["count"] >= MOST_RELEASES:
-            reason = f"{released['reason']} ({released['count']} times in a row)"
-        else:
+        if (reason := reason_to_give_up(self.trial)) is None:
             return
         for seed in self.spec.seeds:
             if (run := self.runs.find(seed)) is not None and run.info.status != "FINISHED":

@@ -12,9 +12,10 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import Spec
-from lit_mnist.sweeps.study.leases import MOST_RELEASES, Beat, Leases
+from lit_mnist.sweeps.study.heartbeats import Heartbeats
+from lit_mnist.sweeps.study.leases import MAX_RELEASES, Leases
 from lit_mnist.sweeps.study.storage import open_storage, open_study
-from lit_mnist.sweeps.study.study import LONGEST, RUNNING, get_trials, is_out_of_time, spec_of
+from lit_mnist.sweeps.study.study import MAX_VALIDATIONS, RUNNING, get_trials, is_out_of_time, stored_spec
 from lit_mnist.sweeps.workers.errors import ReleasedError, is_infrastructure_error, is_outage, reason_of
 from lit_mnist.sweeps.workers.parent_watch import ParentWatch
 from lit_mnist.sweeps.workers.trial import TrialPlan, TrialWork, measure
@@ -53,16 +54,16 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
         Interrupted: a signal came; the trial in hand is left as it is saved.
 
     """
-    spec = spec_of(study)
-    extent = measure(spec, study.user_attrs.get(LONGEST))
-    claims = Leases(study, spec, worker, extent.validations)
+    spec = stored_spec(study)
+    extent = measure(spec, study.user_attrs.get(MAX_VALIDATIONS))
+    leases = Leases(study, spec, worker, extent.validations)
     settle = GlobalStateGuard()
     with gc_freeze():
         while True:
             watch.check()
-            trial = claims.take()
+            trial = leases.acquire()
             if trial is not None:
-                _work(claims, trial, watch, extent)
+                _work(leases, trial, watch, extent)
                 settle()
             elif _is_over(study, spec):
                 return
@@ -70,26 +71,26 @@ def work_on(study: optuna.Study, watch: SignalWatch, worker: int = 0) -> None:
                 time.sleep(PAUSE)
 
 
-def _work(claims: Leases, trial: Trial, watch: SignalWatch, extent: TrialPlan) -> None:
+def _work(leases: Leases, trial: Trial, watch: SignalWatch, extent: TrialPlan) -> None:
     try:
-        with Beat(claims, trial):
-            TrialWork(claims.study, claims.spec, trial, watch, extent).do()
+        with Heartbeats(leases, trial):
+            TrialWork(leases.study, leases.spec, trial, watch, extent).do()
     except BusyError as error:
-        claims.release(trial)
+        leases.release(trial)
         note(f"trial {trial.number} waits: {error}")
         time.sleep(2 * PAUSE)
     except Interrupted:
-        claims.release(trial)
+        leases.release(trial)
         raise
     except Exception as error:
         if is_infrastructure_error(error) and not is_outage(error):
             reason = reason_of(error)
-            count = claims.release_after_error(trial, reason)
-            note(f"trial {trial.number} is released ({count} of {MOST_RELEASES} times): {reason}")
+            count = leases.release_after_error(trial, reason)
+            note(f"trial {trial.number} is released ({count} of {MAX_RELEASES} times): {reason}")
             # The next one gets a fresh process: this one may be short of memory or of open files.
             raise ReleasedError(reason) from error
         with contextlib.suppress(Exception):  # the first error is the one that counts
-            claims.release(trial)
+            leases.release(trial)
         raise
 
 

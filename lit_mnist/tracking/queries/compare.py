@@ -1,109 +1,277 @@
-"""`lit-mnist compare`: runs side by side, in the terminal and as an HTML page."""
+"""`lit-mnist compare`: runs side by side, in the terminal and as an HTML page.
 
+Runs that differ only in their seed form one group with its mean and confidence interval. Only what differs between
+the groups is shown.
+"""
+
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
+from urllib.parse import urlsplit, urlunsplit
 
 from rich.markup import escape
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.terminal import print_table, width
 from lit_mnist.tracking.journal.journal import replace_text
-from lit_mnist.tracking.queries.comparison import Comparison, Line, side_by_side
-from lit_mnist.tracking.queries.grouping import Group, direction, group_runs
-from lit_mnist.tracking.queries.reader import GOAL, find_runs, open_reader, study_runs
-from lit_mnist.tracking.store import find_store
+from lit_mnist.tracking.journal.system_metrics import PREFIX
+from lit_mnist.tracking.queries.grouping import (
+    DATA_SEED,
+    IRRELEVANT_PARAMS,
+    RUN_SEED,
+    Group,
+    best,
+    differences,
+    group_runs,
+)
+from lit_mnist.tracking.queries.lookup import resolve_run_id
+from lit_mnist.tracking.queries.metrics import sort_value
+from lit_mnist.tracking.queries.reader import Reader, RunData, open_reader
+from lit_mnist.tracking.queries.statistics import Summary
+from lit_mnist.tracking.store import Store, find_store
 
-AS_COLUMNS = 4
-"""How many groups of runs stand side by side; more stand below one another."""
-GAP = 1
-"""Between two columns."""
+MISSING = "–"
+SHOWN_TAGS = {"sweep.state": "state", "mlflow.source.git.commit": "code", "dataset.digest": "images"}
+"""Tags that are shown if they differ, and the names under which they are."""
+METRIC_ORDER = ("best/", "test/", "val/", "train/")
+"""Prefixes of metrics, in the order in which they are shown; all others follow."""
+MOST_COLUMNS = 4
+"""Groups that the terminal shows as columns; more are shown as rows."""
+LONGEST = 40
+"""Characters of a parameter in the terminal; the page shows all."""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A parameter or metric with one cell for each group."""
+
+    name: str
+    cells: Sequence[str]
+    """Short texts, for the terminal."""
+    full: Sequence[str]
+    """Complete texts, for the page."""
+    numbers: Sequence[float | None]
+    """The values to sort by; None for a text."""
+    marked: Sequence[bool]
+    """The best value; in a difference, one whose confidence interval excludes 0."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of runs side by side: the lines that differ."""
+
+    groups: Sequence[Group]
+    params: Sequence[Line]
+    metrics: Sequence[Line]
+    differences: Sequence[Line]
+    """The groups after the first minus the first, over the seeds that both have."""
+
+    @property
+    def labels(self) -> list[str]:
+        """The groups' names."""
+        return [group.label for group in self.groups]
 
 
 def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     """Print how runs differ, and write it as a page.
 
     Args:
-        names: The runs' ids or beginnings of them, in the order wanted.
-        study: Instead of them all runs of a study's trials, the best first.
-        html: Where the page goes; None for none.
+        names: Ids of the runs, beginnings of ids, or `last`, in the order in which they are shown.
+        study: Compare all runs of this study's trials instead, the best first.
+        html: The file of the page; None for none.
 
     Raises:
-        UserError: there is no such run or study, or the page cannot be written.
+        UserError: there is no such run or study, only one run, or the page cannot be written.
 
     """
     store = find_store()
     reader = open_reader(store)
-    runs = find_runs(store, reader, names) if study is None else study_runs(store, reader, study)
+    if study is None:
+        runs = reader.runs(list(dict.fromkeys(resolve_run_id(store, reader, name) for name in names)))
+    else:
+        runs = study_runs(store, reader, study)
     if len(runs) < 2:
         raise UsageError(f"there is only run {runs[0].id}: comparing takes two")
     groups = group_runs(runs, reader)
     if study is not None:
-        groups.sort(key=_goodness)
-    found = side_by_side(groups)
+        groups.sort(key=_rank)
+    found = compare_groups(groups)
     _print(found)
     if html is not None:
-        replace_text(html, page(found, f"study {study}" if study else f"{len(runs)} runs"))
+        replace_text(html, page(found, f"study {study}" if study else f"{len(runs)} runs", store))
         print(html)
 
 
-def page(found: Comparison, title: str) -> str:
-    """The comparison as an HTML page that needs no other file."""
+def study_runs(store: Store, reader: Reader, study: str) -> list[RunData]:
+    """Return the runs of a study's trials, oldest first.
+
+    Raises:
+        UsageError: no run belongs to such a study.
+
+    """
+    if found := reader.trial_runs(study):
+        return found
+    studies = reader.studies()
+    hint = nearest(study, studies, listed=bool(studies)) or "; `lit-mnist sweep SPEC.yaml` makes one"
+    raise UsageError(f"no run of a study {study!r} in {store.name}{hint}")
+
+
+def _rank(group: Group) -> tuple[bool, float]:
+    """Return a sorting key for a study's groups: the best first, those without a value last."""
+    _, _, metric = group.goal.partition(" ")
+    if not metric:
+        monitor = group.runs[0].monitor or ""
+        metric = monitor if group.summary(f"best/{monitor}") is None else f"best/{monitor}"
+    summary = group.summary(metric)
+    return (True, 0.0) if summary is None else (False, sort_value(metric, summary.mean, group.goal))
+
+
+def compare_groups(groups: Sequence[Group]) -> Comparison:
+    """Return what differs between the groups; of a single group, between its runs and their mean."""
+    if len(groups) == 1 and len(groups[0].runs) > 1:
+        runs = groups[0].runs
+        groups = [*(Group(run.id[:8], [run]) for run in runs), Group("mean", runs)]
+
+    def rank(metric: str) -> tuple[int, str]:
+        prefix = next((i for i, prefix in enumerate(METRIC_ORDER) if metric.startswith(prefix)), len(METRIC_ORDER))
+        return prefix, metric
+
+    every = [run for group in groups for run in group.runs]
+    params = {name for run in every for name in run.params}
+    # Without the machine's load; and the learning rate is logged as a parameter and as a metric.
+    names = {name for run in every for name in run.metrics if not name.startswith(PREFIX)} - params
+    metrics = []
+    for name in sorted(names, key=rank):
+        summaries = [group.summary(name) for group in groups]
+        top = best(groups, name)
+        marked = [top is not None and summary is not None and summary.mean == top for summary in summaries]
+        line = _number_line(name, summaries, marked)
+        if len(set(line.cells)) > 1:
+            metrics.append(line)
+    return Comparison(groups, _param_lines(groups), metrics, _difference_lines(groups, [m.name for m in metrics]))
+
+
+def _param_lines(groups: Sequence[Group]) -> list[Line]:
+    """Return seeds, status, tags and parameters, as far as they differ."""
+    rows: dict[str, list[str]] = {
+        "seeds": [" ".join(group.seeds) for group in groups],
+        "status": ["/".join(sorted({run.status for run in group.runs})) for group in groups],
+    }
+    for tag, name in SHOWN_TAGS.items():
+        rows[name] = [
+            "/".join(sorted({run.tags.get(tag, MISSING)[:12] for run in group.runs})) for group in groups
+        ]
+    runs = [run for group in groups for run in group.runs]
+    hidden = {RUN_SEED, *IRRELEVANT_PARAMS}
+    if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
+        hidden.add(DATA_SEED)
+    for name in dict.fromkeys(name for run in runs for name in run.params):
+        if name not in hidden:
+            rows[name] = [MISSING if (text := group.param(name)) is None else text for group in groups]
+    lines = []
+    for name, full in rows.items():
+        if len(set(full)) > 1:
+            numbers = [_number(text) for text in full]
+            lines.append(Line(name, [_short(text) for text in full], full, numbers, [False] * len(full)))
+    return lines
+
+
+def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[Line]:
+    """Return, for each metric, the groups after the first minus the first."""
+    lines = []
+    for name in metrics:
+        found = differences(groups, name)
+        if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
+            sure = [s is not None and s.interval is not None and abs(s.mean) > s.interval for s in found]
+            lines.append(_number_line(name, found, sure, "+"))
+    return lines
+
+
+def _number_line(name: str, summaries: Sequence[Summary | None], marked: Sequence[bool], sign: str = "") -> Line:
+    """Return a line of means, each with its interval; `sign` is "+" to show it of positive numbers, too."""
+    cells = []
+    for summary in summaries:
+        if summary is None:
+            cells.append(MISSING)
+        elif summary.interval is None or not 1e-9 * abs(summary.mean) < summary.interval < math.inf:
+            cells.append(format(summary.mean, f"{sign}#.4g").rstrip("."))
+        else:
+            # Both to two figures of the interval; further digits of the mean say nothing.
+            digits = max(0, 1 - math.floor(math.log10(summary.interval)))
+            cells.append(f"{summary.mean:{sign}.{digits}f} ± {summary.interval:.{digits}f}")
+    return Line(name, cells, cells, [None if s is None else s.mean for s in summaries], marked)
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def _short(text: str) -> str:
+    """Return a parameter's text cut to what a table takes: four digits of a number, the end of a path."""
+    value = _number(text)
+    if value is not None and len(text) > 8:
+        return f"{value:.4g}"
+    return text if len(text) <= LONGEST else f"…{text[1 - LONGEST :]}"
+
+
+def page(found: Comparison, title: str, store: Store) -> str:
+    """Return the comparison as an HTML page that needs no other file.
+
+    In a store that is a server, runs are linked to its UI.
+    """
     from jinja2 import Environment, StrictUndefined
+
+    def link(run: RunData) -> str | None:
+        url = urlsplit(store.uri)
+        if url.scheme not in ("http", "https"):
+            return None
+        address = url._replace(netloc=url.netloc.rpartition("@")[2])  # without user and password
+        return f"{urlunsplit(address).rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
 
     template = (resources.files("lit_mnist.tracking.queries") / "compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(found=found, title=title)
-
-
-def _goodness(group: Group) -> tuple[bool, float]:
-    """Smaller for a better one; those without a value come last."""
-    tags = {name: value for run in group.runs for name, value in run.tags.items()}
-    way, _, metric = tags.get(GOAL, "").partition(" ")
-    if way:
-        sign, summary = 1 if way == "minimize" else -1, group.summary(metric)
-    else:
-        monitor = tags.get("monitor", "")
-        sign, summary = -(direction(monitor) or 1), group.summary(f"best/{monitor}") or group.summary(monitor)
-    if summary is None or summary.mean != summary.mean:
-        return True, 0.0
-    return False, sign * summary.mean
+    return environment.from_string(template).render(found=found, title=title, link=link)
 
 
 def _print(found: Comparison) -> None:
     if not found.params and not found.metrics:
         print("no difference in parameters or metrics")
-    elif len(found.labels) <= AS_COLUMNS:
+    elif len(found.labels) <= MOST_COLUMNS:
         _print_columns("", found.labels, [*found.params, *found.metrics])
     else:
-        # Whatever is left out for want of room, it is not the main metric.
+        # The main metric first: what does not fit the width is left out at the end.
         _print_rows("run", found.labels, [*found.metrics[:1], *found.params, *found.metrics[1:]])
     if any(any(line.marked) for line in found.metrics):
         print("* the best")
     if found.differences:
         print()
         title, others = f"minus {found.labels[0]}", found.labels[1:]
-        show = _print_columns if len(others) <= AS_COLUMNS else _print_rows
+        show = _print_columns if len(others) <= MOST_COLUMNS else _print_rows
         show(title, others, found.differences)
-        print("± half the 95 % interval of the difference, seed by seed; * it leaves out 0")
+        print("± half the 95 % confidence interval of the difference, paired by seed; * excludes 0")
 
 
 def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> None:
-    """Print a row for each line."""
+    """Print a table with a row for each line."""
     rows = [[escape(line.name), *(_cell(line, i) for i in range(len(labels)))] for line in lines]
-    print_table([title, *labels], rows)
+    print_table([title, *map(escape, labels)], rows)
 
 
 def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line]) -> None:
-    """Print a row for each label, with as many of the lines as the width takes."""
+    """Print a table with a row for each label, and as many of the lines as columns as fit the width."""
     room = width() - max(len(text) for text in (title, *labels))
     fit = 0
     for line in lines:
-        room -= max(len(line.name), 1 + max(map(len, line.cells))) + GAP
+        room -= max(len(line.name), 1 + max(map(len, line.cells))) + 1  # with a mark, and a space between columns
         fit += room >= 0
     shown = lines[: max(fit, 1)]
-    rows = [[label, *(_cell(line, i) for line in shown)] for i, label in enumerate(labels)]
-    print_table([title, *(line.name for line in shown)], rows)
+    rows = [[escape(label), *(_cell(line, i) for line in shown)] for i, label in enumerate(labels)]
+    print_table([title, *(escape(line.name) for line in shown)], rows)
     if len(shown) < len(lines):
         names = ", ".join(line.name for line in lines[len(shown) :])
         print(f"too wide for {names}: --html FILE shows all")

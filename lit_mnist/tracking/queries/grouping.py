@@ -1,18 +1,20 @@
-"""Runs that differ only in their seed, taken together."""
+"""Group the runs that differ only in their seed, and compare groups."""
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from lit_mnist.tracking.queries.reader import SEED, STUDY, TRIAL, Reader, RunData
+from lit_mnist.tracking.queries.metrics import higher_is_better
+from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL, Reader, RunData
 from lit_mnist.tracking.queries.statistics import Summary, paired, summarise
 
 RUN_SEED, DATA_SEED = "seed_everything", "seed"
-NO_MATTER = ("root",)
-"""Parameters that change nothing in what is learnt."""
-UPWARDS, DOWNWARDS = ("acc",), ("loss", "mse", "error")
-RUN_ID = re.compile("[0-9a-f]{32}")
+"""Parameters with the seed of the whole run, and with that of the data's split and order, mostly the same."""
+IRRELEVANT_PARAMS = ("root",)
+"""Parameters without influence on what is learnt."""
+CHECKPOINT = re.compile(r".*([0-9a-f]{32}).*\.ckpt")
+"""Matches the path of a run's checkpoint; the group is the run's id, the last one in the path."""
 
 
 @dataclass(frozen=True)
@@ -24,102 +26,99 @@ class Group:
 
     @property
     def seeds(self) -> list[str]:
-        """Those of its runs."""
+        """The seed of each run."""
         return [seed_of(run) for run in self.runs]
 
+    @property
+    def goal(self) -> str:
+        """What the study of these runs optimizes, such as `minimize val/loss`; empty without a study."""
+        return next((run.tags[GOAL] for run in self.runs if GOAL in run.tags), "")
+
     def param(self, name: str) -> str | None:
-        """The parameter's value; None where the runs have none of that name."""
+        """Return the parameter's value in the first run; None if it has none."""
         return self.runs[0].params.get(name)
 
     def by_seed(self, metric: str) -> dict[str, float]:
-        """The metric's last value for each seed that has one."""
+        """Return the metric's last value for each seed that has one."""
         return {seed_of(run): run.metrics[metric] for run in self.runs if metric in run.metrics}
 
     def summary(self, metric: str) -> Summary | None:
-        """Its mean over the seeds; None where no run has it."""
+        """Return the metric's mean over the seeds; None if no run has the metric."""
         values = list(self.by_seed(metric).values())
         return summarise(values) if values else None
 
 
 def seed_of(run: RunData) -> str:
-    """The seed of a run; "–" for one that has none."""
+    """Return the seed of a run; "–" if it has none."""
     return run.tags.get(SEED) or run.params.get(RUN_SEED, "–")
 
 
 def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
-    """The runs by what they have in common but for the seed, in the order of their first ones.
+    """Group runs by everything but their seed, in the order of each group's first run.
+
+    Two runs with the same seed and the same parameters go to different groups: they are repetitions, and would
+    count twice in a mean over seeds.
 
     Args:
-        runs: Which.
-        reader: Of their store, for the runs whose checkpoints they start from.
+        runs: The runs.
+        reader: Of their store, for the runs whose checkpoints these start from.
 
     """
-    sources = _sources(runs, reader)
-    repeats: Counter[tuple[str, str]] = Counter()
-    found: dict[tuple[str, int], list[RunData]] = {}
+    # An encoder that was trained with a run's seed has another id, and another path, for each seed. So what counts
+    # is how the encoder was trained; that may begin with another checkpoint in turn.
+    sources: dict[str, RunData] = {}
+    wanted = _source_ids(runs)
+    while new := reader.runs(sorted(wanted - sources.keys())):
+        sources |= {run.id: run for run in new}
+        wanted = _source_ids(new)
+
+    repetitions: Counter[tuple[str, str]] = Counter()
+    members: dict[tuple[str, int], list[RunData]] = {}
     for run in runs:
         key, seed = _identity(run, sources), seed_of(run)
-        # The same run made twice is no second seed.
-        found.setdefault((key, repeats[key, seed]), []).append(run)
-        repeats[key, seed] += 1
-    studies = {run.tags.get(STUDY) for run in runs}
-    return [Group(_label(members[0], len(studies) == 1), members) for members in found.values()]
+        members.setdefault((key, repetitions[key, seed]), []).append(run)
+        repetitions[key, seed] += 1
 
-
-def direction(metric: str) -> int:
-    """1 for a metric that is better when higher, -1 when lower, 0 for one of which nothing is known."""
-    last = re.split(r"[/_]", metric)
-    if any(word in last for word in UPWARDS):
-        return 1
-    return -1 if any(word in last for word in DOWNWARDS) else 0
+    one_study = len({run.tags.get(STUDY) for run in runs}) == 1
+    groups = []
+    for same in members.values():
+        tags, label = same[0].tags, same[0].id[:8]
+        if TRIAL in tags:
+            label = f"{'trial' if one_study else tags.get(STUDY)} {tags[TRIAL]}"
+        groups.append(Group(label, same))
+    return groups
 
 
 def best(groups: Sequence[Group], metric: str) -> float | None:
-    """The best mean of the metric among the groups; None where none is better than another."""
+    """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
-    means = [mean for mean in means if mean == mean]
-    if len(means) < 2 or min(means) == max(means) or not direction(metric):
+    means = [mean for mean in means if mean == mean]  # without NaN
+    upwards = higher_is_better(metric, groups[0].goal)
+    if upwards is None or len(set(means)) < 2:
         return None
-    return max(means) if direction(metric) > 0 else min(means)
+    return max(means) if upwards else min(means)
 
 
 def differences(groups: Sequence[Group], metric: str) -> list[Summary | None]:
-    """How each group after the first differs from it, seed by seed."""
+    """Return how each group after the first differs from the first, seed by seed."""
     first = groups[0].by_seed(metric)
     return [paired(group.by_seed(metric), first) for group in groups[1:]]
 
 
+def _source_ids(runs: Iterable[RunData]) -> set[str]:
+    """Return the ids of the runs whose checkpoints are among the parameters of `runs`."""
+    return {match[1] for run in runs for value in run.params.values() if (match := CHECKPOINT.fullmatch(value))}
+
+
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
-    """What tells the run from others but for the seed: of a trial its number, else the parameters."""
+    """Return a text that is the same for two runs if they differ only in their seed."""
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
-    params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *NO_MATTER)}
+    params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *IRRELEVANT_PARAMS)}
     if params.get(DATA_SEED) == run.params.get(RUN_SEED):
         params.pop(DATA_SEED, None)
     for name, value in params.items():
-        # An encoder that was trained for this seed is told by how, not by which run it was.
-        if (source := _source(value)) is not None and source in sources:
-            params[name] = _identity(sources[source], sources)
+        match = CHECKPOINT.fullmatch(value)
+        if match is not None and match[1] in sources:
+            params[name] = _identity(sources[match[1]], sources)
     return repr(sorted(params.items()))
-
-
-def _sources(runs: Sequence[RunData], reader: Reader) -> dict[str, RunData]:
-    """Every run that these start from, and those in turn."""
-    found: dict[str, RunData] = {}
-    wanted = {source for run in runs for value in run.params.values() if (source := _source(value))}
-    while new := reader.runs(sorted(wanted - found.keys())):
-        found |= {run.id: run for run in new}
-        wanted = {source for run in new for value in run.params.values() if (source := _source(value))}
-    return found
-
-
-def _source(value: str) -> str | None:
-    """The id of the run whose checkpoint the value names."""
-    ids = RUN_ID.findall(value) if value.endswith(".ckpt") else []
-    return ids[-1] if ids else None
-
-
-def _label(run: RunData, one_study: bool) -> str:
-    if TRIAL not in run.tags:
-        return run.id[:8]
-    return f"trial {run.tags[TRIAL]}" if one_study else f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"

@@ -1,28 +1,53 @@
-"""Many runs read at once, and fast: what a table of them needs."""
+"""Read many runs at once: their parameters, tags and last metric values, as tables and comparisons need them.
 
+A SQLite store is read directly, because importing MLflow alone takes longer than most questions to the database.
+Any other store (a tracking server, PostgreSQL) is read through MLflow's client, which orders and limits on the
+server: nothing here transfers more runs than it returns, except where MLflow cannot express the order.
+"""
+
+import heapq
 import json
-import re
 import sqlite3
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import closing
+import time
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote
 
-from lit_mnist.errors import UsageError, nearest
+from lit_mnist.tracking.creation import OFFLINE_ID
+from lit_mnist.tracking.queries.metrics import sort_value
+from lit_mnist.tracking.queries.search import search_experiments, search_runs
 from lit_mnist.tracking.store import SQLITE, Store, StoreError, connect
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
-GOAL = "sweep.goal"
-"""The tag that says what a study looks for, such as `minimize val/loss`."""
 """Tags of the runs of a sweep's trials."""
-AMONG = "run_uuid IN (SELECT value FROM json_each(?))"
+GOAL = "sweep.goal"
+"""The tag that says what a study optimizes, such as `minimize val/loss`."""
+MONITOR = "monitor"
+"""The tag with the metric by which a run's best checkpoint is chosen."""
+ID_LENGTH = 32
+"""Characters of a complete run id."""
+MOST_MONITORS = 30
+"""Different values of the tag MONITOR that a search through MLflow looks for."""
+
+Sort = Literal["start", "metric", "duration", "status", "name"]
+SERVER_ORDER: dict[Sort, tuple[str, ...]] = {
+    "start": ("attributes.start_time DESC",),
+    "status": ("attributes.status ASC", "attributes.start_time DESC"),
+    "name": ("attributes.run_name ASC", "attributes.start_time DESC"),
+}
+"""MLflow's words for the orders that it can express."""
 
 
 @dataclass(frozen=True)
 class RunData:
-    """What the store has of a run, each metric's last value only."""
+    """What the store knows of a run; of each metric the last value only."""
 
     id: str
     name: str
@@ -30,155 +55,290 @@ class RunData:
     params: Mapping[str, str]
     metrics: Mapping[str, float]
     tags: Mapping[str, str]
+    experiment: str = ""
+    experiment_id: str = ""
+    start: float = 0.0
+    """Seconds since 1970, as is `end`."""
+    end: float | None = None
+
+    @property
+    def monitor(self) -> str | None:
+        """The metric by which the best checkpoint is chosen."""
+        return self.tags.get(MONITOR)
+
+    @property
+    def best(self) -> float | None:
+        """The monitored metric at the best checkpoint; before the fit has ended, its last value."""
+        return self.metrics.get(f"best/{self.monitor}", self.metrics.get(str(self.monitor)))
+
+    @property
+    def duration(self) -> float:
+        """Seconds from start to end, or until now while the run is RUNNING."""
+        return (self.end if self.end and self.status != "RUNNING" else time.time()) - self.start
 
 
 class Reader(Protocol):
-    """Reads runs that are not deleted."""
+    """Reads the runs of a store that are not deleted."""
+
+    def experiments(self) -> Mapping[str, str]:
+        """Return id and name of every experiment."""
+
+    def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
+        """Return the first `limit` runs in the given order, of all experiments or of the one of that name."""
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """The runs of these full ids, as far as there are any, in this order."""
+        """Return the runs with these full ids, in this order; unknown ids are left out."""
 
-    def beginning(self, text: str) -> list[str]:
-        """At most two ids that begin with `text`."""
+    def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
+        """Return at most `limit` ids of runs whose id begins with `text`; if none, whose offline id did."""
 
-    def studies(self) -> dict[str, list[str]]:
-        """The ids of each study's trials' runs, oldest first."""
+    def studies(self) -> list[str]:
+        """Return the names of the studies."""
+
+    def trial_runs(self, study: str) -> list[RunData]:
+        """Return the runs of a study's trials, oldest first."""
 
 
 def open_reader(store: Store) -> Reader:
-    """A reader of the store: for a database file one that needs no MLflow, whose import takes seconds."""
+    """Return the fastest reader for the store."""
     if store.uri.startswith(SQLITE) and Path(store.uri.removeprefix(SQLITE)).exists():
-        return _Database(store.uri.removeprefix(SQLITE))
-    return _Client(store)
+        database = DatabaseReader(store.uri.removeprefix(SQLITE))
+        if database.has_tables():  # another process may be creating them: `connect` waits for it
+            return database
+    return ClientReader(connect(store))
 
 
-def find_runs(store: Store, reader: Reader, names: Sequence[str]) -> list[RunData]:
-    """The runs whose ids begin with `names`, each once, in this order.
-
-    Raises:
-        UserError: a name fits no run, or more than one.
-
-    """
-    ids = []
-    for name in names:
-        found = reader.beginning(name) if re.fullmatch("[0-9a-f]+", name) else []
-        if len(found) != 1:
-            from lit_mnist.tracking.queries.lookup import find_run
-
-            # Runs that were offline have other names, too; and what is wrong with a name is known there.
-            found = [find_run(connect(store), store, name).info.run_id]
-        ids += found
-    return reader.runs(list(dict.fromkeys(ids)))
-
-
-def study_runs(store: Store, reader: Reader, study: str) -> list[RunData]:
-    """The runs of a study's trials, oldest first.
-
-    Raises:
-        UsageError: no run belongs to such a study.
-
-    """
-    studies = reader.studies()
-    if study not in studies:
-        hint = nearest(study, studies, listed=bool(studies)) or "; `lit-mnist sweep SPEC.yaml` makes one"
-        raise UsageError(f"no run of a study {study!r} in {store.name}{hint}")
-    return reader.runs(studies[study])
-
-
-class _Database:
-    """Reads MLflow's tables; their layout is as old as MLflow's search for runs."""
+class DatabaseReader:
+    """Reads the tables of a SQLite store, whose layout is the same in MLflow 3.1 to 3.17."""
 
     def __init__(self, path: str) -> None:
         self.path = path
 
+    def has_tables(self) -> bool:
+        """True if MLflow has created the tables that are read here."""
+        return bool(self._select("SELECT 1 FROM sqlite_master WHERE name = 'latest_metrics'"))
+
+    def experiments(self) -> Mapping[str, str]:
+        """Return id and name of every experiment."""
+        rows = self._select("SELECT experiment_id, name FROM experiments WHERE lifecycle_stage = 'active'")
+        return {str(key): name for key, name in rows}
+
+    def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
+        """Return the first `limit` runs in the given order."""
+        # Only what the order depends on is read of every run (0.1 s for 10,000 runs), the rest of `limit` runs.
+        rows = self._select(
+            "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, monitor.value,"
+            " CASE best.is_nan WHEN 1 THEN 'nan' ELSE best.value END,"
+            " CASE last.is_nan WHEN 1 THEN 'nan' ELSE last.value END"
+            " FROM runs AS r JOIN experiments AS e ON e.experiment_id = r.experiment_id"
+            f" LEFT JOIN tags AS monitor ON monitor.run_uuid = r.run_uuid AND monitor.key = '{MONITOR}'"
+            " LEFT JOIN latest_metrics AS best"
+            " ON best.run_uuid = r.run_uuid AND best.key = 'best/' || monitor.value"
+            " LEFT JOIN latest_metrics AS last ON last.run_uuid = r.run_uuid AND last.key = monitor.value"
+            " WHERE r.lifecycle_stage = 'active' AND e.name = coalesce(?, e.name)"
+            " ORDER BY r.start_time DESC, r.run_uuid",
+            experiment,
+        )
+        found = []
+        for run_id, name, status, start, end, monitor, best, last in rows:
+            metrics = {f"best/{monitor}": best, str(monitor): last}
+            metrics = {metric: float(value) for metric, value in metrics.items() if value is not None}
+            tags = {} if monitor is None else {MONITOR: monitor}
+            found.append(RunData(run_id, name or "", status, {}, metrics, tags, "", "", *_seconds(start, end)))
+        return self.runs([run.id for run in _first(found, sort, limit)])
+
     def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """The runs of these ids."""
+        """Return the runs with these ids, in this order."""
         wanted = json.dumps(list(ids))
-        sql = f"SELECT run_uuid, name, status FROM runs WHERE {AMONG} AND lifecycle_stage = 'active'"
-        heads = {run_id: (name, status) for run_id, name, status in self._select(sql, wanted)}
-        params, tags = self._fields("params", wanted), self._fields("tags", wanted)
-        metrics = self._fields("latest_metrics", wanted, "CASE is_nan WHEN 1 THEN 'nan' ELSE value END")
-        return [
-            RunData(
-                run_id,
-                *heads[run_id],
-                params.get(run_id, {}),
-                {name: float(value) for name, value in metrics.get(run_id, {}).items()},
-                tags.get(run_id, {}),
-            )
-            for run_id in ids
-            if run_id in heads
-        ]
-
-    def beginning(self, text: str) -> list[str]:
-        """At most two ids."""
-        sql = "SELECT run_uuid FROM runs WHERE run_uuid GLOB ? AND lifecycle_stage = 'active' LIMIT 2"
-        return [run_id for (run_id,) in self._select(sql, f"{text}*")]
-
-    def studies(self) -> dict[str, list[str]]:
-        """The ids of each study's runs."""
-        found: dict[str, list[str]] = {}
-        for study, run_id in self._select(
-            "SELECT study.value, run_uuid FROM tags AS study JOIN tags AS seed USING (run_uuid) JOIN runs"
-            " USING (run_uuid) WHERE study.key = ? AND seed.key = ? AND lifecycle_stage = 'active'"
-            " ORDER BY start_time",
-            STUDY,
-            SEED,
+        among = "run_uuid IN (SELECT value FROM json_each(?))"  # a list of any length as one value
+        params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
+        tags: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
+        metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in ids}
+        for run_id, key, value in self._select(f"SELECT run_uuid, key, value FROM params WHERE {among}", wanted):
+            params[run_id][key] = value
+        for run_id, key, value in self._select(f"SELECT run_uuid, key, value FROM tags WHERE {among}", wanted):
+            tags[run_id][key] = value
+        number = "CASE is_nan WHEN 1 THEN 'nan' ELSE value END"
+        for run_id, key, value in self._select(
+            f"SELECT run_uuid, key, {number} FROM latest_metrics WHERE {among}", wanted
         ):
-            found.setdefault(study, []).append(run_id)
-        return found
+            metrics[run_id][key] = float(value)
+        rows = self._select(
+            "SELECT run_uuid, runs.name, status, experiments.name, experiment_id, start_time, end_time"
+            f" FROM runs JOIN experiments USING (experiment_id) WHERE {among} AND runs.lifecycle_stage = 'active'",
+            wanted,
+        )
+        found = {}
+        for run_id, name, status, experiment, key, start, end in rows:
+            content = params[run_id], metrics[run_id], tags[run_id]
+            found[run_id] = RunData(
+                run_id, name or "", status, *content, experiment, str(key), *_seconds(start, end)
+            )
+        return [found[run_id] for run_id in ids if run_id in found]
 
-    def _fields(self, table: str, ids: str, value: str = "value") -> dict[str, dict[str, str]]:
-        """What the table has of each run: key to value."""
-        found: dict[str, dict[str, str]] = {}
-        for run_id, key, content in self._select(f"SELECT run_uuid, key, {value} FROM {table} WHERE {AMONG}", ids):
-            found.setdefault(run_id, {})[key] = content
-        return found
+    def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
+        """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
+        active = "lifecycle_stage = 'active' LIMIT ?"
+        found = self._select(f"SELECT run_uuid FROM runs WHERE run_uuid GLOB ? AND {active}", f"{text}*", limit)
+        offline = (
+            "SELECT run_uuid FROM runs JOIN tags USING (run_uuid)"
+            f" WHERE key = '{OFFLINE_ID}' AND value GLOB ? AND {active}"
+        )
+        return [run_id for (run_id,) in found or self._select(offline, f"{text}*", limit)]
 
-    def _select(self, sql: str, *values: str) -> Iterator[tuple[Any, ...]]:
+    def studies(self) -> list[str]:
+        """Return the names of the studies."""
+        sql = (
+            "SELECT DISTINCT value FROM tags JOIN runs USING (run_uuid)"
+            " WHERE key = ? AND lifecycle_stage = 'active' ORDER BY value"
+        )
+        return [name for (name,) in self._select(sql, STUDY)]
+
+    def trial_runs(self, study: str) -> list[RunData]:
+        """Return the runs of a study's trials, oldest first."""
+        sql = (
+            "SELECT run_uuid FROM tags AS study JOIN tags AS seed USING (run_uuid) JOIN runs USING (run_uuid)"
+            " WHERE study.key = ? AND study.value = ? AND seed.key = ? AND lifecycle_stage = 'active'"
+            " ORDER BY start_time, run_uuid"
+        )
+        return self.runs([run_id for (run_id,) in self._select(sql, STUDY, study, SEED)])
+
+    def _select(self, sql: str, *values: str | int | None) -> list[tuple[Any, ...]]:
+        # Read-only, so that no question to a database can change or create one.
         uri = f"file:{quote(self.path)}?mode=ro"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
-                yield from connection.execute(sql, values)
+                return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
             raise StoreError(f"cannot read the tracking store {SQLITE}{self.path}: {error}") from None
 
 
-class _Client:
-    """Reads through MLflow's client: from a server, or another kind of database."""
+class ClientReader:
+    """Reads through MLflow's client: from a tracking server, or another kind of database."""
 
-    def __init__(self, store: Store) -> None:
-        self.client = connect(store)
-        self.experiments = [e.experiment_id for e in self.client.search_experiments()]
+    def __init__(self, client: "MlflowClient") -> None:
+        self.client = client
+        self._experiments: dict[str, str] | None = None
+
+    def experiments(self) -> Mapping[str, str]:
+        """Return id and name of every experiment, which is asked for once."""
+        if self._experiments is None:
+            self._experiments = {found.experiment_id: found.name for found in search_experiments(self.client)}
+        return self._experiments
+
+    def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
+        """Return the first `limit` runs in the given order."""
+        there = [key for key, name in self.experiments().items() if experiment in (None, name)]
+        if sort in SERVER_ORDER:
+            return list(self._search("", SERVER_ORDER[sort], limit, there))
+        if sort == "metric" and limit is not None:
+            return self._list_by_metric(limit, there)
+        # MLflow cannot order by a difference of two attributes: the runs stream by, and `limit` of them are kept.
+        return _first(self._search("", SERVER_ORDER["start"], None, there), sort, limit)
+
+    def _list_by_metric(self, limit: int, experiments: Sequence[str]) -> list[RunData]:
+        """Return the best `limit` runs; asks for at most 2 * limit runs of each monitored metric."""
+        found: dict[str, RunData] = {}
+        for monitor in self._monitors(experiments):
+            same = f"tags.{MONITOR} = {_quoted(monitor)}"
+            way = "DESC" if sort_value(monitor, 1.0) < 0 else "ASC"
+            # A run still under way has no `best/…` yet. It sorts by its last value, for which the second query is.
+            for metric in (f"best/{monitor}", monitor):
+                order = (f"metrics.`{metric}` {way}", *SERVER_ORDER["start"])
+                found |= {run.id: run for run in self._search(same, order, limit, experiments)}
+            if sum(run.best is not None for run in found.values()) >= limit:
+                break
+        else:
+            # Fewer than `limit` runs have a value, so the newest 2 * limit hold enough of those that have none.
+            newest = self._search("", SERVER_ORDER["start"], 2 * limit, experiments)
+            found |= {run.id: run for run in newest}
+        return _first(sorted(found.values(), key=lambda run: (-run.start, run.id)), "metric", limit)
+
+    def _monitors(self, experiments: Sequence[str]) -> list[str]:
+        """Return the different values of the tag MONITOR: each search excludes the values found before."""
+        found: list[str] = []
+        while len(found) < MOST_MONITORS:  # each condition joins a table, of which SQLite joins at most 64
+            query = " AND ".join(f"tags.{MONITOR} != {_quoted(monitor)}" for monitor in found)
+            query = query or f"tags.{MONITOR} LIKE '%'"
+            run = next(self._search(query, SERVER_ORDER["start"], 1, experiments), None)
+            if run is None:
+                break
+            found.append(run.tags[MONITOR])
+        return sorted(found)
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """The runs of these ids."""
+        """Return the runs with these ids, in this order."""
         found: dict[str, RunData] = {}
-        for start in range(0, len(ids), 100):  # a server's address line is not endless
+        for start in range(0, len(ids), 100):  # some servers limit the length of a filter
             among = ", ".join(f"'{run_id}'" for run_id in ids[start : start + 100])
             found |= {run.id: run for run in self._search(f"attributes.run_id IN ({among})")}
         return [found[run_id] for run_id in ids if run_id in found]
 
-    def beginning(self, text: str) -> list[str]:
-        """At most two ids."""
-        found = self.client.search_runs(self.experiments, f"attributes.run_id LIKE '{text}%'", max_results=2)
-        return [run.info.run_id for run in found]
+    def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
+        """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
+        if len(text) == ID_LENGTH:
+            from mlflow.exceptions import MlflowException
 
-    def studies(self) -> dict[str, list[str]]:
-        """The ids of each study's runs."""
-        found: dict[str, list[str]] = {}
-        for run in self._search(f"tags.`{STUDY}` LIKE '%' AND tags.`{SEED}` LIKE '%'"):
-            found.setdefault(run.tags[STUDY], []).append(run.id)
-        return found
+            with suppress(MlflowException):  # not found: it may be an offline id
+                if self.client.get_run(text).info.lifecycle_stage == "active":
+                    return [text]
+        for field in ("attributes.run_id", f"tags.{OFFLINE_ID}"):
+            if found := [run.id for run in self._search(f"{field} LIKE '{text}%'", limit=limit)]:
+                return found
+        return []
 
-    def _search(self, query: str) -> Iterator[RunData]:
-        token: str | None = None
-        while True:
-            page = self.client.search_runs(
-                self.experiments, query, max_results=1000, order_by=["attributes.start_time ASC"], page_token=token
-            )
-            for run in page:
-                info, data = run.info, run.data
-                yield RunData(info.run_id, info.run_name, info.status, data.params, data.metrics, data.tags)
-            if not (token := page.token):
-                return
+    def studies(self) -> list[str]:
+        """Return the names of the studies."""
+        return sorted({run.tags[STUDY] for run in self._search(f"tags.`{STUDY}` LIKE '%'")})
+
+    def trial_runs(self, study: str) -> list[RunData]:
+        """Return the runs of a study's trials, oldest first."""
+        query = f"tags.`{STUDY}` = {_quoted(study)} AND tags.`{SEED}` LIKE '%'"
+        return sorted(self._search(query), key=lambda run: (run.start, run.id))
+
+    def _search(
+        self,
+        query: str,
+        order: Sequence[str] = SERVER_ORDER["start"],
+        limit: int | None = None,
+        experiments: Sequence[str] | None = None,
+    ) -> Iterator[RunData]:
+        names = self.experiments()
+        if experiments is None:
+            experiments = list(names)
+        for run in search_runs(self.client, query, experiments, order, limit):
+            info, data = run.info, run.data
+            yield RunData(
+                info.run_id, info.run_name or "", info.status, data.params, data.metrics, data.tags,
+                names[info.experiment_id], info.experiment_id, *_seconds(info.start_time, info.end_time),
+            )  # fmt: skip
+
+
+def _first(runs: Iterable[RunData], sort: Sort, limit: int | None) -> list[RunData]:
+    """Return the first `limit` of `runs`, which come newest first, in the given order."""
+    if sort == "start":
+        return list(islice(runs, limit))
+    if limit is None:
+        return sorted(runs, key=lambda run: _sort_key(run, sort))
+    return heapq.nsmallest(limit, runs, key=lambda run: _sort_key(run, sort))  # stable, as `sorted` is
+
+
+def _sort_key(run: RunData, sort: Sort) -> tuple[Any, ...]:
+    if sort == "metric":
+        # Metric by metric, of each the best run first; at the end the runs without a value.
+        if run.best is None or run.monitor is None:
+            return True, "", 0.0
+        return False, run.monitor, sort_value(run.monitor, run.best)
+    if sort == "duration":
+        return (-run.duration,)
+    return (run.status if sort == "status" else run.name,)
+
+
+def _seconds(start: int, end: int | None) -> tuple[float, float | None]:
+    """Convert MLflow's milliseconds."""
+    return start / 1000, None if end is None else end / 1000
+
+
+def _quoted(text: str) -> str:
+    """Return `text` as a string of MLflow's filter language, which has no escapes."""
+    return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,0 +1,145 @@
+"""Locks between processes: of a study, and of a journal file.
+
+The operating system or the database server frees each of them when its holder dies, however it dies.
+"""
+
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import cast
+
+from filelock import FileLock
+from optuna.storages import BaseStorage
+from sqlalchemy import create_engine, text
+from sqlalchemy.engine import URL, Connection
+from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.pool import NullPool
+
+from lit_mnist.sweeps.study.retry import RetryingStorage
+
+
+class HeldLock:
+    """A study's lock while it is held.
+
+    Args:
+        connection: The one that holds a lock in PostgreSQL; None for the lock of a file.
+
+    """
+
+    def __init__(self, connection: Connection | None = None) -> None:
+        self._connection = connection
+
+    def check(self) -> None:
+        """Check that the lock is still held: PostgreSQL frees it with the connection, as when the server restarts.
+
+        Raises:
+            SQLAlchemyError: the lock is lost, and another process may hold it.
+
+        """
+        if self._connection is not None:
+            self._connection.execute(text("SELECT 1"))
+
+
+@contextmanager
+def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
+    """Exclude all other processes, on all machines, that ask for the lock of the same study.
+
+    Args:
+        storage: As `open_storage` returns it.
+        study: The study's name; it need not exist yet.
+
+    """
+    opened = cast(RetryingStorage, storage)
+    if opened.server is None:
+        assert opened.file is not None, "a storage is a server or a file"
+        # A hash, because a study's name may hold characters that a file's name must not.
+        digest = hashlib.sha256(study.encode()).hexdigest()[:12]
+        with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
+            yield HeldLock()
+        return
+    server = opened.server
+    connection = opened.retry(lambda: acquire_advisory_lock(server, study))
+    try:
+        yield HeldLock(connection)
+    finally:
+        with suppress(SQLAlchemyError):  # a server that has restarted has freed the lock already
+            connection.rollback()
+        connection.close()
+        connection.engine.dispose()
+
+
+def acquire_advisory_lock(server: URL, name: str) -> Connection:
+    """Wait for the lock `name` of a PostgreSQL server; the connection returned holds it.
+
+    The lock belongs to the connection's transaction and is freed with it. It has a connection of its own, since
+    Optuna commits and returns its connections to a pool between two calls. The empty name, which no study has, is
+    that of the lock under which tables are created.
+    """
+    # 63 bits of a hash: the server knows its locks by a bigint.
+    key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
+    engine = create_engine(server, poolclass=NullPool)
+    try:
+        connection = engine.connect()
+        try:
+            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        except BaseException:
+            connection.close()
+            raise
+    except BaseException:
+        engine.dispose()
+        raise
+    return connection
+
+
+class JournalLock:
+    """The lock of a journal file, which also repairs the file after a process was killed while writing to it.
+
+    Optuna's own locks (4.4 to 5.0) are files that are created and deleted: one that a killed process leaves behind
+    stops every other process for 30 s.
+
+    Args:
+        path: The journal.
+
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        # filelock polls every 50 ms if not told otherwise, several times as long as Optuna holds the lock for a
+        # record.
+        self._lock = FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, poll_interval=0.005)
+
+    def acquire(self) -> bool:
+        """Wait for the lock, then cut off an incomplete last line; returns True, as Optuna expects."""
+        self._lock.acquire()
+        try:
+            self._cut_incomplete_line()
+        except BaseException:
+            self._lock.release()
+            raise
+        return True
+
+    def release(self) -> None:
+        """Free the lock."""
+        self._lock.release()
+
+    def _cut_incomplete_line(self, block: int = 1 << 16) -> None:
+        """Truncate the journal after its last line end.
+
+        Optuna appends each record with its line end in one write. What follows the last line end is therefore from
+        a process that was killed in the middle of that write; the next record would be appended to the same line,
+        and no process could read the journal any more.
+        """
+        with suppress(FileNotFoundError), self.path.open("r+b") as file:
+            size = end = file.seek(0, os.SEEK_END)
+            while end:
+                start = max(0, end - block)
+                file.seek(start)
+                newline = file.read(end - start).rfind(b"\n")
+                if newline >= 0:
+                    end = start + newline + 1
+                    break
+                end = start
+            if end < size:
+                file.truncate(end)

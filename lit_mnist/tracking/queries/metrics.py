@@ -1,0 +1,43 @@
+"""What a metric's name says of it: whether higher is better, and whether it is a share from 0 to 1.
+
+Every command, table and figure that ranks or formats values takes the answer from here.
+"""
+
+import math
+import re
+
+HIGHER_IS_BETTER = {"acc", "accuracy"}
+LOWER_IS_BETTER = {"loss", "mse", "error"}
+
+
+def higher_is_better(metric: str, goal: str = "") -> bool | None:
+    """Return which direction of `metric` is better: True for higher, False for lower, None if unknown.
+
+    Args:
+        metric: The metric's name, such as `best/val/acc` or `train/loss_epoch`.
+        goal: What a study optimizes, such as `minimize val/loss` (the tag `sweep.goal`). Decides for its metric.
+
+    """
+    direction, _, goal_metric = goal.partition(" ")
+    if direction and metric.removeprefix("best/") == goal_metric.removeprefix("best/"):
+        return direction == "maximize"
+    words = _words(metric)
+    if words & HIGHER_IS_BETTER:
+        return True
+    return False if words & LOWER_IS_BETTER else None
+
+
+def sort_value(metric: str, value: float, goal: str = "") -> float:
+    """Return a number that is smaller for a better `value`. NaN comes last; an unknown metric sorts ascending."""
+    if math.isnan(value):
+        return math.inf
+    return -value if higher_is_better(metric, goal) else value
+
+
+def is_share(metric: str) -> bool:
+    """True if the metric is a share from 0 to 1, which is shown in percent."""
+    return bool(_words(metric) & HIGHER_IS_BETTER)
+
+
+def _words(metric: str) -> set[str]:
+    return set(re.split(r"[/_]", metric))
