@@ -1,17 +1,38 @@
-"""One file per architecture: its network and its LightningModule.
+"""The architectures: one file each, with the network and its LightningModule.
 
-Each file found here is imported, so that its class can be named on the command line without its path.
+Classifiers:
+
+- `cnn.py`: convolutions and one linear layer (Zhang).
+- `batch_norm_cnn.py`: convolutions with batch norm and dropout, then dense layers (Dutta).
+- `mlp.py`: dense layers (Dutta).
+- `feature_classifier.py`: dense layers on an autoencoder's encoder, frozen or not (Zhang).
+- `two_phase_classifier.py`: the same, with the encoder frozen for the first epochs (Panagakis).
+- `stacked_classifier.py`: one layer on stacked autoencoders, and their fine-tuning (Yaramsetty).
+
+Autoencoders:
+
+- `dense_autoencoder.py`: dense layers (Zhang, Dutta, Yaramsetty).
+- `conv_autoencoder.py`: strided convolutions (Dutta).
+- `denoising_conv_autoencoder.py`: convolutions and max pooling (Narayanam).
+- `batch_norm_autoencoder.py`: convolutions with batch norm (Panagakis).
+- `stacked_autoencoder.py`: layers trained one after another (Yaramsetty).
+
+Also `pruning.py`, which removes redundant neurons from a trained `DenseAutoencoder`, and `common/`, what the
+architectures share.
+
+Every file in this folder is imported, so that the command line knows its classes by name (`--model CNN`): a new
+architecture is a new file.
 """
 
 import importlib
 import pkgutil
 
-from lit_mnist.models.autoencoder import Autoencoder
-from lit_mnist.models.base import LitModel
 from lit_mnist.models.batch_norm_autoencoder import BatchNormAutoencoder
 from lit_mnist.models.batch_norm_cnn import BatchNormCNN
-from lit_mnist.models.classifier import Classifier
 from lit_mnist.models.cnn import CNN
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.base import LitModel
+from lit_mnist.models.common.classifier import Classifier
 from lit_mnist.models.conv_autoencoder import ConvAutoencoder
 from lit_mnist.models.denoising_conv_autoencoder import DenoisingConvAutoencoder
 from lit_mnist.models.dense_autoencoder import DenseAutoencoder

@@ -5,17 +5,19 @@ from typing import Any
 
 from torch import nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.autoencoder import Autoencoder
-from lit_mnist.models.conv_autoencoder import check_halving
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.layers import check_halving
 
 
 class BatchNormAutoencoder(Autoencoder):
-    """3×3 convolutions, each with ReLU and batch norm, in blocks with 2×2 max pooling between; back by its mirror.
+    """3×3 convolutions with ReLU and batch norm, in blocks separated by 2×2 max pooling; the decoder mirrors them.
 
-    The paper's encoder is 32, 32, pool, 64, pool, 128, 256, to a code of 256×7×7. Of its decoder it says only that
-    it has the same layers upside down: here each convolution turned round, nearest-neighbour upsampling for each
-    pooling, and the convolution that gives the image without batch norm.
+    The paper's encoder is 32, 32, pool, 64, pool, 128, 256, to a code of 256×7×7. Of the decoder it says only that
+    it has the same layers in reverse order. Here each convolution swaps its input and output channels,
+    nearest-neighbour upsampling replaces pooling, and the last convolution, whose output is the image, has no ReLU
+    or batch norm.
     """
 
     channels_last = True
@@ -23,14 +25,14 @@ class BatchNormAutoencoder(Autoencoder):
     def __init__(
         self,
         blocks: Sequence[Sequence[int]] = ((32, 32), (64,), (128, 256)),
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = MNIST.image_shape,
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            blocks: Output channels of the encoder's convolutions, one list for each stretch between poolings.
-            image_shape: Channels, height, width.
+            blocks: Output channels of the encoder's convolutions, one list per block.
+            image_shape: Channels, height, width; by default those of the data.
             autoencoder: See Autoencoder.
 
         """
@@ -51,7 +53,7 @@ class BatchNormAutoencoder(Autoencoder):
                 decoder = [*_convolution(outputs, depth), *decoder]
                 depth = outputs
         self.encoder = nn.Sequential(*encoder)
-        self.decoder = nn.Sequential(*decoder[:-2])  # to the image, without its ReLU and batch norm
+        self.decoder = nn.Sequential(*decoder[:-2])  # without the last ReLU and batch norm
 
 
 def _convolution(inputs: int, outputs: int) -> list[nn.Module]:

@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.classifier import Classifier
-from lit_mnist.models.mlp import check_dropout, dense_classifier
+from lit_mnist.models.common.classifier import Classifier
+from lit_mnist.models.common.layers import check_dropout, dense_classifier
 
 
 class BatchNormCNN(Classifier):
-    """Blocks of convolution, ReLU, batch norm, 2×2 max pooling and dropout, then dense layers with dropout.
+    """Blocks of convolution, ReLU, batch norm, 2×2 max pooling and dropout, followed by dense layers with dropout.
 
-    With its defaults the paper's network: 688,106 trainable parameters and 128 running statistics. The paper names
-    neither the activations nor the dropout rates; ReLU and the rates here are this project's.
+    The defaults give the paper's network: 688,106 trainable parameters and 128 running statistics. The paper
+    states neither the activations nor the dropout rates; ReLU and the rates are this project's choice.
     """
 
     channels_last = True
@@ -26,27 +27,36 @@ class BatchNormCNN(Classifier):
         hidden_sizes: Sequence[int] = (512, 512),
         conv_dropout: float = 0.25,
         dropout: float = 0.5,
-        image_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        image_shape: Sequence[int] = MNIST.image_shape,
+        num_classes: int = MNIST.num_classes,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
 
         Args:
             channels: Output channels of each block's convolution.
-            kernel_sizes: Of each block's convolution; stride 1, unpadded.
+            kernel_sizes: Kernel size of each block's convolution; stride 1, not padded.
             hidden_sizes: Neurons of each dense layer before the last.
-            conv_dropout: Share of values dropped after each block in training, in [0, 1).
-            dropout: Share of neurons dropped after each hidden dense layer in training, in [0, 1).
-            image_shape: Channels, height, width.
-            num_classes: How many classes there are.
+            conv_dropout: Share of the values that are dropped after each block in training, in [0, 1).
+            dropout: Share of the neurons that are dropped after each hidden dense layer in training, in [0, 1).
+            image_shape: Channels, height, width; by default those of the data.
+            num_classes: Number of classes; by default that of the data.
             optimizer: See LitModel.
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
         check_dropout("conv_dropout", conv_dropout)
-        depth, *size = image_shape
-        size = _code_size(size, channels, kernel_sizes)
+        depth, height, width = image_shape
+        if len(channels) != len(kernel_sizes) or not channels or min(*channels, *kernel_sizes) < 1:
+            raise UsageError(
+                f"--model.channels {list(channels)} and --model.kernel_sizes {list(kernel_sizes)} must be as many,"
+                " and at least 1 each"
+            )
+        size = [height, width]
+        for kernel in kernel_sizes:
+            size = [(side - kernel + 1) // 2 for side in size]
+        if min(size) < 1:
+            raise UsageError(f"--model.kernel_sizes {list(kernel_sizes)} leave nothing of {height}×{width} pixels")
         blocks: list[nn.Module] = []
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
             blocks += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]
@@ -59,23 +69,3 @@ class BatchNormCNN(Classifier):
         """Logits (B, num_classes) of images (B, C, H, W)."""
         logits: Tensor = self.network(x)
         return logits
-
-
-def _code_size(size: Sequence[int], channels: Sequence[int], kernel_sizes: Sequence[int]) -> list[int]:
-    """Height and width after the blocks.
-
-    Raises:
-        UsageError: the blocks cannot be built, or leave nothing of the image.
-
-    """
-    if len(channels) != len(kernel_sizes) or not channels or min(*channels, *kernel_sizes) < 1:
-        raise UsageError(
-            f"--model.channels {list(channels)} and --model.kernel_sizes {list(kernel_sizes)} must be as many,"
-            " and at least 1 each"
-        )
-    left = list(size)
-    for kernel in kernel_sizes:
-        left = [(side - kernel + 1) // 2 for side in left]
-    if min(left) < 1:
-        raise UsageError(f"--model.kernel_sizes {list(kernel_sizes)} leave nothing of {size[0]}×{size[1]} pixels")
-    return left

@@ -5,12 +5,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.classifier import Classifier
+from lit_mnist.models.common.classifier import Classifier
+from lit_mnist.models.common.layers import check_dropout
 
 
 class CNN(Classifier):
-    """Blocks of convolution, ReLU and 2×2 max pooling, then one linear layer."""
+    """Blocks of convolution, ReLU and 2×2 max pooling, followed by one linear layer."""
 
     channels_last = True
 
@@ -18,8 +20,8 @@ class CNN(Classifier):
         self,
         channels: Sequence[int] = (16, 52),
         kernel_size: int = 5,
-        image_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        image_shape: Sequence[int] = MNIST.image_shape,
+        num_classes: int = MNIST.num_classes,
         dropout: float = 0.0,
         **optimizer: Any,
     ) -> None:
@@ -27,10 +29,10 @@ class CNN(Classifier):
 
         Args:
             channels: Output channels of each block's convolution.
-            kernel_size: Of each convolution, odd; stride 1, padded so that the size stays.
-            image_shape: Channels, height, width; each block halves height and width.
-            num_classes: How many classes there are.
-            dropout: Share of the last layer's inputs that training sets to 0, in [0, 1).
+            kernel_size: Kernel size of the convolutions, odd; they have stride 1 and keep height and width.
+            image_shape: Channels, height, width; by default those of the data.
+            num_classes: Number of classes; by default that of the data.
+            dropout: Share of the last layer's inputs that are dropped in training, in [0, 1).
             optimizer: See LitModel.
 
         """
@@ -44,8 +46,7 @@ class CNN(Classifier):
             )
         if min(height, width) >> len(channels) < 1:
             raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
-        if not 0 <= dropout < 1:
-            raise UsageError(f"--model.dropout {dropout} must lie in [0, 1)")
+        check_dropout("dropout", dropout)
         blocks: list[nn.Module] = []
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)

@@ -6,15 +6,17 @@ from typing import Any
 
 from torch import nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.autoencoder import Autoencoder
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.layers import check_halving, doubling
 
 
 class ConvAutoencoder(Autoencoder):
-    """Strided convolutions to a code of few channels, and transposed ones back.
+    """Strided convolutions to a code with few channels, and transposed convolutions back.
 
-    The paper compares an autoencoder with a convolutional one by speed and size, and states the layers of neither.
-    The defaults give a code of 2×7×7 = 98 numbers, as many as 784-98-784 has, with a fourteenth of its parameters.
+    The paper compares a dense and a convolutional autoencoder by speed and size, without stating the layers of
+    either. The defaults give a code of 2×7×7 = 98 numbers, as 784-98-784 has, with a fourteenth of its parameters.
     """
 
     channels_last = True
@@ -23,15 +25,15 @@ class ConvAutoencoder(Autoencoder):
         self,
         channels: Sequence[int] = (16, 32),
         code_channels: int = 2,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = MNIST.image_shape,
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            channels: Output channels of each convolution of stride 2, which halves height and width.
+            channels: Output channels of each convolution of stride 2; each halves height and width.
             code_channels: Channels of the code.
-            image_shape: Channels, height, width.
+            image_shape: Channels, height, width; by default those of the data.
             autoencoder: See Autoencoder.
 
         """
@@ -50,20 +52,3 @@ class ConvAutoencoder(Autoencoder):
             nn.Conv2d(code_channels, sizes[-1], 3, padding=1),
             *(layer for a, b in pairwise(sizes[::-1]) for layer in (nn.ReLU(), doubling(a, b))),
         )
-
-
-def doubling(inputs: int, outputs: int) -> nn.Module:
-    """A transposed 3×3 convolution that doubles height and width."""
-    return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
-
-
-def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
-    """Refuse images that do not come back in their size.
-
-    Raises:
-        UsageError: height or width is no multiple of 2 ** times.
-
-    """
-    height, width = image_shape[1:]
-    if height % 2**times or width % 2**times:
-        raise UsageError(f"{what}: {height}×{width} pixels cannot be halved {times} times without a rest")

@@ -5,16 +5,17 @@ from typing import Any
 
 from torch import nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.autoencoder import Autoencoder
-from lit_mnist.models.conv_autoencoder import check_halving, doubling
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.layers import check_halving, doubling
 
 
 class DenoisingConvAutoencoder(Autoencoder):
-    """28×28×1 to a code of 7×7×32 by convolution, leaky ReLU and max pooling; back by transposed convolutions.
+    """Convolutions, leaky ReLU and max pooling from 28×28×1 to a code of 7×7×32; transposed convolutions back.
 
-    What it removes is the noise of the data (`--data.corruption`). The paper states neither the leaky ReLU's slope
-    nor which of the decoder's layers have it: here all but the last, whose sigmoid `loss: cross_entropy` takes in.
+    It removes the noise of the data (`--data.corruption`). The paper states neither the slope of the leaky ReLU
+    nor which layers of the decoder have one: here all but the last, which has a sigmoid.
     """
 
     channels_last = True
@@ -23,15 +24,15 @@ class DenoisingConvAutoencoder(Autoencoder):
         self,
         channels: int = 32,
         negative_slope: float = 0.2,
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = MNIST.image_shape,
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            channels: Of every hidden layer, the code's among them.
-            negative_slope: Of the leaky ReLU; 0.2 is TensorFlow's own.
-            image_shape: Channels, height, width.
+            channels: Channels of every hidden layer, including the code.
+            negative_slope: Slope of the leaky ReLU below 0; 0.2 is TensorFlow's default.
+            image_shape: Channels, height, width; by default those of the data.
             autoencoder: See Autoencoder.
 
         """

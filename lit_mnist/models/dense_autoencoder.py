@@ -7,30 +7,31 @@ from typing import Any
 
 from torch import nn
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.autoencoder import Autoencoder
-from lit_mnist.models.base import activation
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.base import activation
 
 
 class DenseAutoencoder(Autoencoder):
-    """Fully connected layers to the code, and their mirror image back: 784-98-784 for hidden_sizes [98].
+    """Dense layers to the code, and their mirror image back: 784-98-784 for hidden_sizes [98] on MNIST.
 
-    The paper leaves the output's activation open.
+    The paper does not state the output activation.
     """
 
     def __init__(
         self,
         hidden_sizes: Sequence[int] = (98,),
         hidden_activation: str = "sigmoid",
-        image_shape: Sequence[int] = (1, 28, 28),
+        image_shape: Sequence[int] = MNIST.image_shape,
         **autoencoder: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            hidden_sizes: Neurons of each hidden layer down to the code, which is the last.
-            hidden_activation: Of every hidden layer: sigmoid, relu, leaky_relu, tanh or identity.
-            image_shape: Channels, height, width.
+            hidden_sizes: Neurons of each layer of the encoder; the last is the code.
+            hidden_activation: Activation of the hidden layers: sigmoid, relu, leaky_relu, tanh or identity.
+            image_shape: Channels, height, width; by default those of the data.
             autoencoder: See Autoencoder.
 
         """
@@ -38,13 +39,14 @@ class DenseAutoencoder(Autoencoder):
         if not hidden_sizes or min(hidden_sizes) < 1:
             raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
         sizes = [math.prod(image_shape), *hidden_sizes]
-        self.encoder = nn.Sequential(nn.Flatten(), *_dense(sizes, hidden_activation))
+
+        def dense(sizes: Sequence[int]) -> list[nn.Module]:
+            layers = [(nn.Linear(a, b), activation(hidden_activation)) for a, b in pairwise(sizes)]
+            return [layer for pair in layers for layer in pair]
+
+        self.encoder = nn.Sequential(nn.Flatten(), *dense(sizes))
         self.decoder = nn.Sequential(
-            *_dense(sizes[:0:-1], hidden_activation),
+            *dense(sizes[:0:-1]),
             nn.Linear(sizes[1], sizes[0]),
             nn.Unflatten(1, tuple(image_shape)),
         )
-
-
-def _dense(sizes: Sequence[int], name: str) -> list[nn.Module]:
-    return [layer for a, b in pairwise(sizes) for layer in (nn.Linear(a, b), activation(name))]

@@ -3,13 +3,14 @@
 from collections.abc import Sequence
 from typing import Any
 
-from lit_mnist.models.encoder_classifier import EncoderClassifier, make_autoencoder
+from lit_mnist.data.datasets import MNIST
+from lit_mnist.models.common.encoder_classifier import EncoderClassifier, make_autoencoder
 
 
 class FeatureClassifier(EncoderClassifier):
-    """Dense layers on the code of any autoencoder, whose encoder is frozen or learns along.
+    """Dense layers on the code of any autoencoder, whose encoder is frozen or trained with them.
 
-    Zhang's is 98-1000-1000-10 with ReLU on the frozen encoder of 784-98-784.
+    Zhang's network is 98-1000-1000-10 with ReLU on the frozen encoder of 784-98-784.
     """
 
     def __init__(
@@ -21,22 +22,22 @@ class FeatureClassifier(EncoderClassifier):
         hidden_sizes: Sequence[int] = (1000, 1000),
         hidden_activation: str = "relu",
         dropout: float = 0.0,
-        image_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        image_shape: Sequence[int] = MNIST.image_shape,
+        num_classes: int = MNIST.num_classes,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            encoder: Class of the autoencoder whose encoder it is.
-            encoder_args: Its hyperparameters; those that only matter to its training change nothing here.
-            encoder_checkpoint: Checkpoint of a run of that autoencoder; without it the weights are random.
-            freeze: Whether the encoder stays as it is.
+            encoder: Class of the autoencoder whose encoder is used.
+            encoder_args: Hyperparameters of that autoencoder; those of its training have no effect here.
+            encoder_checkpoint: Checkpoint of a run of that autoencoder; random weights without it.
+            freeze: Freeze the encoder.
             hidden_sizes: Neurons of each hidden layer on the code.
-            hidden_activation: Of those layers: sigmoid, relu, leaky_relu, tanh or identity.
-            dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
-            image_shape: Channels, height, width.
-            num_classes: How many classes there are.
+            hidden_activation: Activation of those layers: sigmoid, relu, leaky_relu, tanh or identity.
+            dropout: Share of the hidden neurons that are dropped in training, in [0, 1).
+            image_shape: Channels, height, width; by default those of the data.
+            num_classes: Number of classes; by default that of the data.
             optimizer: See LitModel.
 
         """

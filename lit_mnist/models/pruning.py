@@ -1,4 +1,4 @@
-"""Pruning of hidden neurons by distinctiveness (Gedeon 1995; Zhang, sections 1 and 4)."""
+"""Pruning of a trained DenseAutoencoder's code by distinctiveness (Gedeon 1995; Zhang, sections 1 and 4)."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,25 +13,32 @@ from lit_mnist.models.dense_autoencoder import DenseAutoencoder
 
 @dataclass(frozen=True)
 class Removal:
-    """One step of pruning: a neuron that another stands for, or two that undo each other."""
+    """One step of pruning: one neuron is merged into a similar one, or two that cancel each other are dropped."""
 
     kind: Literal["merged", "dropped"]
     removed: tuple[int, ...]
-    """The neurons that go, by their place in the unpruned code."""
+    """Indices of the removed neurons in the unpruned code."""
     into: int | None
-    """Where the outgoing weights of a merged neuron go."""
+    """Index of the neuron that gets the outgoing weights of a merged one."""
     angle: float
-    """Between the two neurons' activation vectors, in degrees."""
+    """Angle between the two neurons' activation vectors, in degrees."""
 
 
 def distinctiveness(model: DenseAutoencoder, images: Tensor) -> Tensor:
-    """Angles in degrees (H, H) between the activation vectors of the code's H neurons over the images.
+    """Angles between the activation vectors of the code's neurons, in degrees.
 
-    A vector holds one neuron's activation for each image (N, C, H, W), less the 0.5 in the middle of a sigmoid's
-    range, so that two neurons that do the same lie at 0° and two that do opposite things at 180°.
+    A neuron's vector holds its activation for each image, minus 0.5, the middle of a sigmoid's range: two neurons
+    that do the same are at 0°, two that do the opposite at 180°.
+
+    Args:
+        model: Its code has K neurons.
+        images: (N, C, H, W).
+
+    Returns:
+        Angles (K, K).
 
     Raises:
-        UsageError: the code's activation is no sigmoid.
+        UsageError: The code's activation is not sigmoid.
 
     """
     if model.hparams["hidden_activation"] != "sigmoid":
@@ -46,12 +53,12 @@ def distinctiveness(model: DenseAutoencoder, images: Tensor) -> Tensor:
 
 
 def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.0) -> list[Removal]:
-    """The pairs that are not distinct, the closest first; a neuron that is gone is in no further pair.
+    """Find the pairs of neurons that are not distinct, the closest first; no neuron is removed twice.
 
     Args:
-        angles: (H, H) in degrees.
+        angles: (K, K) in degrees.
         parallel: Below this angle the second neuron of a pair is merged into the first.
-        opposite: Above this angle both drop out.
+        opposite: Above this angle both neurons are dropped.
 
     """
     size = len(angles)
@@ -64,7 +71,7 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
             continue
         if angle < parallel:
             removals.append(Removal("merged", (j,), i, angle))
-        elif angle > opposite and len(left) > 2:  # some code has to be left
+        elif angle > opposite and len(left) > 2:  # at least one neuron must remain
             removals.append(Removal("dropped", (i, j), None, angle))
         else:
             continue
@@ -73,7 +80,7 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
 
 
 def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoencoder:
-    """A copy of `model`, of the same size, in which the removed neurons have no outgoing weights left."""
+    """A copy of `model`, of the same size, in which the removed neurons' outgoing weights are 0."""
     copy = _like(model, model.hparams["hidden_sizes"])
     copy.load_state_dict(model.state_dict())
     outgoing = _outgoing(copy).weight.data
@@ -85,36 +92,33 @@ def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
 
 
 def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoencoder:
-    """A smaller autoencoder that computes what `masked` does, without the removed neurons.
+    """A smaller autoencoder without the removed neurons, which computes the same as `masked`.
 
-    The first n of a list of removals give the autoencoder after n steps.
+    The first n of a list of removals give the autoencoder after n steps of pruning.
     """
     source = masked(model, removals)
     gone = {neuron for removal in removals for neuron in removal.removed}
     *sizes, code = model.hparams["hidden_sizes"]
     kept = [neuron for neuron in range(code) if neuron not in gone]
     smaller = _like(model, [*sizes, len(kept)])
-    into, out = _incoming(source), _outgoing(source)
+    into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]
     weights = source.state_dict()
     weights |= {
         f"encoder.{2 * len(sizes) + 1}.weight": into.weight[kept],
         f"encoder.{2 * len(sizes) + 1}.bias": into.bias[kept],
-        "decoder.0.weight": out.weight[:, kept],
+        "decoder.0.weight": _outgoing(source).weight[:, kept],
     }
     smaller.load_state_dict(weights)
     return smaller
 
 
-def _incoming(model: DenseAutoencoder) -> nn.Linear:
-    return [layer for layer in model.encoder.modules() if isinstance(layer, nn.Linear)][-1]
-
-
 def _outgoing(model: DenseAutoencoder) -> nn.Linear:
+    """The layer that reads the code."""
     return next(layer for layer in model.decoder.modules() if isinstance(layer, nn.Linear))
 
 
 def _like(model: DenseAutoencoder, hidden_sizes: Sequence[int]) -> DenseAutoencoder:
-    """An autoencoder of `model`'s hyperparameters and those sizes, where `model` is."""
-    with torch.random.fork_rng(devices=[]):  # weights that are about to be replaced are to cost no random numbers
+    """A new autoencoder with `model`'s hyperparameters except the sizes, on its device, in its dtype and mode."""
+    with torch.random.fork_rng(devices=[]):  # keep the global generator: the initial weights are replaced anyway
         like = type(model)(**{**model.hparams, "hidden_sizes": list(hidden_sizes)})
     return like.to(model.device, next(model.parameters()).dtype).train(model.training)

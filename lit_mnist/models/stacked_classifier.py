@@ -1,15 +1,16 @@
-"""The softmax layer on stacked autoencoders, and their fine-tuning (Yaramsetty, sections IV.C and V.B)."""
+"""A softmax layer on stacked autoencoders, and their fine-tuning (Yaramsetty, sections IV.C and V.B)."""
 
 from collections.abc import Sequence
 from typing import Any
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.encoder_classifier import EncoderClassifier
+from lit_mnist.models.common.encoder_classifier import EncoderClassifier
 from lit_mnist.models.stacked_autoencoder import stacked_encoder
 
 
 class StackedClassifier(EncoderClassifier):
-    """A softmax layer on the encoders of a StackedAutoencoder, each side with a learning rate of its own."""
+    """A softmax layer on the encoder of a StackedAutoencoder; each of the two has its own learning rate."""
 
     def __init__(
         self,
@@ -17,19 +18,19 @@ class StackedClassifier(EncoderClassifier):
         hidden_activation: str = "sigmoid",
         encoder_checkpoint: str | None = None,
         encoder_lr: float = 0.0,
-        image_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        image_shape: Sequence[int] = MNIST.image_shape,
+        num_classes: int = MNIST.num_classes,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            hidden_sizes: Neurons of each layer of the stack, from the images up.
-            hidden_activation: Of every layer of the stack: sigmoid, relu, leaky_relu, tanh or identity.
-            encoder_checkpoint: Checkpoint of the StackedAutoencoder of those sizes; without it they are random.
-            encoder_lr: Learning rate of the stack, beside the `lr` of the softmax layer; 0 freezes it.
-            image_shape: Channels, height, width.
-            num_classes: How many classes there are.
+            hidden_sizes: Neurons of each layer of the stack, starting at the images.
+            hidden_activation: Activation of the stack's layers: sigmoid, relu, leaky_relu, tanh or identity.
+            encoder_checkpoint: Checkpoint of a StackedAutoencoder of those sizes; random weights without it.
+            encoder_lr: Learning rate of the stack, while `lr` is that of the softmax layer; 0 freezes the stack.
+            image_shape: Channels, height, width; by default those of the data.
+            num_classes: Number of classes; by default that of the data.
             optimizer: See LitModel.
 
         """
@@ -41,7 +42,7 @@ class StackedClassifier(EncoderClassifier):
             self.freeze_encoder()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser moves: the softmax layer first, whose rate is the one that is logged."""
+        """The parameters to optimise; the softmax layer comes first, so that its learning rate is logged."""
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
         if not self.encoder_frozen:
             groups.append({"params": list(self.encoder.parameters()), "lr": self.hparams["encoder_lr"]})

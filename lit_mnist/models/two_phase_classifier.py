@@ -5,10 +5,11 @@ from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import Callback, EarlyStopping
-from lightning.pytorch.strategies import DDPStrategy
+from torch.nn.parallel import DistributedDataParallel
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
-from lit_mnist.models.encoder_classifier import EncoderClassifier, make_autoencoder
+from lit_mnist.models.common.encoder_classifier import EncoderClassifier, make_autoencoder
 
 
 class TwoPhaseClassifier(EncoderClassifier):
@@ -29,23 +30,23 @@ class TwoPhaseClassifier(EncoderClassifier):
         hidden_sizes: Sequence[int] = (128,),
         hidden_activation: str = "relu",
         dropout: float = 0.0,
-        image_shape: Sequence[int] = (1, 28, 28),
-        num_classes: int = 10,
+        image_shape: Sequence[int] = MNIST.image_shape,
+        num_classes: int = MNIST.num_classes,
         **optimizer: Any,
     ) -> None:
         """Build the layers.
 
         Args:
-            encoder: Class of the autoencoder whose encoder it is.
-            encoder_args: Its hyperparameters; those that only matter to its training change nothing here.
-            encoder_checkpoint: Checkpoint of a run of that autoencoder; without it the weights are random.
+            encoder: Class of the autoencoder whose encoder is used.
+            encoder_args: Hyperparameters of that autoencoder; those of its training have no effect here.
+            encoder_checkpoint: Checkpoint of a run of that autoencoder; random weights without it.
             frozen_epochs: Epochs for which the encoder stays as it is.
             patience: Validations without a lower val/loss after which the second phase stops; never without it.
             hidden_sizes: Neurons of each hidden layer on the code.
-            hidden_activation: Of those layers: sigmoid, relu, leaky_relu, tanh or identity.
-            dropout: Share of each hidden layer's neurons that are dropped in training, in [0, 1).
-            image_shape: Channels, height, width.
-            num_classes: How many classes there are.
+            hidden_activation: Activation of those layers: sigmoid, relu, leaky_relu, tanh or identity.
+            dropout: Share of the hidden neurons that are dropped in training, in [0, 1).
+            image_shape: Channels, height, width; by default those of the data.
+            num_classes: Number of classes; by default that of the data.
             optimizer: See LitModel.
 
         """
@@ -66,22 +67,18 @@ class TwoPhaseClassifier(EncoderClassifier):
         patience = self.hparams["patience"]
         return [] if patience is None else [LateEarlyStopping(self.hparams["frozen_epochs"], patience)]
 
-    def setup(self, stage: str) -> None:
-        """Refuse a strategy that would wait for the frozen encoder's gradients.
+    def on_train_start(self) -> None:
+        """Enter the phase of the epoch that a resumed training is in the middle of.
 
         Raises:
-            UsageError: DDP that does not look for unused parameters.
+            UsageError: DDP would wait for the frozen encoder's gradients.
 
         """
-        super().setup(stage)
-        strategy = self.trainer.strategy
-        waits = isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters")
-        if stage == "fit" and waits and self.hparams["frozen_epochs"]:
-            raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
-
-    def on_train_start(self) -> None:
-        """Enter the phase of the epoch that a resumed training is in the middle of."""
         super().on_train_start()
+        wrapped = self.trainer.strategy.model
+        waits = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
+        if waits and self.hparams["frozen_epochs"]:
+            raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
         self._enter_phase()

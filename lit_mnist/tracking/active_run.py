@@ -1,4 +1,4 @@
-"""What a run is told while it is worked on."""
+"""An open run: what can be logged to it. Everything goes to its journal, and never waits for a store."""
 
 import contextlib
 import json
@@ -14,8 +14,9 @@ from urllib.parse import unquote
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.journal.mlflow_writer import relative
+from lit_mnist.tracking.journal.points import Point, newest_per_step, stored_points, tagged_rewinds
 from lit_mnist.tracking.journal.uploader import Uploader
+from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.store import Store
 
 if TYPE_CHECKING:
@@ -23,28 +24,27 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
 
-LONGEST_PARAM = 6000
-"""Characters that MLflow takes as a parameter's value."""
-
 
 @dataclass
 class Run:
-    """A run that is being worked on; what it is told goes through its spool, and never waits for a store."""
+    """A run that this process works on; `lit_mnist.tracking.run.open_run` opens it."""
 
     store: Store
     id: str
     experiment: str
-    spool: Journal
+    journal: Journal
     uploader: Uploader
     artifact_uri: str
     mlflow: "MlflowClient | None"
     """None for a run that is offline."""
     steps: dict[str, int] | None = None
-    """The largest step of each metric, at or before which nothing is logged again; None allows any."""
+    """The last logged step of each metric, up to which nothing is logged again; None allows any step."""
+    earliest: int = 0
+    """The earliest time of a new point, in milliseconds since 1970: that of the last rewind."""
 
     @property
     def folder(self) -> Path:
-        """Where the run keeps what it needs while it runs."""
+        """The folder with what the run needs while it runs, such as checkpoints."""
         return self.store.run_folder(self.id)
 
     @property
@@ -61,95 +61,121 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
-        texts = {name: _text(value) for name, value in params.items()}
-        for name in [name for name, text in texts.items() if len(text) > LONGEST_PARAM]:
+        texts = {name: _as_text(value) for name, value in params.items()}
+        for name in [name for name, text in texts.items() if len(text) > MAX_PARAM_LENGTH]:
             self.log_text(texts[name], f"params/{name}.txt")
             texts[name] = f"see the artifact params/{name}.txt"
-        self.spool.append({"kind": "params", "values": texts})
+        self.journal.append({"kind": "params", "values": texts})
 
     def log_metrics(self, metrics: Mapping[str, float], step: int) -> None:
-        """Log points of step `step`.
+        """Log one point per metric, at `step`.
 
-        A run that goes on from an older checkpoint comes by steps that it has logged: those are left out.
+        A resumed run computes the steps after its checkpoint again. With the same configuration their points are
+        bit-identical to those already logged, and are skipped; with another one, see `rewind`.
         """
-        now, step = time.time_ns() // 1_000_000, int(step)
+        now, step = max(time.time_ns() // 1_000_000, self.earliest), int(step)
         known = {} if self.steps is None else self.steps
         names = [name for name in metrics if known.get(name, step - 1) < step]
         if names:
-            self.spool.append(
-                {"kind": "metrics", "points": [[name, float(metrics[name]), now, step] for name in names]}
-            )
+            points = [[name, float(metrics[name]), now, step] for name in names]
+            self.journal.append({"kind": "metrics", "points": points})
         if self.steps is not None:
             self.steps |= dict.fromkeys(names, step)
 
+    def rewind(self, step: int, changed: bool = True) -> None:
+        """Replace the points after `step` by those that are logged from now on.
+
+        Nothing is deleted here: the entry takes effect in everything that reads the journal at once, and in the
+        store when the uploader gets to it. So a process may be killed at any moment.
+
+        Args:
+            step: The step of the checkpoint from which training goes on; -1 if it starts anew.
+            changed: The configuration differs from that of the last process. Even if it does not, an earlier
+                change may lie after `step`, because a newer checkpoint is damaged.
+
+        """
+        if not changed and all(rewind.step <= step for rewind in self.journal.rewinds()):
+            return
+        # Later than any point it replaces, even if this host's clock is behind that of the host before.
+        times = (at for _, _, at, at_step in self.journal.points() if at_step > step)
+        self.earliest = max(time.time_ns() // 1_000_000, self.earliest, 1 + max(times, default=0))
+        self.journal.append({"kind": "rewind", "step": step, "time": self.earliest})
+        self.journal.sync()
+        self.steps = self.journal.last_steps()
+
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""
-        self.spool.append({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
+        self.journal.append({"kind": "tags", "values": {name: str(value) for name, value in tags.items()}})
 
     def log_text(self, text: str, path: str) -> None:
         """Log `text` as the artifact `path`."""
-        self.spool.append({"kind": "text", "text": text, "path": path})
+        self.journal.append({"kind": "text", "text": text, "path": path})
 
     def log_file(self, source: Path, folder: str) -> None:
-        """Log the file `source` as an artifact in `folder`; one from outside the run's folder is copied there."""
-        if not source.resolve().is_relative_to(self.folder.resolve()):
-            source = Path(shutil.copyfile(source, self._waiting(f"{folder}/{source.name}")))
-        self.spool.append({"kind": "file", "path": relative(source, self.folder), "folder": folder})
+        """Log the file `source` as an artifact in `folder`, from a copy if it is outside the run's folder."""
+        home = self.folder.resolve()
+        if not source.resolve().is_relative_to(home):
+            source = Path(shutil.copyfile(source, self._outbox_path(f"{folder}/{source.name}")))
+        # Relative to the run's folder, so that the project can be moved before the file is sent.
+        self.journal.append({"kind": "file", "path": str(source.resolve().relative_to(home)), "folder": folder})
 
     def log_figure(self, figure: "Figure", name: str) -> str:
-        """Log `figure` as the artifact `figures/NAME.png`; returns where it can be looked at."""
-        path = self._waiting(f"figures/{name}.png")
+        """Log `figure` as the artifact `figures/NAME.png`; returns its path or URI (see `locate`)."""
+        path = self._outbox_path(f"figures/{name}.png")
         figure.savefig(path, dpi=120)
         self.log_file(path, "figures")
         return self.locate(f"figures/{name}.png")
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
-        """Log which images the run learns from."""
-        self.spool.append({"kind": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
+        """Log which images the run learns from: dataset, checksum, and size of each split."""
+        self.journal.append({"kind": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
         self.set_tags({"dataset.name": name, "dataset.digest": digest})
 
-    def submit(self, work: Callable[[], object]) -> None:
-        """Do slow work that logs something, beside the training."""
-        self.uploader.submit(work)
+    def submit(self, task: Callable[[], object]) -> None:
+        """Run a slow task that logs something in the background of training."""
+        self.uploader.submit(task)
 
     def sync(self) -> None:
-        """Return when what was logged would survive a power cut.
+        """Return once everything logged so far would survive a power cut.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the disk does not accept it.
 
         """
-        self.spool.sync()
+        self.journal.sync()
 
     def locate(self, artifact: str) -> str:
-        """The path of an artifact on this machine, or its URI; while its store is away, where it waits."""
-        waiting = self.spool.outbox / artifact
+        """The path of an artifact on this machine, or its URI; while its store is away, its path in the outbox."""
+        waiting = self.journal.outbox / artifact
         if self.mlflow is None or (self.uploader.away and waiting.exists()):
             return str(waiting)
         return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:
-        """Step and value of every point of `metric`, in order; needs no store that answers."""
-        points = {}
-        if self.steps is None:  # somebody who looks at the run: its fit, and who looked before, told the store
+        """Step and value of the points of `metric`, one per step, in order; works while the store is away."""
+        points: list[Point] = []
+        if self.steps is None:
+            # Opened to be measured: the journal holds only what this process logs. What the run's fit and earlier
+            # visitors logged is in the store, or still on its way in the fit's journal.
+            fit = Journal(self.folder)
             with contextlib.suppress(Exception):
-                points = {(p.step, p.timestamp): p.value for p in self.client.get_metric_history(self.id, metric)}
-        for spool in (self.spool,) if self.steps is not None else (Journal(self.folder), self.spool):
-            points |= {(step, at): value for _, value, at, step in spool.points(metric)}
-        return [(step, points[step, at]) for step, at in sorted(points)]
+                rewinds = [*tagged_rewinds(self.data().data.tags), *fit.rewinds()]
+                points += stored_points(self.client, self.id, metric, rewinds)
+            points += fit.points(metric)
+        points += self.journal.points(metric)
+        return [(step, value) for _, value, _, step in newest_per_step(points)]
 
     def data(self) -> "MlflowRun":
         """The run as MLflow has it."""
         return self.client.get_run(self.id)
 
-    def _waiting(self, artifact: str) -> Path:
-        """A path in the outbox."""
-        path = self.spool.outbox / artifact
+    def _outbox_path(self, artifact: str) -> Path:
+        path = self.journal.outbox / artifact
         path.parent.mkdir(parents=True, exist_ok=True)
         return path
 
 
-def _text(value: Any) -> str:
+def _as_text(value: Any) -> str:
     if isinstance(value, list | tuple | dict):
         return json.dumps(value)
     return "null" if value is None or (isinstance(value, float) and math.isnan(value)) else str(value)

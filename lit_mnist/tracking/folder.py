@@ -1,4 +1,4 @@
-"""A run's folder on this machine: who it is, who works on it, and what in it is still to be sent."""
+"""A run's folder on this machine: which run it is, who works on it, and what in it is still to be sent."""
 
 import contextlib
 import json
@@ -18,35 +18,37 @@ from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, th
 from lit_mnist.tracking.store import Store, local_uri
 
 RECORD, CONFIG = "run.json", "config.yaml"
-BALLAST = 256 * 1024
-"""Bytes kept aside, so that a full disk still takes the news of it."""
+OFFLINE_ID = "offline_id"
+"""The tag with the id that a run had before it was registered in a store."""
+RESERVED_BYTES = 256 * 1024
+"""Bytes set aside in a run's folder, so that its last entries can be written on a full disk."""
 
 
 @dataclass
 class Record:
-    """What `run.json` says: enough to find the run without a store, and to make it in one."""
+    """The content of `run.json`: enough to find the run without a store, and to register it in one."""
 
     id: str
     experiment: str
     name: str | None = None
     uri: str | None = None
-    """Of the tracking store, without a password; None for the project's own database, wherever the project is."""
+    """URI of the tracking store, without a password; None for the project's own, see `Store.portable_uri`."""
     offline: bool = False
-    """Whether no store knows the run yet."""
+    """True while the run is not registered in any store."""
     artifact_uri: str = ""
     start_time: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
-    """In milliseconds since 1970, as MLflow has it."""
+    """In milliseconds since 1970, as in MLflow."""
     argv: list[str] = field(default_factory=shown_arguments)
-    """The arguments of the process that worked on it last, without the program's name."""
+    """Arguments of the process that worked on the run last, without the program's name."""
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)
     boot: str = field(default_factory=this_boot)
     offline_id: str | None = None
-    """The id it had before a store knew it."""
+    """The id that the run had before it was registered in a store."""
 
     def write(self, folder: Path) -> None:
         """Write it to the run's folder."""
-        # The fields themselves may come from a file of an earlier version, which kept passwords.
+        # Redacted here as well: the values may come from a file of an earlier version, which kept passwords.
         values = asdict(self) | {
             "uri": self.uri and redact_urls(self.uri),
             "artifact_uri": redact_urls(self.artifact_uri),
@@ -54,27 +56,34 @@ class Record:
         replace_text(folder / RECORD, json.dumps(values, indent=1))
 
     def is_called(self, beginning: str) -> bool:
-        """Whether an id that it has or had begins so."""
+        """True if an id that the run has or had begins with `beginning`."""
         return any(name is not None and name.startswith(beginning) for name in (self.id, self.offline_id))
 
     def store(self, current: Store) -> Store:
-        """The store that the run belongs to; `current` also where the record lacks only its password."""
+        """The store that the run belongs to.
+
+        Args:
+            current: The store in use, which is returned also if the record differs from it only in the password
+                that is not written down.
+
+        """
         uri = self.uri or local_uri(current.home)
         return current if self.offline or redact_urls(uri) == current.name else Store(uri, current.home)
 
 
 def read_record(folder: Path) -> Record | None:
-    """What the folder's `run.json` says; None where there is none that reads."""
+    """The content of the folder's `run.json`; None if there is none that can be read."""
     try:
         found = json.loads((folder / RECORD).read_text())
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
-        return Record(**{"boot": "", **known})  # earlier versions did not write it, and it is not this process's
+        # Version 0.1 wrote no `boot`; the default, this kernel's, would be wrong for an existing run.
+        return Record(**{"boot": "", **known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
 def run_folders(home: Path) -> list[Path]:
-    """The folder of every run that has one."""
+    """The folder of every run that has one in the project's `mlruns` folder `home`."""
     runs = home / "runs"
     return sorted(runs.glob("[!.]*/")) if runs.is_dir() else []
 
@@ -89,44 +98,45 @@ def local_folder(run_id: str, home: Path) -> Path | None:
     return found[0] if len(found) == 1 else None
 
 
-def spools(folder: Path) -> list[Journal]:
-    """Every spool in the folder, the run's own first."""
+def journals(folder: Path) -> list[Journal]:
+    """Every journal in the folder, that of the run's fit first."""
     names = sorted((path.stem for path in folder.glob("*.jsonl")), key=lambda name: (name != MAIN, name))
     return [Journal(folder, name) for name in names]
 
 
 def has_unsent(folder: Path) -> bool:
-    """Whether an entry in the folder has not been sent."""
-    return not all(spool.is_sent() for spool in spools(folder))
+    """True if any entry in the folder was not sent."""
+    return not all(journal.is_sent() for journal in journals(folder))
 
 
 def remove_if_done(folder: Path) -> bool:
-    """Remove the folder unless something in it has not been sent or was refused; returns whether it is gone."""
-    if any(not spool.is_sent() or spool.refused.exists() for spool in spools(folder)):
+    """Remove the folder unless something in it was not sent or was refused; returns True if it was removed."""
+    if any(not journal.is_sent() or journal.refused.exists() for journal in journals(folder)):
         return False
     shutil.rmtree(folder, ignore_errors=True)
     return True
 
 
 class BusyError(UserError):
-    """Another process works on the same."""
+    """Another process works on the run."""
 
 
 class FolderLock:
-    """Keeps other processes from working on the same run; freed by the system when the process dies.
+    """Keeps other processes from working on the same run; the system frees it when the process dies.
 
     Args:
-        folder: The run's folder, made where it is missing.
-        name: The spool that is worked on.
+        folder: The run's folder, created if it is missing.
+        name: The journal that is written to.
 
     Raises:
-        BusyError: another process has it.
+        BusyError: another process holds the lock.
 
     """
 
     def __init__(self, folder: Path, name: str = MAIN) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.path = folder / (".lock" if name == MAIN else f".{name}.lock")
+        # thread_local=False: another thread than the one that acquired the lock may release it.
         self._lock = FileLock(self.path, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
@@ -145,27 +155,27 @@ class FolderLock:
 
 
 class ReservedSpace:
-    """Room on the disk that a run sets aside, and gives back when the disk is full."""
+    """A file that keeps some room on the disk; `free` gives it back when the disk is full."""
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".ballast"
         with contextlib.suppress(OSError):
             if not self.path.exists():
                 with self.path.open("wb") as file:
-                    file.write(os.urandom(BALLAST))  # what does not compress takes room on every file system
+                    file.write(os.urandom(RESERVED_BYTES))  # random: a file system may compress anything else
 
-    def drop(self) -> None:
+    def free(self) -> None:
         """Give the room back."""
         with contextlib.suppress(OSError):
             self.path.unlink(missing_ok=True)
 
 
 def is_at_work(folder: Path) -> bool:
-    """Whether a process works on the run."""
+    """True if a process works on the run."""
     try:
         with FolderLock(folder):
             return False
     except BusyError:
         return True
-    except OSError:  # nobody can work in a folder that takes no lock
+    except OSError:  # a folder in which no lock can be created is one in which nobody can work
         return False

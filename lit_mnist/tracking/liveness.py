@@ -1,14 +1,14 @@
-"""Whether the process that works on a RUNNING run is still alive, as far as that can be told from this host.
+"""Heartbeats of runs, and whether the process that works on a RUNNING run is alive, as far as this host can know.
 
 Proofs of death, the strongest first:
 
 1. The run's folder is here and says that the run has ended.
 2. The process ran on this host and is gone.
-3. It ran on this kernel (another container, another host name), and its lock on the run's folder is free.
+3. It ran on this kernel (in another container or under another host name), and its lock on the folder is free.
 4. Its heartbeat is older than HEARTBEAT_TIMEOUT.
 
-A free lock on a network file system proves nothing: NFS and Lustre can be mounted so that a lock
-holds on one host only.
+A free lock on a network file system proves nothing: NFS and Lustre can be mounted such that a lock holds on one
+host only.
 """
 
 import time
@@ -26,11 +26,11 @@ HEARTBEAT_INTERVAL = 30.0
 HEARTBEAT_TIMEOUT = 120.0
 """Seconds after which a run without a new heartbeat counts as dead.
 
-The writer's clock is compared with the reader's: hosts whose clocks differ by less than 90 s (a cluster's are kept
-together; munge, for one, needs it) never take a living run for a dead one.
+The writer's clock is compared with the reader's. As long as they differ by less than 90 s (a cluster's clocks are
+kept together; munge, for one, needs it) a living run is never taken for a dead one.
 """
 HEARTBEAT = "heartbeat"
-"""The tag with the time of the last heartbeat, in whole seconds since 1970; and the file in the folder with it."""
+"""The tag with the time of the last heartbeat in whole seconds since 1970, and a file in the folder."""
 
 
 class State(Enum):
@@ -39,24 +39,24 @@ class State(Enum):
     DEAD = auto()
     ALIVE = auto()
     PERHAPS = auto()
-    """On another host, with a heartbeat that is not old enough."""
+    """On another host, with a heartbeat that is recent."""
     UNKNOWN = auto()
-    """On another host, without a heartbeat: an earlier version's run."""
+    """On another host, without a heartbeat: a run of version 0.1."""
 
 
 @dataclass(frozen=True)
 class Liveness:
-    """The state of a run's process, and what to say of it."""
+    """The state of a run's process, and how to report it."""
 
     state: State
     host: str
     process: str
     age: float = 0.0
-    """Seconds since the last heartbeat; of PERHAPS only."""
+    """Seconds since the last heartbeat; only for PERHAPS."""
 
     @property
     def reason(self) -> str:
-        """What speaks against taking over the run; continues a line that begins with the run's id."""
+        """Why the run cannot be taken over, as the continuation of a line that begins with the run's id."""
         if self.state is State.ALIVE:
             return f"is being worked on by another process (pid {self.process.partition('@')[0]} on {self.host})"
         if self.state is State.UNKNOWN:
@@ -69,7 +69,7 @@ class Liveness:
         return f"may be alive on {self.host}: its last heartbeat was {last}; {wait}"
 
 
-def beat(folder: Path) -> None:
+def touch_heartbeat(folder: Path) -> None:
     """Leave a heartbeat in the run's folder.
 
     Raises:
@@ -80,23 +80,24 @@ def beat(folder: Path) -> None:
 
 
 def heartbeat_tag() -> dict[str, str]:
-    """A heartbeat as a tag."""
+    """A heartbeat of this moment, as a tag."""
     return {HEARTBEAT: f"{time.time():.0f}"}
 
 
 def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str, str] | None) -> Liveness:
-    """Tell whether the process that works on a RUNNING run is alive.
+    """Find out whether the process that works on a RUNNING run is alive.
 
     Args:
         folder: The run's folder on this machine, if there is one.
-        record: What the folder says.
-        tags: Of the run in the store, or None where no store was asked.
+        record: The folder's `run.json`.
+        tags: The run's tags in the store, or None if no store was asked.
 
     """
     if tags is None:
         tags = {} if record is None else {"host": record.host, "process": record.process, "boot": record.boot}
     host, process = tags.get("host", "an unknown host"), tags.get("process", "")
-    # A copy of the folder, or one from an earlier stay of the run here, says nothing of who works elsewhere.
+    # A folder that another process wrote says nothing about this one: it may be a copy, or the run may have gone
+    # on elsewhere since.
     own = folder if record is not None and (record.host, record.process) == (host, process) else None
 
     if process != this_process() and folder is not None and is_at_work(folder):
@@ -107,15 +108,17 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
     if host == this_host() or same_kernel:
         if process != this_process() and is_alive(process):
             return Liveness(State.ALIVE, host, process)
+        # In another container the process has another number, so its absence here proves nothing by itself;
+        # together with its free lock on a folder of this kernel it does.
         if host == this_host() or own is not None:
             return Liveness(State.DEAD, host, process)
 
-    beats = []
+    heartbeats = []
     if tags.get(HEARTBEAT, "").isdecimal():
-        beats.append(float(tags[HEARTBEAT]))
+        heartbeats.append(float(tags[HEARTBEAT]))
     if own is not None and (own / HEARTBEAT).exists():
-        beats.append((own / HEARTBEAT).stat().st_mtime)
-    if not beats:
+        heartbeats.append((own / HEARTBEAT).stat().st_mtime)
+    if not heartbeats:
         return Liveness(State.UNKNOWN, host, process)
-    age = time.time() - max(beats)
+    age = time.time() - max(heartbeats)
     return Liveness(State.DEAD if age > HEARTBEAT_TIMEOUT else State.PERHAPS, host, process, age)

@@ -1,4 +1,4 @@
-"""Which process works on a run, told apart from a later one of the same number."""
+"""Identity of processes and hosts, such that a process is not confused with a later one of the same number."""
 
 import os
 import platform
@@ -10,8 +10,8 @@ import psutil
 
 from lit_mnist.redaction import redact
 
-SAME = 30.0
-"""Seconds by which two readings of one process's start may differ: the clock may have been set between."""
+START_TOLERANCE = 30.0
+"""Seconds by which two readings of one process's start may differ, because the clock was set in between."""
 
 
 def shown_arguments() -> list[str]:
@@ -20,13 +20,13 @@ def shown_arguments() -> list[str]:
 
 
 def this_host() -> str:
-    """The machine's name, as the tag `host` has it."""
+    """The host's name, as in the tag `host`."""
     return platform.node()
 
 
 @lru_cache(maxsize=1)
 def this_boot() -> str:
-    """The id of the running kernel's start, whatever the host is called; empty where the system has none."""
+    """An id of the running kernel, the same in all containers and under all host names; "" where there is none."""
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
@@ -34,12 +34,17 @@ def this_boot() -> str:
 
 
 def this_process() -> str:
-    """Number and start of this process, as the tag `process` has them."""
+    """Number and start time of this process, as in the tag `process`: NUMBER@SECONDS."""
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
+def process_tags() -> dict[str, str]:
+    """Tags that say which process works on a run; `liveness` uses them to tell whether it is alive."""
+    return {"host": this_host(), "process": this_process(), "boot": this_boot()}
+
+
 def find_process(number: int | None) -> str | None:
-    """What the living process of that number calls itself; None where there is none."""
+    """The living process with that number, as NUMBER@SECONDS; None if there is none."""
     try:
         return None if number is None else f"{number}@{psutil.Process(number).create_time():.2f}"
     except psutil.NoSuchProcess:
@@ -47,11 +52,12 @@ def find_process(number: int | None) -> str | None:
 
 
 def is_alive(process: str) -> bool:
-    """Whether the process that called itself `process` on this host still lives."""
+    """True if the process NUMBER@SECONDS of this host is alive, and neither a zombie nor a successor."""
     number, _, start = process.partition("@")
     try:
         found = psutil.Process(int(number))
-        return found.status() != psutil.STATUS_ZOMBIE and abs(found.create_time() - float(start)) < SAME
+        same = abs(found.create_time() - float(start)) < START_TOLERANCE
+        return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:
         return True
     except (psutil.NoSuchProcess, ValueError, OverflowError):

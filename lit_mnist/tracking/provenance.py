@@ -1,4 +1,4 @@
-"""Where a result comes from: code, packages, machine."""
+"""Where a result comes from: user, command, code, packages and machine, as tags."""
 
 import getpass
 import os
@@ -9,13 +9,24 @@ from importlib.metadata import distributions
 from pathlib import Path
 
 import lit_mnist
+from lit_mnist.tracking.process import process_tags, shown_arguments
 
 NAMED = ("torch", "torchvision", "lightning", "torchmetrics", "mlflow", "optuna", "numpy")
-"""Packages whose versions are tags, and so columns of the UI."""
+"""Packages whose versions are tags, and thereby columns of the UI."""
+
+
+def source_tags() -> dict[str, str]:
+    """Who started a run, with which command, and in which process."""
+    return {
+        "mlflow.source.name": " ".join(["lit-mnist", *shown_arguments()]),
+        "mlflow.source.type": "LOCAL",
+        "mlflow.user": user_name(),
+        **process_tags(),
+    }
 
 
 def git_state() -> dict[str, str]:
-    """Commit and state of the tree that the code, or else the working directory, belongs to."""
+    """Commit, and whether files were changed, of the repository of the code, or else of the working directory."""
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if commit := _git(folder, "rev-parse", "HEAD"):
             changes = _git(folder, "status", "--porcelain")
@@ -24,21 +35,30 @@ def git_state() -> dict[str, str]:
     return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}
 
 
+def _git(folder: Path, *arguments: str) -> str | None:
+    """What git prints; None if it fails or is not installed."""
+    command = ["git", "-C", str(folder), *arguments]
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
-    """Name and version of every installed distribution."""
+    """Name and version of every installed distribution, sorted by name."""
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
 
 def version_tags(versions: dict[str, str]) -> dict[str, str]:
-    """Tags for the versions that matter most."""
+    """Tags for the most important of `versions`, for this package's and Python's."""
     tags = {f"version.{name}": versions[name] for name in NAMED if name in versions}
     return tags | {"version.lit_mnist": lit_mnist.__version__, "version.python": platform.python_version()}
 
 
 def user_name() -> str:
-    """Who runs this; a number for a container's user without a name."""
+    """The user's name, or their number if they have none, as in some containers."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -46,10 +66,10 @@ def user_name() -> str:
 
 
 def device_tags(device_type: str, devices: int) -> dict[str, str]:
-    """Tags for what a run is computed on."""
+    """Tags for what a run is computed on: kind, number and model of the devices, threads, host."""
     import torch
 
-    name = torch.cuda.get_device_name() if device_type == "cuda" else _processor()
+    name = torch.cuda.get_device_name() if device_type == "cuda" else _cpu_model()
     return {
         "device": f"{device_type} × {devices}: {name}",
         "torch_threads": str(torch.get_num_threads()),
@@ -57,18 +77,10 @@ def device_tags(device_type: str, devices: int) -> dict[str, str]:
     }
 
 
-def _processor() -> str:
+def _cpu_model() -> str:
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    command = ["git", "-C", str(folder), *arguments]
-    try:
-        return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return None

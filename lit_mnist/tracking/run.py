@@ -1,9 +1,10 @@
-"""A run's life in MLflow: one id, one folder, one status at a time."""
+"""Open a run: a new one, one to resume, or one to add to. One id, one folder, one status at a time."""
 
 import contextlib
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -12,10 +13,10 @@ from typing import TYPE_CHECKING
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.redaction import redact
 from lit_mnist.terminal import note, warn
-from lit_mnist.tracking.active_run import LONGEST_PARAM, Run
-from lit_mnist.tracking.creation import adopt, create, create_offline, process_tags, recorded_uri, source_tags
+from lit_mnist.tracking.active_run import Run
 from lit_mnist.tracking.folder import (
-    BALLAST,
+    OFFLINE_ID,
+    RESERVED_BYTES,
     BusyError,
     FolderLock,
     Record,
@@ -23,20 +24,23 @@ from lit_mnist.tracking.folder import (
     read_record,
     remove_if_done,
 )
-from lit_mnist.tracking.journal.journal import Journal, Point
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
+from lit_mnist.tracking.journal.points import stored_points, tagged_rewinds
 from lit_mnist.tracking.journal.system_metrics import PREFIX, SystemMetrics
 from lit_mnist.tracking.journal.uploader import PATIENCE, Uploader
 from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbeat_tag
-from lit_mnist.tracking.process import this_host
+from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
+from lit_mnist.tracking.process import process_tags, this_host
+from lit_mnist.tracking.provenance import source_tags
 from lit_mnist.tracking.queries.lookup import find_run, local_folder
-from lit_mnist.tracking.store import Store, connect, find_store
+from lit_mnist.tracking.queries.search import search_runs
+from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import Run as MlflowRun
 
-__all__ = ["Run", "clean_folder", "find_run", "open_run"]
+__all__ = ["Run", "clean_folder", "find_run", "open_run", "register_offline_run"]
 
 
 @contextmanager
@@ -51,220 +55,144 @@ def open_run(
     leased: bool = False,
     tags: Mapping[str, str] | None = None,
 ) -> Iterator[Run]:
-    """A new run, or the run `run_id` again: RUNNING inside, FINISHED, FAILED or KILLED after.
+    """Open a new run, or the run `run_id`: RUNNING inside, and FINISHED, FAILED or KILLED afterwards.
 
-    A store that goes away meanwhile stops nothing: what it has not taken stays in the run's folder.
+    A store that goes away meanwhile stops nothing: what it has not accepted stays in the run's folder.
 
     Args:
         experiment: MLflow experiment of a new run.
-        name: What the run is called in the UI; without it, a name that MLflow makes up.
-        run_id: A run to look at and to add to, whose status is left as it was found.
-        system_metrics: Whether to sample the machine's load.
-        resume: Go on with `run_id` where its fit ended: it is RUNNING again, and no step is logged twice.
-        offline: Ask no store for anything; all waits in the run's folder for `lit-mnist sync`.
-        leased: The caller has proof that no other host works on the run it goes on with (a sweep's lease):
-            heartbeats are not looked at.
-        tags: Of a new run: it is never there without them.
+        name: The run's name in the UI; without it MLflow makes one up.
+        run_id: A run to read and to add to; its status is not changed.
+        system_metrics: Sample the machine's load.
+        resume: Continue the fit of `run_id`: it is RUNNING again, and no step is logged twice.
+        offline: Use no store; everything waits in the run's folder for `lit-mnist sync`.
+        leased: The caller has proof that no other host works on the run to resume (a sweep's lease), so heartbeats
+            are not considered.
+        tags: Tags of a new run, which never exists without them.
 
     Raises:
         UserError: the store cannot be opened, the run is not in it, or another process works on it.
 
     """
     if run_id is None:
-        opened = _new(experiment, name, system_metrics, offline, tags or {})
+        opened = _create_run(experiment, name, system_metrics, offline, tags or {})
     elif resume:
-        opened = _resumed(run_id, system_metrics, offline, leased)
+        opened = _resume_run(run_id, system_metrics, offline, leased)
     else:
-        opened = _visited(run_id)
+        opened = _visit_run(run_id)
     with opened as run:
         yield run
 
 
 def clean_folder(run: Run) -> None:
-    """Remove the folder of a run that needs it no longer; one with anything that the store has not taken stays."""
+    """Remove the folder of a run that is over, unless it holds something that the store has not accepted."""
     remove_if_done(run.folder)
 
 
+def register_offline_run(client: "MlflowClient", store: Store, folder: Path, record: Record) -> Path:
+    """Register a run that was offline in the store, and rename its folder to its new id.
+
+    Does nothing for a run that is registered. After a crash at any moment the next call completes the work.
+
+    Returns:
+        The folder's new path.
+
+    """
+    if record.offline:
+        # An earlier call may have been killed between creating the run and writing its id down.
+        query = f"tags.{OFFLINE_ID} = '{record.id}'"
+        run = next(search_runs(client, query, limit=1, deleted=True), None) or client.create_run(
+            experiment_id(client, store, record.experiment),
+            start_time=record.start_time,
+            tags={OFFLINE_ID: record.id},
+            run_name=record.name,
+        )  # fmt: skip
+        record.offline_id, record.id, record.offline = record.id, run.info.run_id, False
+        record.uri, record.artifact_uri = store.portable_uri, run.info.artifact_uri
+        record.write(folder)
+    target = store.run_folder(record.id)
+    if folder != target:
+        folder.rename(target)
+    return target
+
+
 @contextmanager
-def _new(
+def _create_run(
     experiment: str, name: str | None, system_metrics: bool, offline: bool, tags: Mapping[str, str]
 ) -> Iterator[Run]:
     store = find_store()
     client = None
     if offline:
-        record = create_offline(experiment, name)
+        record = Record(uuid.uuid4().hex, experiment, name, offline=True)
     else:
-        record, client = create(store, experiment, name, tags)
+        client = connect(store)
+        store.home.mkdir(parents=True, exist_ok=True)
+        all_tags = {**source_tags(), **heartbeat_tag(), **tags}
+        info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=all_tags).info
+        record = Record(
+            info.run_id, experiment, info.run_name, store.portable_uri,
+            artifact_uri=info.artifact_uri, start_time=info.start_time,
+        )  # fmt: skip
     folder = store.run_folder(record.id)
     with ExitStack() as stack:
         try:
             stack.enter_context(FolderLock(folder))
             record.write(folder)
-            spool = _main_spool(folder)
+            journal = _main_journal(folder)
         except OSError:
             if client is not None:
-                with contextlib.suppress(Exception):  # the first error is the one that counts
+                with contextlib.suppress(Exception):  # the first error is the one to report
                     client.set_terminated(record.id, "FAILED")
             raise
         if offline:
-            spool.append({"kind": "tags", "values": {**source_tags(), **tags}})
-        yield stack.enter_context(_working(store, record, client, spool, system_metrics))
+            journal.append({"kind": "tags", "values": {**source_tags(), **tags}})
+        yield stack.enter_context(_work_on(store, record, client, journal, system_metrics))
 
 
 @contextmanager
-def _resumed(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> Iterator[Run]:
+def _resume_run(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> Iterator[Run]:
     current = find_store()
     folder = local_folder(run_id)
     record = read_record(folder) if folder else None
+    store, client = current, None
+    before: Liveness | None = None
+    """The process that worked on the run before, if the run is RUNNING."""
     if offline:
         if folder is None or record is None:
             raise UsageError(f"no folder of a run {run_id!r} in {current.home / 'runs'}: it cannot go on offline")
-        running = Journal(folder).status() in (None, "RUNNING")
-        former = _check_dead(record.id, find_liveness(folder, record, None), leased) if running else None
-        with FolderLock(folder):
-            _note_takeover(record.id, former)
-            with _again(current, record, folder, None, system_metrics) as run:
-                yield run
-        return
-    store = record.store(current) if record else current
-    client = connect(store)
-    former = None
-    if folder is None or record is None or not record.offline:
-        found = find_run(client, store, record.id if record else run_id)
-        if found.info.status == "RUNNING":
-            liveness = find_liveness(folder, record, found.data.tags)
-            former = _check_dead(found.info.run_id, liveness, leased)
-        folder = store.run_folder(found.info.run_id)
-        record = record or _record(client, store, found)
+        if Journal(folder).status() in (None, "RUNNING"):
+            before = find_liveness(folder, record, None)
+    else:
+        store = record.store(current) if record else current
+        client = connect(store)
+        if folder is None or record is None or not record.offline:
+            found = find_run(client, store, record.id if record else run_id)
+            if found.info.status == "RUNNING":
+                before = find_liveness(folder, record, found.data.tags)
+            folder = store.run_folder(found.info.run_id)
+            record = record or _record_from_store(client, store, found.info.run_id)
+    if before is not None and (before.state is State.ALIVE or (before.state is State.PERHAPS and not leased)):
+        raise BusyError(f"run {record.id} {before.reason}")
     with FolderLock(folder):
-        _note_takeover(record.id, former)
-        record = read_record(folder) or record  # a sync may have held the lock until now
-        folder = adopt(client, store, folder, record)
-        with _again(store, record, folder, client, system_metrics) as run:
+        if before is not None and before.host != this_host():
+            note(f"run {record.id} was RUNNING on {before.host}: taking it over")
+        if client is not None:
+            record = read_record(folder) or record  # `lit-mnist sync` may have changed it until now
+            folder = register_offline_run(client, store, folder, record)
+        journal = _mark_running(client, record, folder)
+        with _work_on(store, record, client, journal, system_metrics) as run:
             yield run
 
 
-@contextmanager
-def _again(
-    store: Store, record: Record, folder: Path, client: "MlflowClient | None", system_metrics: bool
-) -> Iterator[Run]:
-    """Work on a run that was worked on before."""
-    now = Record(record.id, record.experiment)
-    record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
-    spool = _main_spool(folder)
-    if client is not None:
-        if not spool.path.exists():
-            spool.seed(_points(client, record.id))
-        # At once, for `runs --reap` looks at these; and in the spool, where older ones may wait.
-        for tag, value in {**process_tags(), **heartbeat_tag()}.items():
-            client.set_tag(record.id, tag, value)
-        client.update_run(record.id, "RUNNING")
-    record.write(folder)
-    spool.append({"kind": "tags", "values": process_tags()})
-    spool.append({"kind": "status", "status": "RUNNING", "end_time": None})
-    with _working(store, record, client, spool, system_metrics) as run:
-        yield run
-
-
-@contextmanager
-def _working(
-    store: Store, record: Record, client: "MlflowClient | None", spool: Journal, system_metrics: bool
-) -> Iterator[Run]:
-    """The run, with a uploader at work and a status at the end."""
-    steps: dict[str, int] = {}
-    for name, _, _, step in spool.points():
-        steps[name] = max(step, steps.get(name, step))
-    last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
-    system = SystemMetrics(last_step=last) if system_metrics else None
-    delivery = MLflowWriter(client, record.id, spool) if client else None
-    uploader = Uploader(spool, delivery, store.name, system, heartbeat=True)
-    run = Run(store, record.id, record.experiment, spool, uploader, record.artifact_uri, client, steps)
-    status = "FAILED"
-    try:
-        yield run
-        status = "FINISHED"
-    except (Interrupted, KeyboardInterrupt):
-        status = "KILLED"
-        raise
-    except Exception as error:
-        text = redact(f"{type(error).__name__}: {error}")[:LONGEST_PARAM]
-        _append_last(run, {"kind": "tags", "values": {"error": text}})
-        raise
-    finally:
-        _finish(run, status)
-
-
-def _finish(run: Run, status: str) -> None:
-    """Set the status, as the last thing that is sent; what cannot be done is said and no error."""
-    run.uploader.flush()
-    _append_last(run, {"kind": "status", "status": status, "end_time": time.time_ns() // 1_000_000})
-    if _close(run) or run.mlflow is None:
-        return
-    with contextlib.suppress(Exception):
-        if run.spool.full or shutil.disk_usage(run.folder).free < BALLAST:  # then the store may lack room, too
-            run.spool.on_full()
-            run.mlflow.set_terminated(run.id, status)
-
-
-def _append_last(run: Run, entry: dict[str, object]) -> None:
-    for _ in range(2):  # on a full disk the first try makes room for the second
-        with contextlib.suppress(UserError):
-            run.spool.append(entry, reserved=True)
-            return
-
-
-def _close(run: Run) -> bool:
-    """End the uploader; says what is left unsent, and returns whether all was sent."""
-    sent = run.uploader.close(PATIENCE)
-    run.spool.close()
-    if run.mlflow is None:
-        note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
-    elif not sent:
-        where = f"{run.spool.waiting()} entries of run {run.id} wait in {run.spool.path}"
-        warn(f"the tracking store {run.store.name} has not taken everything: {where}; `lit-mnist sync` sends them")
-    return sent
-
-
-@contextmanager
-def _visited(run_id: str) -> Iterator[Run]:
-    """A run that exists, for somebody who measures it; whether its fit is still at work does not matter."""
-    store = find_store()
-    client = connect(store)
-    found = find_run(client, store, run_id)
-    record = _record(client, store, found)
-    folder = store.run_folder(record.id)
-    was_there = folder.exists()
-    name = f"test-{os.getpid()}-{time.monotonic_ns()}"
-    with FolderLock(folder, name) as lock:
-        spool = Journal(folder, name)
-        uploader = Uploader(spool, MLflowWriter(client, record.id, spool), store.name)
-        run = Run(store, record.id, record.experiment, spool, uploader, record.artifact_uri, client)
-        try:
-            yield run
-        finally:
-            uploader.flush()
-            if _close(run):
-                spool.remove()
-            elif read_record(folder) is None:
-                record.write(folder)
-            lock.path.unlink(missing_ok=True)
-    if not was_there:
-        with contextlib.suppress(OSError):
-            folder.rmdir()
-
-
-def _main_spool(folder: Path) -> Journal:
-    return Journal(folder, on_full=ReservedSpace(folder).drop)
-
-
-def _record(client: "MlflowClient", store: Store, found: "MlflowRun") -> Record:
-    """What there is to say of a run that has no folder."""
-    info, tags = found.info, found.data.tags
+def _record_from_store(client: "MlflowClient", store: Store, run_id: str) -> Record:
+    """The record of a run that has no folder here."""
+    run = client.get_run(run_id)
+    info, tags = run.info, run.data.tags
     return Record(
         info.run_id,
         client.get_experiment(info.experiment_id).name,
         info.run_name,
-        recorded_uri(store),
+        store.portable_uri,
         artifact_uri=info.artifact_uri,
         start_time=info.start_time,
         host=tags.get("host", ""),
@@ -273,29 +201,109 @@ def _record(client: "MlflowClient", store: Store, found: "MlflowRun") -> Record:
     )
 
 
-def _check_dead(run_id: str, former: Liveness, leased: bool) -> Liveness:
-    """Return `former`, the process that worked on a RUNNING run, if the run may be taken over from it.
+def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -> Journal:
+    """Make this the process that works on a run that existed before, and return the run's journal."""
+    now = Record(record.id, record.experiment)
+    record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
+    journal = _main_journal(folder)
+    if client is not None:
+        if not journal.path.exists():
+            data = client.get_run(record.id).data
+            rewinds = tagged_rewinds(data.tags)
+            curves = (stored_points(client, record.id, name, rewinds) for name in data.metrics)
+            journal.seed((point for curve in curves for point in curve), rewinds)
+        # Set at once, because `runs --reap` looks at these tags; and again in the journal, where older values may
+        # still wait to be sent.
+        for tag, value in {**process_tags(), **heartbeat_tag()}.items():
+            client.set_tag(record.id, tag, value)
+        client.update_run(record.id, "RUNNING")
+    record.write(folder)
+    journal.append({"kind": "tags", "values": process_tags()})
+    journal.append({"kind": "status", "status": "RUNNING", "end_time": None})
+    return journal
 
-    Raises:
-        BusyError: it is alive, or may be.
 
-    """
-    if former.state is State.ALIVE or (former.state is State.PERHAPS and not leased):
-        raise BusyError(f"run {run_id} {former.reason}")
-    return former
+@contextmanager
+def _work_on(
+    store: Store, record: Record, client: "MlflowClient | None", journal: Journal, system_metrics: bool
+) -> Iterator[Run]:
+    """Yield the run, with its uploader at work, and set its status at the end."""
+    steps = journal.last_steps()
+    last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
+    system = SystemMetrics(last_step=last) if system_metrics else None
+    writer = MLflowWriter(client, record.id, journal) if client else None
+    uploader = Uploader(journal, writer, store.name, system, heartbeat=True)
+    earliest = max((rewind.time for rewind in journal.rewinds()), default=0)
+    run = Run(store, record.id, record.experiment, journal, uploader, record.artifact_uri, client, steps, earliest)
+    status = "FAILED"
+    try:
+        yield run
+        status = "FINISHED"
+    except (Interrupted, KeyboardInterrupt):
+        status = "KILLED"
+        raise
+    except Exception as error:
+        text = redact(f"{type(error).__name__}: {error}")[:MAX_PARAM_LENGTH]
+        _append_reserved(run, {"kind": "tags", "values": {"error": text}})
+        raise
+    finally:
+        uploader.flush()
+        # The status is the last entry, so that a run that is FINISHED in the store is complete there.
+        end_time = time.time_ns() // 1_000_000
+        _append_reserved(run, {"kind": "status", "status": status, "end_time": end_time})
+        if not _close(run) and client is not None:
+            with contextlib.suppress(Exception):
+                if journal.full or shutil.disk_usage(run.folder).free < RESERVED_BYTES:
+                    # The store's database may lack room on the same disk: give it what was reserved.
+                    journal.on_full()
+                    client.set_terminated(run.id, status)
 
 
-def _note_takeover(run_id: str, former: Liveness | None) -> None:
-    """Say that a run is taken over from another host, once nothing refuses it any more."""
-    if former is not None and former.host != this_host():
-        note(f"run {run_id} was RUNNING on {former.host}: taking it over")
+def _append_reserved(run: Run, entry: dict[str, object]) -> None:
+    for _ in range(2):  # on a full disk the first attempt makes room for the second
+        with contextlib.suppress(UserError):
+            run.journal.append(entry, reserved=True)
+            return
 
 
-def _points(client: "MlflowClient", run_id: str) -> list[Point]:
-    """Every metric point that the store has of the run."""
-    names = client.get_run(run_id).data.metrics
-    return [
-        (point.key, point.value, point.timestamp, point.step)
-        for name in names
-        for point in client.get_metric_history(run_id, name)
-    ]
+def _close(run: Run) -> bool:
+    """End the uploader and report what is left unsent; returns True if everything was sent."""
+    sent = run.uploader.close(PATIENCE)
+    run.journal.close()
+    if run.mlflow is None:
+        note(f"run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store")
+    elif not sent:
+        where = f"{run.journal.waiting()} entries of run {run.id} wait in {run.journal.path}"
+        warn(f"the tracking store {run.store.name} has not taken everything: {where}; `lit-mnist sync` sends them")
+    return sent
+
+
+@contextmanager
+def _visit_run(run_id: str) -> Iterator[Run]:
+    """Open an existing run to measure it, with a journal of its own, whether or not its fit is at work."""
+    store = find_store()
+    client = connect(store)
+    record = _record_from_store(client, store, find_run(client, store, run_id).info.run_id)
+    folder = store.run_folder(record.id)
+    existed = folder.exists()
+    name = f"test-{os.getpid()}-{time.monotonic_ns()}"
+    with FolderLock(folder, name) as lock:
+        journal = Journal(folder, name)
+        uploader = Uploader(journal, MLflowWriter(client, record.id, journal), store.name)
+        run = Run(store, record.id, record.experiment, journal, uploader, record.artifact_uri, client)
+        try:
+            yield run
+        finally:
+            uploader.flush()
+            if _close(run):
+                journal.remove()
+            elif read_record(folder) is None:
+                record.write(folder)  # `lit-mnist sync` finds the store in it
+            lock.path.unlink(missing_ok=True)
+    if not existed:
+        with contextlib.suppress(OSError):
+            folder.rmdir()
+
+
+def _main_journal(folder: Path) -> Journal:
+    return Journal(folder, on_full=ReservedSpace(folder).free)

@@ -21,7 +21,7 @@ from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import LitModel
 from lit_mnist.training.config_errors import explain, nearest
 from lit_mnist.training.lightning.fast_step import QuietProfiler
-from lit_mnist.training.lightning.signals import NoHandlers
+from lit_mnist.training.lightning.signals import disable_signal_handlers
 
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
@@ -168,7 +168,7 @@ class LitCLI(LightningCLI):
                 trainer = Trainer(**{**config, **kwargs})
         except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
             raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
-        trainer._signal_connector = NoHandlers(trainer)
+        disable_signal_handlers(trainer)
         return trainer
 
     @property

@@ -20,7 +20,7 @@ from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.checkpoints.files import BEST, LAST, load_weights
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.lightning.signals import HeedSignals
+from lit_mnist.training.lightning.signals import StopEvaluation
 from lit_mnist.training.report import Result, show, test_figures
 
 if TYPE_CHECKING:
@@ -38,7 +38,7 @@ def evaluate(
     with noted as watch, _existing_run(run_id, overrides) as (run, cli):
         with found_checkpoint(run, checkpoint) as path:
             loaded = load_weights(cli.model, path)
-        trainer = cli.make_trainer(logger=False, callbacks=[HeedSignals(watch)], enable_checkpointing=False)
+        trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         start = time.perf_counter()
         measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start

@@ -43,7 +43,7 @@ from lit_mnist.training.checkpoints.resume_point import (
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
-from lit_mnist.training.lightning.ranks import following, is_lost_peer, leading, led_run
+from lit_mnist.training.lightning.ranks import is_lost_peer, other_rank_context, rank_0_context, run_of_rank_0
 from lit_mnist.training.progress import progress_callback
 from lit_mnist.training.report import Result, fit_figures, show
 
@@ -84,7 +84,7 @@ def fit(
     options, flags = _options(arguments)
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
-        led = led_run()
+        led = run_of_rank_0()
         former = None if options.resume is None else _find_former(options, led, watch)
         cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
         check_fit(cli)
@@ -214,7 +214,7 @@ def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
 def _run_of(job: Fit) -> Iterator[Run | None]:
     """The run of this fit, new or the former one; None in the processes that work for rank 0's."""
     if not job.trainer.is_global_zero:
-        with following():
+        with other_rank_context():
             yield None
         return
     names, former = job.cli.config["tracking"], job.former
@@ -232,6 +232,9 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
             run.log_params(job.cli.params())
         config = job.cli.config_yaml()
         changes = config_diff(run.folder / CONFIG, config) if former else {}
+        if former is not None:
+            # Before the new configuration is written: killed in between, the run is resumed with a change again.
+            run.rewind(job.checkpoint[1]["global_step"] if job.checkpoint else -1, changed=bool(changes))
         # A run with a configuration can be gone on with, and has its parameters by then.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
@@ -248,7 +251,7 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
         job.resume.before_save = run.sync
         job.tracker.run = run
         try:
-            with leading(run.id):
+            with rank_0_context(run.id):
                 yield run
         except Interrupted:
             print(f"run {run.id} is saved; `lit-mnist fit --resume {run.id}` goes on with it", flush=True)

@@ -22,10 +22,11 @@ class LiveBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """What stands beside the bar."""
-        latest = getattr(pl_module, "latest", {})
-        shown = {name: value for name, value in latest.items() if name.startswith("train/")}
-        val = {name: float(v) for name, v in trainer.callback_metrics.items() if name.startswith("val/")}
-        return {**shown, **val}
+        return {
+            name: float(value)
+            for name, value in trainer.callback_metrics.items()
+            if name.startswith(("train/", "val/")) and not name.endswith("_epoch")
+        }
 
 
 class EpochLines(Callback):

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import LambdaCallback
 from torch import Tensor, nn
+from torch.distributed import destroy_process_group
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.errors import UsageError, UserError
@@ -23,7 +24,7 @@ from lit_mnist.models import (
     StackedClassifier,
     TwoPhaseClassifier,
 )
-from lit_mnist.models.encoder_classifier import make_autoencoder
+from lit_mnist.models.common.encoder_classifier import make_autoencoder
 
 # Lightning's remark on every network of which a part is frozen.
 pytestmark = pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
@@ -192,14 +193,17 @@ def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
     assert moved == ({"head"} if steps < 4 else {"head", "encoder"})
 
 
+@pytest.mark.filterwarnings("ignore")  # Lightning's advice on DDP
 def test_a_strategy_that_waits_for_frozen_weights_is_refused() -> None:
-    model = TwoPhaseClassifier(**DENSE)
-    model.trainer = trainer(strategy="ddp_find_unused_parameters_true", devices=2)
-    model.setup("fit")
-    model.trainer = trainer(strategy="ddp", devices=2)
-    model.setup("test")
-    with pytest.raises(UsageError, match="take ddp_find_unused_parameters_true"):
-        model.setup("fit")
+    images = data()
+    try:
+        trainer(strategy="ddp_find_unused_parameters_true", devices=1).fit(TwoPhaseClassifier(**DENSE), images)
+        strategy = trainer(strategy="ddp", devices=1)
+        with pytest.raises(UsageError, match="take ddp_find_unused_parameters_true"):
+            strategy.fit(TwoPhaseClassifier(**DENSE), images)
+        strategy.test(TwoPhaseClassifier(**DENSE), images)
+    finally:
+        destroy_process_group()
 
 
 def test_early_stopping_waits_for_the_second_phase() -> None:

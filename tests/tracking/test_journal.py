@@ -1,4 +1,4 @@
-"""What is written to a spool is read from it, whatever happened to the process or the disk between."""
+"""What is written to a journal is read from it, whatever happened to the process or the disk between."""
 
 import json
 import math
@@ -23,30 +23,30 @@ import sys
 from pathlib import Path
 from lit_mnist.tracking.journal.journal import Journal
 
-spool = Journal(Path(sys.argv[1]))
+journal = Journal(Path(sys.argv[1]))
 for step in range(10**9):
-    spool.append({"kind": "metrics", "points": [["loss", 0.5, step, step]]})
+    journal.append({"kind": "metrics", "points": [["loss", 0.5, step, step]]})
     if step == 1000:
         print("written", flush=True)
 """
 
 
 def _write(folder: Path) -> Journal:
-    spool = Journal(folder)
+    journal = Journal(folder)
     for entry in ENTRIES:
-        spool.append(entry)
-    return spool
+        journal.append(entry)
+    return journal
 
 
-def _read(spool: Journal, start: int = 0) -> list[dict[str, object]]:
-    return [entry for _, entry in spool.entries(start)]
+def _read(journal: Journal, start: int = 0) -> list[dict[str, object]]:
+    return [entry for _, entry in journal.entries(start)]
 
 
 def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
-    spool = _write(tmp_path)
-    assert _read(spool) == _read(Journal(tmp_path)) == ENTRIES
-    assert spool.waiting() == len(ENTRIES) and not spool.is_sent() and spool.status() is None
-    assert [(name, value) for name, value, _, _ in spool.points()] == [("loss", step / 2) for step in range(5)]
+    journal = _write(tmp_path)
+    assert _read(journal) == _read(Journal(tmp_path)) == ENTRIES
+    assert journal.waiting() == len(ENTRIES) and not journal.is_sent() and journal.status() is None
+    assert [(name, value) for name, value, _, _ in journal.points()] == [("loss", step / 2) for step in range(5)]
 
 
 def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
@@ -58,9 +58,9 @@ def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
 
 
 def test_how_far_the_store_got_is_remembered(tmp_path: Path) -> None:
-    spool = _write(tmp_path)
-    ends = [end for end, _ in spool.entries()]
-    spool.advance(ends[2])
+    journal = _write(tmp_path)
+    ends = [end for end, _ in journal.entries()]
+    journal.advance(ends[2])
     again = Journal(tmp_path)
     assert again.sent == ends[2] and again.waiting() == 3 and _read(again, again.sent) == ENTRIES[3:]
     again.advance(ends[-1])
@@ -76,9 +76,9 @@ def test_a_damaged_mark_means_that_all_is_sent_again(mark: str, tmp_path: Path) 
 
 
 def test_a_mark_beyond_the_end_does_not_swallow_what_comes_next(tmp_path: Path) -> None:
-    spool = _write(tmp_path)
-    spool.advance(spool.path.stat().st_size)
-    os.truncate(spool.path, 0)  # as a power cut may
+    journal = _write(tmp_path)
+    journal.advance(journal.path.stat().st_size)
+    os.truncate(journal.path, 0)  # as a power cut may
     late = Journal(tmp_path)
     assert late.sent == 0
     late.append(ENTRIES[0])
@@ -89,34 +89,34 @@ def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path) -> None:
     path = _write(tmp_path).path
     os.truncate(path, path.stat().st_size - 3)
     assert _read(Journal(tmp_path)) == ENTRIES[:-1] and Journal(tmp_path).waiting() == len(ENTRIES) - 1
-    spool = Journal(tmp_path)
-    spool.append(ENTRIES[0])
-    assert _read(spool) == [*ENTRIES[:-1], ENTRIES[0]]
+    journal = Journal(tmp_path)
+    journal.append(ENTRIES[0])
+    assert _read(journal) == [*ENTRIES[:-1], ENTRIES[0]]
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
 def test_a_line_that_does_not_read_hides_none_after_it(tmp_path: Path) -> None:
-    spool = _write(tmp_path)
-    with spool.path.open("a") as file:
+    journal = _write(tmp_path)
+    with journal.path.open("a") as file:
         file.write("\0\0\0\0\n[1]\n")
-    spool.append(ENTRIES[0])
+    journal.append(ENTRIES[0])
     damaged = {"kind": "damaged line"}
-    assert _read(spool) == [*ENTRIES, damaged, damaged, ENTRIES[0]] and len(list(spool.points())) == 5
+    assert _read(journal) == [*ENTRIES, damaged, damaged, ENTRIES[0]] and len(list(journal.points())) == 5
 
 
 def test_every_thread_may_write(tmp_path: Path) -> None:
-    spool = Journal(tmp_path)
+    journal = Journal(tmp_path)
 
     def write(number: int) -> None:
         for step in range(300):
-            spool.append({"kind": "metrics", "points": [[f"m{number}", 0.5, step, step]]})
+            journal.append({"kind": "metrics", "points": [[f"m{number}", 0.5, step, step]]})
 
     threads = [threading.Thread(target=write, args=(number,)) for number in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    written = list(spool.points())
+    written = list(journal.points())
     assert [[p[3] for p in written if p[0] == f"m{n}"] for n in range(4)] == [list(range(300))] * 4
 
 
@@ -130,26 +130,26 @@ def test_what_was_written_outlives_a_killed_process(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_does_not_fit_is_taken_back_and_named_in_one_line(tmp_path: Path) -> None:
-    spool = _write(tmp_path)
-    size = spool.path.stat().st_size
+    journal = _write(tmp_path)
+    size = journal.path.stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     try:
         resource.setrlimit(resource.RLIMIT_FSIZE, (size + 20, before[1]))
-        with pytest.raises(UserError, match=f"^cannot write {spool.path}: File too large$"):
-            spool.append(ENTRIES[1])
+        with pytest.raises(UserError, match=f"^cannot write {journal.path}: File too large$"):
+            journal.append(ENTRIES[1])
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, before)
         signal.signal(signal.SIGXFSZ, ignored)
-    assert spool.path.stat().st_size == size
-    spool.append(ENTRIES[0])
-    assert _read(spool) == [*ENTRIES, ENTRIES[0]]
+    assert journal.path.stat().st_size == size
+    journal.append(ENTRIES[0])
+    assert _read(journal) == [*ENTRIES, ENTRIES[0]]
 
 
-def test_a_seeded_spool_has_nothing_to_send(tmp_path: Path) -> None:
+def test_a_seeded_journal_has_nothing_to_send(tmp_path: Path) -> None:
     points = [("loss", 0.5, 10, 1), ("loss", 0.25, 20, 2)]
-    spool = Journal(tmp_path)
-    spool.seed(points)
+    journal = Journal(tmp_path)
+    journal.seed(points)
     assert Journal(tmp_path).is_sent() and list(Journal(tmp_path).points()) == points
-    spool.append(ENTRIES[0])
-    assert _read(spool, spool.sent) == ENTRIES[:1]
+    journal.append(ENTRIES[0])
+    assert _read(journal, journal.sent) == ENTRIES[:1]

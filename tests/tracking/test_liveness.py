@@ -114,13 +114,13 @@ def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
     monkeypatch.setattr("lit_mnist.tracking.journal.uploader.HEARTBEAT_INTERVAL", 0.0)
     with open_run("alive", system_metrics=False) as run:
         run.uploader.interval = 0.1
-        journal = run.spool.path.read_bytes() if run.spool.path.exists() else b""
+        journal = run.journal.path.read_bytes() if run.journal.path.exists() else b""
         for _ in range(2):
             run.client.set_tag(run.id, HEARTBEAT, "0")
             os.utime(run.folder / HEARTBEAT, (0, 0)) if (run.folder / HEARTBEAT).exists() else None
             wait_for(lambda: run.data().data.tags[HEARTBEAT] != "0", "a heartbeat")
             assert (run.folder / HEARTBEAT).stat().st_mtime > 0
-        assert (run.spool.path.read_bytes() if run.spool.path.exists() else b"") == journal
+        assert (run.journal.path.read_bytes() if run.journal.path.exists() else b"") == journal
 
 
 def test_fit_does_not_keep_what_it_has_fetched_of_a_run_that_it_is_refused(project: Path) -> None:

@@ -37,7 +37,7 @@ def test_a_killed_run_goes_on_and_logs_no_point_twice(project: Path) -> None:
         for step in range(logged - 200, logged + 200):  # from a checkpoint that is older than the last point
             run.log_metrics({"loss": step / 2}, step)
         assert run.history("loss") == [(step, step / 2) for step in range(logged + 200)]
-        wait_for(run.spool.is_sent, "a delivery")
+        wait_for(run.journal.is_sent, "a delivery")
         assert run.data().info.status == "RUNNING" and run.data().info.end_time is None
     assert stored(run.client, run_id, "loss") == run.history("loss")
     assert run.data().info.status == "FINISHED"

@@ -63,7 +63,7 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
     with open_run("hangs", "in the middle", system_metrics=False) as run:
         run.uploader.interval = 0.3
         _log(run, range(100))
-        wait_for(run.spool.is_sent, "the first points")
+        wait_for(run.journal.is_sent, "the first points")
         server.hang()
         slowest = _log(run, range(100, 3000))
         wait_for(lambda: run.uploader.away, "the warning")
@@ -72,7 +72,7 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
         # Its next try is under way or near: what it has asked in vain will be done, too, when the server wakes.
         time.sleep(2)
         server.go_on()
-        wait_for(lambda: not run.uploader.away and run.spool.is_sent(), "the rest")
+        wait_for(lambda: not run.uploader.away and run.journal.is_sent(), "the rest")
         run.log_metrics({"loss": 1 / 4001}, 4000)
     assert slowest < 1
     assert stored(client, run.id, "loss") == _losses(4001)
@@ -84,7 +84,7 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
         f"lit-mnist: warning: the tracking store {server.uri} does not take what it is sent",
         f"lit-mnist: the tracking store {server.uri} is back",
     ]
-    assert str(run.spool.path) in err and "`lit-mnist sync`" in err
+    assert str(run.journal.path) in err and "`lit-mnist sync`" in err
     clean_folder(run)
     assert not run.folder.exists()
 
@@ -99,11 +99,13 @@ def test_a_run_that_ends_before_a_hanging_server_does_ends_in_time(
         end = time.monotonic()
     assert time.monotonic() - end < PATIENCE + 3
     clean_folder(run)
-    waiting = run.spool.waiting()
-    assert run.folder.exists() and waiting > 0 and run.spool.status() == "FINISHED"
+    waiting = run.journal.waiting()
+    assert run.folder.exists() and waiting > 0 and run.journal.status() == "FINISHED"
     server.go_on()  # and does what it was asked in vain
-    wait_for(lambda: "lit-mnist-sender" not in map(attrgetter("name"), threading.enumerate()), "its thread's end")
-    assert run.spool.waiting() == waiting
+    wait_for(
+        lambda: "lit-mnist-uploader" not in map(attrgetter("name"), threading.enumerate()), "its thread's end"
+    )
+    assert run.journal.waiting() == waiting
     assert cli("sync", run.id[:8])[0] == 0
     assert cli("sync") == (0, "nothing waits to be sent\n", "")
     assert stored(client, run.id, "loss") == _losses(1500)
@@ -119,7 +121,7 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
         run.log_params({"depth": 3})
         run.uploader.interval = 0.3
         _log(run, range(50))
-        wait_for(run.spool.is_sent, "the first points")
+        wait_for(run.journal.is_sent, "the first points")
         server.kill()
         _log(run, range(50, 2500))
         run.log_params({"late": [1, 2]})
@@ -131,13 +133,13 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
     clean_folder(run)
     err = capsys.readouterr().err
     assert err.count("warning: ") == 2 and err.endswith("`lit-mnist sync` sends them\n")
-    waiting = run.spool.waiting()
-    assert f"{waiting} entries of run {run.id} wait in {run.spool.path}" in err
+    waiting = run.journal.waiting()
+    assert f"{waiting} entries of run {run.id} wait in {run.journal.path}" in err
 
     code, out, err = cli("sync")
     assert code == 1 and err.startswith(f"lit-mnist: error: cannot open the tracking store {server.uri}: ")
     assert err.endswith("start it, or take `lit-mnist fit --offline`\n")
-    assert err.count("\n") == 1 and run.spool.waiting() == waiting
+    assert err.count("\n") == 1 and run.journal.waiting() == waiting
 
     server.start()
     assert "1 run has unsent entries: lit-mnist sync" in cli("runs")[1]

@@ -15,11 +15,10 @@ from mlflow.entities import Run as MlflowRun
 from servers import artifacts, stored
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.creation import adopt
 from lit_mnist.tracking.folder import FolderLock, read_record
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_folder, status_of
-from lit_mnist.tracking.run import Run, clean_folder, open_run
+from lit_mnist.tracking.run import Run, clean_folder, open_run, register_offline_run
 from lit_mnist.tracking.store import connect, find_store
 
 WORKER = """
@@ -116,7 +115,7 @@ def test_a_sync_that_was_killed_at_the_worst_moment_makes_no_second_run(
     record = read_record(run.folder)
     assert record is not None
     old = (run.folder / "run.json").read_text()
-    moved = adopt(client, find_store(), run.folder, record)
+    moved = register_offline_run(client, find_store(), run.folder, record)
     moved.rename(run.folder)
     if crash == "before it is recorded":
         (run.folder / "run.json").write_text(old)
@@ -200,7 +199,7 @@ def test_what_a_test_could_not_send_is_synced_and_leaves_nothing_behind(cli: Cli
     with open_run("", run_id=run.id) as visit:
         assert visit.history("loss") == [(1, 1.0)]
     assert not run.folder.exists()
-    visit.spool.append({"kind": "metrics", "points": [["test/acc", 0.5, 1, 1], ["loss", 2.0, 1, 1]]})
+    visit.journal.append({"kind": "metrics", "points": [["test/acc", 0.5, 1, 1], ["loss", 2.0, 1, 1]]})
     assert cli("sync")[0] == 0
     assert stored(client, run.id, "loss") == [(1, 1.0), (1, 2.0)] and run.data().data.metrics["test/acc"] == 0.5
     assert not run.folder.exists() and run.data().info.status == "FINISHED"

@@ -21,7 +21,7 @@ def _lock(store_uri: str) -> sqlite3.Connection:
 
 
 def test_everything_is_in_the_store_when_the_run_ends(project: Path) -> None:
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         run.log_params({f"p{i}": i for i in range(250)} | {"long": "x" * 7000})
         run.set_tags({"colour": "blue"})
         run.log_metrics({"a": math.nan, "b": math.inf}, 3)
@@ -47,7 +47,7 @@ def test_everything_is_in_the_store_when_the_run_ends(project: Path) -> None:
 
 
 def test_more_points_than_one_call_takes_all_arrive(project: Path) -> None:
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         for step in range(2500):
             run.log_metrics({"loss": step / 2, "epoch": 0}, step)
         run.log_metrics({f"many{i}": i for i in range(1500)}, 0)
@@ -57,7 +57,7 @@ def test_more_points_than_one_call_takes_all_arrive(project: Path) -> None:
 
 
 def test_no_step_is_logged_twice_in_a_fit(project: Path) -> None:
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         for step, value in ((0, 1.0), (5, 0.5), (5, 9.0), (4, 9.0), (6, 0.4)):
             run.log_metrics({"loss": value}, step)
         run.log_metrics({"loss": 9.0, "late": 1.0}, 6)
@@ -65,18 +65,18 @@ def test_no_step_is_logged_twice_in_a_fit(project: Path) -> None:
     assert run.history("late") == [(6, 1.0)]
 
 
-def test_an_errand_of_an_errand_is_done_before_the_run_ends(project: Path) -> None:
-    with open_run("errands", system_metrics=False) as run:
+def test_a_background_task_of_a_background_task_is_done_before_the_run_ends(project: Path) -> None:
+    with open_run("upload", system_metrics=False) as run:
         run.submit(lambda: run.submit(lambda: run.set_tags({"deep": "down"})))
     assert run.data().data.tags["deep"] == "down" and run.data().info.status == "FINISHED"
-    assert [entry["kind"] for _, entry in run.spool.entries()] == ["tags", "status"]
+    assert [entry["kind"] for _, entry in run.journal.entries()] == ["tags", "status"]
 
 
-def test_an_errand_that_fails_is_a_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_background_task_that_fails_is_a_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def hopeless() -> None:
         raise ConnectionError("gone for good")
 
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         run.submit(hopeless)
         run.submit(lambda: run.set_tags({"after": "all"}))
     assert run.data().data.tags["after"] == "all" and run.data().info.status == "FINISHED"
@@ -85,7 +85,7 @@ def test_an_errand_that_fails_is_a_warning(project: Path, capsys: pytest.Capture
 
 
 def test_what_is_refused_keeps_nothing_else_back(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         run.log_params({"lr": 1, "depth": 2})
         run.log_metrics({"good": 1.0, "not a name: \0": 2.0, "better": 3.0}, 1)
         run.log_params({"lr": 5, "width": 4})
@@ -109,33 +109,33 @@ def test_a_store_that_is_locked_to_the_end_keeps_the_run_finished(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 0.5)
-    with open_run("errands", system_metrics=False) as run:
+    with open_run("upload", system_metrics=False) as run:
         lock = _lock(run.store.uri)
         run.log_metrics({"loss": 1.0}, 1)
     err = capsys.readouterr().err
-    assert f"2 entries of run {run.id} wait in {run.spool.path}; `lit-mnist sync` sends them\n" in err
+    assert f"2 entries of run {run.id} wait in {run.journal.path}; `lit-mnist sync` sends them\n" in err
     lock.close()
-    assert run.spool.status() == "FINISHED" and run.data().info.status == "RUNNING"
+    assert run.journal.status() == "FINISHED" and run.data().info.status == "RUNNING"
     clean_folder(run)
     assert run.folder.exists()
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
 def test_how_a_run_ended_is_told(raised: type[BaseException], status: str, project: Path) -> None:
-    with pytest.raises(raised), open_run("errands", system_metrics=False) as run:
+    with pytest.raises(raised), open_run("upload", system_metrics=False) as run:
         raise raised
-    assert run.data().info.status == status and run.spool.status() == status
+    assert run.data().info.status == status and run.journal.status() == status
     assert ("error" in run.data().data.tags) == (status == "FAILED")
 
 
 def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -> None:
-    with open_run("errands") as run:
+    with open_run("upload") as run:
         wait_for(lambda: run.history("system/cpu_utilization_percentage"), "a sample")
     metrics = run.data().data.metrics
     for name in ("system_memory_usage_percentage", "disk_available_megabytes", "network_receive_megabytes"):
         assert f"system/{name}" in metrics
-    first = max(step for _, _, _, step in run.spool.points())
-    with open_run("errands", run_id=run.id, resume=True):
+    first = max(step for _, _, _, step in run.journal.points())
+    with open_run("upload", run_id=run.id, resume=True):
         pass
     steps = [step for step, _ in stored(run.client, run.id, "system/cpu_utilization_percentage")]
     assert len(set(steps)) == len(steps) >= 3 and steps[-1] > first
@@ -151,7 +151,7 @@ def test_runs_that_log_the_same_data_at_once_all_have_them(project: Path) -> Non
                 barrier.wait()
                 run.log_dataset("MNIST", f"{turn}", {"train": 5})
                 run.sync()
-        return str(run.id), run.spool.refused.exists()
+        return str(run.id), run.journal.refused.exists()
 
     connect(find_store())
     with ThreadPoolExecutor(runs) as pool:

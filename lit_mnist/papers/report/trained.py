@@ -15,6 +15,7 @@ from torch import Tensor
 from lit_mnist.data import ImageDataModule
 from lit_mnist.models import Autoencoder, LitModel
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.journal.points import stored_points
 from lit_mnist.tracking.store import Store
 from lit_mnist.training.checkpoints.files import load_weights
 from lit_mnist.training.configuration import LitCLI
@@ -73,12 +74,11 @@ class Trained:
 
     def times(self, metric: str) -> list[float]:
         """When each point of `metric` was logged, in seconds, in order."""
-        return sorted(point.timestamp / 1000 for point in self.client.get_metric_history(self.run_id, metric))
+        return sorted(at / 1000 for _, _, at, _ in stored_points(self.client, self.run_id, metric))
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of every point of `metric`, in order."""
-        points = self.client.get_metric_history(self.run_id, metric)
-        return sorted((point.step, point.value) for point in points)
+        return [(step, value) for _, value, _, step in stored_points(self.client, self.run_id, metric)]
 
     def settings(self, *overrides: str) -> LitCLI:
         """Model, untrained, and data of the run's configuration, with `overrides`.

@@ -12,9 +12,9 @@ import time
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from lit_mnist.tracking.active_run import LONGEST_PARAM
-from lit_mnist.tracking.creation import source_tags
 from lit_mnist.tracking.folder import CONFIG, run_folders
+from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
+from lit_mnist.tracking.provenance import source_tags
 from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.queries.statistics import summarise
@@ -103,7 +103,7 @@ class TrialRuns:
         """Create a run for a trial that ended before its training began, so that it is visible; return its id."""
         run_id = self._create(self.tags(seed))
         for name, value in point.items():
-            self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:LONGEST_PARAM])
+            self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:MAX_PARAM_LENGTH])
         self._end(run_id, state, reason)
         return run_id
 
@@ -111,7 +111,7 @@ class TrialRuns:
         """Tag a run with how its trial ended."""
         self.client.set_tag(run_id, STATE, state)
         if reason is not None:
-            self.client.set_tag(run_id, REASON, reason[:LONGEST_PARAM])
+            self.client.set_tag(run_id, REASON, reason[:MAX_PARAM_LENGTH])
 
     def _end(self, run_id: str, state: str, reason: str | None) -> None:
         self.mark(run_id, state, reason)

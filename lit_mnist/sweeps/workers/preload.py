@@ -10,6 +10,7 @@ import os
 import signal
 
 from lit_mnist.signals import WATCHED
+from lit_mnist.tracking.mlflow_private import import_sql_store
 from lit_mnist.tracking.store import import_mlflow
 
 HANDLERS = {number: signal.getsignal(number) for number in WATCHED}
@@ -28,7 +29,7 @@ for _module in ("torch", "lightning.pytorch", "lit_mnist.sweeps.workers.worker")
         os._exit(0)
     importlib.import_module(_module)
 import_mlflow()
-importlib.import_module("mlflow.store.tracking.sqlalchemy_store")  # else imported with the first look at a store
+import_sql_store()
 # What is frozen no worker's collector touches: its memory stays shared.
 gc.freeze()
 atexit.register(os._exit, 0)  # libraries would complain of what is frozen

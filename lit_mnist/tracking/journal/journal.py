@@ -1,8 +1,8 @@
-"""A run's entries on disk, on their way to the tracking store.
+"""A run's write-ahead journal: every entry is first written to a file, and sent to the tracking store from there.
 
-Everything that a run tells is written here first, one JSON line an entry, and the sender is a reader of this file:
-what a process wrote outlives it. Sending an entry twice does no harm, for MLflow drops a point that it has already
-(same name, step, time and value), and the time of each is kept here.
+An entry is one line of JSON. The uploader only reads this file, so what a process has written survives it. Sending
+an entry twice is harmless: MLflow ignores a point whose name, step, time and value it has already, and each point
+keeps its original time here.
 """
 
 import contextlib
@@ -11,32 +11,38 @@ import json
 import os
 import shutil
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from lit_mnist.errors import UserError
+from lit_mnist.tracking.journal.points import Point, Rewind
 
 Entry = dict[str, Any]
-Point = tuple[str, float, int, int]
-"""Name, value, milliseconds since 1970, step."""
 
 MAIN = "spool"
-"""The name of a run's own spool, as opposed to that of somebody who looks at the run."""
+"""Name of the journal of a run's own fit; a process that measures the run writes one with another name."""
 DAMAGED = "damaged line"
+"""The kind of an entry whose line cannot be parsed."""
 
 
 class Journal:
-    """The entries in FOLDER/NAME.jsonl, and in FOLDER/NAME.sent how far the store has taken them.
+    """The entries in FOLDER/NAME.jsonl; FOLDER/NAME.sent holds how many bytes of it the store has accepted.
 
-    One process may write at a time, from any of its threads. What a crash has torn off at the file's end is left
-    out by readers, and cut off by the next writer.
+    One process may write at a time, from any of its threads. Readers skip an incomplete last line, which a crash
+    can leave behind, and the next writer cuts it off.
+
+    Args:
+        folder: The run's folder.
+        name: Name of the files.
+        on_full: Called once when the disk is found to be full, to make room for entries that are `reserved`.
+
     """
 
     def __init__(self, folder: Path, name: str = MAIN, on_full: Callable[[], None] = lambda: None) -> None:
         self.folder, self.name, self.on_full = folder, name, on_full
         self.full = False
-        """Whether the disk was found to be full; nothing but reserved entries is taken from then on."""
+        """True once the disk was found to be full; from then on only reserved entries are written."""
         self._file: int | None = None
         self._end = 0
         self._sent: int | None = None
@@ -49,35 +55,35 @@ class Journal:
 
     @property
     def outbox(self) -> Path:
-        """Where files wait that belong to entries and to nobody else."""
+        """The folder of files that wait to be uploaded and are not kept elsewhere in the run's folder."""
         return self.folder / ("outbox" if self.name == MAIN else f"{self.name}.outbox")
 
     @property
     def refused(self) -> Path:
-        """The file of entries that the store will never take; it is there only if there are some."""
+        """The file of entries that the store will never accept; it exists only if there are any."""
         return self.folder / f"{self.name}.refused"
 
     @property
     def sent(self) -> int:
-        """The byte up to which the store has taken everything."""
+        """The byte up to which the store has accepted everything."""
         if self._sent is None:
             try:
-                self._sent = int(self._mark.read_text())
+                self._sent = int(self._sent_path.read_text())
             except (OSError, ValueError):
                 self._sent = 0
         # After a power cut the file may be shorter than it was.
         return min(self._sent, self.path.stat().st_size) if self.path.exists() else 0
 
     @property
-    def _mark(self) -> Path:
+    def _sent_path(self) -> Path:
         return self.folder / f"{self.name}.sent"
 
     def append(self, entry: Entry, reserved: bool = False) -> None:
-        """Write an entry, which survives the process from then on.
+        """Write an entry. It survives the end of the process, though not a power cut: see `sync`.
 
         Args:
             entry: What to write; its `kind` says what it is.
-            reserved: Write it even when the disk was full, into the room that `on_full` has made.
+            reserved: Write it even after the disk was full, into the room that `on_full` has made.
 
         Raises:
             UserError: it cannot be written.
@@ -88,6 +94,8 @@ class Journal:
             try:
                 if self.full and not reserved:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+                if self._file is None:
+                    self._open()
                 self._write(line)
             except OSError as error:
                 if not self.full and error.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -96,10 +104,10 @@ class Journal:
                 raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def sync(self) -> None:
-        """Return when what was written would survive a power cut, too.
+        """Return once everything written would also survive a power cut.
 
         Raises:
-            UserError: the disk does not take it.
+            UserError: the disk does not accept it.
 
         """
         with self._lock:
@@ -110,14 +118,14 @@ class Journal:
                 raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def close(self) -> None:
-        """Close the file; the next append opens it again."""
+        """Close the file; the next `append` opens it again."""
         with self._lock:
             if self._file is not None:
                 os.close(self._file)
                 self._file = None
 
     def entries(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
-        """The entries from byte `start` on, each with the byte at which it ends."""
+        """Yield the entries from byte `start` on, each with the byte at which it ends."""
         for end, line in self._lines(start):
             try:
                 entry = json.loads(line)
@@ -126,31 +134,51 @@ class Journal:
             yield end, entry if isinstance(entry, dict) else {"kind": DAMAGED}
 
     def advance(self, end: int) -> None:
-        """Remember that the store has taken everything up to byte `end`."""
+        """Record that the store has accepted everything up to byte `end`."""
         self._sent = end
-        with contextlib.suppress(OSError):  # else it is sent once more, which does no harm
-            replace_text(self._mark, str(end))
+        with contextlib.suppress(OSError):  # otherwise it is sent once more, which is harmless
+            replace_text(self._sent_path, str(end))
 
     def waiting(self) -> int:
-        """How many entries the store has not taken."""
+        """Number of entries that the store has not accepted yet."""
         return sum(1 for _ in self._lines(self.sent))
 
     def is_sent(self) -> bool:
-        """Whether the store has taken everything."""
+        """True if the store has accepted everything."""
         return next(self._lines(self.sent), None) is None
 
     def points(self, metric: str | None = None) -> Iterator[Point]:
-        """Every metric point, or those of one metric, sent or not, in the order of writing."""
-        sign = b'"points"' if metric is None else json.dumps(metric).encode()  # reading a line takes longest
+        """Yield the points of all metrics or of one, as they were written, without those that were replaced."""
+        rewinds = self.rewinds()
+        # Only lines that hold such bytes are parsed: parsing takes longest.
+        wanted = b'"points"' if metric is None else json.dumps(metric).encode()
         for _, line in self._lines(0):
-            if sign in line:
+            if wanted in line:
                 with contextlib.suppress(ValueError, KeyError, TypeError):
                     for name, value, at, step in json.loads(line)["points"]:
-                        if metric in (None, name):
-                            yield name, value, at, step
+                        point = (name, value, at, step)
+                        if metric in (None, name) and not any(rewind.replaces(point) for rewind in rewinds):
+                            yield point
+
+    def last_steps(self) -> dict[str, int]:
+        """The largest step of each metric."""
+        steps: dict[str, int] = {}
+        for name, _, _, step in self.points():
+            steps[name] = max(step, steps.get(name, step))
+        return steps
+
+    def rewinds(self) -> list[Rewind]:
+        """The rewinds of this run, oldest first."""
+        found = []
+        for _, line in self._lines(0):
+            if line.startswith(b'{"kind":"rewind"'):
+                with contextlib.suppress(ValueError, KeyError):
+                    entry = json.loads(line)
+                    found.append(Rewind(entry["step"], entry["time"]))
+        return found
 
     def status(self) -> str | None:
-        """The run's last status in here, sent or not."""
+        """The last status that was set, sent or not."""
         found = None
         for _, line in self._lines(0):
             if b'"status"' in line:
@@ -159,23 +187,26 @@ class Journal:
                     found = entry["status"] if entry.get("kind") == "status" else found
         return found
 
-    def seed(self, points: Iterable[Point]) -> None:
-        """Begin with points that the store has already."""
-        text = "".join(json.dumps({"kind": "metrics", "points": [point]}) + "\n" for point in points)
+    def seed(self, points: Iterable[Point], rewinds: Sequence[Rewind] = ()) -> None:
+        """Start the file with points and rewinds that the store has already."""
+        entries: list[Entry] = [{"kind": "metrics", "points": [point]} for point in points]
+        entries += [{"kind": "rewind", "step": rewind.step, "time": rewind.time} for rewind in rewinds]
+        text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(text)
-        # In this order: a crash between leaves no file that looks like all there is.
+        # In this order: after a crash in between there is no incomplete file that looks complete.
         self.advance(len(text))
         temporary.replace(self.path)
 
     def remove(self) -> None:
-        """Remove every file of this spool, refused entries aside."""
+        """Remove all files of this journal except that of refused entries."""
         self.close()
-        for path in (self.path, self._mark):
+        for path in (self.path, self._sent_path):
             path.unlink(missing_ok=True)
         shutil.rmtree(self.outbox, ignore_errors=True)
 
     def _lines(self, start: int) -> Iterator[tuple[int, bytes]]:
+        """Yield the complete lines from byte `start` on, each with the byte at which it ends."""
         try:
             with self.path.open("rb") as file:
                 file.seek(start)
@@ -187,9 +218,18 @@ class Journal:
         except FileNotFoundError:
             return
 
+    def _open(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
+        self._end = sum(len(line) for _, line in self._lines(0))
+        os.ftruncate(self._file, self._end)
+        # The mark may be beyond the end if a power cut took lines that were sent: without this correction the
+        # lines written in their place would be skipped.
+        if self.sent == self._end != self._sent:
+            self.advance(self._end)
+
     def _write(self, line: bytes) -> None:
-        if self._file is None:
-            self._open()
+        """Write all of `line`, or nothing of it."""
         assert self._file is not None
         rest = memoryview(line)
         try:
@@ -201,18 +241,9 @@ class Journal:
             raise
         self._end += len(line)
 
-    def _open(self) -> None:
-        self.folder.mkdir(parents=True, exist_ok=True)
-        self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
-        self._end = sum(len(line) for _, line in self._lines(0))
-        os.ftruncate(self._file, self._end)
-        # What a power cut took had been sent, maybe: no reason to skip what is written in its place.
-        if self.sent == self._end != self._sent:
-            self.advance(self._end)
-
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` as the file `path`, which at each moment is the old or the new one."""
+    """Write `text` to the file `path`, which at any moment holds either the old or the new text."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)

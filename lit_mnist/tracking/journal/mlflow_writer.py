@@ -1,156 +1,185 @@
-"""From the spool to the tracking store: what is sent how, and what a store will never take."""
+"""Sends journal entries to the tracking store, and decides which errors mean that an entry is never accepted."""
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from pathlib import Path
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.errors import UserError
 from lit_mnist.terminal import warn
 from lit_mnist.tracking.journal.journal import DAMAGED, Entry, Journal
+from lit_mnist.tracking.journal.points import NEVER_REPLACED, REWOUND, Rewind, add_to_tag, drop_replaced
 from lit_mnist.tracking.liveness import heartbeat_tag
+from lit_mnist.tracking.mlflow_private import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, delete_points
 from lit_mnist.tracking.store import reason
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-LARGEST_BATCH = 1000
-"""Points that MLflow takes in one call."""
-MOST_TEXTS = 100
-"""Parameters, or tags, that MLflow takes in one call."""
-MAY_PASS = {401, 403, 404, 408, 425, 429}
-"""Answers that a login, a restored run or time may change; a proxy says 404 while its server is away."""
+TEMPORARY_STATUS = {401, 403, 404, 408, 425, 429}
+"""HTTP answers that a login, a restored run or time may change; a proxy says 404 while its server is away."""
 
 
-class Refused(Exception):  # noqa: N818 - an answer, and one that is dealt with
-    """An entry that cannot ever be sent."""
+class Refused(Exception):  # noqa: N818 - handled here, never shown as an error
+    """An entry that can never be sent."""
 
 
 class MLflowWriter:
-    """Sends a spool's entries to one run of one store, in order.
+    """Sends the entries of a journal to one run of a store, in order.
 
     Args:
-        client: Of the store.
+        client: Client of the store.
         run_id: The run's id there.
-        spool: Where the entries are.
+        journal: The journal with the entries.
 
     """
 
-    def __init__(self, client: "MlflowClient", run_id: str, spool: Journal) -> None:
-        self.client, self.run_id, self.spool = client, run_id, spool
-        self.tally: Counter[str] = Counter()
-        """How many of each kind were sent."""
-        self.upload = 0
-        """Bytes of the file that is being sent."""
-        self._reasons: set[str] = set()
+    def __init__(self, client: "MlflowClient", run_id: str, journal: Journal) -> None:
+        self.client, self.run_id, self.journal = client, run_id, journal
+        self.counts: Counter[str] = Counter()
+        """How many items of each kind were sent."""
+        self.uploading = 0
+        """Size in bytes of the file that is being uploaded; 0 while none is."""
+        self._warned: set[str] = set()
 
-    def deliver(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Send what has not been sent; raises what the store raises if that may pass.
+    def send(self, stopped: Callable[[], bool] = lambda: False) -> None:
+        """Send everything that was not sent yet.
 
         Args:
-            stopped: Asked after each call of the store; once it says so, nothing more is sent or remembered.
+            stopped: Called after each request; once it returns True, nothing more is sent or recorded as sent.
+
+        Raises:
+            Exception: any error of the store that may pass; the next call goes on with the same entry.
 
         """
-        for end, entry in _merged(self.spool.entries(self.spool.sent)):
-            self._send(entry)
+        for end, entry in self._batches():
+            kind = str(entry.get("kind"))
+            if kind in ("metrics", "params", "tags"):
+                limit = MAX_METRICS_PER_BATCH if kind == "metrics" else MAX_PARAMS_TAGS_PER_BATCH
+                items = entry.get("points", []) if kind == "metrics" else list(entry.get("values", {}).items())
+                for i in range(0, len(items), limit):
+                    self._send_accepted(kind, items[i : i + limit])
+            else:
+                self._send_accepted(kind, [entry])
             if stopped():
                 return
-            self.spool.advance(end)
+            self.journal.advance(end)
 
-    def beat(self) -> None:
-        """Set the run's heartbeat, past the spool: an old one is of no use to anybody."""
+    def send_heartbeat(self) -> None:
+        """Set the run's heartbeat tag directly: a heartbeat that waited in the journal would be of no use."""
         for name, value in heartbeat_tag().items():
             self.client.set_tag(self.run_id, name, value)
 
-    def _send(self, entry: Entry) -> None:
-        kind = str(entry.get("kind"))
-        if kind in ("metrics", "params", "tags"):
-            limit = LARGEST_BATCH if kind == "metrics" else MOST_TEXTS
-            items = entry.get("points") or list(entry.get("values", {}).items())
-            for i in range(0, len(items), limit):
-                self._tell(kind, items[i : i + limit])
-        else:
-            self._tell(kind, [entry])
+    def _batches(self) -> Iterator[tuple[int, Entry]]:
+        """Yield the unsent entries and their ends; consecutive metrics are joined up to what one call takes.
 
-    def _tell(self, kind: str, items: list[Any]) -> None:
-        """Send items of one kind; of those that are refused together, all but the culprits."""
+        Points that a later rewind replaces are left out: a store that cannot delete them never sees them.
+        """
+        rewinds = self.journal.rewinds()
+        points: list[Any] = []
+        last = 0
+        for end, entry in self.journal.entries(self.journal.sent):
+            new = entry.get("points") if entry.get("kind") == "metrics" else None
+            if last and (new is None or len(points) + len(new) > MAX_METRICS_PER_BATCH):
+                yield last, {"kind": "metrics", "points": points}
+                points, last = [], 0
+            if new is None:
+                yield end, entry
+            else:
+                points += drop_replaced(new, rewinds) if rewinds else new
+                last = end
+        if last:
+            yield last, {"kind": "metrics", "points": points}
+
+    def _send_accepted(self, kind: str, items: list[Any]) -> None:
+        """Send items of one kind; if the store refuses them together, find the culprits by halving."""
         try:
-            self._call(kind, items)
+            self._send(kind, items)
         except Exception as error:
             if not is_refusal(error):
                 raise
-            if len(items) == 1:
-                self._refuse(kind, items[0], error)
+            if len(items) > 1:
+                half = len(items) // 2
+                self._send_accepted(kind, items[:half])
+                self._send_accepted(kind, items[half:])
                 return
-            half = len(items) // 2
-            self._tell(kind, items[:half])
-            self._tell(kind, items[half:])
+            why = reason(error)
+            with self.journal.refused.open("a") as file:
+                file.write(json.dumps({"kind": kind, "entry": items[0], "reason": why}) + "\n")
+            if why not in self._warned:
+                self._warned.add(why)
+                warn(f"the tracking store refuses a part of run {self.run_id} ({kind}): {why};"
+                     f" it stays in {self.journal.refused}")  # fmt: skip
         else:
-            self.tally["artifacts" if kind in ("text", "file") else kind] += len(items)
+            self.counts["artifacts" if kind in ("text", "file") else kind] += len(items)
 
-    def _call(self, kind: str, items: list[Any]) -> None:
+    def _send(self, kind: str, items: list[Any]) -> None:
         from mlflow.entities import Metric, Param, RunTag
 
-        if kind == "metrics":
-            self.client.log_batch(self.run_id, metrics=[Metric(n, v, at, step) for n, v, at, step in items])
-        elif kind == "params":
-            self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in items])
-        elif kind == "tags":
-            self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in items])
-        elif kind == DAMAGED:
-            raise Refused("a line of the file does not read")
-        else:
-            single = {"text": self._text, "file": self._file, "dataset": self._dataset, "status": self._status}
-            single[kind](items[0])
+        entry = items[0]
+        match kind:
+            case "metrics":
+                points = [Metric(name, value, at, step) for name, value, at, step in items]
+                self.client.log_batch(self.run_id, metrics=points)
+            case "params":
+                self.client.log_batch(self.run_id, params=[Param(name, value) for name, value in items])
+            case "tags":
+                self.client.log_batch(self.run_id, tags=[RunTag(name, value) for name, value in items])
+            case "text":
+                self.client.log_text(self.run_id, entry["text"], entry["path"])
+            case "file":
+                self._send_file(entry)
+            case "dataset":
+                self._send_dataset(entry)
+            case "status" if entry["status"] == "RUNNING":
+                self.client.update_run(self.run_id, "RUNNING")
+            case "status":
+                self.client.set_terminated(self.run_id, entry["status"], entry["end_time"])
+            case "rewind":
+                self._send_rewind(Rewind(entry["step"], entry["time"]))
+            case _ if kind == DAMAGED:
+                raise Refused("the line in the file cannot be parsed")
+            case _:
+                raise Refused(f"entries of the kind {kind!r} are unknown")
 
-    def _text(self, entry: Entry) -> None:
-        self.client.log_text(self.run_id, entry["text"], entry["path"])
-
-    def _file(self, entry: Entry) -> None:
-        path = self.spool.folder / entry["path"]
+    def _send_file(self, entry: Entry) -> None:
+        path = self.journal.folder / entry["path"]
         try:
-            self.upload = path.stat().st_size
+            self.uploading = path.stat().st_size
             self.client.log_artifact(self.run_id, str(path), entry["folder"])
         except FileNotFoundError:
             if path.exists():
                 raise
-            raise Refused(f"there is no file {path} any more") from None
+            raise Refused(f"the file {path} does not exist any more") from None
         finally:
-            self.upload = 0
+            self.uploading = 0
 
-    def _dataset(self, entry: Entry) -> None:
+    def _send_dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         name, profile = entry["name"], json.dumps(entry["profile"])
         dataset = Dataset(name, entry["digest"], "local", json.dumps({"name": name}), profile=profile)
-        context = InputTag("mlflow.data.context", "training")
+        inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
-            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+            self.client.log_inputs(self.run_id, inputs)
         except Exception as error:
-            # MLflow looks for the dataset and adds it; another run may have added it between.
+            # MLflow looks the dataset up and then inserts it; another run may have inserted it in between, which
+            # MLflow 3.1 to 3.17 report as a bad request.
             if not is_refusal(error):
                 raise
-            self.client.log_inputs(self.run_id, [DatasetInput(dataset, [context])])
+            self.client.log_inputs(self.run_id, inputs)
 
-    def _status(self, entry: Entry) -> None:
-        if entry["status"] == "RUNNING":
-            self.client.update_run(self.run_id, "RUNNING")
-        else:
-            self.client.set_terminated(self.run_id, entry["status"], entry["end_time"])
-
-    def _refuse(self, kind: str, item: Any, error: Exception) -> None:
-        why = reason(error)
-        with self.spool.refused.open("a") as file:
-            file.write(json.dumps({"kind": kind, "entry": item, "reason": why}) + "\n")
-        if why not in self._reasons:
-            self._reasons.add(why)
-            warn(f"the tracking store refuses a part of run {self.run_id} ({kind}): {why};"
-                 f" it stays in {self.spool.refused}")  # fmt: skip
+    def _send_rewind(self, rewind: Rewind) -> None:
+        """Delete the points that the rewind replaces; where that is impossible, leave a tag for our readers."""
+        # Safe to repeat after a crash: new points carry later times than the rewind.
+        uri = self.client.tracking_uri
+        if not delete_points(uri, self.run_id, rewind.step, rewind.time, NEVER_REPLACED):
+            tags = self.client.get_run(self.run_id).data.tags
+            self.client.set_tag(self.run_id, REWOUND, add_to_tag(tags, rewind))
 
 
 def is_refusal(error: Exception) -> bool:
-    """Whether the store would say the same for ever."""
+    """True if the store would give the same answer to the same request forever."""
     import requests
     from mlflow.exceptions import MlflowException
 
@@ -160,45 +189,21 @@ def is_refusal(error: Exception) -> bool:
         status = error.response.status_code
     else:
         return isinstance(error, (Refused, KeyError, TypeError, ValueError)) and not isinstance(error, OSError)
-    # MLflow calls a damaged database a bad request.
-    return 400 <= status < 500 and status not in MAY_PASS and ".DatabaseError)" not in str(error)
+    # MLflow reports a damaged database as a bad request.
+    return 400 <= status < 500 and status not in TEMPORARY_STATUS and ".DatabaseError)" not in str(error)
 
 
-def deliver_now(delivery: MLflowWriter, uri: str) -> None:
-    """Send all that a spool has.
+def send_now(writer: MLflowWriter, store_name: str) -> None:
+    """Send all that a journal holds.
 
     Raises:
-        UserError: the store does not take it now; what is left stays in the spool.
+        UserError: the store does not accept it now; what was not sent stays in the journal.
 
     """
     try:
-        delivery.deliver()
-    except Exception as error:  # each kind of store, and of artifact store, has its own
+        writer.send()
+    except Exception as error:  # each kind of store, and of artifact store, raises its own
         raise UserError(
-            f"the tracking store {uri} does not take all of run {delivery.run_id}: {reason(error)};"
-            f" {delivery.spool.waiting()} entries wait in {delivery.spool.path}"
+            f"the tracking store {store_name} does not take all of run {writer.run_id}: {reason(error)};"
+            f" {writer.journal.waiting()} entries wait in {writer.journal.path}"
         ) from None
-
-
-def _merged(entries: Iterable[tuple[int, Entry]]) -> Iterator[tuple[int, Entry]]:
-    """The entries, metrics that follow on each other made one as far as a call takes them."""
-    points: list[Any] = []
-    last = 0
-    for end, entry in entries:
-        new = entry.get("points") if entry.get("kind") == "metrics" else None
-        if points and (new is None or len(points) + len(new) > LARGEST_BATCH):
-            yield last, {"kind": "metrics", "points": points}
-            points = []
-        if new is None:
-            yield end, entry
-        else:
-            points.extend(new)
-            last = end
-    if points:
-        yield last, {"kind": "metrics", "points": points}
-
-
-def relative(path: Path, folder: Path) -> str:
-    """How an entry names a file: from the run's folder where it lies inside, so that the folder can be moved."""
-    path, folder = path.resolve(), folder.resolve()
-    return str(path.relative_to(folder) if path.is_relative_to(folder) else path)

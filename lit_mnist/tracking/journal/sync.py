@@ -6,39 +6,68 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.terminal import note
-from lit_mnist.tracking.creation import adopt, recorded_uri
 from lit_mnist.tracking.folder import (
     RECORD,
     BusyError,
     FolderLock,
     Record,
     has_unsent,
+    journals,
     read_record,
     remove_if_done,
     run_folders,
-    spools,
 )
 from lit_mnist.tracking.journal.journal import MAIN, Journal
-from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, deliver_now
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
 from lit_mnist.tracking.liveness import HEARTBEAT
 from lit_mnist.tracking.queries.lookup import local_folder
+from lit_mnist.tracking.run import register_offline_run
 from lit_mnist.tracking.store import Store, connect, find_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-KINDS = {"metrics": "metric point", "params": "parameter", "tags": "tag", "artifacts": "artifact"}
-"""What is counted, and how it is called."""
+COUNTED = {"metrics": "metric point", "params": "parameter", "tags": "tag", "artifacts": "artifact"}
+"""Kinds of items whose number is printed, and how one of them is called."""
 
 
-class Stores:
-    """Clients of stores; one that does not answer is asked once."""
+def sync(run_id: str | None = None) -> None:
+    """Send what is unsent, of the run `run_id` or of all runs with a folder here, each to its own store.
+
+    Raises:
+        UserError: there is no such run, or a store does not accept something; what is unsent stays where it is.
+
+    """
+    store, clients = find_store(), Clients()
+    if run_id is None:
+        folders = run_folders(store.home)
+    elif (found := local_folder(run_id)) is not None:
+        folders = [found]
+    else:
+        raise UsageError(f"no folder in {store.home / 'runs'} is that of one run {run_id!r}")
+    waiting = [folder for folder in folders if has_unsent(folder)]
+    if not waiting:
+        print("nothing waits to be sent")
+    failures = []
+    for folder in waiting:
+        try:
+            _sync_run(folder, store, clients)
+        except BusyError as busy:
+            note(f"{busy}: skipped")
+        except UserError as error:
+            failures.append(str(error))
+    if failures:
+        raise UserError("; ".join(dict.fromkeys(failures)))
+
+
+class Clients:
+    """Clients of stores; a store that cannot be opened is tried only once."""
 
     def __init__(self) -> None:
         self._found: dict[str, MlflowClient | UserError] = {}
 
     def connect(self, store: Store) -> "MlflowClient":
-        """The client of `store`.
+        """Return the client of `store`.
 
         Raises:
             UserError: it cannot be opened.
@@ -55,75 +84,39 @@ class Stores:
         return found
 
 
-def sync(run_id: str | None = None) -> None:
-    """Send what is unsent, of the run `run_id` or of all, each to its own store.
-
-    Raises:
-        UserError: there is no such run, or a store does not take something; what is unsent stays where it is.
-
-    """
-    store, stores = find_store(), Stores()
-    folders = run_folders(store.home) if run_id is None else [_folder(run_id, store)]
-    waiting = [folder for folder in folders if has_unsent(folder)]
-    if not waiting:
-        print("nothing waits to be sent")
-    failures = []
-    for folder in waiting:
-        try:
-            _sync_run(folder, store, stores)
-        except BusyError as busy:
-            note(f"{busy}: skipped")
-        except UserError as error:
-            failures.append(str(error))
-    if failures:
-        raise UserError("; ".join(dict.fromkeys(failures)))
-
-
-def _folder(run_id: str, store: Store) -> Path:
-    if (found := local_folder(run_id)) is None:
-        raise UsageError(f"no folder in {store.home / 'runs'} is that of one run {run_id!r}")
-    return found
-
-
-def _sync_run(folder: Path, current: Store, stores: Stores) -> None:
+def _sync_run(folder: Path, current: Store, clients: Clients) -> None:
+    """Send the journals in one run's folder, print what was sent, and remove the folder if the run is over."""
     with FolderLock(folder):
-        record = read_record(folder) or Record(folder.name, "", uri=recorded_uri(current))
+        record = read_record(folder) or Record(folder.name, "", uri=current.portable_uri)
         store = record.store(current)
-        client = stores.connect(store)
-        folder = adopt(client, store, folder, record)
-        tally: Counter[str] = Counter()
+        client = clients.connect(store)
+        folder = register_offline_run(client, store, folder, record)
+        counts: Counter[str] = Counter()
         try:
-            for spool in spools(folder):
-                _sync_spool(MLflowWriter(client, record.id, spool), store, tally)
+            for journal in journals(folder):
+                _sync_journal(MLflowWriter(client, record.id, journal), store, counts)
         finally:
-            print(f"run {record.id}: {_said(tally, record)} to {store.name}", flush=True)
-        if Journal(folder).status() == "FINISHED" or _is_bare(folder):
+            sent = [f"{n} {COUNTED[kind]}{'s' if n > 1 else ''}" for kind in COUNTED if (n := counts[kind])]
+            was = f" (offline it was {record.offline_id})" if record.offline_id else ""
+            print(f"run {record.id}: {', '.join(sent) or 'nothing new'}{was} to {store.name}", flush=True)
+        # A finished run needs its folder no more; nor does one whose folder was made only to measure it.
+        is_bare = {path.name for path in folder.iterdir()} <= {RECORD, HEARTBEAT, ".lock"}
+        if is_bare or Journal(folder).status() == "FINISHED":
             remove_if_done(folder)
 
 
-def _sync_spool(delivery: MLflowWriter, store: Store, tally: Counter[str]) -> None:
-    spool = delivery.spool
+def _sync_journal(writer: MLflowWriter, store: Store, counts: "Counter[str]") -> None:
+    """Send one journal, and add to `counts` what was sent."""
+    journal = writer.journal
     try:
-        if spool.name == MAIN:
-            deliver_now(delivery, store.name)
+        if journal.name == MAIN:
+            send_now(writer, store.name)
             return
-        with FolderLock(spool.folder, spool.name) as lock:
-            deliver_now(delivery, store.name)
-            spool.remove()
+        with FolderLock(journal.folder, journal.name) as lock:
+            send_now(writer, store.name)
+            journal.remove()
             lock.path.unlink(missing_ok=True)
-    except BusyError as busy:  # somebody who measures the run sends it himself
+    except BusyError as busy:  # a process that measures the run sends its journal itself
         note(f"{busy}: skipped")
     finally:
-        tally += delivery.tally
-
-
-def _said(tally: Counter[str], record: Record) -> str:
-    counts = [(tally[kind], what) for kind, what in KINDS.items() if tally[kind]]
-    sent = ", ".join(f"{count} {what}{'s' if count > 1 else ''}" for count, what in counts)
-    born = f" (offline it was {record.offline_id})" if record.offline_id else ""
-    return f"{sent or 'nothing new'}{born}"
-
-
-def _is_bare(folder: Path) -> bool:
-    """Whether nothing is left but what was written to know the run by."""
-    return {path.name for path in folder.iterdir()} <= {RECORD, HEARTBEAT, ".lock"}
+        counts += writer.counts

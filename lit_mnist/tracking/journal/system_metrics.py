@@ -1,4 +1,7 @@
-"""The machine's load, under the names of MLflow's own monitors, whose import takes a second and a store."""
+"""The machine's load, under the names that MLflow's own monitors use.
+
+MLflow's monitors are not used: importing them takes a second, and they start only with MLflow's fluent API.
+"""
 
 import os
 import time
@@ -7,7 +10,7 @@ from typing import Any
 
 import psutil
 
-from lit_mnist.tracking.journal.journal import Point
+from lit_mnist.tracking.journal.points import Point
 
 PREFIX = "system/"
 
@@ -15,12 +18,13 @@ PREFIX = "system/"
 class SystemMetrics:
     """Samples of processor, memory, disk, network and GPU.
 
-    The step of a point is a number of seconds, so that a run that goes on later draws one line.
+    The step of a point is a number of seconds that continues where the run's last process ended, so that a resumed
+    run draws one line.
 
     Args:
         every: Seconds between two samples.
         first: Seconds before the first.
-        last_step: The largest step that the run has already.
+        last_step: The largest step that the run has logged already.
 
     """
 
@@ -30,25 +34,41 @@ class SystemMetrics:
         self._due = time.time() + first
         self._step = last_step
         self._gpus: list[Any] | None = None
-        self._received, self._transmitted = _network()
+        self._received, self._transmitted = _network_megabytes()
 
     def is_due(self) -> bool:
-        """Whether it is time for the next sample."""
+        """True if it is time for the next sample."""
         return time.time() >= self._due
 
     def sample(self) -> list[Point]:
-        """One point a metric."""
+        """One point for each metric that the machine provides."""
         now = time.time()
         self._due = now + self.every
         self._step = max(int(now - self._start), self._step + 1)  # the last sample may follow within the second
         values: dict[str, float] = {}
-        for part in (_processor, _disk, self._traffic, self._gpu):
-            with suppress(Exception):  # a machine that does not tell one thing may tell the others
+        for part in (self._cpu_and_memory, self._disk, self._network, self._gpu):
+            with suppress(Exception):  # a machine that lacks one kind of metric may have the others
                 values |= part()
         return [(f"{PREFIX}{name}", value, int(now * 1000), self._step) for name, value in values.items()]
 
-    def _traffic(self) -> dict[str, float]:
-        received, transmitted = _network()
+    def _cpu_and_memory(self) -> dict[str, float]:
+        memory = psutil.virtual_memory()
+        return {
+            "cpu_utilization_percentage": psutil.cpu_percent(),
+            "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
+            "system_memory_usage_percentage": _percent(memory.used, memory.total),
+        }
+
+    def _disk(self) -> dict[str, float]:
+        usage = psutil.disk_usage(os.sep)
+        return {
+            "disk_usage_percentage": usage.percent,
+            "disk_usage_megabytes": round(usage.used / 1e6, 1),
+            "disk_available_megabytes": round(usage.free / 1e6, 1),
+        }
+
+    def _network(self) -> dict[str, float]:
+        received, transmitted = _network_megabytes()
         return {
             "network_receive_megabytes": received - self._received,
             "network_transmit_megabytes": transmitted - self._transmitted,
@@ -66,34 +86,17 @@ class SystemMetrics:
             memory = pynvml.nvmlDeviceGetMemoryInfo(gpu)
             values[f"gpu_{i}_memory_usage_percentage"] = _percent(memory.used, memory.total)
             values[f"gpu_{i}_memory_usage_megabytes"] = round(memory.used / 1e6, 1)
-            with suppress(pynvml.NVMLError):  # not told by each kind
+            with suppress(pynvml.NVMLError):  # not every model has this counter
                 values[f"gpu_{i}_utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
             with suppress(pynvml.NVMLError):
-                power, most = pynvml.nvmlDeviceGetPowerUsage(gpu), pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
+                power, limit = pynvml.nvmlDeviceGetPowerUsage(gpu), pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
                 values[f"gpu_{i}_power_usage_watts"] = round(power / 1000, 1)
-                values[f"gpu_{i}_power_usage_percentage"] = _percent(power, most)
+                values[f"gpu_{i}_power_usage_percentage"] = _percent(power, limit)
         return values
 
 
-def _processor() -> dict[str, float]:
-    memory = psutil.virtual_memory()
-    return {
-        "cpu_utilization_percentage": psutil.cpu_percent(),
-        "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
-        "system_memory_usage_percentage": _percent(memory.used, memory.total),
-    }
-
-
-def _disk() -> dict[str, float]:
-    usage = psutil.disk_usage(os.sep)
-    return {
-        "disk_usage_percentage": usage.percent,
-        "disk_usage_megabytes": round(usage.used / 1e6, 1),
-        "disk_available_megabytes": round(usage.free / 1e6, 1),
-    }
-
-
-def _network() -> tuple[float, float]:
+def _network_megabytes() -> tuple[float, float]:
+    """Megabytes received and transmitted since the machine was started; zeros where they cannot be read."""
     try:
         counters = psutil.net_io_counters()
     except OSError:

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 from urllib.parse import quote
 
-from lit_mnist.tracking.creation import OFFLINE_ID
+from lit_mnist.tracking.folder import OFFLINE_ID
 from lit_mnist.tracking.queries.metrics import sort_value
 from lit_mnist.tracking.queries.search import search_experiments, search_runs
 from lit_mnist.tracking.store import SQLITE, Store, StoreError, connect

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from lit_mnist.terminal import seconds
 from lit_mnist.tracking.folder import BusyError, FolderLock
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, deliver_now
+from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
 from lit_mnist.tracking.process import is_alive, this_host
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store
@@ -55,7 +55,7 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
                 cause = "its process is gone"
             else:
                 cause = "its process could not tell the store"
-            deliver_now(MLflowWriter(client, folder.name, journal), store.name)
+            send_now(MLflowWriter(client, folder.name, journal), store.name)
             return f"{title} is {status}: {cause}"
     except BusyError:
         return None

@@ -1,8 +1,8 @@
 """The fast training step: Lightning's step without the hooks that nobody overrides.
 
-Most of what Lightning adds to the step of a small network is calling empty hooks, each through several profiling
-contexts. The step here does only what a plain optimiser step on one device consists of, in Lightning's order and
-with bit-identical results. Whatever it does not cover is left to Lightning's own step.
+In the step of a small network, Lightning spends most of its time calling empty hooks, each within several profiler
+contexts. The fast step does only what an optimiser step on one device consists of, in Lightning's order and with
+bit-identical results. Whatever it does not cover is left to Lightning's own step.
 """
 
 import inspect
@@ -25,9 +25,9 @@ from torch.optim import Optimizer
 from torch.optim import optimizer as torch_optimizer
 
 _LOG = logging.getLogger(__name__)
-TRIED = ("2.5", "2.6")
+TRIED_VERSIONS = ("2.5", "2.6")
 """Minor versions of Lightning against which the fast step was compared with Lightning's own."""
-_NOTHING = nullcontext()
+_NO_CONTEXT = nullcontext()
 _PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
 """Precision plugins that act on the forward pass and the weights, and not on the optimiser's step."""
 _CALLBACK_HOOKS = (
@@ -46,23 +46,23 @@ _MODULE_HOOKS = (
 
 
 class QuietProfiler(PassThroughProfiler):
-    """Profiles nothing, without a generator for each of the forty times a step that it is asked to."""
+    """Profiles nothing, without the generator that PassThroughProfiler makes forty times a step."""
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
-        """A context that does nothing."""
-        return _NOTHING
+        """Return a context that does nothing."""
+        return _NO_CONTEXT
 
 
 def hide_no_gpu() -> None:
-    """Spare each optimizer step a search for GPUs where there are none: torch asks the driver anew every time."""
+    """Hide CUDA where there is no GPU: otherwise torch asks the driver for one at each optimiser step."""
     if not torch.cuda.is_available():
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def use_fast_step(trainer: Trainer) -> None:
     """Let `trainer` take the fast step wherever a fit allows it; with an untried Lightning version, do nothing."""
-    if ".".join(lightning.__version__.split(".")[:2]) not in TRIED:
-        _LOG.debug("no fast step with Lightning %s: tried are %s", lightning.__version__, ", ".join(TRIED))
+    if ".".join(lightning.__version__.split(".")[:2]) not in TRIED_VERSIONS:
+        _LOG.debug("no fast step with Lightning %s: tried are %s", lightning.__version__, TRIED_VERSIONS)
         return
     trainer.fit_loop.epoch_loop.automatic_optimization = FastOptimization(trainer)
 
@@ -70,30 +70,31 @@ def use_fast_step(trainer: Trainer) -> None:
 class FastOptimization(_AutomaticOptimization):
     """Lightning's automatic optimisation with a shortcut, chosen at the first step of each fit.
 
-    Only then is everything known that may rule it out: the callbacks that a model brings along, and the optimiser.
+    Only then is everything known that may rule it out: the callbacks that the model adds, and the optimiser.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.is_fast = False
-        """Whether the fit takes the fast step."""
+        """True if the current fit takes the fast step."""
         self._decided_for: Optimizer | None = None
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
-        """One optimiser step on the batch in `kwargs`; returns the detached loss."""
+        """Do one optimiser step on the batch in `kwargs`; return the detached loss under `loss`."""
         trainer = self.trainer
-        if optimizer is not self._decided_for:  # each fit makes its own
+        if optimizer is not self._decided_for:  # each fit makes its own optimiser
             self._decided_for, self.is_fast = optimizer, _is_plain(trainer, optimizer)
         # Callbacks may change the latter two in mid-fit.
         if not self.is_fast or self._skip_backward or trainer.accumulate_grad_batches != 1:
             return dict(super().run(optimizer, batch_idx, kwargs))
         model = trainer.lightning_module
-        model._current_fx_name = "training_step"  # for `self.log`
+        model._current_fx_name = "training_step"  # `self.log` looks here for the hook it is called from
         loss = trainer.strategy.training_step(*kwargs.values())
         model._current_fx_name = None
         if not isinstance(loss, Tensor):
             self.is_fast = False
             return self._finish(loss, optimizer, batch_idx)
+        # The counters are incremented as in Lightning: they go into checkpoints.
         zero_grad = self.optim_progress.optimizer.zero_grad
         step = self.optim_progress.optimizer.step
         zero_grad.increment_ready()
@@ -120,7 +121,7 @@ class FastOptimization(_AutomaticOptimization):
 
 
 def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """Whether Lightning's own step would do nothing that the fast one leaves out."""
+    """True if Lightning's own step would do nothing that the fast one leaves out."""
     model, precision = trainer.lightning_module, trainer.precision_plugin
     return (
         type(trainer.strategy) is SingleDeviceStrategy
@@ -142,10 +143,11 @@ def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
 
 
 def _uses_closure(optimizer: Optimizer) -> bool:
-    """Whether it matters to `optimizer` that Lightning hands the forward and backward pass to its `step`."""
-    if not type(optimizer).__module__.startswith("torch.optim."):  # may do with a closure whatever it likes
+    """True if `optimizer` may need the forward and backward pass as a closure passed to its `step`."""
+    # An optimiser from outside torch may do with a closure whatever it likes.
+    if not type(optimizer).__module__.startswith("torch.optim."):
         return True
-    # Hooks before the step are called before the closure, and so before the gradients are there.
+    # Hooks before the step run before the closure; in the fast step the gradients would already be there.
     if optimizer._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks:
         return True
     return inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty

@@ -1,52 +1,41 @@
-"""Several processes that train one network: they act as one, and end as one."""
+"""Several processes that train one model: how they meet, agree on a signal, and end together.
+
+Rank 0 does all tracking. With `--trainer.strategy ddp` Lightning starts the other ranks by running the command
+line again; on a cluster `srun` or `torchrun` starts all of them.
+"""
 
 import os
+import signal
+import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
-from lightning.pytorch import Trainer
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import distributed
 
 from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.signals import WATCHED, SignalWatch, exit_code
+from lit_mnist.terminal import note
 
 RANK_0 = "LIT_MNIST_RANK_0"
-"""Environment variable: process id and run of the rank 0 that has started a process."""
+"""Environment variable that rank 0 sets for the ranks it starts: its process id and its run's id."""
+HANG_TIMEOUT = 60.0
+"""Seconds after a signal without a new batch, after which a process of a distributed training is killed."""
 
 
-class RankConsensus:
-    """What any rank has heard of, known to all ranks one step later, without a wait for it."""
-
-    def __init__(self, trainer: Trainer | None = None) -> None:
-        self._shared = trainer is not None and trainer.world_size > 1
-        self._group: Any = None
-        self._word = torch.zeros(2, dtype=torch.int64)
-        self._work: distributed.Work | None = None
-
-    def start(self) -> None:
-        """Open a channel of its own, on the CPU whatever the devices are, so that no device is waited for."""
-        if self._shared:
-            self._group = distributed.new_group(backend="gloo")
-
-    def reached(self, signal: int | None, due: bool) -> tuple[int | None, bool]:
-        """The largest signal, and whether a checkpoint was due, on any rank at the step before."""
-        received, is_due = 0, False
-        if self._work is not None:
-            self._work.wait()
-            received, is_due = int(self._word[0]), bool(self._word[1])
-        self._word = torch.tensor([signal or 0, int(due)], dtype=torch.int64)
-        self._work = distributed.all_reduce(
-            self._word, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
-        )
-        return received or None, is_due
+def forks_processes(trainer: Trainer) -> bool:
+    """True if the Trainer's strategy forks or spawns its ranks instead of running the command line again."""
+    return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 @contextmanager
-def leading(run_id: str) -> Iterator[None]:
-    """What rank 0 does its work in: the processes that it starts learn whom they follow, and in which run."""
+def rank_0_context(run_id: str) -> Iterator[None]:
+    """The context in which rank 0 trains: the ranks that it starts inherit the run's id."""
     os.environ[RANK_0] = f"{os.getpid()} {run_id}"
     try:
         yield
@@ -54,32 +43,160 @@ def leading(run_id: str) -> Iterator[None]:
         del os.environ[RANK_0]
 
 
-def led_run() -> str | None:
-    """The run of the rank 0 that started this process, which ends with it from now on; None where none did."""
-    if RANK_0 not in os.environ:
-        return None
-    leader, run_id = os.environ[RANK_0].split()
-    threading.Thread(target=_leave_with, args=(int(leader),), daemon=True).start()
-    return run_id
-
-
 @contextmanager
-def following() -> Iterator[None]:
-    """What a rank other than 0 does its work in: rank 0 speaks for it.
+def other_rank_context() -> Iterator[None]:
+    """The context in which any other rank trains: rank 0 reports the errors.
 
-    An exit code other than 0 would let Lightning kill rank 0 before that has written down how training ended.
+    With an exit code other than 0, Lightning would kill rank 0 before it has recorded how the training ended.
     """
     with suppress(Interrupted, UserError):
         yield
 
 
+def run_of_rank_0() -> str | None:
+    """The id of rank 0's run if rank 0 started this process, which from now on ends with it; else None."""
+    if RANK_0 not in os.environ:
+        return None
+    parent, run_id = os.environ[RANK_0].split()
+
+    def end_with_parent() -> None:
+        while os.getppid() == int(parent):
+            time.sleep(1)
+        os._exit(1)
+
+    threading.Thread(target=end_with_parent, daemon=True).start()
+    return run_id
+
+
+class RankConsensus:
+    """Shares signals and due checkpoints among the ranks, so that all of them act at the same step.
+
+    What one rank knows at a step, all ranks know at the next one: the exchange runs while the step is computed,
+    and no step waits for it.
+    """
+
+    def __init__(self, trainer: Trainer | None = None) -> None:
+        self._is_distributed = trainer is not None and trainer.world_size > 1
+        self._group: Any = None
+        self._exchanged = torch.zeros(2, dtype=torch.int64)
+        self._exchange: distributed.Work | None = None
+
+    def start(self) -> None:
+        """Open a process group for the exchange; on the CPU, so that no GPU has to be synchronised for it."""
+        if self._is_distributed:
+            self._group = distributed.new_group(backend="gloo")
+
+    def reached(self, signal: int | None, due: bool) -> tuple[int | None, bool]:
+        """Contribute this rank's signal and whether a checkpoint is due; return the maxima of the step before."""
+        received, is_due = 0, False
+        if self._exchange is not None:
+            self._exchange.wait()
+            received, is_due = int(self._exchanged[0]), bool(self._exchanged[1])
+        self._exchanged = torch.tensor([signal or 0, int(due)], dtype=torch.int64)
+        self._exchange = distributed.all_reduce(
+            self._exchanged, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
+        )
+        return received or None, is_due
+
+
+def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
+    """Let a signal end the wait for the other ranks at the start of a distributed training.
+
+    `init_process_group` waits in C++ for up to 30 minutes, where no Python signal handler runs: without this, a
+    training whose peers never start ignores every signal but SIGKILL. So it waits in a thread, and the main thread
+    looks for signals.
+    """
+    connect = getattr(trainer.strategy, "setup_distributed", None)
+    if trainer.world_size == 1 or connect is None:
+        return
+    errors: list[BaseException] = []
+
+    def connect_in_thread() -> None:
+        try:
+            connect()
+        except BaseException as error:
+            errors.append(error)
+
+    def setup_distributed() -> None:
+        # The thread of an interrupted wait stays in C++ until the process ends.
+        thread = threading.Thread(target=connect_in_thread, name="lit-mnist-rendezvous", daemon=True)
+        thread.start()
+        while thread.is_alive():
+            thread.join(0.2)
+            watch.check()
+        if errors:
+            raise errors[0]
+
+    trainer.strategy.setup_distributed = setup_distributed  # type: ignore[attr-defined]
+
+
+class HangGuard(Callback):
+    """Kills this process, and the ranks it has started, if a signal does not end the training.
+
+    When one rank hangs, the others wait for it in a collective operation in C++. No Python signal handler runs
+    there, so that they would keep their GPUs until somebody kills them by hand. A thread learns of the signal by
+    `signal.set_wakeup_fd`, which works whatever the main thread does.
+
+    Args:
+        before_exit: Called before the process is killed.
+
+    """
+
+    def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
+        self.before_exit = before_exit
+        self._last_batch = time.monotonic()
+        self._children: list[Any] = []
+
+    def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Note the time: this rank does not hang."""
+        self._last_batch = time.monotonic()
+
+    def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
+        """Note the time: this rank does not hang."""
+        self._last_batch = time.monotonic()
+
+    @contextmanager
+    def active(self, trainer: Trainer) -> Iterator[None]:
+        """Guard what is done inside, which has to be called from the main thread."""
+        ours, python = socket.socketpair()
+        python.setblocking(False)
+        previous = signal.set_wakeup_fd(python.fileno(), warn_on_full_buffer=False)
+        closing = threading.Event()
+        arguments = (trainer, ours, closing)
+        thread = threading.Thread(target=self._run, args=arguments, name="lit-mnist-hang-guard", daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            closing.set()
+            signal.set_wakeup_fd(previous)
+            python.close()  # ends the thread's recv
+            thread.join()
+            ours.close()
+
+    def _run(self, trainer: Trainer, signals: socket.socket, closing: threading.Event) -> None:
+        number = 0
+        while number not in WATCHED:
+            received = signals.recv(1)
+            if not received:
+                return
+            number = received[0]
+        start = time.monotonic()
+        while not closing.wait(0.2):
+            if time.monotonic() - max(start, self._last_batch) > HANG_TIMEOUT:
+                break
+        else:
+            return
+        name = signal.Signals(number).name
+        note(f"{name} came, and no batch ended within {HANG_TIMEOUT:.0f} s: a process hangs, and all are killed")
+        with suppress(Exception):
+            self.before_exit()
+        for process in getattr(trainer.strategy.launcher, "procs", []):
+            process.kill()
+        os._exit(exit_code(number))
+
+
 def is_lost_peer(error: BaseException) -> bool:
-    """Whether the error says that another process of the training is not there any more."""
+    """True if the error says that another process of the training has ended."""
     text = str(error).lower()
     return isinstance(error, distributed.DistError) or "gloo" in text or "connection closed by peer" in text
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1)
-    os._exit(1)

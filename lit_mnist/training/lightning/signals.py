@@ -1,30 +1,35 @@
-"""What a Trainer has to do with signals."""
+"""Signals and the Trainer: this project's handlers stay in place."""
 
 from typing import Any
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.trainer.connectors.signal_connector import _SignalConnector
 
 from lit_mnist.signals import SignalWatch
 
 
-class NoHandlers(_SignalConnector):
-    """Keeps a Trainer from handlers of its own, which end a run at other places, with exit code 0."""
+class _NoHandlers(_SignalConnector):
+    """A signal connector that installs nothing."""
 
     def register_signal_handlers(self) -> None:
-        """Leave the handlers as `SignalWatch` has set them."""
+        """Do nothing, so that the handlers of `SignalWatch` stay."""
 
 
-class HeedSignals(Callback):
-    """Ends an evaluation at the batch after a signal."""
+def disable_signal_handlers(trainer: Trainer) -> None:
+    """Keep `trainer` from installing handlers of its own, which end a run anywhere and with exit code 0."""
+    trainer._signal_connector = _NoHandlers(trainer)
+
+
+class StopEvaluation(Callback):
+    """Ends a validation or test before the next batch after a signal."""
 
     def __init__(self, watch: SignalWatch) -> None:
         self.watch = watch
 
     def on_validation_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """End after the batch before."""
+        """Raise `Interrupted` if a signal has come."""
         self.watch.check()
 
     def on_test_batch_start(self, *args: Any, **kwargs: Any) -> None:
-        """End after the batch before."""
+        """Raise `Interrupted` if a signal has come."""
         self.watch.check()

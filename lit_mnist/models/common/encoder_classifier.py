@@ -8,17 +8,17 @@ import torch
 from torch import Tensor, nn
 
 from lit_mnist.errors import UsageError
-from lit_mnist.models.autoencoder import Autoencoder
-from lit_mnist.models.classifier import Classifier
-from lit_mnist.models.mlp import dense_classifier
-from lit_mnist.models.pretrained import Pretrained
+from lit_mnist.models.common.autoencoder import Autoencoder
+from lit_mnist.models.common.classifier import Classifier
+from lit_mnist.models.common.layers import dense_classifier
+from lit_mnist.models.common.pretrained import Pretrained
 
 
 class EncoderClassifier(Classifier):
-    """An encoder, then dense layers on its code, flattened.
+    """An encoder, followed by dense layers on its flattened code.
 
-    A subclass builds both by `_build`, and says with `freeze_encoder` when the encoder stays as it is: its weights
-    get no gradients, and its batch norm goes by the statistics it has and keeps them.
+    A subclass builds both with `_build`. While the encoder is frozen (`freeze_encoder`) its weights get no
+    gradients, and its batch norm neither uses nor updates the statistics of batches.
     """
 
     channels_last = True
@@ -34,20 +34,20 @@ class EncoderClassifier(Classifier):
         return logits
 
     def freeze_encoder(self, frozen: bool = True) -> None:
-        """Keep the encoder as it is, or let it learn again."""
+        """Freeze the encoder, or unfreeze it."""
         self.encoder_frozen = frozen
         self.encoder.requires_grad_(not frozen)
         self.encoder.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> "EncoderClassifier":
-        """Set the mode of all but a frozen encoder, which stays in that of evaluation."""
+        """Set the training mode, except for a frozen encoder, which stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
             self.encoder.eval()
         return self
 
     def on_fit_start(self) -> None:
-        """Warn of an encoder that nobody has trained and nobody is going to."""
+        """Warn about a frozen encoder with random weights."""
         super().on_fit_start()
         if self.encoder_frozen:
             self.pretrained.warn_if_random("the frozen encoder")
@@ -60,25 +60,28 @@ class EncoderClassifier(Classifier):
         hidden_activation: str = "relu",
         dropout: float = 0.0,
     ) -> None:
-        """Take over the encoder with the weights in `checkpoint`, and put dense layers on top."""
-        shape, classes = self.hparams["image_shape"], self.hparams["num_classes"]
-        features = code_size(encoder, shape)
-        dense = dense_classifier(features, hidden_sizes, classes, hidden_activation, dropout)
+        """Load the encoder's weights from `checkpoint`, if there is one, and build dense layers on its code."""
+        with torch.no_grad():  # in evaluation mode, so that batch norm does not count this image
+            code = encoder.eval()(torch.zeros(1, *self.hparams["image_shape"]))
+        encoder.train(self.training)
+        dense = dense_classifier(
+            code.numel(), hidden_sizes, self.hparams["num_classes"], hidden_activation, dropout
+        )
         self.encoder, self.head = encoder, nn.Sequential(nn.Flatten(), *dense)
         self.pretrained = Pretrained(self, "encoder_checkpoint", checkpoint)
-        self.pretrained.take(self.encoder, "encoder.")
+        self.pretrained.load_into(self.encoder, "encoder.")
 
 
 def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: Sequence[int]) -> Autoencoder:
-    """An untrained autoencoder of the class `name` for images of that shape.
+    """Create an untrained autoencoder for images of a given shape.
 
     Args:
-        name: A class of this package, with or without its path, or the path of any other.
-        arguments: Its hyperparameters.
+        name: Name of a class in this package, or the path of any class.
+        arguments: Hyperparameters of the class.
         image_shape: Channels, height, width.
 
     Raises:
-        UsageError: there is no such class, or it does not take such arguments.
+        UsageError: There is no such class, or it does not take these arguments.
 
     """
     arguments = {"image_shape": list(image_shape), **(arguments or {})}
@@ -87,7 +90,7 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
             f"--model.encoder_args.image_shape {arguments['image_shape']}: --model.image_shape is"
             f" {list(image_shape)}"
         )
-    autoencoder_class = _autoencoder_class(name)
+    autoencoder_class = _find_autoencoder(name)
     try:
         return autoencoder_class(**arguments)
     except TypeError as error:
@@ -97,17 +100,11 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
         raise UsageError(f"--model.encoder_args: {error}") from None
 
 
-def code_size(encoder: nn.Module, image_shape: Sequence[int]) -> int:
-    """How many numbers the code of one image has."""
-    was_training = encoder.training
-    with torch.no_grad():  # in evaluation mode, or batch norm would count this image
-        size = encoder.eval()(torch.zeros(1, *image_shape)).numel()
-    encoder.train(was_training)
-    return int(size)
+def _find_autoencoder(name: str) -> type[Autoencoder]:
+    def subclasses(base: type[Autoencoder]) -> list[type[Autoencoder]]:
+        return [found for child in base.__subclasses__() for found in (child, *subclasses(child))]
 
-
-def _autoencoder_class(name: str) -> type[Autoencoder]:
-    known = {cls.__name__: cls for cls in _subclasses(Autoencoder)}
+    known = {cls.__name__: cls for cls in subclasses(Autoencoder)}
     module, _, last = name.rpartition(".")
     if module in ("", "lit_mnist.models") and last in known:
         return known[last]
@@ -118,7 +115,3 @@ def _autoencoder_class(name: str) -> type[Autoencoder]:
     if isinstance(found, type) and issubclass(found, Autoencoder):
         return found
     raise UsageError(f"--model.encoder {name}: there is no such autoencoder; there are {', '.join(sorted(known))}")
-
-
-def _subclasses(base: type[Autoencoder]) -> list[type[Autoencoder]]:
-    return [found for child in base.__subclasses__() for found in (child, *_subclasses(child))]

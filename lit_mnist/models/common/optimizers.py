@@ -1,4 +1,4 @@
-"""torch.optim by plain hyperparameters, and learning rates as functions of the step alone."""
+"""Optimisers and learning-rate schedules by plain hyperparameters."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -12,7 +12,7 @@ from lit_mnist.errors import UsageError
 
 
 def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused: bool) -> Optimizer:
-    """The optimiser that `hparams` names, fused where torch has it so and `fused` allows it."""
+    """Create the optimiser that `hparams` name, fused if `fused` and torch has a fused version of it."""
     shared = {"lr": hparams["lr"], "weight_decay": hparams["weight_decay"]}
     if hparams["optimizer"] == "adam":
         return torch.optim.Adam(parameters, fused=fused, **shared)
@@ -22,10 +22,13 @@ def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused:
 
 
 def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float) -> LambdaLR:
-    """The learning rate by steps: up from 0 over `warmup` of them, then as `schedule` says down to 0 at `total`.
+    """Create a schedule that raises the learning rate from 0 over `warmup` steps, then follows `schedule`.
+
+    "linear" and "cosine" fall to 0 at step `total`. The rate is a function of the step alone, so that a resumed
+    training needs no other state.
 
     Raises:
-        UsageError: a schedule that goes down, for a training without an end.
+        UsageError: The schedule falls, and `total` is not finite.
 
     """
     if schedule != "constant" and not 0 < total < math.inf:
@@ -45,10 +48,10 @@ def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float
 
 
 def check_optimizer(hparams: Mapping[str, Any]) -> None:
-    """Refuse rates out of range, and a momentum where there is none to set.
+    """Check the optimiser's hyperparameters.
 
     Raises:
-        UsageError: names the flag.
+        UsageError: A value is out of range, or momentum is given for adam, which has none.
 
     """
     if hparams["lr"] <= 0:

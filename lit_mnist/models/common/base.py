@@ -1,27 +1,63 @@
-"""What every architecture shares: the optimiser's hyperparameters, what is logged, and the state of both."""
+"""The base of all architectures: optimiser hyperparameters, metrics and their logging, and the state of both."""
 
 import math
 import time
 from typing import Any, ClassVar, Literal
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor, distributed, nn
 
 from lit_mnist.data.loader import as_batch
 from lit_mnist.errors import UsageError, UserError
-from lit_mnist.models.means import Means
-from lit_mnist.models.optimizers import check_optimizer, make_optimizer, make_schedule
+from lit_mnist.models.common.optimizers import check_optimizer, make_optimizer, make_schedule
 
 Stage = Literal["train", "val", "test"]
+
+
+class Means:
+    """Running means of scalars over images: sums on the device, which nothing waits for until they are read."""
+
+    def __init__(self) -> None:
+        self.sums: dict[str, Tensor] = {}
+        self.count = 0
+
+    def add(self, count: int, values: dict[str, Tensor]) -> None:
+        """Add means over `count` images."""
+        for name, value in values.items():
+            weighted = value.detach().float() * count
+            self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted
+        self.count += count
+
+    def merge(self, other: "Means") -> None:
+        """Add all that `other` has."""
+        for name, value in other.sums.items():
+            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
+        self.count += other.count
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the sums and the count, as plain types on the CPU."""
+        return {"count": self.count, "sums": {name: value.cpu() for name, value in self.sums.items()}}
+
+    @classmethod
+    def from_states(cls, states: list[dict[str, Any]], device: torch.device) -> "Means":
+        """Return what all `states` (see `state_dict`) have together."""
+        means = cls()
+        for state in states:
+            part = cls()
+            part.count = state["count"]
+            part.sums = {name: value.to(device) for name, value in state["sums"].items()}
+            means.merge(part)
+        return means
 
 
 class LitModel(LightningModule):
     """Base of all architectures.
 
-    A subclass gives `_step(batch, stage)`, which returns the loss and hands `_record` what is to be averaged.
-    Logged are `train/…` every `log_every_n_steps` as means over those steps, with the learning rate and the
-    images per second, `train/…_epoch` over the epoch, `val/…` and `test/…` over all their images.
+    A subclass defines `_step(batch, stage)`, which returns the loss and passes to `_record` what to average.
+    All metrics are logged by `_log`: `train/…` every `log_every_n_steps` as means over those steps, with the
+    learning rate and the images per second; `train/…_epoch` over the epoch; `val/…` and `test/…` over all their
+    images.
 
     Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
 
@@ -61,11 +97,11 @@ class LitModel(LightningModule):
         self._window_start = self._validation_start = time.perf_counter()
         self._logged_step = 0
         self._lr = lr
-        self.latest: dict[str, float] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
-        # Lightning sets this one some forty times a step, and nn.Module's way takes a microsecond or two each.
-        if name == "_current_fx_name":
+        # Before and after each hook, Lightning sets an attribute to the hook's name or None, some forty times a
+        # step; nn.Module would look for parameters, buffers and submodules each time, which takes 1 to 2 µs.
+        if name in self.__dict__ and (value is None or type(value) is str):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
@@ -82,8 +118,9 @@ class LitModel(LightningModule):
     def configure_optimizers(self) -> Any:
         """The optimiser that the hyperparameters name, with a schedule where they name one."""
         h = self.hparams
+        trainer = self._find_trainer()
         # Lightning cannot clip the gradients of a fused optimiser in mixed precision.
-        fused = self._trainer is None or self._trainer.gradient_clip_val is None
+        fused = trainer is None or trainer.gradient_clip_val is None
         optimizer = make_optimizer(self.parameter_groups(), h, fused)
         if h["lr_schedule"] == "constant" and not h["warmup_steps"]:
             return optimizer
@@ -106,7 +143,7 @@ class LitModel(LightningModule):
         self._step(as_batch(batch), "test")
 
     def val_metric_names(self, batch: Any) -> list[str]:
-        """The names of what a validation with such batches logs."""
+        """Return the names of the metrics that a validation with such batches logs."""
         was_training = self.training
         self.eval()
         with torch.no_grad():
@@ -120,20 +157,20 @@ class LitModel(LightningModule):
         self._window_start = time.perf_counter()
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
-        """Log the window that this step closes, if it closes one."""
+        """Log the means over the last `log_every_n_steps` steps when these are done."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self.trainer.global_step % every == 0:
-            self._log_window()
+        if every and self.trainer.global_step % every == 0 and (values := self._close_window()):
+            self._log(values, on_step=True)
 
     def on_train_epoch_end(self) -> None:
         """Log the steps since the last window, and the means over the epoch."""
-        self._log_window()
+        values = self._close_window()
         _, means = self._reduced(self._epoch_means)
         self._epoch_means = Means()
-        self._log_epoch({f"train/{name}_epoch": value for name, value in means.items()})
+        self._log(values | {f"train/{name}_epoch": value for name, value in means.items()})
 
     def on_validation_epoch_start(self) -> None:
-        """Note the time: what validation takes in mid-epoch is no training."""
+        """Note the time: a validation in mid-epoch does not count as training time."""
         self._validation_start = time.perf_counter()
 
     def on_validation_epoch_end(self) -> None:
@@ -146,25 +183,29 @@ class LitModel(LightningModule):
         self._log_evaluation("test")
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add the running means, each rank's its own, since sums in another order differ in the last bits."""
+        """Add each rank's running means: sums taken in another order would differ in the last bits."""
         state = {
             "window": self._means["train"].state_dict(),
             "epoch": self._epoch_means.state_dict(),
             "logged_step": self._logged_step,
             "seconds": time.perf_counter() - self._window_start,
         }
-        checkpoint["means"] = _of_all_ranks(state)
+        states: list[Any] = [state]
+        if distributed.is_available() and distributed.is_initialized():
+            states = [None] * distributed.get_world_size()
+            distributed.all_gather_object(states, state)
+        checkpoint["means"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Take the running means up again; those of another number of ranks all go to the first."""
-        states = checkpoint.get("means")
-        if not states or self._trainer is None:
+        """Restore the running means; with another number of ranks, the first one takes all of them."""
+        states, trainer = checkpoint.get("means"), self._find_trainer()
+        if not states or trainer is None:
             return
-        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        rank, world_size = trainer.global_rank, trainer.world_size
         mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
-        device = self.trainer.strategy.root_device  # where this module is about to be
-        self._means["train"] = Means.of([state["window"] for state in mine], device)
-        self._epoch_means = Means.of([state["epoch"] for state in mine], device)
+        device = trainer.strategy.root_device  # to which this module has not been moved yet
+        self._means["train"] = Means.from_states([state["window"] for state in mine], device)
+        self._epoch_means = Means.from_states([state["epoch"] for state in mine], device)
         self._logged_step = states[0]["logged_step"]
         self._window_start = time.perf_counter() - states[0]["seconds"]
 
@@ -172,14 +213,19 @@ class LitModel(LightningModule):
         raise TypeError(f"{type(self).__name__} must define _step(batch, stage)")
 
     def _record(self, stage: Stage, count: int, **values: Tensor) -> None:
-        """Take the means of `values` over `count` images into those of `stage`."""
+        """Add to the means of `stage` the `values`, each a mean over `count` images."""
         self._means[stage].add(count, values)
 
-    def _log_window(self) -> None:
-        """Log the means over the steps since the last window, and hand its sums on to the epoch's."""
+    def _close_window(self) -> dict[str, float]:
+        """Return the metrics of the steps since the last window, and add their sums to the epoch's.
+
+        Raises:
+            UserError: a metric is NaN or infinite.
+
+        """
         step = self.trainer.global_step
-        if step == self._logged_step:  # a batch whose gradients are yet to be accumulated is no step
-            return
+        if step == self._logged_step:  # the window is empty, or gradients are still being accumulated
+            return {}
         window, self._means["train"] = self._means["train"], Means()
         self._epoch_means.merge(window)
         count, means = self._reduced(window)
@@ -194,15 +240,15 @@ class LitModel(LightningModule):
         values["images_per_s"] = count / (now - self._window_start)
         values["lr"] = self._lr
         self._window_start, self._logged_step = now, step
-        self._log_step(values)
+        return values
 
     def _log_evaluation(self, stage: Stage) -> None:
         means, self._means[stage] = self._means[stage], Means()
         if not self.trainer.sanity_checking:
-            self._log_epoch({f"{stage}/{name}": value for name, value in self._reduced(means)[1].items()})
+            self._log({f"{stage}/{name}": value for name, value in self._reduced(means)[1].items()})
 
     def _reduced(self, means: Means) -> tuple[int, dict[str, float]]:
-        """Count and means over all ranks; one wait for the device, one collective."""
+        """Return count and means over all ranks, by one synchronisation with the device and one collective."""
         if not means.sums:
             return 0, {}
         count = _scalar(means.count, self.device)
@@ -212,16 +258,23 @@ class LitModel(LightningModule):
         *sums, total = packed.tolist()
         return int(total), {name: s / total for name, s in zip(means.sums, sums, strict=True)}
 
-    def _log_step(self, values: dict[str, float]) -> None:
-        # Straight to the logger: `self.log` takes as long for these as the network does for a step.
-        self.latest = values
-        for logger in self.trainer.loggers:
-            logger.log_metrics({**values, "epoch": self.current_epoch}, self.trainer.global_step)
+    def _log(self, values: dict[str, float], on_step: bool = False) -> None:
+        """Log metrics for loggers and callbacks, at the current step.
 
-    def _log_epoch(self, values: dict[str, float]) -> None:
+        Called once in `log_every_n_steps` steps and at the end of an epoch or evaluation, never at each step:
+        `self.log_dict` takes as long as a step of a small network.
+        """
         # "step" is the x axis: Lightning's own would count from 0 in some hooks and from 1 in others.
         values = {**values, "epoch": self.current_epoch, "step": self.trainer.global_step}
-        self.log_dict({name: _scalar(value, self.device) for name, value in values.items()}, batch_size=1)
+        scalars = {name: _scalar(value, self.device) for name, value in values.items()}
+        self.log_dict(scalars, on_step=on_step, on_epoch=not on_step, batch_size=1)
+
+    def _find_trainer(self) -> Trainer | None:
+        """Return the Trainer this model is attached to, or None outside of one, where `self.trainer` raises."""
+        try:
+            return self.trainer
+        except RuntimeError:
+            return None
 
 
 def activation(name: str) -> nn.Module:
@@ -243,14 +296,6 @@ ACTIVATIONS: dict[str, type[nn.Module]] = {
     "tanh": nn.Tanh,
     "identity": nn.Identity,
 }
-
-
-def _of_all_ranks(state: dict[str, Any]) -> list[dict[str, Any]]:
-    if not (distributed.is_available() and distributed.is_initialized()):
-        return [state]
-    states: list[Any] = [None] * distributed.get_world_size()
-    distributed.all_gather_object(states, state)
-    return states
 
 
 def _scalar(value: float, device: torch.device) -> Tensor:

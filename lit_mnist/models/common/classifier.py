@@ -6,25 +6,26 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor
 
+from lit_mnist.data.datasets import MNIST
 from lit_mnist.data.loader import Batch, images_of
-from lit_mnist.models.base import LitModel, Stage
+from lit_mnist.models.common.base import LitModel, Stage
 
 
 class Classifier(LitModel):
-    """Images to classes, by cross-entropy.
+    """Classifies images, trained by cross-entropy.
 
-    A subclass gives `forward`: images (B, C, H, W) to logits (B, num_classes).
+    A subclass defines `forward`: from images (B, C, H, W) to logits (B, num_classes).
     """
 
     monitor = "val/acc"
     monitor_mode = "max"
 
-    def __init__(self, num_classes: int = 10, **optimizer: Any) -> None:
-        """num_classes: How many classes there are."""
+    def __init__(self, num_classes: int = MNIST.num_classes, **optimizer: Any) -> None:
+        """num_classes: Number of classes."""
         super().__init__(**optimizer)
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        """Probabilities (B, num_classes) of images (B, C, H, W), alone or in front of a batch."""
+        """Probabilities (B, num_classes) of a batch's images; see `images_of` for the kinds of batch."""
         probabilities: Tensor = self(images_of(batch)).softmax(dim=1)
         return probabilities
 

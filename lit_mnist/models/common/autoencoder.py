@@ -8,18 +8,19 @@ from torch import Tensor, nn
 
 from lit_mnist.data.loader import Batch, images_of
 from lit_mnist.errors import UsageError
-from lit_mnist.models.base import LitModel, Stage, activation
+from lit_mnist.models.common.base import LitModel, Stage, activation
 
 
 class Autoencoder(LitModel):
-    """Images to a code and back; denoising where the data are corrupted, since the target is the clean image.
+    """Encodes images and reconstructs them; it denoises if the data are corrupted, since the target is clean.
 
-    A subclass gives two modules, so that another model can take over the first: `encoder`, from images
-    (B, C, H, W) to a code, and `decoder`, from a code to what `output_activation` is yet to act on, of the
-    images' shape. Whatever the loss, `mse` is logged as the mean over pixels, so that any two compare.
+    A subclass defines two modules: `encoder`, from images (B, C, H, W) to a code of any shape, and `decoder`, from
+    a code to images (B, C, H, W) before the output activation. A classifier can take over the encoder.
+
+    `mse`, the mean over pixels, is logged with every loss, so that models with different losses can be compared.
 
     Raises:
-        UsageError: cross_entropy with another output than sigmoid.
+        UsageError: loss is cross_entropy and output_activation is not sigmoid.
 
     """
 
@@ -33,13 +34,13 @@ class Autoencoder(LitModel):
         output_activation: Literal["sigmoid", "identity"] = "sigmoid",
         **optimizer: Any,
     ) -> None:
-        """Take the loss and the last activation.
+        """Take the loss and the output activation.
 
         Args:
             loss: Squared error, or binary cross-entropy.
-            reduction: Of the loss over an image's pixels; over images it is the mean. With sgd, a sum over n
-                pixels is n times the learning rate; adam hardly tells them apart.
-            output_activation: What acts on the decoder's output.
+            reduction: Mean or sum of the loss over an image's pixels; over images it is the mean. With sgd, the
+                sum over n pixels acts like n times the learning rate; with adam it makes little difference.
+            output_activation: Activation after the decoder.
             optimizer: See LitModel.
 
         """
@@ -49,12 +50,12 @@ class Autoencoder(LitModel):
         self.output = activation(output_activation)
 
     def encode(self, x: Tensor) -> Tensor:
-        """Images (B, C, H, W) to their code."""
+        """Codes of images (B, C, H, W)."""
         code: Tensor = self.encoder(x)
         return code
 
     def decode(self, code: Tensor) -> Tensor:
-        """A code to images (B, C, H, W) before the output activation."""
+        """Images (B, C, H, W) before the output activation, from codes."""
         images: Tensor = self.decoder(code)
         return images
 
@@ -64,7 +65,7 @@ class Autoencoder(LitModel):
         return reconstruction
 
     def predict_step(self, batch: Tensor | Sequence[Tensor], batch_idx: int = 0) -> Tensor:
-        """Reconstructions (B, C, H, W) of images (B, C, H, W), alone or in front of a batch."""
+        """Reconstructions (B, C, H, W) of a batch's images; see `images_of` for the kinds of batch."""
         reconstruction: Tensor = self(images_of(batch))
         return reconstruction
 
@@ -72,13 +73,14 @@ class Autoencoder(LitModel):
         raw = self.decode(self.encode(batch.x))
         loss = self._loss(raw, batch.clean, self.output)
         if stage == "train":
+            # Without mse: the output activation is not needed for the cross-entropy, and costs time in each step.
             self._record(stage, len(batch.y), loss=loss)
         else:
             self._record(stage, len(batch.y), loss=loss, mse=F.mse_loss(self.output(raw), batch.clean))
         return loss
 
     def _loss(self, raw: Tensor, target: Tensor, output: nn.Module) -> Tensor:
-        """The loss of what `output` makes of `raw`; for cross_entropy that must be a sigmoid."""
+        """The loss of `output(raw)` against `target`; for cross_entropy `output` must be a sigmoid."""
         if self.hparams["loss"] == "mse":
             loss = F.mse_loss(output(raw), target)
         else:

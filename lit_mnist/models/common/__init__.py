@@ -1,0 +1,10 @@
+"""What the architectures share.
+
+- `base.py`: `LitModel`, the base of all: optimiser, steps, metrics and their logging, state in checkpoints.
+- `classifier.py`: `Classifier`, the base of classifiers: cross-entropy, accuracy, probabilities.
+- `autoencoder.py`: `Autoencoder`, the base of autoencoders: losses, reconstructions.
+- `encoder_classifier.py`: `EncoderClassifier`, the base of classifiers on an autoencoder's encoder.
+- `layers.py`: layers that several architectures use.
+- `optimizers.py`: optimisers and learning-rate schedules by hyperparameters.
+- `pretrained.py`: weights taken from another run's checkpoint.
+"""

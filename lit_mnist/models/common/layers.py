@@ -1,0 +1,58 @@
+"""Layers that several architectures use, and checks of their sizes."""
+
+from collections.abc import Sequence
+from itertools import pairwise
+
+from torch import nn
+
+from lit_mnist.errors import UsageError
+from lit_mnist.models.common.base import activation
+
+
+def dense_classifier(
+    features: int, hidden_sizes: Sequence[int], num_classes: int, name: str, dropout: float
+) -> list[nn.Module]:
+    """Dense layers from features (B, features) to logits (B, num_classes).
+
+    Each hidden layer is followed by the activation `name`, and by dropout unless `dropout` is 0.
+
+    Raises:
+        UsageError: A size is below 1, or dropout is outside [0, 1).
+
+    """
+    if hidden_sizes and min(hidden_sizes) < 1:
+        raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
+    check_dropout("dropout", dropout)
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise([features, *hidden_sizes]):
+        layers += [nn.Linear(inputs, outputs), activation(name)]
+        layers += [nn.Dropout(dropout)] if dropout else []
+    return [*layers, nn.Linear([features, *hidden_sizes][-1], num_classes)]
+
+
+def doubling(inputs: int, outputs: int) -> nn.Module:
+    """A transposed 3×3 convolution that doubles height and width."""
+    return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
+
+
+def check_dropout(flag: str, rate: float) -> None:
+    """Check that a dropout rate is in [0, 1).
+
+    Raises:
+        UsageError: It is not.
+
+    """
+    if not 0 <= rate < 1:
+        raise UsageError(f"--model.{flag} {rate} must lie in [0, 1)")
+
+
+def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
+    """Check that an image that is halved and doubled `times` times has its old size again.
+
+    Raises:
+        UsageError: Height or width is not a multiple of 2 ** times; the message begins with `what`.
+
+    """
+    height, width = image_shape[1:]
+    if height % 2**times or width % 2**times:
+        raise UsageError(f"{what}: {height}×{width} pixels cannot be halved {times} times without a rest")

@@ -1,0 +1,82 @@
+"""Weights that a model takes from another run's checkpoint."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import nn
+
+from lit_mnist.errors import UserError
+
+
+class Pretrained:
+    """Loads a model's initial weights from a checkpoint, and knows if they are still missing.
+
+    They are loaded when the model is created. A missing file is not an error then, since a model that is about to
+    be loaded from its own checkpoint does not need it; using the model without either is (`check`).
+
+    Args:
+        model: The model that uses the weights.
+        flag: The hyperparameter that names the file, for messages.
+        path: A Lightning checkpoint; without it the weights stay random.
+
+    """
+
+    def __init__(self, model: nn.Module, flag: str, path: str | None) -> None:
+        self.flag, self.path = flag, path
+        self.is_missing = path is not None and not Path(path).is_file()
+        self.is_random = path is None
+        model.register_load_state_dict_post_hook(self._on_load_state_dict)  # type: ignore[no-untyped-call]
+
+    def load_into(self, module: nn.Module, prefix: str, new: Sequence[str] = ()) -> None:
+        """Load the checkpoint's weights whose names start with `prefix` into `module`, if there is a checkpoint.
+
+        Args:
+            module: Has the same weights, without the prefix in their names.
+            prefix: For example `encoder.`.
+            new: Prefixes of those weights of `module` that the checkpoint does not have.
+
+        Raises:
+            UserError: The file is damaged, or its weights do not fit.
+
+        """
+        if self.path is None or self.is_missing:
+            return
+        try:
+            checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            weights = {
+                name.removeprefix(prefix): value
+                for name, value in checkpoint["state_dict"].items()
+                if name.startswith(prefix)
+            }
+        except Exception as error:  # a damaged file raises whatever the unpickler stumbles on
+            what = " ".join(str(error).split())[:200]
+            raise UserError(f"--model.{self.flag} {self.path} is damaged, or no checkpoint: {what}") from None
+        own = {name: value for name, value in module.state_dict().items() if name.startswith(tuple(new))}
+        try:
+            if unexpected := own.keys() & weights.keys():
+                raise RuntimeError(f"it goes on to {min(unexpected)}")
+            module.load_state_dict(weights | own)
+        except RuntimeError as error:  # what load_state_dict raises if names or shapes differ
+            what = " ".join(str(error).split())[:200]
+            raise UserError(f"--model.{self.flag} {self.path} holds another network: {what}") from None
+
+    def check(self) -> None:
+        """Check that the weights are there.
+
+        Raises:
+            UserError: The file is missing, and no other checkpoint was loaded into the model since.
+
+        """
+        if self.is_missing:
+            raise UserError(f"--model.{self.flag}: there is no checkpoint {self.path}")
+
+    def warn_if_random(self, what: str) -> None:
+        """Warn that `what` has random weights, unless a checkpoint was loaded."""
+        if self.is_random:
+            rank_zero_warn(f"{what} has random weights: give --model.{self.flag}")
+
+    def _on_load_state_dict(self, module: nn.Module, incompatible_keys: Any) -> None:
+        self.is_missing = self.is_random = False

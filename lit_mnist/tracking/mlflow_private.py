@@ -1,0 +1,122 @@
+"""Everything here that relies on MLflow's internals: table, module and logger names, limits.
+
+`tests/tracking/test_mlflow_contract.py` compares it with the installed MLflow and names what an upgrade changed.
+"""
+
+import importlib
+import logging
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from sqlalchemy import Connection, TableClause
+    from sqlalchemy.sql import ColumnElement
+
+TRIED = ("3.1", "3.17")
+"""The oldest and the newest minor version of MLflow with which this module was tried."""
+
+DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
+"""Kinds of database servers that MLflow can use as a tracking store."""
+SQL_STORE = "mlflow.store.tracking.sqlalchemy_store"
+"""The module of MLflow's database stores, which MLflow imports when a database is first opened."""
+CONNECTION_LOGGER = "mlflow.store.db.utils"
+"""The logger that reports each failed attempt to connect to a database, with a traceback."""
+COLUMNS = {
+    "runs": ("run_uuid", "name", "status", "start_time", "lifecycle_stage"),
+    "params": ("run_uuid", "key", "value"),
+    "tags": ("run_uuid", "key", "value"),
+    "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
+    "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
+}
+"""Tables of a database store, and those of their columns that this project reads or writes."""
+
+MAX_METRICS_PER_BATCH = 1000
+"""Metric points that MLflow accepts in one call."""
+MAX_PARAMS_TAGS_PER_BATCH = 100
+"""Parameters, or tags, that MLflow accepts in one call."""
+MAX_PARAM_LENGTH = 6000
+"""Characters that MLflow accepts as the value of a parameter."""
+
+
+def import_sql_store() -> None:
+    """Import MLflow's database store now; otherwise the first connection to a database imports it."""
+    importlib.import_module(SQL_STORE)
+
+
+def quiet_loggers() -> None:
+    """Silence log records about stores that this project reports itself, once and in one line."""
+    logging.getLogger("alembic").setLevel(logging.WARNING)
+    # MLflow before 3.8 resets the levels of alembic's loggers with each migration (fileConfig in its env.py), but
+    # not their filters.
+    logging.getLogger("alembic.runtime.migration").addFilter(lambda record: record.levelno >= logging.WARNING)
+    logging.getLogger(CONNECTION_LOGGER).setLevel(logging.CRITICAL)
+    logging.getLogger("urllib3.connectionpool").setLevel(logging.ERROR)
+
+
+def is_database_server(uri: str) -> bool:
+    """True if a store's URI names a database server, as opposed to a database file or an MLflow server."""
+    return uri.partition("://")[0].partition("+")[0] in DATABASE_SERVERS
+
+
+def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLUMNS)) -> list[str]:
+    """What the connected database lacks of COLUMNS, as TABLE.COLUMN."""
+    from sqlalchemy import inspect
+
+    inspector = inspect(connection)
+    return [
+        f"{table}.{column}"
+        for table in tables
+        for column in sorted({*COLUMNS[table]} - {found["name"] for found in inspector.get_columns(table)})
+    ]
+
+
+def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[str]) -> bool:
+    """Delete a run's metric points after `step`, directly in the database, and update each metric's latest value.
+
+    MLflow itself deletes points only together with their run. Repeating the call does nothing more.
+
+    Args:
+        uri: URI of the tracking store.
+        run_id: The run's full id.
+        step: Points at this step and before it stay.
+        before: Points logged at this time (ms since 1970) or later stay.
+        keep: Prefixes of metrics that stay.
+
+    Returns:
+        False, and nothing is deleted, if the store is not a database or its tables look different from COLUMNS.
+
+    Raises:
+        SQLAlchemyError: the database cannot be reached or written to.
+
+    """
+    if not (uri.startswith("sqlite:") or is_database_server(uri)):
+        return False
+    from sqlalchemy import create_engine, delete, insert, select
+    from sqlalchemy.pool import NullPool
+
+    metrics, latest = _table("metrics"), _table("latest_metrics")
+
+    def is_stale(table: "TableClause") -> "list[ColumnElement[bool]]":
+        kept = [~table.c.key.startswith(prefix, autoescape=True) for prefix in keep]
+        return [table.c.run_uuid == run_id, table.c.step > step, table.c.timestamp < before, *kept]
+
+    with create_engine(uri, poolclass=NullPool).begin() as connection:
+        if missing_columns(connection, ("metrics", "latest_metrics")):
+            return False
+        connection.execute(delete(metrics).where(*is_stale(metrics)))
+        names = connection.scalars(select(latest.c.key).where(*is_stale(latest))).all()
+        connection.execute(delete(latest).where(*is_stale(latest)))
+        for name in names:
+            # The order by which MLflow itself decides which point is the latest.
+            newest_first = (metrics.c.step.desc(), metrics.c.timestamp.desc(), metrics.c.value.desc())
+            points = select(metrics).where(metrics.c.run_uuid == run_id, metrics.c.key == name)
+            newest = connection.execute(points.order_by(*newest_first).limit(1)).mappings().first()
+            if newest is not None:
+                connection.execute(insert(latest).values(**newest))
+    return True
+
+
+def _table(name: str) -> "TableClause":
+    from sqlalchemy import column, table
+
+    return table(name, *(column(each) for each in COLUMNS[name]))

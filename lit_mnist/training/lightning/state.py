@@ -1,0 +1,42 @@
+"""Parts of a Trainer's state that Lightning restores wrongly, or not at all."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+from torch import Tensor
+from torch.optim.lr_scheduler import LambdaLR
+
+
+def batches_that_stepped(trainer: Trainer) -> int:
+    """Number of batches of the whole fit that ended in an optimiser step; Lightning's x axis for `self.log`."""
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def restore_batches_that_stepped(trainer: Trainer, count: int) -> None:
+    """Set the counter: after a checkpoint in mid-epoch, Lightning restores it before it resets it."""
+    trainer.fit_loop.epoch_loop._batches_that_stepped = count
+
+
+def restore_callback_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
+    """Put `metrics` into `trainer.callback_metrics`, which no checkpoint of Lightning contains.
+
+    Without them, early stopping and checkpoints that monitor a metric would miss it until it is logged again.
+    """
+    trainer._logger_connector._callback_metrics.update(metrics)
+
+
+def restore_schedule(schedule: Any, step: int) -> None:
+    """Set a learning-rate schedule to its value at `step`, whatever it was when the checkpoint was written.
+
+    Only a LambdaLR, which is a function of the step, can be set; others stay as Lightning restored them.
+    """
+    if not isinstance(schedule, LambdaLR):
+        return
+    groups = schedule.optimizer.param_groups
+    schedule.base_lrs = [group["initial_lr"] for group in groups]
+    schedule.last_epoch = step
+    for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
+        group["lr"] = base * factor(step)
+    # `schedule.step()` sets this too, but warns where no optimiser step came before it.
+    schedule._last_lr = [group["lr"] for group in groups]
