@@ -5,6 +5,7 @@ import subprocess
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 
 from lit_mnist.errors import UsageError
 
@@ -29,7 +30,7 @@ class Allocation:
         tasks: The processes of the job step, over all nodes.
         rank: The index of this process among them.
         cpus: CPU cores for each task; None if the job did not ask for a number.
-        end: When the time limit is reached, in seconds since 1970; None without a limit that is known.
+        end: When the time limit is reached, in seconds since 1970; None if the environment does not say.
     """
 
     job: str
@@ -42,10 +43,16 @@ class Allocation:
     cpus: int | None
     end: float | None
 
-    @property
     def seconds_left(self) -> float:
-        """Seconds until the time limit; infinite if it is not known."""
-        return float("inf") if self.end is None else self.end - time.time()
+        """Return the seconds until the time limit, asking SLURM if need be; infinity if there is no limit."""
+        end = self.end
+        if end is None:
+            output = _ask("squeue", "--noheader", "--jobs", self.job, "--format", "%e").stdout.strip()
+            try:
+                end = datetime.fromisoformat(output).timestamp()
+            except ValueError:  # "NONE" or nothing
+                return float("inf")
+        return end - time.time()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -68,7 +75,7 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
 
     # SLURM sets STEP_ID to a number in what srun starts, and in the batch script not at all.
     step = number("SLURM_STEP_ID") is not None
-    end = number("SLURM_JOB_END_TIME")  # set by SLURM 22.05 and later
+    end = number("SLURM_JOB_END_TIME")  # not set by SLURM 22.05
     return Allocation(
         job=environment["SLURM_JOB_ID"],
         array_task=number("SLURM_ARRAY_TASK_ID"),
@@ -125,16 +132,18 @@ def is_gone(job: str) -> bool | None:
         job: The id of a job or of an array task.
 
     """
-    try:
-        done = subprocess.run(
-            ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"],
-            capture_output=True, text=True, timeout=10, check=False,
-        )  # fmt: skip
-    except (OSError, subprocess.TimeoutExpired):
-        return None
+    done = _ask("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T")
     if done.returncode:
         # SLURM forgets a job MinJobAge seconds (300 by default) after its end, and then calls its id invalid.
         return True if "Invalid job id" in done.stderr else None
     state = done.stdout.strip()
     # A job that waits to be started again has no process; one that is COMPLETING may still have some.
     return state in ("", "PENDING", *ENDED)
+
+
+def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
+    """Run one of SLURM's commands; one that is missing or does not answer in 10 s counts as failed."""
+    try:
+        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return subprocess.CompletedProcess(command, 1, "", str(error))
