@@ -1,11 +1,14 @@
-"""Errors that a user can mend: the command line prints them as one line, without a traceback."""
+"""Exceptions that the command line prints as one line, without a traceback."""
 
 import difflib
 from collections.abc import Iterable
 
+DEBUG_HINT = "(`lit-mnist --debug ...` shows the traceback)"
+"""Ends each line that stands for an exception of another library."""
+
 
 class UserError(Exception):
-    """Bad input or a missing piece of the surroundings: what was wrong, the value, what to do.
+    """Bad input, or something missing on this machine: the message says what is wrong, the value, and what to do.
 
     The command line prints the message after `lit-mnist: error:` and exits with `exit_code`.
     """
@@ -14,13 +17,27 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A flag, a config field or an argument that is wrong in itself."""
+    """A flag, a configuration field or an argument that is wrong in itself."""
 
     exit_code = 2
 
 
+class LibraryError(UsageError):
+    """A complaint of Lightning, torch, numpy or another library about a value it was given.
+
+    Args:
+        error: The library's exception.
+        subject: What was being done, or the group of flags that the value belongs to.
+
+    """
+
+    def __init__(self, error: BaseException, subject: str) -> None:
+        line = " ".join(str(error).split()) or type(error).__name__
+        super().__init__(f"{subject}: {line} {DEBUG_HINT}")
+
+
 class DataError(UserError):
-    """Files of a dataset that are missing or damaged: no fault of what is to be trained on them."""
+    """Files of a dataset are missing or damaged; the model trained on them is not at fault."""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the process to end
@@ -32,7 +49,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the p
 
 
 def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:
-    """A hint at which of `names` was meant; where none is near and they are `listed`, at what there is."""
+    """A hint to append to an error message: the one of `names` that is most similar to `name`.
+
+    Args:
+        name: What was given.
+        names: What would have been valid.
+        listed: List all of `names` if none is similar.
+
+    Returns:
+        "; did you mean NAME?", "; there are NAME, NAME", or the empty string.
+
+    """
     names = sorted(set(names))
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:

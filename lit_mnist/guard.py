@@ -1,4 +1,4 @@
-"""Where a process's work ends: what a user can mend gets one line and an exit code."""
+"""Runs a command and turns its exceptions into one line and an exit code."""
 
 import gc
 import signal
@@ -6,52 +6,57 @@ import sys
 import traceback
 from collections.abc import Callable
 
-from lit_mnist.errors import Interrupted, UserError
+from lit_mnist.errors import DEBUG_HINT, Interrupted, UserError
 from lit_mnist.redaction import redact
 from lit_mnist.signals import exit_code
 
 ERROR = "lit-mnist: error: "
-"""How the line begins."""
+"""Beginning of the line that an error is printed as."""
 
 
 def guarded(work: Callable[[], None], debug: bool = False) -> int:
-    """Run `work` and return the exit code.
+    """Call `work` and return the exit code of the process.
 
-    Errors that a user can fix are printed as one line, with `debug` after their traceback.
+    Errors that a user can fix are printed as one line. An unexpected exception is raised: its traceback is needed.
+
+    Args:
+        work: The command.
+        debug: Print the traceback of every error before its line.
+
     """
-
-    def attempt() -> None:
-        try:
-            work()
-        except Exception as error:
-            if debug:
-                error.__suppress_context__ = False  # show the library's error behind a `raise ... from None`
-                print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
-            raise
-
     try:
-        attempt()
-    except UserError as error:
-        print(f"{ERROR}{redact(str(error))}", file=sys.stderr)
-        return error.exit_code
+        work()
+        return 0
     except Interrupted as interruption:
         print(f"lit-mnist: stopped by {signal.Signals(interruption.signal).name}", file=sys.stderr)
         return exit_code(interruption.signal)
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # the reader of a list has had enough
+    except BrokenPipeError:  # the reader of a list, such as `head`, has ended
         sys.stderr.close()
         return 141
-    except OSError as error:
-        print(f"{ERROR}{redact(str(error))}", file=sys.stderr)
-        return 1
     except Exception as error:
-        if type(error).__module__.partition(".")[0] not in ("mlflow", "sqlalchemy", "requests"):
+        line = _line(error)
+        if debug and line is not None:
+            error.__suppress_context__ = False  # show the exception behind a `raise ... from None`
+            print(redact("".join(traceback.format_exception(error))), file=sys.stderr, end="")
+        if line is None:
             raise
+        print(f"{ERROR}{redact(line)}", file=sys.stderr)
+        return error.exit_code if isinstance(error, UserError) else 1
+    finally:
+        gc.enable()  # `fit` and `sweep` switch it off while they import
+
+
+def _line(error: Exception) -> str | None:
+    """The message for a user; None for an unexpected exception."""
+    if isinstance(error, UserError):
+        return str(error)
+    if isinstance(error, OSError):
+        return f"{error} {DEBUG_HINT}"
+    # The tracking store's libraries, recognised by name so that they need not be imported to print an error.
+    if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests"):
         from lit_mnist.tracking.store import reason
 
-        print(f"{ERROR}the tracking store: {reason(error)}", file=sys.stderr)
-        return 1
-    finally:
-        gc.enable()
-    return 0
+        return f"the tracking store: {reason(error)} {DEBUG_HINT}"
+    return None

@@ -10,7 +10,7 @@ from lit_mnist.slurm import REQUEUE_CODE, allocation
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that clusters send some time before they end a job: SLURM's scripts use the first, submitit the second."""
+"""Signals that clusters send before they end a job: our scripts ask SLURM for the first, submitit for the second."""
 
 
 class SignalWatch:
@@ -52,7 +52,8 @@ class SignalWatch:
 def exit_code(number: int) -> int:
     """Return the exit code of a process that the signal ended.
 
-    It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved and the
+    It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved
+    and the
     job should be started again. With 0 the cluster would take the work for done.
     """
     if number in WARNINGS or (number == signal.SIGTERM and allocation() is not None):

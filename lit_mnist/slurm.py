@@ -63,7 +63,8 @@ class Allocation:
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """The job that this process runs in; None outside SLURM.
 
-    Interactive shells (`salloc`, `srun --pty bash`) count as outside: Lightning treats them so (issue 8446 there), and
+    Interactive shells (`salloc`, `srun --pty bash`) count as outside: Lightning treats them so (issue 8446
+    there), and
     a user who types a command there wants it to behave as on any machine.
     """
     if "SLURM_JOB_ID" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
@@ -89,10 +90,17 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )
 
 
+def this_job() -> str:
+    """Return the job of this process as ID.RESTARTS; empty outside SLURM."""
+    job = allocation()
+    return f"{job.job}.{job.restarts}" if job else ""
+
+
 def leave_tasks() -> None:
     """Make this process, and those that it starts, no rank of a job step: what it trains is its own.
 
-    Without this, Lightning's `rank_zero_only` silences the logger of every sweep worker whose SLURM_PROCID is not 0, and
+    Without this, Lightning's `rank_zero_only` silences the logger of every sweep worker whose SLURM_PROCID is not
+    0, and
     a `Trainer(devices=1)` refuses to start in a job of several tasks.
     """
     for name in TASK_VARIABLES:
@@ -112,26 +120,32 @@ def check_tasks(devices: int, nodes: int, command: str) -> None:
 
     """
     job, wanted = allocation(), devices * nodes
-    if job is None or (job.step and job.tasks == wanted) or (not job.step and wanted == 1):
+    # Outside a step, Lightning starts the processes of one node itself.
+    if job is None or (job.step and job.tasks == wanted) or (not job.step and nodes == 1):
         return
     if job.step:
         raise UsageError(
             f"{command}: srun started {job.tasks} processes and the training uses {wanted} ({nodes} nodes ×"
-            f" {devices} devices): take `srun --ntasks={wanted}`, or --trainer.devices and --trainer.num_nodes to match"
+            f" {devices} devices): take `srun --ntasks={wanted}`, or set --trainer.devices and"
+            " --trainer.num_nodes to match"
         )
     raise UsageError(
-        f"{command}: the training uses {wanted} processes ({nodes} nodes × {devices} devices) and nothing in this job"
-        f" starts them: put `srun --ntasks={wanted}` before the command, or let `lit-mnist submit` write the script"
+        f"{command}: the training uses {nodes} nodes and nothing starts its processes on the others: put"
+        f" `srun --ntasks={wanted}` before the command, or let `lit-mnist submit` write the script"
     )
 
 
-def is_gone(job: str) -> bool | None:
-    """True if no process of that job can be running any more; None if SLURM cannot be asked.
+def is_gone(job: str, restarts: int) -> bool | None:
+    """Return True if no process of that start of the job can be running any more; None if SLURM cannot be asked.
 
     Args:
         job: The id of a job or of an array task.
+        restarts: Which start of it: how often it had been put back into the queue by then.
 
     """
+    here = allocation()
+    if here is not None and here.job == job and here.restarts > restarts:
+        return True  # SLURM starts a job again only after all processes of the start before are gone
     done = _ask("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T")
     if done.returncode:
         # SLURM forgets a job MinJobAge seconds (300 by default) after its end, and then calls its id invalid.

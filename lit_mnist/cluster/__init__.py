@@ -6,5 +6,6 @@
 - `submit.py`: `lit-mnist submit`.
 - `jobs.py`: `lit-mnist jobs`.
 
-What a process inside a job knows about its allocation is in `lit_mnist.slurm`, which training and sweeps use as well.
+What a process inside a job knows about its allocation is in `lit_mnist.slurm`, which training and sweeps use as
+well.
 """

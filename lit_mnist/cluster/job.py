@@ -80,7 +80,9 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
     if not ids:
         return []
     # `squeue --jobs` refuses the whole list if it has forgotten one of the ids: ask for this user's and select.
-    output = run_slurm("squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r|%A")
+    output = run_slurm(
+        "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r|%A"
+    )
     found = []
     for line in output.splitlines():
         base, task, state, elapsed, node, reason, own = line.split("|")

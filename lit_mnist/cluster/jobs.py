@@ -1,15 +1,14 @@
 """`lit-mnist jobs`: the submitted jobs, with what SLURM and MLflow say about them."""
 
-import argparse
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lit_mnist.cluster.job import Job, QueueEntry, jobs_folder, queue, read_job, run_slurm
 from lit_mnist.errors import UsageError, nearest
 from lit_mnist.slurm import ENDED
-from lit_mnist.terminal import print_table, say
+from lit_mnist.terminal import Parser, print_table, say
 from lit_mnist.tracking.store import find_store
 
 
@@ -42,24 +41,22 @@ class Row:
     log: str
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `lit-mnist jobs`."""
-    parser.add_argument("name", nargs="?", metavar="NAME", help="only this job, with the path of its output")
-    parser.add_argument("--cancel", metavar="NAME", help="cancel the job of that name, saving its run")
-    parser.add_argument("--json", action="store_true", help="for machines")
-
-
-def jobs(options: argparse.Namespace) -> None:
+def jobs(arguments: Sequence[str]) -> None:
     """Print the jobs of this project, the newest first, or cancel one.
 
     Args:
-        options: As declared by `add_arguments`.
+        arguments: Those of `lit-mnist jobs`.
 
     Raises:
         UsageError: there is no job of that name.
         UserError: SLURM is not here or does not answer.
 
     """
+    parser = Parser("lit-mnist jobs", description="List the submitted jobs.", allow_abbrev=False)
+    parser.add_argument("name", nargs="?", metavar="NAME", help="only this job, with the path of its output")
+    parser.add_argument("--cancel", metavar="NAME", help="cancel the job of that name, saving its run")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    options = parser.parse_args(arguments)
     home = jobs_folder(find_store().home)
     found = {folder.name: job for folder in home.glob("*/") if (job := read_job(folder)) is not None}
     wanted = options.cancel or options.name

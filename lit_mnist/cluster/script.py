@@ -14,7 +14,8 @@ SCRIPT = """\
 #!/bin/bash
 {directives}
 
-# Code, interpreter and project are those of the submission. PYTHONSAFEPATH keeps the current folder, which may be the
+# Code, interpreter and project are those of the submission. PYTHONSAFEPATH keeps the current folder, which may be
+# the
 # checkout, off Python's path.
 {environment}
 cd {folder} || exit 1
@@ -41,7 +42,7 @@ if [ "$code" = {requeue} ]; then
   if [ "$state" = CANCELLED ]; then
     echo "job $SLURM_JOB_ID was cancelled: not put back into the queue"
   elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-    echo "job $SLURM_JOB_ID is put back into the queue (restart $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {restarts})"
+    echo "job $SLURM_JOB_ID is requeued (restart $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {restarts})"
     scontrol requeue "$SLURM_JOB_ID"
     sleep 60  # SLURM ends this script as part of the requeue; exiting first would count as the job's end
   else

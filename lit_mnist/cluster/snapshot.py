@@ -40,7 +40,8 @@ def checkout() -> Path:
 def code_files(source: Path) -> list[Path]:
     """The files that make up the code, relative to `source`.
 
-    In a checkout these are all files that git tracks, with uncommitted changes, and the untracked ones that it does not
+    In a checkout these are all files that git tracks, with uncommitted changes, and the untracked ones that it
+    does not
     ignore; otherwise those of the package.
     """
     if (source / ".git").exists():
@@ -62,7 +63,8 @@ def code_digest(source: Path) -> str:
 def take_snapshot(target: Path) -> Snapshot:
     """Copy the code to `target`, which is replaced if it exists.
 
-    A job that is running from an earlier copy keeps its open files, but not modules that it has yet to import: do not
+    A job that is running from an earlier copy keeps its open files, but not modules that it has yet to import: do
+    not
     call this for the folder of a job that is queued or running.
     """
     source = checkout()

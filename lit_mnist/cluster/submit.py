@@ -16,13 +16,15 @@ from lit_mnist.cluster.snapshot import Snapshot, no_snapshot, take_snapshot
 from lit_mnist.errors import UsageError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.slurm import ENDED
-from lit_mnist.terminal import say
+from lit_mnist.terminal import Parser, say
 from lit_mnist.tracking.journal.journal import replace_text
+from lit_mnist.tracking.provenance import SNAPSHOT
 from lit_mnist.tracking.store import URI, find_store
 
 VERBS = ("fit", "sweep", "reproduce")
 SETTINGS = ("LIT_MNIST_DATA", "LIT_MNIST_STORAGE", URI)
-"""Variables that the script sets as they are at submission. One with a password is left out: `sbatch` passes the whole
+"""Variables that the script sets as they are at submission. One with a password is left out: `sbatch` passes the
+whole
 environment on anyway, unless the site says otherwise (SBATCH_EXPORT)."""
 EPILOG = """\
 examples:
@@ -30,15 +32,21 @@ examples:
   lit-mnist submit --nodes 2 --gpus 4 -- fit --config zhang/cnn --trainer.strategy ddp
   lit-mnist submit --array 8 --gpus 1 -- sweep sweeps/zhang_feature_classifier.yaml
 
-The command after `--` is any `lit-mnist fit`, `sweep` or `reproduce`. Submitting the same command again continues the
+The command after `--` is any `lit-mnist fit`, `sweep` or `reproduce`. Submitting the same command again continues
+the
 same run or study.
 """
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Declare the options of `lit-mnist submit`."""
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
-    parser.epilog = EPILOG
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "lit-mnist submit",
+        usage="lit-mnist submit [OPTIONS] -- fit|sweep|reproduce ...",
+        description="Run a command as a SLURM job that is put back into the queue until its work is done.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
     parser.add_argument("--name", help="of the job and key of its run (default: made from the command)")
     parser.add_argument("--time", help="time limit of each start of the job, such as 4:00:00")
     parser.add_argument("--gpus", type=_count, default=0, help="GPUs on each node (default: 0)")
@@ -48,25 +56,35 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--partition")
     parser.add_argument("--account")
     parser.add_argument("--array", type=_positive, metavar="N", help="N tasks that share one sweep")
-    parser.add_argument("--restarts", type=_count, default=20, help="how often the job may be requeued (default: 20)")
+    parser.add_argument(
+        "--restarts", type=_count, default=20, help="how often the job may be requeued (default: 20)"
+    )
     parser.add_argument("--after", metavar="JOB", help="start when this job has succeeded: its name or SLURM's id")
-    parser.add_argument("--sbatch", action="append", default=[], metavar="FLAG", help="any option of sbatch; repeatable")
-    parser.add_argument("--no-snapshot", action="store_true", help="run the checkout as it then is, not a copy of it")
+    parser.add_argument(
+        "--sbatch", action="append", default=[], metavar="FLAG", help="any option of sbatch; repeatable"
+    )
+    parser.add_argument(
+        "--no-snapshot", action="store_true", help="run the checkout as it then is, not a copy of it"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the script; submit and write nothing")
-    parser.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="fit, sweep or reproduce ...")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="fit, sweep or reproduce ..."
+    )
+    return parser.parse_args(arguments)
 
 
-def submit(options: argparse.Namespace) -> None:
+def submit(arguments: Sequence[str]) -> None:
     """Write the job's folder and submit its script.
 
     Args:
-        options: As declared by `add_arguments`.
+        arguments: Those of `lit-mnist submit`.
 
     Raises:
         UsageError: the options or the command do not hold together.
         UserError: SLURM is not here or refuses the job; a job of that name is queued or running.
 
     """
+    options = _parse(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     _check(options, command)
     name = options.name or _default_name(command)
@@ -79,7 +97,9 @@ def submit(options: argparse.Namespace) -> None:
         raise UsageError("there is no `sbatch` here: submit on a login node of a SLURM cluster, or take --dry-run")
     earlier = read_job(folder)
     if earlier and (active := [entry for entry in queue(earlier.ids[-1:]) if entry.state not in ENDED]):
-        raise UsageError(f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it")
+        raise UsageError(
+            f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     snapshot = no_snapshot() if options.no_snapshot else take_snapshot(folder / CODE)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
@@ -105,7 +125,7 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
     if command[0] == "sweep" and options.nodes > 1:
         raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
     storage = _value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
-    if options.array and "://" not in storage or options.array and storage.startswith("sqlite"):
+    if (options.array and "://" not in storage) or (options.array and storage.startswith("sqlite")):
         raise UsageError(
             "--array: tasks on several nodes need a study in a database: set LIT_MNIST_STORAGE to"
             " postgresql+psycopg://HOST/NAME; a file is not safe on a network file system"
@@ -139,13 +159,14 @@ def _script(
     flags = ("requeue",)
     given = {key: value for key, value in directives.items() if key in flags or value}
     environment = {
-        "LIT_MNIST_CODE": snapshot.digest,
+        SNAPSHOT: f"{snapshot.commit}:{snapshot.digest}",
         "PYTHONPATH": str(snapshot.folder),
         "PYTHONSAFEPATH": "1",
         **{key: value for key in SETTINGS if (value := os.environ.get(key)) and redact_urls(value) == value},
     }
     return batch_script(
-        given, options.sbatch, environment, str(Path.cwd()), _full_command(options, command, name, snapshot, tasks),
+        given, options.sbatch, environment, str(Path.cwd()), _full_command(options, command, name, snapshot,
+        tasks),
         options.restarts,
     )  # fmt: skip
 

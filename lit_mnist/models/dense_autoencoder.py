@@ -10,7 +10,7 @@ from torch import nn
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
 from lit_mnist.models.common.autoencoder import Autoencoder
-from lit_mnist.models.common.base import activation
+from lit_mnist.models.common.layers import activation
 
 
 class DenseAutoencoder(Autoencoder):

@@ -13,7 +13,8 @@ from lit_mnist.data.datasets import MNIST
 from lit_mnist.data.loader import Batch
 from lit_mnist.errors import UsageError
 from lit_mnist.models.common.autoencoder import Autoencoder
-from lit_mnist.models.common.base import Stage, activation
+from lit_mnist.models.common.base import Stage
+from lit_mnist.models.common.layers import activation
 from lit_mnist.models.common.pretrained import Pretrained
 
 

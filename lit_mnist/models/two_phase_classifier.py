@@ -1,4 +1,4 @@
-"""The classifier that is trained twice (Panagakis, section 3.2)."""
+"""The classifier that is trained in two phases (Panagakis, section 3.2)."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -13,11 +13,11 @@ from lit_mnist.models.common.encoder_classifier import EncoderClassifier, make_a
 
 
 class TwoPhaseClassifier(EncoderClassifier):
-    """Dense layers on an encoder that is frozen for the first epochs; then the whole network learns.
+    """Dense layers on an encoder that is frozen for the first epochs; after that the whole network is trained.
 
-    Which phase it is follows from the epoch alone, so that a resumed training has nothing to remember: the
-    optimiser holds all weights from the start, and passes over those that get no gradient. Under DDP the frozen
-    ones have to be announced: `--trainer.strategy ddp_find_unused_parameters_true`.
+    The phase is a function of the epoch, so that a resumed training needs no other state: the optimiser has all
+    parameters from the start, and skips those without a gradient. DDP expects a gradient for every parameter
+    unless told otherwise: `--trainer.strategy ddp_find_unused_parameters_true`.
     """
 
     def __init__(
@@ -40,8 +40,8 @@ class TwoPhaseClassifier(EncoderClassifier):
             encoder: Class of the autoencoder whose encoder is used.
             encoder_args: Hyperparameters of that autoencoder; those of its training have no effect here.
             encoder_checkpoint: Checkpoint of a run of that autoencoder; random weights without it.
-            frozen_epochs: Epochs for which the encoder stays as it is.
-            patience: Validations without a lower val/loss after which the second phase stops; never without it.
+            frozen_epochs: Number of epochs for which the encoder is frozen.
+            patience: Stop the second phase after this many validations without a lower val/loss; never by default.
             hidden_sizes: Neurons of each hidden layer on the code.
             hidden_activation: Activation of those layers: sigmoid, relu, leaky_relu, tanh or identity.
             dropout: Share of the hidden neurons that are dropped in training, in [0, 1).
@@ -59,16 +59,16 @@ class TwoPhaseClassifier(EncoderClassifier):
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """What the optimiser moves: all, whichever phase the last training of this model ended in."""
+        """All parameters, including those that are frozen in the first phase."""
         return [{"params": list(self.parameters())}]
 
     def configure_callbacks(self) -> list[Callback]:
-        """Early stopping, where there is a patience."""
+        """Early stopping in the second phase, if there is a patience."""
         patience = self.hparams["patience"]
         return [] if patience is None else [LateEarlyStopping(self.hparams["frozen_epochs"], patience)]
 
     def on_train_start(self) -> None:
-        """Enter the phase of the epoch that a resumed training is in the middle of.
+        """Enter the phase of the current epoch, which a resumed training may be in the middle of.
 
         Raises:
             UsageError: DDP would wait for the frozen encoder's gradients.
@@ -84,7 +84,7 @@ class TwoPhaseClassifier(EncoderClassifier):
         self._enter_phase()
 
     def on_train_epoch_start(self) -> None:
-        """Enter the phase of this epoch."""
+        """Enter the phase of the epoch that starts."""
         super().on_train_epoch_start()
         self._enter_phase()
 
@@ -93,13 +93,13 @@ class TwoPhaseClassifier(EncoderClassifier):
 
 
 class LateEarlyStopping(EarlyStopping):
-    """Early stopping on val/loss that looks away until `start_epoch`: a best before it does not count."""
+    """Early stopping on val/loss that ignores all epochs before `start_epoch`."""
 
     def __init__(self, start_epoch: int, patience: int) -> None:
         super().__init__("val/loss", patience=patience, check_on_train_epoch_end=False)
         self.start_epoch = start_epoch
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Check, from `start_epoch` on."""
+        """Check val/loss, from `start_epoch` on."""
         if trainer.current_epoch >= self.start_epoch:
             super().on_validation_end(trainer, pl_module)

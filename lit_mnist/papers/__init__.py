@@ -1,1 +1,12 @@
-"""One file per paper: its experiments, its claims, its figures; and what runs them."""
+"""The papers that the project reproduces: one file per paper with its experiments, claims and figures.
+
+    zhang.py       Zhang: autoencoder, features, CNN, compression, pruning (MNIST)
+    dutta.py       Dutta: backpropagation network, CNN, image compression (MNIST)
+    narayanam.py   Narayanam: convolutional denoising autoencoder (MNIST)
+    panagakis.py   Panagakis: convolutional autoencoder, classifier on its encoder, three sweeps (MNIST)
+    yaramsetty.py  Yaramsetty et al.: denoising, stacked autoencoders, baselines (Fashion-MNIST)
+    report/        what all of them share: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
+
+An experiment is added to its paper's `EXPERIMENTS`; a new paper is a file here and a name in
+`report.experiment.PAPERS`.
+"""

@@ -1,107 +1,172 @@
-"""Panagakis, "Handwritten Digit Classification" (MNIST): the autoencoder and the classifier on its encoder."""
+"""Panagakis, "Handwritten Digit Classification" (MNIST): autoencoder, classifier, three sweeps."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from lit_mnist.papers.panagakis_sweeps import ENCODER, SWEEPS
-from lit_mnist.papers.report.claims import AtLeast, AtMost, Claim
+from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, below, descending
 from lit_mnist.papers.report.drawing import curves, marks
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.probes import mean_image_mse
-from lit_mnist.papers.report.trained import Trained, reconstruct, test_split, train_split
+from lit_mnist.papers.report.trained import TrainedStage, mean_image_mse, predict, test_split, train_split
 from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-QUICK = (
-    *("--data.batch_size", "128", "--model.frozen_epochs", "1", "--trainer.max_epochs", "2"),
-    *("--model.lr_schedule", "cosine"),
+# Validation on all 12,000 images would take most of the quick preset's time.
+FEW_VALIDATED = ("--trainer.limit_val_batches", "2")
+ENCODER = Stage(
+    "panagakis/autoencoder", quick=("--data.train_size", "2000", "--trainer.max_epochs", "10", *FEW_VALIDATED)
 )
-CLASSIFIER = Stage("panagakis/classifier", quick=QUICK, source=ENCODER)
-SHOWN = 9
-"""Images of each row of figures 16 and 17."""
-TRAINING_IMAGES = 5000
-"""Of which the training accuracy is taken."""
+CLASSIFIER = Stage(
+    "panagakis/classifier",
+    quick=(
+        *("--data.batch_size", "128", "--model.frozen_epochs", "1", "--trainer.max_epochs", "2"),
+        *("--model.lr_schedule", "cosine"),
+    ),
+    source=ENCODER,
+)
 CONVERGED = 0.02
+"""The loss has converged if the last quarter of training gains at most this share of what all of it gains."""
+SHOWN = 9
+"""Images in each row of figures 16 and 17."""
+TRAINING_IMAGES = 5000
+"""Number of images on which the training accuracy is measured."""
 SCORES = ("precision", "recall", "f1")
+
+# The sweeps of figures 10 to 15, and how the quick preset shortens them.
+IMAGES = ("--data.train_size", "4000", *FEW_VALIDATED)
+EPOCHS = ("--model.frozen_epochs", "2", "--trainer.max_epochs", "4")
+SMALL_BATCH = ("--data.batch_size", "64")
+CUT = "4,000 images instead of 48,000, {}2 epochs frozen and 2 whole instead of 100 and up to 100"
+LAYERS = (32, 64, 128, 256)
+BATCHES = (64, 128, 256, 512)
+DIVISORS = (4, 2, 1)
+"""The epochs are those of the paper, or 4 in the quick preset, divided by these."""
 
 
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
-    run = runs["autoencoder"]
-    losses = [loss for _, loss in run.history("val/loss")]
+    stage = runs["autoencoder"]
+    losses = [loss for _, loss in stage.history("val/loss")]
     tail = losses[-max(2, len(losses) // 4) :]
-    mse = run.tested()["test/mse"]
-    explained = 1 - mse / run.once("mean_image_mse", lambda: mean_image_mse(run.data()))
-    # What the last quarter of training still gains, of all that training gains.
-    return {"mse": mse, "explained": explained, "gain": (tail[0] - min(tail)) / (losses[0] - min(losses) + 1e-12)}
+    mse = stage.test_metrics()["test/mse"]
+    return {
+        "mse": mse,
+        "explained": 1 - mse / stage.cached_metric("mean_image_mse", mean_image_mse),
+        # The gain of the last quarter as a share of the whole gain.
+        "gain": (tail[0] - min(tail)) / (losses[0] - min(losses) + 1e-12),
+    }
 
 
 def _draw_autoencoder(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     lines = {"training": "train/loss_epoch", "validation": "val/loss"}
     histories = {name: [runs["autoencoder"].history(metric) for runs in seeds] for name, metric in lines.items()}
-    title = "Panagakis, figure 4: the autoencoder's losses"
+    title = "Panagakis, figure 4: losses of the autoencoder"
     return {"figure_4": curves(histories, title, "mean squared error", log=True)}
 
 
 def _measure_classifier(runs: Runs) -> dict[str, float]:
-    run = runs["classifier"]
-    metrics = run.tested()
-    scores = run.kept("scores", lambda: _scores(run))
+    stage = runs["classifier"]
+    metrics = stage.test_metrics()
+    scores = stage.cached_json("scores", _class_scores)
     values = {f"{name}_{label}": score for name in SCORES for label, score in enumerate(scores[name])}
     return values | {
         "acc": metrics["test/acc"],
         "loss": metrics["test/loss"],
         "wrong": round((1 - metrics["test/acc"]) * 10_000),
         "lowest_f1": min(scores["f1"]),
-        "train_acc": run.once("train_acc", lambda: _training_accuracy(run)),
-        "val_acc": max(value for _, value in run.history("val/acc")),
+        "train_acc": stage.cached_metric("train_acc", _training_accuracy),
+        "val_acc": max(value for _, value in stage.history("val/acc")),
     }
 
 
-def _scores(run: Trained) -> dict[str, list[float]]:
+def _class_scores(stage: TrainedStage) -> dict[str, list[float]]:
     """Precision, recall and F1 score of each class on the test images."""
     from sklearn.metrics import precision_recall_fscore_support
 
-    split = test_split(run.data())
-    answers = reconstruct(run.model(), split.x).argmax(1)
+    split = test_split(stage.data())
+    answers = predict(stage.model(), split.x).argmax(1)
     found = precision_recall_fscore_support(split.y.numpy(), answers.numpy(), zero_division=0.0)
     return {name: np.asarray(scores).tolist() for name, scores in zip(SCORES, found[:3], strict=True)}
 
 
-def _training_accuracy(run: Trained) -> float:
-    """That of the finished network; the training's own is a mean over an epoch in which it still learns."""
-    split = train_split(run.data())
+def _training_accuracy(stage: TrainedStage) -> float:
+    """Accuracy of the finished network; the one logged in training averages over an epoch of improvement."""
+    split = train_split(stage.data())
     images, labels = split.x[:TRAINING_IMAGES], split.y[:TRAINING_IMAGES]
-    return float((reconstruct(run.model(), images).argmax(1) == labels).float().mean())
+    return float((predict(stage.model(), images).argmax(1) == labels).float().mean())
 
 
 def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    run = seeds[0]["classifier"]
-    split = test_split(run.data())
-    answers = reconstruct(run.model(), split.x).argmax(1)
+    stage = seeds[0]["classifier"]
+    split = test_split(stage.data())
+    answers = predict(stage.model(), split.x).argmax(1)
     rows = {}
     for name, chosen in (("right", answers == split.y), ("wrong", answers != split.y)):
         said = "".join(str(int(answer)) for answer in answers[chosen][:SHOWN])
-        rows[f"the first {name} ones: {said}"] = split.clean[chosen][:SHOWN].numpy()
+        rows[f"first {name} answers: {said}"] = split.clean[chosen][:SHOWN].numpy()
     classes = {name: [summaries[f"{name}_{label}"] for label in range(10)] for name in SCORES}
+    title = "Panagakis, figures 16 and 17: right and wrong answers of the classifier"
     drawn = {
-        "figures_16_17": image_rows(
-            rows, "Panagakis, figures 16 and 17: what the classifier gets right and wrong"
-        ),
+        "figures_16_17": image_rows(rows, title),
         "table_2": marks(classes, range(10), "Panagakis, table 2: the classes", "class", "score, %"),
     }
-    for number, kind in ((7, "loss"), (8, "acc")):
+    for number, kind, ylabel in ((7, "loss", "cross-entropy"), (8, "acc", "accuracy")):
         lines = {"training": f"train/{kind}_epoch", "validation": f"val/{kind}"}
-        histories = {
-            name: [runs["classifier"].history(metric) for runs in seeds] for name, metric in lines.items()
-        }
-        title = f"Panagakis, figure {number}: the classifier, frozen and then whole"
-        drawn[f"figure_{number}"] = curves(histories, title, "cross-entropy" if kind == "loss" else "accuracy")
+        histories = {n: [runs["classifier"].history(metric) for runs in seeds] for n, metric in lines.items()}
+        title = f"Panagakis, figure {number}: the classifier, encoder frozen and then trained"
+        drawn[f"figure_{number}"] = curves(histories, title, ylabel)
     return drawn
+
+
+def _sweep_stage(flags: tuple[str, ...], quick: tuple[str, ...]) -> Stage:
+    return Stage("panagakis/classifier", flags, (*IMAGES, *quick), source=ENCODER)
+
+
+def _epochs(frozen: int) -> tuple[str, ...]:
+    """Flags for `frozen` epochs with a frozen encoder and as many with the whole network."""
+    return ("--model.frozen_epochs", str(frozen), "--trainer.max_epochs", str(2 * frozen))
+
+
+def _measure_sweep(runs: Runs) -> dict[str, float]:
+    values = {}
+    for name, stage in runs.items():
+        if name == "autoencoder":
+            continue
+        values[f"loss_{name}"] = min(loss for _, loss in stage.history("val/loss"))
+        values[f"acc_{name}"] = max(share for _, share in stage.history("val/acc"))
+        values[f"train_loss_{name}"] = stage.history("train/loss_epoch")[-1][1]
+        # The shorter of the last two epochs, in which the encoder is trained too: the machine may have other work.
+        ends = stage.timestamps("train/loss_epoch")
+        values[f"seconds_{name}"] = min(after - before for before, after in list(pairwise(ends))[-2:])
+    return values
+
+
+def _measure_epochs(runs: Runs) -> dict[str, float]:
+    names = [name for name in runs if name != "autoencoder"]
+    return _measure_sweep(runs) | {f"test_acc_{name}": runs[name].test_metrics()["test/acc"] for name in names}
+
+
+def _draw_sweep(what: str, first: int) -> Callable[[Sequence[Runs], Summaries], dict[str, "Figure"]]:
+    """Returns the `draw` of a sweep: loss and accuracy by variant, the paper's figures `first` and `first` + 1."""
+
+    def draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
+        names = [name for name in seeds[0] if name != "autoencoder"]
+        quantities = (
+            ("loss", "cross-entropy", {"training": "train_loss", "validation": "loss"}),
+            ("accuracy", "validation accuracy, %", {"validation": "acc"}),
+        )
+        drawn = {}
+        for number, (quantity, ylabel, lines) in enumerate(quantities, first):
+            series = {label: [summaries[f"{key}_{name}"] for name in names] for label, key in lines.items()}
+            title = f"Panagakis, figure {number}: {quantity} by {what}"
+            drawn[f"figure_{number}"] = marks(series, names, title, what, ylabel)
+        return drawn
+
+    return draw
 
 
 EXPERIMENTS = (
@@ -111,12 +176,8 @@ EXPERIMENTS = (
         {"autoencoder": ENCODER},
         _measure_autoencoder,
         (
-            Claim(
-                "converges in about 40 epochs: the last quarter's share in the gain",
-                "gain",
-                AtMost(CONVERGED),
-                percent=True,
-            ),
+            Claim("converges in about 40 epochs: share of the gain in the last quarter", "gain",
+                  at_most(CONVERGED), percent=True),
             Claim("variance explained", "explained", None, percent=True),
             Claim("mean squared error of the test images", "mse", None),
         ),
@@ -126,21 +187,88 @@ EXPERIMENTS = (
     ),
     Experiment(
         "panagakis/classifier",
-        "a classifier on that encoder, trained frozen and then whole (tables 1 and 2)",
+        "a classifier on that encoder, trained with the encoder frozen and then whole (tables 1 and 2)",
         {"autoencoder": ENCODER, "classifier": CLASSIFIER},
         _measure_classifier,
         (
-            Claim("test accuracy", "acc", AtLeast(0.9867), 0.9867, percent=True),
-            Claim("test loss", "loss", AtMost(0.0903), 0.0903),
-            Claim("wrong ones of the 10,000 test images", "wrong", AtMost(133), 133),
-            Claim("lowest F1 score of a class", "lowest_f1", AtLeast(0.975), 0.98, percent=True),
-            Claim("training accuracy", "train_acc", AtLeast(0.999), 1.0, percent=True),
-            Claim("validation accuracy, 98 to 99 %", "val_acc", AtLeast(0.98), 0.98, percent=True),
+            Claim("test accuracy", "acc", at_least(0.9867), 0.9867, percent=True),
+            Claim("test loss", "loss", at_most(0.0903), 0.0903),
+            Claim("wrong answers on the 10,000 test images", "wrong", at_most(133), 133),
+            Claim("lowest F1 score of a class", "lowest_f1", at_least(0.975), 0.98, percent=True),
+            Claim("training accuracy", "train_acc", at_least(0.999), 1.0, percent=True),
+            Claim("validation accuracy, 98 to 99 %", "val_acc", at_least(0.98), 0.98, percent=True),
         ),
         _draw_classifier,
-        "one epoch frozen and one whole instead of 100 and up to 100, in batches of 128 instead of 256, the"
-        " learning rate falling to 0 meanwhile; the encoder learns from 10 epochs of 2,000 images",
+        "one epoch frozen and one whole instead of 100 and up to 100, in batches of 128 instead of 256, with a"
+        " cosine schedule to learning rate 0; the encoder learns from 10 epochs of 2,000 images",
         {"quick": 10, "full": 900},
     ),
-    *SWEEPS,
-)
+    Experiment(
+        "panagakis/layer_size",
+        "the classifier by the size of its dense layer (figures 10 and 11)",
+        {
+            "autoencoder": ENCODER,
+            **{
+                str(size): _sweep_stage(("--model.hidden_sizes", f"[{size}]"), (*EPOCHS, *SMALL_BATCH))
+                for size in LAYERS
+            },
+        },
+        _measure_sweep,
+        (
+            Claim("the smallest validation loss is that of 128", "loss_128",
+                  below("loss_32", "loss_64", "loss_256")),
+            Claim("validation loss with 64", "loss_64", None),
+            Claim("validation loss with 256", "loss_256", None),
+            Claim("validation accuracy with 128", "acc_128", None, percent=True),
+        ),
+        _draw_sweep("size of the dense layer", 10),
+        CUT.format("batches of 64 instead of 256, "),
+        {"quick": 8, "full": 2400},
+    ),
+    Experiment(
+        "panagakis/epochs",
+        "the classifier by its epochs, as many frozen as whole (figures 12 and 13)",
+        {
+            "autoencoder": ENCODER,
+            **{
+                f"1/{divisor}": _sweep_stage(_epochs(100 // divisor), (*_epochs(4 // divisor), *SMALL_BATCH))
+                for divisor in DIVISORS
+            },
+        },
+        _measure_epochs,
+        (
+            Claim("more epochs help: test accuracy with all of them, above that with half and a quarter",
+                  "test_acc_1/1", descending("test_acc_1/2", "test_acc_1/4"), percent=True),
+            Claim("test accuracy with half of them", "test_acc_1/2", None, percent=True),
+            Claim("test accuracy with a quarter of them", "test_acc_1/4", None, percent=True),
+        ),
+        _draw_sweep("share of the epochs", 12),
+        "4,000 images instead of 48,000, batches of 64 instead of 256; 4 + 4 epochs and their half and quarter"
+        " instead of 100 + 100, 50 + 50 and 25 + 25",
+        {"quick": 7, "full": 1200},
+    ),
+    Experiment(
+        "panagakis/batch_size",
+        "the classifier by its batch size (figures 14 and 15)",
+        {
+            "autoencoder": ENCODER,
+            **{str(size): _sweep_stage(("--data.batch_size", str(size)), EPOCHS) for size in BATCHES},
+        },
+        _measure_sweep,
+        (
+            Claim("the smallest validation loss is that of 256", "loss_256",
+                  below("loss_64", "loss_128", "loss_512")),
+            Claim("the highest validation accuracy is that of 256", "acc_256",
+                  above("acc_64", "acc_128", "acc_512"), percent=True),
+            Claim("larger batches make an epoch shorter: seconds with 64, above those with 128, 256, 512",
+                  "seconds_64", descending("seconds_128", "seconds_256", "seconds_512")),
+            Claim("the training loss rises with the batch: with 512, above those with 256, 128, 64",
+                  "train_loss_512", descending("train_loss_256", "train_loss_128", "train_loss_64")),
+            Claim("validation loss with 64", "loss_64", None),
+            Claim("seconds of an epoch with 512", "seconds_512", None),
+        ),
+        _draw_sweep("batch size", 14),
+        CUT.format(""),
+        {"quick": 8, "full": 2400},
+    ),
+)  # fmt: skip

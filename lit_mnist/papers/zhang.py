@@ -1,16 +1,28 @@
 """Zhang, "Using Representation from Autoencoder or CNN to Classify Hand-Written Digit Pictures" (MNIST)."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from statistics import pstdev
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from lit_mnist.models import Autoencoder
-from lit_mnist.papers.report.claims import Above, AtLeast, AtMost, Claim, Descending
-from lit_mnist.papers.report.drawing import bars, curves
+from lightning.pytorch import Callback
+
+from lit_mnist.models import Autoencoder, DenseAutoencoder
+from lit_mnist.models.pruning import Removal, distinctiveness, find_removals, pruned
+from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, descending
+from lit_mnist.papers.report.drawing import bars, curves, new_figure
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.probes import linear_probe, mean_image_mse, nearest_neighbours
-from lit_mnist.papers.report.pruned import draw_pruning, measure_pruning
-from lit_mnist.papers.report.trained import Trained, codes, one_per_class, reconstruct, test_split, train_split
+from lit_mnist.papers.report.trained import (
+    TrainedStage,
+    encode,
+    linear_probe,
+    mean_image_mse,
+    nearest_neighbours,
+    one_per_class,
+    predict,
+    test_split,
+    train_split,
+)
+from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.stages import Stage
 
@@ -19,11 +31,11 @@ if TYPE_CHECKING:
 
 SHORT = ("--trainer.max_steps", "10000")
 SIZES = (392, 196, 98, 49, 24, 12)
-"""Of the hidden layer: compression ratios 2, 4, 8, 16, 33, 65."""
-LAST_WINDOWS = 100
-"""Means over 50 steps of which a loss's fluctuation is taken."""
+"""Hidden sizes for compression ratios 2, 4, 8, 16, 33 and 65."""
+LAST_POINTS = 100
+"""Points of the training loss, each the mean of 50 steps, over which its fluctuation is measured."""
 
-# Not cut in the quick preset: on features of 10,000 iterations momentum 0.99 has not quite diverged in the end.
+# The quick preset does not shorten it: on features of 10,000 iterations momentum 0.99 has not quite diverged.
 ENCODER = Stage("zhang/autoencoder")
 ADAM = ("--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.001")
 FEATURES = {
@@ -42,10 +54,18 @@ FEATURE_LABELS = {
     "neighbours": "5 nearest\nneighbours",
 }
 
+PRUNING_ANGLE = 15
+"""Degrees. Gedeon's threshold: neurons closer than this to another, or to its opposite, are removed."""
+PRUNING_ANGLES = (15, 30, 60, 65, 70, 75, 80)
+"""Wider thresholds, for the curve of the error over the number of removed neurons."""
+COMPARED_IMAGES = 2000
+"""Training images over which the activations of neurons are compared."""
+RETRAINING_STEPS = 1000
+
 
 def _measure_cnn(runs: Runs) -> dict[str, float]:
-    run = runs["cnn"]
-    return {"acc_200": dict(run.history("train/acc"))[200], "acc": run.tested()["test/acc"]}
+    stage = runs["cnn"]
+    return {"acc_200": dict(stage.history("train/acc"))[200], "acc": stage.test_metrics()["test/acc"]}
 
 
 def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
@@ -54,23 +74,24 @@ def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"
 
 
 def _measure_features(runs: Runs) -> dict[str, float]:
-    # The last checkpoint: the best one would be that of the first epoch, before momentum 0.99 has diverged.
-    tested = {name: run.tested("last") for name, run in runs.items() if name != "autoencoder"}
+    # The last checkpoint: the best one is that of the first epoch, before momentum 0.99 has diverged.
+    tested = {name: stage.test_metrics("last") for name, stage in runs.items() if name != "autoencoder"}
     values = {name: metrics["test/acc"] for name, metrics in tested.items()}
     values["loss"] = tested["momentum_099"]["test/loss"]
     values["best"] = max(values["momentum_09"], values["lr_001"], values["adam"])
-    encoder, source = runs["momentum_09"], runs["autoencoder"]
+    source, classifier = runs["autoencoder"], runs["momentum_09"]
     for name, probe in (("linear_probe", linear_probe), ("neighbours", nearest_neighbours)):
-        values[name] = source.once(f"{name}_18000", lambda probe=probe: _probed(source, encoder, probe))  # type: ignore[misc]
+        values[name] = source.cached_metric(f"{name}_18000", _probe_features, classifier, probe)
     return values
 
 
-def _probed(source: Trained, features: Trained, probe: "type") -> float:
+def _probe_features(source: TrainedStage, classifier: TrainedStage, probe: Callable[..., float]) -> float:
+    """Accuracy of `probe` on the codes of the encoder `source`, for the images that `classifier` learns from."""
     model = source.model()
     assert isinstance(model, Autoencoder)
-    data = features.data()
+    data = classifier.data()
     train, test = train_split(data), test_split(data)
-    return float(probe(codes(model, train.clean), train.y.numpy(), codes(model, test.clean), test.y.numpy()))
+    return probe(encode(model, train.clean), train.y.numpy(), encode(model, test.clean), test.y.numpy())
 
 
 def _draw_features(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
@@ -80,24 +101,23 @@ def _draw_features(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Fi
 
 
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
-    run = runs["autoencoder"]
-    mse = run.tested()["test/mse"]
-    return {"mse": mse, "explained": 1 - mse / run.once("mean_image_mse", lambda: mean_image_mse(run.data()))}
+    stage = runs["autoencoder"]
+    mse = stage.test_metrics()["test/mse"]
+    return {"mse": mse, "explained": 1 - mse / stage.cached_metric("mean_image_mse", mean_image_mse)}
 
 
 def _draw_autoencoder(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    run = seeds[0]["autoencoder"]
-    split = one_per_class(test_split(run.data()))
-    rows = {"original": split.clean.numpy(), "decompressed": reconstruct(run.model(), split.x).numpy()}
+    stage = seeds[0]["autoencoder"]
+    split = one_per_class(test_split(stage.data()))
+    rows = {"original": split.clean.numpy(), "decompressed": predict(stage.model(), split.x).numpy()}
     return {"figure_1": image_rows(rows, "Zhang, figure 1: unseen digits through 784-98-784")}
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
     values = {}
-    for name, run in runs.items():
-        values[f"mse_{name}"] = run.tested()["test/mse"]
-        losses = [loss for _, loss in run.history("train/loss")][-LAST_WINDOWS:]
-        values[f"fluctuation_{name}"] = pstdev(losses)
+    for name, stage in runs.items():
+        values[f"mse_{name}"] = stage.test_metrics()["test/mse"]
+        values[f"fluctuation_{name}"] = pstdev([loss for _, loss in stage.history("train/loss")][-LAST_POINTS:])
     return values
 
 
@@ -110,8 +130,81 @@ def _draw_compression(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, 
     return {"figure_2": curves(histories, title, "training loss (MSE)", log=True)}
 
 
-def _sized(size: int) -> Stage:
-    return Stage("zhang/autoencoder", ("--model.hidden_sizes", f"[{size}]"), SHORT)
+def _measure_pruning(runs: Runs) -> dict[str, float]:
+    """For each angle: neurons removed, and the test MSE after removing them and after retraining."""
+    stage = runs["autoencoder"]
+    values = {"mse_unpruned": stage.test_metrics()["test/mse"]}
+    for angle in PRUNING_ANGLES:
+        values[f"removed_{angle}"] = stage.cached_metric(f"removed_{angle}", _count_removed, angle)
+        values[f"mse_{angle}"] = stage.cached_metric(f"mse_pruned_{angle}", _pruned_mse, angle)
+        name = f"mse_retrained_{angle}_{RETRAINING_STEPS}"
+        values[f"retrained_{angle}"] = stage.cached_metric(name, _retrained_mse, angle)
+    names = {"removed": "removed", "mse_pruned": "mse", "mse_retrained": "retrained"}
+    return values | {name: values[f"{short}_{PRUNING_ANGLE}"] for name, short in names.items()}
+
+
+def _find_removals(stage: TrainedStage, angle: float) -> tuple[DenseAutoencoder, list[Removal]]:
+    """The trained autoencoder, and the neurons that pruning by distinctiveness removes from it."""
+    model = stage.model()
+    assert isinstance(model, DenseAutoencoder)
+    data = stage.rebuild().datamodule
+    data.setup("fit")
+    angles = distinctiveness(model, train_split(data).clean[:COMPARED_IMAGES])
+    return model, find_removals(angles, angle, 180 - angle)
+
+
+def _count_removed(stage: TrainedStage, angle: float) -> int:
+    return sum(len(removal.removed) for removal in _find_removals(stage, angle)[1])
+
+
+def _pruned_mse(stage: TrainedStage, angle: float) -> float:
+    return _test_mse(pruned(*_find_removals(stage, angle)), stage)
+
+
+def _retrained_mse(stage: TrainedStage, angle: float) -> float:
+    smaller = pruned(*_find_removals(stage, angle))
+    cli = stage.rebuild("--trainer.max_steps", str(RETRAINING_STEPS), "--trainer.enable_progress_bar", "false")
+    trainer = cli.make_trainer(
+        logger=False, enable_checkpointing=False, limit_val_batches=0, callbacks=[_StopOnSignal(stage.watch)]
+    )
+    trainer.fit(smaller, datamodule=cli.datamodule)
+    return _test_mse(smaller.cpu().eval(), stage)
+
+
+def _test_mse(model: DenseAutoencoder, stage: TrainedStage) -> float:
+    split = test_split(stage.data())
+    return float((predict(model, split.x) - split.clean).square().mean())
+
+
+class _StopOnSignal(Callback):
+    """Ends the retraining at the first step after a signal; it has no checkpoint that would have to be saved."""
+
+    def __init__(self, watch: SignalWatch) -> None:
+        self.watch = watch
+
+    def on_train_batch_start(self, *args: Any, **kwargs: Any) -> None:
+        self.watch.check()
+
+
+def _draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
+    """Draw the test error over the number of removed neurons."""
+    figure = new_figure(7.5, 4.2, "Zhang: pruning by distinctiveness")
+    axes = figure.subplots()
+    removed = [0.0, *(summaries[f"removed_{angle}"].mean for angle in PRUNING_ANGLES)]
+    start = summaries["mse_unpruned"].mean
+    for name, label in (("mse", "pruned"), ("retrained", f"retrained for {RETRAINING_STEPS:,} iterations")):
+        errors = [start, *(summaries[f"{name}_{angle}"].mean for angle in PRUNING_ANGLES)]
+        axes.plot(removed, errors, marker="o", label=label)
+    labelled = -3.0
+    for angle, x in zip(PRUNING_ANGLES, removed[1:], strict=True):
+        if x >= labelled + 3:  # labels of points closer than three neurons would overlap
+            place = (x, summaries[f"mse_{angle}"].mean)
+            axes.annotate(f"{angle}°", place, (-4, 4), textcoords="offset points", fontsize=8, ha="right")
+            labelled = x
+    axes.set(xlabel="hidden neurons removed, of 98", ylabel="test MSE")
+    axes.legend(frameon=False)
+    axes.spines[["top", "right"]].set_visible(False)
+    return {"pruning": figure}
 
 
 EXPERIMENTS = (
@@ -121,8 +214,8 @@ EXPERIMENTS = (
         {"cnn": Stage("zhang/cnn")},
         _measure_cnn,
         (
-            Claim("above 80 % after 200 iterations", "acc_200", AtLeast(0.8), 0.8, percent=True),
-            Claim("98 % in the end", "acc", AtLeast(0.98), 0.98, percent=True),
+            Claim("above 80 % after 200 iterations", "acc_200", at_least(0.8), 0.8, percent=True),
+            Claim("98 % in the end", "acc", at_least(0.98), 0.98, percent=True),
         ),
         _draw_cnn,
         "",
@@ -134,9 +227,10 @@ EXPERIMENTS = (
         FEATURES,
         _measure_features,
         (
-            Claim("lr 0.05, momentum 0.99: does not work at all", "momentum_099", AtMost(0.2), percent=True),
-            Claim("there the loss stays high (2.30 is chance)", "loss", AtLeast(2.0)),
-            Claim("it does not work whatever the parameters", "best", AtMost(0.2), percent=True),
+            Claim("lr 0.05, momentum 0.99: does not work at all", "momentum_099", at_most(0.2), percent=True),
+            Claim("there the loss stays high (2.30 is chance)", "loss", at_least(2.0)),
+            Claim("it does not work whatever the parameters: best of the three below", "best", at_most(0.2),
+                  percent=True),
             Claim("momentum 0.9, nothing else changed", "momentum_09", None, percent=True),
             Claim("lr 0.01, nothing else changed", "lr_001", None, percent=True),
             Claim("Adam, lr 0.001", "adam", None, percent=True),
@@ -146,7 +240,7 @@ EXPERIMENTS = (
         _draw_features,
         "",
         {"quick": 10, "full": 10},
-        "On the very same features the paper's settings reach {momentum_099:.1%}, momentum 0.9 {momentum_09:.1%},"
+        "On the same features the paper's settings reach {momentum_099:.1%}, momentum 0.9 {momentum_09:.1%},"
         " Adam {adam:.1%} and a linear probe {linear_probe:.1%}.",
     ),
     Experiment(
@@ -155,12 +249,7 @@ EXPERIMENTS = (
         {"autoencoder": ENCODER},
         _measure_autoencoder,
         (
-            Claim(
-                "unseen digits come out clearly: variance explained",
-                "explained",
-                AtLeast(0.8),
-                percent=True,
-            ),
+            Claim("unseen digits come out clearly: variance explained", "explained", at_least(0.8), percent=True),
             Claim("mean squared error of the test images", "mse", None),
         ),
         _draw_autoencoder,
@@ -170,19 +259,13 @@ EXPERIMENTS = (
     Experiment(
         "zhang/compression",
         "the autoencoder by compression ratio (figure 2)",
-        {f"h{size}": _sized(size) for size in SIZES},
+        {f"h{size}": Stage("zhang/autoencoder", ("--model.hidden_sizes", f"[{size}]"), SHORT) for size in SIZES},
         _measure_compression,
         (
-            Claim(
-                "loss rises with compression",
-                "mse_h12",
-                Descending(tuple(f"mse_h{size}" for size in SIZES[-2::-1])),
-            ),
-            Claim(
-                "the loss fluctuates more with fewer neurons (12 against 392)",
-                "fluctuation_h12",
-                Above(("fluctuation_h392",)),
-            ),
+            Claim("loss rises with compression: test MSE at 1:65, 1:33 … 1:2 descends", "mse_h12",
+                  descending(*(f"mse_h{size}" for size in SIZES[-2::-1]))),
+            Claim("the loss fluctuates more with fewer neurons (12 against 392)", "fluctuation_h12",
+                  above("fluctuation_h392")),
             Claim("test MSE at 1:8, which compression should not exceed", "mse_h98", None),
             Claim("test MSE at 1:65", "mse_h12", None),
         ),
@@ -194,15 +277,15 @@ EXPERIMENTS = (
         "zhang/pruning",
         "hidden neurons pruned by distinctiveness (sections 1 and 4)",
         {"autoencoder": ENCODER},
-        measure_pruning,
+        _measure_pruning,
         (
-            Claim("quality falls as neurons are pruned: test MSE after", "mse_pruned", Above(("mse_unpruned",))),
+            Claim("quality falls as neurons are pruned: test MSE after", "mse_pruned", above("mse_unpruned")),
             Claim("test MSE before", "mse_unpruned", None),
             Claim("hidden neurons closer than 15° to another or its opposite", "removed", None),
             Claim("test MSE after retraining the smaller network", "mse_retrained", None),
         ),
-        draw_pruning,
+        _draw_pruning,
         "",
         {"quick": 7, "full": 7},
     ),
-)
+)  # fmt: skip

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from lit_mnist.errors import UsageError
-from lit_mnist.terminal import quiet
+from lit_mnist.terminal import Parser, quiet
 
 USAGE = """\
 lit-mnist sweep SPEC.yaml [--trials N] [--workers W] [--storage URL] [--plan]
@@ -19,15 +19,12 @@ The same command again runs what is left. Several of them may work on one study,
 PostgreSQL storage, on many. `status` says how far a study is, `best` writes its best configuration for
 `lit-mnist fit --config`, `export` writes every trial to a .csv or .parquet file, `list` names the studies."""
 
-MakeParser = Callable[..., argparse.ArgumentParser]
 
-
-def sweep(arguments: Sequence[str], make_parser: MakeParser) -> None:
+def sweep(arguments: Sequence[str]) -> None:
     """Do what the arguments of `lit-mnist sweep` say.
 
     Args:
         arguments: Without the command's name.
-        make_parser: Makes a parser in the command line's manner.
 
     Raises:
         UserError: something is wrong with them, or with what they ask for.
@@ -35,9 +32,9 @@ def sweep(arguments: Sequence[str], make_parser: MakeParser) -> None:
     """
     verb = arguments[0] if arguments else "--help"
     if verb in VERBS:
-        VERBS[verb](arguments[1:], make_parser(f"lit-mnist sweep {verb}", allow_abbrev=False))
+        VERBS[verb](arguments[1:], Parser(f"lit-mnist sweep {verb}", allow_abbrev=False))
         return
-    parser = make_parser(
+    parser = Parser(
         "lit-mnist sweep",
         usage=USAGE,
         description=WHAT,

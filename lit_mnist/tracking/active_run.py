@@ -4,6 +4,7 @@ import contextlib
 import json
 import math
 import shutil
+import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -14,7 +15,7 @@ from urllib.parse import unquote
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.journal.points import Point, newest_per_step, stored_points, tagged_rewinds
+from lit_mnist.tracking.journal.points import Point, Rewind, newest_per_step, stored_points, tagged_rewinds
 from lit_mnist.tracking.journal.uploader import Uploader
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.store import Store
@@ -96,12 +97,18 @@ class Run:
         """
         if not changed and all(rewind.step <= step for rewind in self.journal.rewinds()):
             return
+        after = Rewind(step, sys.maxsize)
+        self.steps, replaced_until = {}, 0
+        for point in self.journal.points():
+            name, _, at, point_step = point
+            if after.replaces(point):
+                replaced_until = max(replaced_until, at)
+            else:
+                self.steps[name] = max(point_step, self.steps.get(name, point_step))
         # Later than any point it replaces, even if this host's clock is behind that of the host before.
-        times = (at for _, _, at, at_step in self.journal.points() if at_step > step)
-        self.earliest = max(time.time_ns() // 1_000_000, self.earliest, 1 + max(times, default=0))
+        self.earliest = max(time.time_ns() // 1_000_000, self.earliest, replaced_until + 1)
         self.journal.append({"kind": "rewind", "step": step, "time": self.earliest})
         self.journal.sync()
-        self.steps = self.journal.last_steps()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Set tags."""

@@ -1,4 +1,4 @@
-"""Lightning's way into a run."""
+"""The Lightning logger that passes a Trainer's metrics to a run."""
 
 from argparse import Namespace
 from collections.abc import Mapping
@@ -9,15 +9,19 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from lit_mnist.tracking.run import Run
 
+FILES = "files"
+"""The subfolder of a run's folder, and of its artifacts, for what callbacks write to `trainer.log_dir`."""
+
 
 class MLflowTracker(Logger):
-    """Hands a Trainer's metrics and hyperparameters to a run; on ranks other than 0 there is none.
+    """Logs a Trainer's metrics and hyperparameters to a run; does nothing on ranks other than 0.
+
+    It does not set the run's status: a Trainer may end several times in the life of one run.
 
     Args:
-        run: Where everything goes.
-        hyperparams: Whether to log those of model and data, too.
+        run: The run to log to; may be set later, before the Trainer starts.
+        hyperparams: Log the hyperparameters of model and data, too.
 
-    The run's status is not the Trainer's business, which ends several times in the life of one run.
     """
 
     def __init__(self, run: Run | None = None, hyperparams: bool = True) -> None:
@@ -36,8 +40,8 @@ class MLflowTracker(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """The run's folder."""
-        return str(self.run.folder) if self.run else None
+        """The folder that is `trainer.log_dir`; what is written there becomes artifacts at the end of the fit."""
+        return str(self.run.folder / FILES) if self.run else None
 
     @rank_zero_only
     def log_hyperparams(self, params: dict[str, Any] | Namespace, *args: Any, **kwargs: Any) -> None:
@@ -50,6 +54,6 @@ class MLflowTracker(Logger):
 
     @rank_zero_only
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Log one point a metric."""
+        """Log one point per metric."""
         assert self.run is not None
         self.run.log_metrics(metrics, step or 0)

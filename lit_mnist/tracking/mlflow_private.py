@@ -22,13 +22,14 @@ SQL_STORE = "mlflow.store.tracking.sqlalchemy_store"
 CONNECTION_LOGGER = "mlflow.store.db.utils"
 """The logger that reports each failed attempt to connect to a database, with a traceback."""
 COLUMNS = {
-    "runs": ("run_uuid", "name", "status", "start_time", "lifecycle_stage"),
+    "experiments": ("experiment_id", "name", "lifecycle_stage"),
+    "runs": ("run_uuid", "experiment_id", "name", "status", "start_time", "end_time", "lifecycle_stage"),
     "params": ("run_uuid", "key", "value"),
     "tags": ("run_uuid", "key", "value"),
     "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
     "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
 }
-"""Tables of a database store, and those of their columns that this project reads or writes."""
+"""Tables of a database store, and those of their columns that are read (`queries/reader.py`) or written here."""
 
 MAX_METRICS_PER_BATCH = 1000
 """Metric points that MLflow accepts in one call."""
@@ -63,11 +64,11 @@ def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLU
     from sqlalchemy import inspect
 
     inspector = inspect(connection)
-    return [
-        f"{table}.{column}"
-        for table in tables
-        for column in sorted({*COLUMNS[table]} - {found["name"] for found in inspector.get_columns(table)})
-    ]
+    missing = []
+    for table in tables:
+        found = inspector.get_columns(table) if inspector.has_table(table) else []
+        missing += [f"{table}.{name}" for name in sorted({*COLUMNS[table]} - {column["name"] for column in found})]
+    return missing
 
 
 def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[str]) -> bool:
@@ -91,14 +92,14 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
     """
     if not (uri.startswith("sqlite:") or is_database_server(uri)):
         return False
-    from sqlalchemy import create_engine, delete, insert, select
+    from sqlalchemy import column, create_engine, delete, insert, select, table
     from sqlalchemy.pool import NullPool
 
-    metrics, latest = _table("metrics"), _table("latest_metrics")
+    metrics, latest = (table(name, *map(column, COLUMNS[name])) for name in ("metrics", "latest_metrics"))
 
-    def is_stale(table: "TableClause") -> "list[ColumnElement[bool]]":
-        kept = [~table.c.key.startswith(prefix, autoescape=True) for prefix in keep]
-        return [table.c.run_uuid == run_id, table.c.step > step, table.c.timestamp < before, *kept]
+    def is_stale(points: "TableClause") -> "list[ColumnElement[bool]]":
+        kept = [~points.c.key.startswith(prefix, autoescape=True) for prefix in keep]
+        return [points.c.run_uuid == run_id, points.c.step > step, points.c.timestamp < before, *kept]
 
     with create_engine(uri, poolclass=NullPool).begin() as connection:
         if missing_columns(connection, ("metrics", "latest_metrics")):
@@ -114,9 +115,3 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
             if newest is not None:
                 connection.execute(insert(latest).values(**newest))
     return True
-
-
-def _table(name: str) -> "TableClause":
-    from sqlalchemy import column, table
-
-    return table(name, *(column(each) for each in COLUMNS[name]))

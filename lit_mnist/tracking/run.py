@@ -10,7 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.redaction import redact
 from lit_mnist.terminal import note, warn
 from lit_mnist.tracking.active_run import Run
@@ -33,14 +33,14 @@ from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbea
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.process import process_tags, this_host
 from lit_mnist.tracking.provenance import source_tags
-from lit_mnist.tracking.queries.lookup import find_run, local_folder
+from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_run, resolve_run
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
-__all__ = ["Run", "clean_folder", "find_run", "open_run", "register_offline_run"]
+__all__ = ["Run", "clean_folder", "find_run", "open_run", "register_offline_run", "resume_run"]
 
 
 @contextmanager
@@ -77,7 +77,7 @@ def open_run(
     if run_id is None:
         opened = _create_run(experiment, name, system_metrics, offline, tags or {})
     elif resume:
-        opened = _resume_run(run_id, system_metrics, offline, leased)
+        opened = resume_run(resolve_run(run_id, offline), system_metrics, offline=offline, leased=leased)
     else:
         opened = _visit_run(run_id)
     with opened as run:
@@ -123,7 +123,7 @@ def _create_run(
     store = find_store()
     client = None
     if offline:
-        record = Record(uuid.uuid4().hex, experiment, name, offline=True)
+        record = Record(uuid.uuid4().hex, experiment, name, offline=True, key=tags.get(KEY))
     else:
         client = connect(store)
         store.home.mkdir(parents=True, exist_ok=True)
@@ -131,14 +131,14 @@ def _create_run(
         info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=all_tags).info
         record = Record(
             info.run_id, experiment, info.run_name, store.portable_uri,
-            artifact_uri=info.artifact_uri, start_time=info.start_time,
+            artifact_uri=info.artifact_uri, start_time=info.start_time, key=tags.get(KEY),
         )  # fmt: skip
     folder = store.run_folder(record.id)
     with ExitStack() as stack:
         try:
             stack.enter_context(FolderLock(folder))
             record.write(folder)
-            journal = _main_journal(folder)
+            journal = Journal(folder, on_full=ReservedSpace(folder).free)
         except OSError:
             if client is not None:
                 with contextlib.suppress(Exception):  # the first error is the one to report
@@ -150,27 +150,25 @@ def _create_run(
 
 
 @contextmanager
-def _resume_run(run_id: str, system_metrics: bool, offline: bool, leased: bool) -> Iterator[Run]:
-    current = find_store()
-    folder = local_folder(run_id)
-    record = read_record(folder) if folder else None
-    store, client = current, None
+def resume_run(
+    found: FoundRun, system_metrics: bool = True, *, offline: bool = False, leased: bool = False
+) -> Iterator[Run]:
+    """Open a run that was found, to continue its fit; for the arguments and errors see `open_run`."""
+    record, folder, store, client = found.record, found.folder, found.store, None
     before: Liveness | None = None
     """The process that worked on the run before, if the run is RUNNING."""
     if offline:
-        if folder is None or record is None:
-            raise UsageError(f"no folder of a run {run_id!r} in {current.home / 'runs'}: it cannot go on offline")
         if Journal(folder).status() in (None, "RUNNING"):
             before = find_liveness(folder, record, None)
     else:
-        store = record.store(current) if record else current
         client = connect(store)
-        if folder is None or record is None or not record.offline:
-            found = find_run(client, store, record.id if record else run_id)
-            if found.info.status == "RUNNING":
-                before = find_liveness(folder, record, found.data.tags)
-            folder = store.run_folder(found.info.run_id)
-            record = record or _record_from_store(client, store, found.info.run_id)
+        if record is None or not record.offline:
+            # Read again, because another process may have taken the run over since it was found.
+            stored = client.get_run(found.id)
+            if stored.info.status == "RUNNING":
+                before = find_liveness(folder if folder.exists() else None, record, stored.data.tags)
+        record = record or _record_from_store(client, store, found.id)
+    assert record is not None, "a run that is resumed offline has a folder"
     if before is not None and (before.state is State.ALIVE or (before.state is State.PERHAPS and not leased)):
         raise BusyError(f"run {record.id} {before.reason}")
     with FolderLock(folder):
@@ -198,14 +196,17 @@ def _record_from_store(client: "MlflowClient", store: Store, run_id: str) -> Rec
         host=tags.get("host", ""),
         process=tags.get("process", ""),
         boot=tags.get("boot", ""),
+        job="",  # only the tags are asked about a run without a folder
+        key=tags.get(KEY),
     )
 
 
 def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -> Journal:
     """Make this the process that works on a run that existed before, and return the run's journal."""
     now = Record(record.id, record.experiment)
-    record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
-    journal = _main_journal(folder)
+    for name in ("argv", "host", "process", "boot", "job"):
+        setattr(record, name, getattr(now, name))
+    journal = Journal(folder, on_full=ReservedSpace(folder).free)
     if client is not None:
         if not journal.path.exists():
             data = client.get_run(record.id).data
@@ -303,7 +304,3 @@ def _visit_run(run_id: str) -> Iterator[Run]:
     if not existed:
         with contextlib.suppress(OSError):
             folder.rmdir()
-
-
-def _main_journal(folder: Path) -> Journal:
-    return Journal(folder, on_full=ReservedSpace(folder).free)

@@ -1,32 +1,117 @@
-"""jsonargparse's accounts of what is wrong, put as one line with the nearest valid name."""
+"""Turns what jsonargparse, Lightning, torch and numpy say about a wrong value into one line."""
 
 import inspect
 import re
-from typing import Any
+import traceback
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 
 from lit_mnist.data import ImageDataModule
-from lit_mnist.errors import nearest
+from lit_mnist.errors import Interrupted, LibraryError, UserError, nearest
 from lit_mnist.models import LitModel
 
-__all__ = ["GROUPS", "explain", "flags", "nearest", "parameters", "subclasses"]
-
 GROUPS: dict[str, type] = {"model": LitModel, "data": ImageDataModule, "trainer": Trainer}
+OTHER_FLAGS = {
+    "--config",
+    "--seed_everything",
+    "--threads",
+    "--tracking.experiment",
+    "--tracking.name",
+    "--tracking.system_metrics",
+    "--tracking.figures",
+    "--checkpoint.every_n_steps",
+    "--checkpoint.every_n_minutes",
+}
+COMPLAINTS = (
+    MisconfigurationException,
+    ArithmeticError,
+    AssertionError,
+    AttributeError,
+    ImportError,
+    LookupError,
+    MemoryError,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+"""What Lightning, torch and numpy raise when a value is wrong."""
+
+
+@contextmanager
+def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None]:
+    """Raise what a library complains about within the block as a LibraryError, which is printed as one line.
+
+    Args:
+        subject: Begins the line, such as the group of flags that the block handles.
+        raised_in: Folders of libraries, such as `/torch/optim/`. If given, only an exception raised by code in one
+            of them counts; one raised elsewhere may be a bug in a model, whose author needs the traceback.
+
+    Raises:
+        LibraryError: with the library's exception as its cause.
+
+    """
+    try:
+        yield
+    except (UserError, Interrupted):
+        raise
+    except COMPLAINTS as error:
+        file = traceback.extract_tb(error.__traceback__)[-1].filename
+        is_complaint = isinstance(error, MisconfigurationException) or any(folder in file for folder in raised_in)
+        if raised_in and not is_complaint:
+            raise
+        raise LibraryError(error, subject) from error
 
 
 def explain(message: str) -> str:
-    """What `message` says is wrong, in one line: the flag, its value, what is valid."""
+    """What jsonargparse's error `message` says, as one line: the flag, its value, and what would be valid."""
     text = " ".join(message.split())
-    for pattern, say in _CASES:
-        if found := re.search(pattern, text):
-            line: str = say(text, *found.groups())
-            return line
+    # The order matters: the general patterns at the end also match what the special ones before them do.
+    if found := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", text):
+        group, cls = _class(found[1])
+        return f"--{group}.{found[2]}: {cls.__name__} has no {found[2]}{nearest(found[2], parameters(cls))}"
+    pattern = r"class_path '([^']+)': Parser key \"([^\"]+)\": (.*?)(?: - Expected a <class 'NoneType'> Given.*)?$"
+    if found := re.search(pattern, text):
+        return f"--{_class(found[1])[0]}.{found[2]}: {_expected(found[3])}"
+    if found := re.search(r"arguments are required: (\w+)", text):
+        return f"--{found[1]} is missing: name a class, or a --config that does"
+    if found := re.search(r"[uU]nrecognized arguments: (.*)", text):
+        words = found[1].split()
+        flag = next((word for word in words if word.startswith("--")), words[0]).partition("=")[0]
+        if not flag.startswith("--"):
+            return f"{flag!r} is not a flag"
+        # `--lr` means `--model.lr`, but the two are too different for `nearest`.
+        same_field = sorted(name for name in flags() if name.rpartition(".")[2] == flag.removeprefix("--"))
+        return f"there is no {flag}{f'; did you mean {same_field[0]}?' if same_field else nearest(flag, flags())}"
+    pattern = r"Parser key \"(model|data)\".*(?:Expected a dot import path string: |[Ii]mport of )([^\s:,]+)"
+    if found := re.search(pattern, text):
+        names = class_names(GROUPS[found[1]])
+        return f"--{found[1]} {found[2]}: there is no such class{nearest(found[2], names, listed=True)}"
+    if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
+        group, option = found.groups()
+        hint = nearest(option, parameters(GROUPS[group])) if group in GROUPS else ""
+        return f"{group}.{option}: {group} has no {option}{hint}"
+    if found := re.search(r"^Option '([^']+)' is not accepted", text):
+        return f"{found[1]}: no such field{nearest(found[1], [flag.removeprefix('--') for flag in flags()])}"
+    if found := re.search(r"Parser key \"([^\"]+)\": (.*)", text):
+        return f"--{found[1]}: {_expected(found[2])}"
     return text
 
 
+def flags() -> set[str]:
+    """Every flag of `fit`, for every model and dataset."""
+    names = set(OTHER_FLAGS)
+    for group, base in GROUPS.items():
+        names.add(f"--{group}")
+        for cls in (base, *subclasses(base).values()):
+            names |= {f"--{group}.{name}" for name in parameters(cls)}
+    return names
+
+
 def subclasses(base: type) -> dict[str, type]:
-    """Every class below `base`, by name."""
+    """Every direct and indirect subclass of `base`, by name."""
     children: list[type] = base.__subclasses__()
     found = {child.__name__: child for child in children}
     for child in children:
@@ -34,8 +119,19 @@ def subclasses(base: type) -> dict[str, type]:
     return found
 
 
+def class_names(base: type) -> list[str]:
+    """Names of the subclasses of `base` that can be trained: those without subclasses in this package."""
+    return [name for name, cls in subclasses(base).items() if not is_base_class(cls)]
+
+
+def is_base_class(cls: type) -> bool:
+    """True if this package derives its models or datasets from `cls`, which is incomplete by itself."""
+    children: list[type] = cls.__subclasses__()
+    return any(child.__module__.startswith("lit_mnist.") for child in children)
+
+
 def parameters(cls: type) -> set[str]:
-    """Names of what `cls` and its bases take."""
+    """Names of the keyword arguments of `cls` and its base classes."""
     return {
         name
         for base in cls.__mro__
@@ -45,95 +141,19 @@ def parameters(cls: type) -> set[str]:
     }
 
 
-def flags() -> set[str]:
-    """Every flag of `fit`."""
-    names = {
-        "--config",
-        "--seed_everything",
-        "--tracking.experiment",
-        "--tracking.name",
-        "--tracking.system_metrics",
-        "--tracking.figures",
-    }
-    for group, base in GROUPS.items():
-        names.add(f"--{group}")
-        for cls in (base, *subclasses(base).values()):
-            names |= {f"--{group}.{name}" for name in parameters(cls)}
-    return names
-
-
-def _unrecognized(text: str, given: str) -> str:
-    flag = next((word for word in given.split() if word.startswith("--")), given.split()[0])
-    flag = flag.partition("=")[0]
-    if not flag.startswith("--"):
-        return f"{flag!r} is not a flag"
-    # `--lr` for `--model.lr` is no misspelling that a comparison of the whole would find.
-    bare = [name for name in flags() if name.rpartition(".")[2] == flag.removeprefix("--")]
-    hint = f"; did you mean {sorted(bare)[0]}?" if bare else nearest(flag, flags())
-    return f"there is no {flag}{hint}"
-
-
-def _missing(text: str, names: str) -> str:
-    return f"--{names} is missing: name a class, or a --config that does"
-
-
-def _unknown_option(text: str, class_path: str, option: str) -> str:
-    group, cls = _class(class_path)
-    return f"--{group}.{option}: {cls.__name__} has no {option}{nearest(option, parameters(cls))}"
-
-
-def _wrong_value(text: str, class_path: str, option: str, rest: str) -> str:
-    group, _ = _class(class_path)
-    return f"--{group}.{option}: {_expected(rest)}"
-
-
-def _wrong_plain_value(text: str, option: str, rest: str) -> str:
-    return f"--{option}: {_expected(rest)}"
-
-
-def _unknown_class(text: str, group: str, name: str) -> str:
-    names = [n for n, cls in subclasses(GROUPS[group]).items() if not cls.__subclasses__()]
-    return f"--{group} {name}: there is no such class{nearest(name, names, listed=True)}"
-
-
-def _unknown_in_group(text: str, group: str, option: str) -> str:
-    names = parameters(GROUPS[group]) if group in GROUPS else set()
-    return f"{group}.{option}: {group} has no {option}{nearest(option, names)}"
-
-
-def _unknown_key(text: str, key: str) -> str:
-    names = {flag.removeprefix("--") for flag in flags()}
-    return f"{key}: no such field{nearest(key, names)}"
-
-
 def _expected(rest: str) -> str:
-    """`expected float, not abc`, out of what may be several alternatives."""
+    """`expected float, not abc`, from jsonargparse's list of what each alternative of a type hint has to say."""
     kinds = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.(\w+\[[^\]]*\]))", rest)
     value = re.search(r"(?:Got value|Given value): (.*?)(?: - Expected|$)", rest)
     names = dict.fromkeys((a or b).replace("NoneType", "null") for a, b in kinds)
     wanted = " or ".join(re.sub(r"Literal\[(.*)\]", r"one of \1", name) for name in names)
-    return f"expected {wanted}, not {value.group(1) if value else 'this'}"
+    return f"expected {wanted}, not {value[1] if value else 'this'}" if wanted else rest
 
 
-def _class(class_path: str) -> tuple[str, Any]:
+def _class(class_path: str) -> tuple[str, type]:
+    """The group of flags and the class that a class path names."""
     name = class_path.rpartition(".")[2]
     for group, base in GROUPS.items():
         if name in (found := subclasses(base)):
             return group, found[name]
     return "model", LitModel
-
-
-_CASES: list[tuple[str, Any]] = [
-    (r"class_path '([^']+)': Option '([^']+)' is not accepted", _unknown_option),
-    (
-        r"class_path '([^']+)': Parser key \"([^\"]+)\": (.*?)(?: - Expected a <class 'NoneType'> Given.*)?$",
-        _wrong_value,
-    ),
-    (r"arguments are required: (\w+)", _missing),
-    (r"[uU]nrecognized arguments: (.*)", _unrecognized),
-    (r"Parser key \"(model|data)\".*Expected a dot import path string: (\S+)", _unknown_class),
-    (r"Parser key \"(model|data)\".*[Ii]mport of (\S+?)[:,]? ", _unknown_class),
-    (r"Group '([^']+)' does not accept option '([^']+)'", _unknown_in_group),
-    (r"^Option '([^']+)' is not accepted", _unknown_key),
-    (r"Parser key \"([^\"]+)\": (.*)", _wrong_plain_value),
-]

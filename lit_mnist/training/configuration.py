@@ -1,25 +1,29 @@
-"""Configuration: packaged YAML files, overridden by flags, checked against the classes they name."""
+"""The configuration of a fit: packaged YAML files, overridden by flags, checked against the classes they name."""
 
 import importlib
 import math
 import sys
 import warnings
 from dataclasses import dataclass
-from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
-from jsonargparse import ArgumentError, Namespace
-from lightning.fabric.utilities.exceptions import MisconfigurationException
+from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_mnist.data import ImageDataModule
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.models import LitModel
-from lit_mnist.training.config_errors import explain, nearest
+from lit_mnist.training.config_errors import (
+    GROUPS,
+    class_names,
+    explain,
+    is_base_class,
+    library_errors,
+    subclasses,
+)
+from lit_mnist.training.config_files import check_unique_keys, config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
 from lit_mnist.training.lightning.signals import disable_signal_handlers
 
@@ -30,10 +34,26 @@ TRAINER_DEFAULTS = {
     "num_sanity_val_steps": 0,
     "enable_model_summary": False,
 }
+LOGGER_REFUSED = "--trainer.logger has no effect: every run is logged to MLflow"
+
+_load_yaml = get_loader("yaml")
+
+
+def _load_strict_yaml(text: str) -> Any:
+    """Read a flag's value or a file as jsonargparse does, but refuse a key that is given twice."""
+    if ":" in text:  # without one there is no mapping
+        try:
+            check_unique_keys(text)
+        except UsageError as error:
+            raise UsageError(f"{' '.join(text.split())[:80]} has {error}") from None
+    return _load_yaml(text)
+
+
+set_loader("yaml", _load_strict_yaml)
 
 
 class TrackingArgs:
-    """How a run is called in MLflow."""
+    """How a run appears in MLflow."""
 
     def __init__(
         self,
@@ -46,9 +66,9 @@ class TrackingArgs:
 
         Args:
             experiment: MLflow experiment that the run belongs to.
-            name: What the run is called in the UI; without it, model, dataset and seed.
+            name: Name of the run in the UI; by default, model, dataset and seed.
             system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
-            figures: Whether to draw loss curves, and what the model makes of the validation images.
+            figures: Whether to draw loss curves, and the predictions for the validation images.
 
         """
         self.experiment, self.name = experiment, name
@@ -57,24 +77,33 @@ class TrackingArgs:
 
 @dataclass(frozen=True)
 class CheckpointArgs:
-    """How often a checkpoint is written that training can go on from."""
+    """How often a checkpoint is written from which training can be resumed."""
 
     every_n_steps: int | None = 500
-    """Optimiser steps between two of them."""
+    """Optimiser steps between two checkpoints; null switches them off."""
     every_n_minutes: float | None = 5.0
-    """Minutes between two of them, whichever comes first."""
+    """Minutes between two checkpoints, whichever comes first; null switches them off."""
+    upload_every_n_minutes: float | None = 10.0
+    """Minutes between two copies of the newest checkpoint to the artifact store, in case this machine is lost."""
 
     def __post_init__(self) -> None:
-        for name in ("every_n_steps", "every_n_minutes"):
+        for name in ("every_n_steps", "every_n_minutes", "upload_every_n_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"--checkpoint.{name} {value} must be above 0; null switches it off")
 
 
 class LitCLI(LightningCLI):
-    """LightningCLI on this project's classes: parses and instantiates model and data, and runs nothing.
+    """Parses the arguments of `fit` with LightningCLI, and creates model and data; it runs nothing.
 
-    `make_trainer` comes later, since a Trainer needs the run that its callbacks write to.
+    The Trainer is created later, by `make_trainer`: its callbacks write to a run that does not exist yet.
+
+    Args:
+        arguments: Flags, of which `--config` may name a packaged configuration.
+
+    Raises:
+        UserError: a flag or a configuration is wrong.
+
     """
 
     model: LitModel
@@ -90,29 +119,29 @@ class LitCLI(LightningCLI):
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lit-mnist fit"},
             subclass_mode_model=True,
             subclass_mode_data=True,
-            args=_resolved(arguments),
+            args=_resolve_configs(arguments),
             run=False,
             auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,  # model and data keep plain arguments of their own
+            load_from_checkpoint_support=False,  # checkpoints hold plain constructor arguments
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Add the run's names, and how often it is saved."""
+        """Add the groups `tracking` and `checkpoint`, and `--threads`."""
         parser.add_class_arguments(TrackingArgs, "tracking")
         parser.add_class_arguments(CheckpointArgs, "checkpoint")
         parser.add_argument(
             "--threads",
             type=int | None,
             default=None,
-            help="CPU threads; sums over another number of them are rounded otherwise. null leaves it to torch",
+            help="CPU threads; another number rounds sums differently. null leaves the number to torch",
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse, with one line for whatever is wrong."""
+        """Parse and check; whatever is wrong is a UsageError of one line."""
         try:
             self.config = parser.parse_args(args)
         except ArgumentError as error:
-            raise UsageError(explain(str(error))) from None
+            raise UsageError(explain(str(error))) from error
         _check_values(self.config)
         self._fit_model_to_data(parser, args)
 
@@ -126,33 +155,46 @@ class LitCLI(LightningCLI):
         if any(name in own and own[name] != value for name, value in known.items()):
             # Without defaults, the result holds only what the user gave (jsonargparse 4.53).
             given = parser.parse_args(args, defaults=False)["model"].get("init_args", {})
-            for name in own.keys() & known.keys() - given.keys():
-                own[name] = known[name]
+            for name, value in known.items():
+                if name in own and name not in given:
+                    own[name] = value
 
     def before_instantiate_classes(self) -> None:
-        """Let the data go by the run's seed unless they were given their own."""
+        """Give the data the run's seed unless it has its own."""
         arguments = self.config["data"]["init_args"]
         if arguments.get("seed") is None:
             arguments["seed"] = self.config["seed_everything"]
 
     def instantiate_classes(self) -> None:
-        """Make model and data; an error of theirs comes out as they raised it."""
+        """Create model and data."""
         try:
-            super().instantiate_classes()
-        except ValueError as error:  # jsonargparse's, with what each alternative of the type had to say
-            if isinstance(error.__cause__, UserError):
-                raise error.__cause__ from None
-            raise UsageError(" ".join(str(error.__cause__ or error).split())) from None
+            with library_errors("model or data"):
+                super().instantiate_classes()
+        except UserError as error:
+            # jsonargparse wraps what a constructor raises in a ValueError that lists the alternatives of the type.
+            complaint = error.__cause__ and error.__cause__.__cause__
+            if isinstance(complaint, UserError):
+                raise complaint from None
+            raise
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
-        """Leave it to `make_trainer`."""
+        """Do nothing: see `make_trainer`."""
 
     def make_trainer(self, **kwargs: Any) -> Trainer:
-        """The Trainer of the configuration, with `kwargs` and `callbacks` added."""
+        """Create the Trainer of the configuration.
+
+        Args:
+            kwargs: Arguments of the Trainer that override the configuration's, except `callbacks` and `plugins`,
+                which are added to it.
+
+        Raises:
+            UsageError: the Trainer refuses its arguments.
+
+        """
         config = dict(self.config_init["trainer"])
         if config["logger"] is not None:
-            raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
-        # Ours first: the checkpoint of a step is written before anybody has begun the next one.
+            raise UsageError(LOGGER_REFUSED)
+        # Ours first: the checkpoint of a step is written before another callback begins the next one.
         config["callbacks"] = [*kwargs.pop("callbacks", []), *_as_list(config.get("callbacks"))]
         config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
         if config["profiler"] is None:
@@ -161,13 +203,10 @@ class LitCLI(LightningCLI):
             config["deterministic"] = "warn"
         if config["enable_progress_bar"] is None:
             config["enable_progress_bar"] = sys.stdout.isatty()
-        try:
-            with warnings.catch_warnings():
-                # Lightning warns on every host that has SLURM installed, also outside a job (SLURMEnvironment).
-                warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
-                trainer = Trainer(**{**config, **kwargs})
-        except (MisconfigurationException, TypeError, ValueError, RuntimeError, ImportError) as error:
-            raise UsageError(f"--trainer: {' '.join(str(error).split())}") from None
+        with library_errors("--trainer"), warnings.catch_warnings():
+            # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
+            warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
+            trainer = Trainer(**{**config, **kwargs})
         disable_signal_handlers(trainer)
         return trainer
 
@@ -178,105 +217,44 @@ class LitCLI(LightningCLI):
         return checkpointing
 
     def config_yaml(self) -> str:
-        """The whole configuration, from which the run can be made again."""
+        """The whole configuration as YAML; the run can be repeated from it."""
         return str(self.parser.dump(self.config, skip_none=False))
 
     def params(self) -> dict[str, Any]:
-        """What tells one run from another: every field of model and data, and the main ones of the rest."""
+        """The parameters logged to MLflow: every field of model and data, and the trainer's main ones."""
         trainer = self.config["trainer"]
         names = ("max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision",
                  "gradient_clip_val", "accumulate_grad_batches")  # fmt: skip
         params = {name: trainer[name] for name in names} | {"seed_everything": self.config["seed_everything"]}
         for group in ("model", "data"):
             params[group] = self.config[group]["class_path"].rpartition(".")[2]
-            params |= _plain(self.config[group]["init_args"])
+            params |= self.config[group]["init_args"].as_dict()
         return params
 
 
-def config_names() -> list[str]:
-    """Names of the packaged configurations, such as `zhang/cnn`."""
-    root = Path(str(resources.files("lit_mnist") / "configs"))
-    return sorted(str(path.relative_to(root).with_suffix("")) for path in root.rglob("*.yaml"))
-
-
-def config_path(name: str) -> Path:
-    """The file of a packaged configuration, or of a path.
-
-    Raises:
-        UsageError: there is no such configuration.
-
-    """
-    if (path := Path(name)).is_file():
-        _check_yaml(path)
-        return path
-    if name in config_names():
-        return Path(str(resources.files("lit_mnist") / "configs" / f"{name}.yaml"))
-    raise UsageError(
-        f"--config {name}: no such file or packaged configuration{nearest(name, config_names(), listed=True)}"
-    )
-
-
-def _resolved(arguments: list[str]) -> list[str]:
-    """The arguments, with packaged names of configurations replaced by their files."""
+def _resolve_configs(arguments: list[str]) -> list[str]:
+    """The arguments, with the names of packaged configurations replaced by their paths."""
     resolved = []
-    follows = False
+    is_config = False
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         value = value or "".join(arguments[index + 1 : index + 2])
+        # Here and not after parsing: jsonargparse would first complain about the logger's own arguments.
         if (name == "--trainer.logger" and value != "null") or name.startswith("--trainer.logger."):
-            raise UsageError("--trainer.logger has no effect: every run is logged to MLflow")
-        if follows:
+            raise UsageError(LOGGER_REFUSED)
+        if is_config:
             argument = str(config_path(argument))
         elif argument.startswith("--config="):
             argument = f"--config={config_path(argument.partition('=')[2])}"
-        follows = argument in ("--config", "-c")
+        is_config = argument in ("--config", "-c")
         resolved.append(argument)
-    if follows:
+    if is_config:
         raise UsageError("--config needs a name or a path")
     return resolved
 
 
-def _check_yaml(path: Path) -> None:
-    try:
-        text = path.read_text()
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        fields = yaml.safe_load(text)
-    except OSError as error:
-        raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[union-attr]
-        raise UsageError(f"--config {path} is not YAML: {where}") from None
-    if fields is None:
-        raise UsageError(f"--config {path} is empty: it needs fields such as model, data and trainer")
-    if not isinstance(fields, dict):
-        raise UsageError(f"--config {path} holds no fields such as model, data and trainer")
-    _check_unique(path, node)
-    for section in ("trainer", "tracking", "checkpoint"):
-        if section in fields and not isinstance(fields[section], dict):
-            raise UsageError(f"--config {path}: {section} is {fields[section]!r}; give it fields, or leave it out")
-
-
-def _check_unique(path: Path, node: Any) -> None:
-    """Refuse a key given twice in one mapping: YAML would silently keep the last value."""
-    if isinstance(node, yaml.SequenceNode):
-        for child in node.value:
-            _check_unique(path, child)
-    if isinstance(node, yaml.MappingNode):
-        lines: dict[str, int] = {}
-        for key, child in node.value:
-            line = key.start_mark.line + 1
-            if isinstance(key, yaml.ScalarNode):
-                if key.value in lines:
-                    raise UsageError(
-                        f"--config {path} has {key.value} twice, in lines {lines[key.value]} and {line}: keep one"
-                    )
-                lines[key.value] = line
-            _check_unique(path, child)
-
-
 def _check_values(config: Namespace) -> None:
-    """Refuse values of the right type that torch, numpy or Lightning would fail on later."""
+    """Refuse values of the right type that torch, numpy or Lightning would fail on later, less clearly."""
     seed, threads = config["seed_everything"], config["threads"]
     if seed is False or (seed is not None and not 0 <= seed < 2**32):
         shown = "false" if seed is False else seed
@@ -286,16 +264,19 @@ def _check_values(config: Namespace) -> None:
     accumulate = config["trainer"]["accumulate_grad_batches"]
     if accumulate < 1:
         raise UsageError(f"--trainer.accumulate_grad_batches {accumulate} must be at least 1")
-    for group in ("model", "data", "checkpoint"):
+    for group in ("model", "data"):
+        base = GROUPS[group]
+        name = config[group]["class_path"].rpartition(".")[2]
+        cls = {base.__name__: base, **subclasses(base)}.get(name)
+        if cls is not None and is_base_class(cls):
+            hint = nearest(name, class_names(base), listed=True)
+            raise UsageError(f"--{group} {name} is a base class, which does nothing by itself{hint}")
+    for group in ("model", "data", "checkpoint", "trainer"):
         section = config.get(group)
         for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
             for number in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
-
-
-def _plain(namespace: Namespace) -> dict[str, Any]:
-    return dict(namespace.as_dict())
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -14,7 +14,7 @@ from lit_mnist.data.image_files import read_image
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.folder import CONFIG, upgrade_config
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -116,7 +116,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
     """
     with ExitStack() as files:
         try:
-            config = files.enter_context(fetched(client, run_id, CONFIG))
+            config = upgrade_config(files.enter_context(fetched(client, run_id, CONFIG)))
         except Exception:  # each kind of artifact store has its own
             raise UserError(f"run {run_id} has no {CONFIG}: `lit-mnist fit` did not make it") from None
         return LitCLI(["--config", str(config), *overrides])

@@ -2,67 +2,77 @@
 
 import argparse
 import os
+import re
 import time
-import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
-from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
-from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
+from lightning.pytorch.profilers import PassThroughProfiler
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.slurm import allocation, check_tasks, leave_tasks
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
-from lit_mnist.tracking.logger import MLflowTracker
+from lit_mnist.tracking.logger import FILES, MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
-from lit_mnist.tracking.run import Run, clean_folder, open_run
+from lit_mnist.tracking.queries.lookup import KEY, find_key
+from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
+    LAST,
     NEXT,
     PREVIOUS,
     AtomicCheckpointIO,
     best_callback,
     load_weights,
-    newest_good,
 )
 from lit_mnist.training.checkpoints.resume_point import (
     CHECKPOINTS,
     ResumePoint,
     config_diff,
     find_resume_point,
+    find_run_to_resume,
     nothing_left,
 )
+from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
-from lit_mnist.training.lightning.ranks import is_lost_peer, other_rank_context, rank_0_context, run_of_rank_0
+from lit_mnist.training.lightning.ranks import (
+    HangGuard,
+    forks_processes,
+    is_lost_peer,
+    make_rendezvous_interruptible,
+    other_rank_context,
+    rank_0_context,
+    run_of_rank_0,
+)
 from lit_mnist.training.progress import progress_callback
 from lit_mnist.training.report import Result, fit_figures, show
 
 
 @dataclass
-class Fit:
-    """What one fit works with."""
+class _Fit:
+    """The parts of one fit; the run is opened last, and passed beside them."""
 
     cli: LitCLI
+    point: ResumePoint | None
+    """Where training goes on; None for a new run."""
     trainer: Trainer
     tracker: MLflowTracker
-    resume: ExactResume
+    exact_resume: ExactResume
     best: ModelCheckpoint
-    former: ResumePoint | None = None
-    checkpoint: tuple[Path, dict[str, Any]] | None = None
-    """Where training goes on: path and content."""
-    offline: bool = False
-    tags: Mapping[str, str] = field(default_factory=dict)
-    leased: bool = False
+    hang_guard: HangGuard
+    offline: bool
+    leased: bool
+    tags: Mapping[str, str]
 
 
 def fit(
@@ -72,40 +82,60 @@ def fit(
     tags: Mapping[str, str] | None = None,
     leased: bool = False,
 ) -> Result | None:
-    """Train what `arguments` describe, as one MLflow run; None on ranks other than 0, and where nothing is left.
+    """Train what `arguments` describe, as one MLflow run.
 
     Args:
         arguments: Those of `lit-mnist fit`.
-        callbacks: To be called beside the project's own.
-        watch: Where signals are noted already.
-        tags: Of a new run, beside the project's own.
+        callbacks: Further callbacks, which are called after those that save the training.
+        watch: Notes signals, if the caller does so already.
+        tags: Further tags of a new run.
         leased: The caller has proof that no other host works on the run to resume.
+
+    Returns:
+        None on ranks other than 0, and if a finished run has nothing left to train.
+
+    Raises:
+        UserError: something is wrong that the user can fix.
+        Interrupted: a signal came; the run is saved.
+
     """
-    options, flags = _options(arguments)
+    options, flags = _split_options(arguments)
+    job = allocation()
+    if job is not None and not job.step:
+        leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
-        led = run_of_rank_0()
-        former = None if options.resume is None else _find_former(options, led, watch)
-        cli = LitCLI(flags if former is None else ["--config", str(former.config), *flags])
+        rank_0_run, found, tags = run_of_rank_0(), None, dict(tags or {})
+        wanted = options.resume
+        if options.key is not None:
+            tags[KEY] = options.key
+            wanted = rank_0_run or find_key(options.key, options.offline)
+        if wanted is not None:
+            try:
+                found = find_run_to_resume(wanted, options.offline, rank_0_run)
+            except UserError:
+                watch.check()  # a signal during the wait for a store that is away matters more than its error
+                raise
+        cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
-        if cli.config["threads"] is not None:
-            torch.set_num_threads(cli.config["threads"])
+        # torch takes the host's cores for its own; a job that has fewer would be slowed down by the surplus
+        # threads.
+        threads = cli.config["threads"] or (job.cpus if job and "OMP_NUM_THREADS" not in os.environ else None)
+        if threads is not None:
+            torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
-        job = _prepare(cli, former, callbacks, watch)
-        job.offline, job.tags, job.leased = options.offline, tags or {}, leased
-        if _is_done(job):
+        point = None if found is None else find_resume_point(found, cli.model)
+        work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
+        if point is not None and _is_done(work, point):
             return None
-        if job.checkpoint is None and (pretrained := getattr(cli.model, "pretrained", None)) is not None:
-            pretrained.check()
         watch.check()
-        # Only now is there a run: what cannot even start leaves none behind.
-        result = None
+        # Only now is the run created: what cannot even start leaves none behind.
         try:
-            with _run_of(job) as run:
-                result = _train(job, run)
+            with _open(work) as run:
+                result = _train(work, run)
         except BusyError:
-            if job.former is not None:
-                job.former.forget()
+            if point is not None:
+                point.discard()
             raise
         if run is None or result is None:
             return None
@@ -114,39 +144,22 @@ def fit(
     return result
 
 
-def _find_former(options: argparse.Namespace, led: str | None, watch: SignalWatch) -> ResumePoint:
-    """The run to go on with; a signal that came while the store was waited for counts more than its error."""
-    try:
-        return find_resume_point(options.resume, options.offline, led)
-    except UserError:
-        watch.check()
-        raise
-
-
-def _is_done(job: Fit) -> bool:
-    """Whether the run is finished and its training has nothing left to do, which is said."""
-    if job.former is None or job.checkpoint is None:
-        return False
-    reason = nothing_left(job.checkpoint[1], job.trainer, job.cli.model)
-    if reason is None or job.former.status != "FINISHED":  # killed at the very end, it has yet to draw its figures
-        return False
-    if not job.offline and has_unsent(job.former.folder):  # killed even later, it has yet to tell the store
-        return False
-    if job.trainer.is_global_zero:
-        print(f"run {job.former.run_id} is finished, {reason}: nothing left to do")
-        job.former.forget()
-    return True
-
-
-def _options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """What is not configuration, and the rest."""
+def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Split off the options that are no configuration: `--resume`, `--key` and `--offline`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--resume")
+    parser.add_argument("--key")
     parser.add_argument("--offline", action="store_true")
     try:
         known, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:
+    except argparse.ArgumentError as error:
+        if error.argument_name == "--key":
+            raise UsageError("--key needs a name, which this command's run is found by later") from None
         raise UsageError("--resume needs a run's id, its beginning, or last") from None
+    if known.key is not None and not re.fullmatch(r"[\w.-]+", known.key):
+        raise UsageError(f"--key {known.key!r}: letters, digits, dots, dashes and underscores only")
+    if known.key is not None and known.resume is not None:
+        raise UsageError("--key finds the run to resume itself: leave --resume out")
     if known.resume is not None and not known.resume.strip():
         raise UsageError("--resume is empty: it needs a run's id, its beginning, or last")
     return known, rest
@@ -156,7 +169,8 @@ def check_fit(cli: LitCLI) -> None:
     """Refuse a model that cannot take the data.
 
     Raises:
-        UsageError: it has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, or takes images of another shape.
+
     """
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
@@ -170,31 +184,60 @@ def check_fit(cli: LitCLI) -> None:
         )
 
 
-def _prepare(cli: LitCLI, former: ResumePoint | None, callbacks: Sequence[Callback], watch: SignalWatch) -> Fit:
-    """The Trainer, and where it goes on."""
-    checkpoint = newest_good(former.checkpoints, cli.model) if former else None
-    tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
-    resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0))
-    best = best_callback(cli.model)
-    ours: list[Callback] = [resume, *callbacks, best]
-    if cli.config["trainer"]["enable_progress_bar"] is not False:
-        ours.append(progress_callback())
-    io = AtomicCheckpointIO(checkpoint[1] if checkpoint else None)
-    trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[io])
-    if isinstance(trainer.strategy.launcher, _MultiProcessingLauncher):
-        raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    _check_devices(trainer, cli)
-    hide_no_gpu()
-    use_fast_step(trainer)
-    return Fit(cli, trainer, tracker, resume, best, former, checkpoint)
-
-
-def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
-    """Refuse, before there is a run, devices that cannot share a batch and nodes that nobody starts.
+def _prepare(
+    cli: LitCLI,
+    point: ResumePoint | None,
+    callbacks: Sequence[Callback],
+    watch: SignalWatch,
+    offline: bool,
+    leased: bool,
+    tags: Mapping[str, str],
+) -> _Fit:
+    """Make the Trainer and its callbacks.
 
     Raises:
-        UsageError: the batch size is no multiple of the devices, or there are several nodes and no launcher.
+        UsageError: see `_check_trainer`.
+        UserError: the checkpoint of a pretrained part of the model is missing or damaged.
+
     """
+    # A checkpoint to resume from has the pretrained weights in it.
+    pretrained = getattr(cli.model, "pretrained", None)
+    if pretrained is not None and (point is None or point.checkpoint is None):
+        pretrained.check()
+    tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
+    best_is_lost = point is not None and point.checkpoint is not None and point.checkpoint.best_is_lost
+    exact_resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0), best_is_lost)
+    best = best_callback(cli.model)
+    # ExactResume is first: the checkpoint of a step is written before any other callback begins the next one.
+    ours: list[Callback] = [exact_resume, *callbacks, best]
+    if cli.config["trainer"]["enable_progress_bar"] is not False:
+        ours.append(progress_callback())
+    trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])
+    _check_trainer(trainer, cli)
+    hang_guard = HangGuard()
+    if trainer.world_size > 1:
+        trainer.callbacks.insert(0, hang_guard)  # type: ignore[attr-defined]
+        make_rendezvous_interruptible(trainer, watch)
+    profiler = trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler) and not profiler.filename:
+        profiler.filename = "profile"  # without a name, Lightning logs the report as an INFO message only
+    hide_no_gpu()
+    use_fast_step(trainer)
+    return _Fit(cli, point, trainer, tracker, exact_resume, best, hang_guard, offline, leased, tags)
+
+
+def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
+    """Refuse, before there is a run, settings of the Trainer that cannot work.
+
+    Raises:
+        UsageError: processes are forked, the batch size is no multiple of the devices, there are several nodes and
+            no launcher, or the precision is replaced by another one.
+
+    """
+    devices = trainer.world_size // trainer.num_nodes
+    check_tasks(devices, trainer.num_nodes, "fit")
+    if forks_processes(trainer):
+        raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
     if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
         raise UsageError(
@@ -208,47 +251,61 @@ def _check_devices(trainer: Trainer, cli: LitCLI) -> None:
             f" `srun`, or on each node with `torchrun --nnodes {trainer.num_nodes} --rdzv-endpoint HOST:PORT"
             " -m lit_mnist.cli fit ...`"
         )
+    # Lightning replaces 16-mixed on a CPU by bf16-mixed, with a warning that is easily missed (2.6).
+    wanted = str(cli.config["trainer"]["precision"])
+    if wanted in ("16", "16-mixed") and trainer.precision == "bf16-mixed":
+        raise UsageError(f"--trainer.precision {wanted}: a CPU has no float16 mixed precision; take bf16-mixed")
+
+
+def _is_done(job: _Fit, point: ResumePoint) -> bool:
+    """Return True, and say so, if the run is finished and its training has nothing left to do."""
+    if point.checkpoint is None:
+        return False
+    reason = nothing_left(point.checkpoint.content, job.trainer, job.cli.model)
+    # A run that was killed at the very end still has to draw its figures, or to send what it has logged.
+    if reason is None or point.status != "FINISHED" or (not job.offline and has_unsent(point.folder)):
+        return False
+    if job.trainer.is_global_zero:
+        print(f"run {point.run.id} is finished, {reason}: nothing left to do")
+        point.discard()
+    return True
 
 
 @contextmanager
-def _run_of(job: Fit) -> Iterator[Run | None]:
-    """The run of this fit, new or the former one; None in the processes that work for rank 0's."""
+def _open(job: _Fit) -> Iterator[Run | None]:
+    """Open the run of this fit, a new one or the one to resume; None on ranks other than 0."""
     if not job.trainer.is_global_zero:
         with other_rank_context():
             yield None
         return
-    names, former = job.cli.config["tracking"], job.former
-    with open_run(
-        names.experiment,
-        names.name or _run_name(job.cli),
-        former.run_id if former else None,
-        names.system_metrics,
-        resume=former is not None,
-        offline=job.offline,
-        leased=job.leased,
-        tags=job.tags,
-    ) as run:
-        if former is None:
-            run.log_params(job.cli.params())
-        config = job.cli.config_yaml()
-        changes = config_diff(run.folder / CONFIG, config) if former else {}
-        if former is not None:
-            # Before the new configuration is written: killed in between, the run is resumed with a change again.
-            run.rewind(job.checkpoint[1]["global_step"] if job.checkpoint else -1, changed=bool(changes))
-        # A run with a configuration can be gone on with, and has its parameters by then.
-        replace_text(run.folder / CONFIG, config)
-        run.log_text(config, CONFIG)
-        if former is None:
+    names, point, cli = job.cli.config["tracking"], job.point, job.cli
+    if point is not None:
+        opened = resume_run(point.run, names.system_metrics, offline=job.offline, leased=job.leased)
+    else:
+        # MLflow would make a name up from the random numbers that the seed has just fixed: always the same one.
+        name = (
+            names.name or f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
+        )
+        opened = open_run(names.experiment, name, None, names.system_metrics, offline=job.offline, tags=job.tags)
+    with opened as run:
+        config = cli.config_yaml()
+        if point is None:
+            run.log_params(cli.params())
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
-            _announce(job, run, changes)
-        run.uploader.submit(lambda: _log_provenance(run, job))
-        folder = run.folder / CHECKPOINTS
-        job.resume.folder = folder
+            _announce(run, point, config_diff(run.folder / CONFIG, config))
+        # From here on the run can be resumed: it has its configuration, and its parameters.
+        replace_text(run.folder / CONFIG, config)
+        run.log_text(config, CONFIG)
+        run.submit(lambda: _log_provenance(run, job))
+        (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
-                callback.dirpath = str(folder)
-        job.resume.before_save = run.sync
+                callback.dirpath = str(run.folder / CHECKPOINTS)
+        job.exact_resume.folder = run.folder / CHECKPOINTS
+        job.exact_resume.before_save = run.sync
+        job.exact_resume.upload = lambda: run.log_file(run.folder / CHECKPOINTS / LAST, CHECKPOINTS)
+        job.hang_guard.before_exit = lambda: _mark_killed(run)
         job.tracker.run = run
         try:
             with rank_0_context(run.id):
@@ -258,27 +315,30 @@ def _run_of(job: Fit) -> Iterator[Run | None]:
             raise
 
 
-def _announce(job: Fit, run: Run, changes: dict[str, str]) -> None:
-    """Say where training goes on, and what is different from now on."""
-    step = job.checkpoint[1]["global_step"] if job.checkpoint else 0
-    print(f"run {run.id} in experiment {run.experiment} goes on from step {step:,}", flush=True)
+def _announce(run: Run, point: ResumePoint, changes: dict[str, str]) -> None:
+    """Say and log where training goes on, and which settings are different from now on."""
+    print(f"run {run.id} in experiment {run.experiment} goes on from step {point.step:,}", flush=True)
     for name, change in changes.items():
         print(f"  {name}: {change}", flush=True)
-    run.set_tags({f"config_diff.{name}": f"{change} from step {step}" for name, change in changes.items()})
+    run.set_tags({f"config_diff.{name}": f"{change} from step {point.step}" for name, change in changes.items()})
+    # Before the new configuration is written: killed in between, the run is resumed with a change again.
+    run.rewind(point.step if point.checkpoint else -1, changed=bool(changes))
 
 
-def _run_name(cli: LitCLI) -> str:
-    # MLflow would make one up from the random numbers that the seed has just fixed: the same for every run.
-    return f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
-
-
-def _log_provenance(run: Run, job: Fit) -> None:
-    """Log code, packages and data: what takes a moment, and so is done beside the training."""
+def _log_provenance(run: Run, job: _Fit) -> None:
+    """Log code, packages and data; slow, and so done in the background of training."""
     versions = package_versions()
     tags = device_tags(job.trainer.strategy.root_device.type, job.trainer.world_size)
     tags |= {**git_state(), **version_tags(versions), "monitor": job.cli.model.monitor}
-    if job.former is not None:
-        before = run.data().data.tags if run.mlflow is not None else {}
+    if job.point is not None:
+        before: dict[str, str] = {}
+        for _, entry in run.journal.entries():
+            if entry["kind"] == "tags":
+                before |= entry["values"]
+        if "monitor" not in before and run.mlflow is not None:
+            # The journal does not go back to the run's beginning: its folder was fetched from the store.
+            with suppress(Exception):  # the store may be away; the tags are journaled all the same
+                before = run.data().data.tags
         changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
         tags |= {f"config_diff.{name}": change for name, change in changes.items()}
     run.set_tags(tags)
@@ -287,49 +347,61 @@ def _log_provenance(run: Run, job: Fit) -> None:
     run.log_dataset(data.dataset, data.digest(), data.sizes())
 
 
-def _train(job: Fit, run: Run | None) -> Result | None:
-    start = time.perf_counter()
+def _mark_killed(run: Run) -> None:
+    """Set the run's status while its training hangs and this process is about to be killed."""
+    entry = {"kind": "status", "status": "KILLED", "end_time": time.time_ns() // 1_000_000}
+    run.journal.append(entry, reserved=True)
+    run.uploader.close()
+
+
+def _train(job: _Fit, run: Run | None) -> Result | None:
+    """Train, and log the results; on ranks other than 0, `run` and the result are None.
+
+    Raises:
+        UserError: another rank has ended.
+        UsageError: Lightning refuses a setting.
+
+    """
+    start, trainer = time.perf_counter(), job.trainer
     path = None
-    if job.checkpoint:  # the folder may have moved when its run got its id in the store
-        path = job.checkpoint[0] if run is None else run.folder / CHECKPOINTS / job.checkpoint[0].name
+    if job.point is not None and job.point.checkpoint is not None:
+        path = job.point.checkpoint.path
+        if run is not None:  # a run that was offline gets a new id, and its folder a new name, in the store
+            path = run.folder / CHECKPOINTS / path.name
     try:
-        with gc_freeze():
-            job.trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
+        guard = job.hang_guard.active(trainer) if trainer.world_size > 1 else nullcontext()
+        with gc_freeze(), guard, library_errors("--trainer", raised_in=("/lightning/pytorch/", "/torch/optim/")):
+            trainer.fit(job.cli.model, datamodule=job.cli.datamodule, ckpt_path=path)
     except BaseException as error:
         if run is not None:
             with suppress(Exception):  # the first error is the one that counts
-                _log_checkpoints(run)
-        if job.trainer.world_size > 1 and is_lost_peer(error):
+                _log_files(run)
+        if trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
-        if _is_complaint(error):
-            line = " ".join(str(error).split())
-            raise UsageError(f"--trainer: {line} (`lit-mnist --debug fit ...` shows the traceback)") from None
         raise
     if run is None:
         return None
     took = time.perf_counter() - start
-    _log_checkpoints(run)
+    _log_files(run)
     return _conclude(job, run, took)
 
 
-def _is_complaint(error: BaseException) -> bool:
-    """True if Lightning itself raised the error, about a setting: a model's own error keeps its traceback."""
-    if isinstance(error, MisconfigurationException):
-        return True
-    where = traceback.extract_tb(error.__traceback__)[-1].filename
-    kinds = (TypeError, ValueError, RuntimeError, ZeroDivisionError)
-    return isinstance(error, kinds) and ("/lightning/pytorch/" in where or "/torch/optim/" in where)
-
-
-def _log_checkpoints(run: Run) -> None:
-    """Log the best and the last one, and those of a user's own callbacks."""
+def _log_files(run: Run) -> None:
+    """Log the best and the last checkpoint, those of a user's callbacks, and all that was written to `log_dir`."""
     for path in sorted((run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
         if path.name not in (NEXT, PREVIOUS):
             run.log_file(path, CHECKPOINTS)
+    for path in sorted((run.folder / FILES).rglob("*")):
+        if path.is_file():
+            run.log_file(path, str(path.relative_to(run.folder).parent))
 
 
-def _conclude(job: Fit, run: Run, took: float) -> Result:
-    """Log the best validation value, and the figures of the best checkpoint."""
+def _conclude(job: _Fit, run: Run, took: float) -> Result:
+    """Print the profiler's report; log the best validation value, and the figures of the best checkpoint."""
+    profiler = job.trainer.profiler  # type: ignore[attr-defined]
+    if not isinstance(profiler, PassThroughProfiler) and profiler.dirpath is not None:
+        for path in sorted(Path(profiler.dirpath).glob(f"*{profiler.filename}*.txt")):
+            print(path.read_text())
     logged = {name: float(value) for name, value in job.trainer.callback_metrics.items() if "/" in name}
     metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
     best = job.best

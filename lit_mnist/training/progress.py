@@ -1,4 +1,4 @@
-"""What a user sees while a run trains."""
+"""Progress of a training on the terminal, or as lines in a log file."""
 
 import sys
 import time
@@ -9,19 +9,19 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 
 
 def progress_callback() -> Callback:
-    """A live bar on a terminal, a line an epoch elsewhere."""
+    """Return a live bar for a terminal, or a printer of lines for anything else."""
     if sys.stdout.isatty():
         return LiveBar(refresh_rate=25, leave=True, theme=RichProgressBarTheme(metrics_format=".4f"))
     return EpochLines()
 
 
 class LiveBar(RichProgressBar):
-    """Lightning's bar, with the latest losses and accuracies beside it."""
+    """Lightning's bar, with the latest training and validation metrics beside it."""
 
     def get_metrics(
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
-        """What stands beside the bar."""
+        """Return the metrics to show."""
         return {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
@@ -30,7 +30,7 @@ class LiveBar(RichProgressBar):
 
 
 class EpochLines(Callback):
-    """Prints a line at an epoch's end, at most one every `seconds`, and one at the end of training."""
+    """Prints a line at the end of an epoch, at most one in `seconds`, and one at the end of training."""
 
     def __init__(self, seconds: float = 2.0) -> None:
         self.seconds = seconds
@@ -38,12 +38,12 @@ class EpochLines(Callback):
         self._last_step = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print where training stands unless that was done a moment ago."""
+        """Print a line, unless the last one is younger than `seconds`."""
         if time.monotonic() - self._last_time >= self.seconds:
             self._print(trainer, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print where training has ended."""
+        """Print the last line, unless the end of the epoch has just done so."""
         if trainer.global_step != self._last_step:
             self._print(trainer, trainer.current_epoch)
 

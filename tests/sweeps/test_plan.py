@@ -1,4 +1,4 @@
-"""`--plan` says what a sweep takes, and leaves nothing behind."""
+"""`--plan` estimates what a sweep takes, and leaves nothing behind."""
 
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ def test_a_plan_leaves_nothing_behind(cli: Cli, project: Path) -> None:
     assert {path.name for path in project.iterdir()} == {"pyproject.toml", "small.yaml"}
 
 
-def test_a_plan_is_true_and_compares_itself_with_the_stored_study(cli: Cli, project: Path) -> None:
+def test_a_plan_estimates_the_disk_and_compares_with_the_stored_study(cli: Cli, project: Path) -> None:
     wide = {"model.channels": [16, 16]}
     _, out, _ = _plan(cli, trials=1, flags=wide)
     planned = float(next(line for line in out.splitlines() if line.startswith("disk")).split()[2])
@@ -47,7 +47,7 @@ def test_a_plan_is_true_and_compares_itself_with_the_stored_study(cli: Cli, proj
     ({"data": "MNISTDataModule", "data.root": "nowhere"}, "MNIST not found: looked for nowhere"),
     ({"data.train_per_class": 391}, "MiniMNIST's class 0 has only 390 images"),
 ])  # fmt: skip
-def test_data_that_are_not_there_are_no_trials_fault(
+def test_missing_data_are_reported_before_a_study_exists(
     cli: Cli, project: Path, flags: dict[str, Any], said: str, plan: list[str]
 ) -> None:
     Path("small.yaml").write_text(spec_text(flags=flags))

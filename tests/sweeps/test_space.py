@@ -1,40 +1,48 @@
-"""A space gives values by dotted names, each where it applies; a sampler gives the same ones to the same trial."""
+"""Points of a search space, and samplers, which suggest the same point for the same trial of a study."""
 
 from collections import Counter
 from typing import Any
 
 import optuna
 import pytest
-from optuna.trial import FixedTrial
+from optuna.trial import FixedTrial, create_trial
 from test_spec import SPACE, text
 
+from lit_mnist.sweeps.search.optuna_private import BracketHyperbandPruner
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.space import Space
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
+from lit_mnist.sweeps.search.validation import check
+
+
+def _space(parameters: dict[str, Any]) -> Space:
+    sampler = "grid" if any("points" in parameter for parameter in parameters.values()) else "random"
+    return parse_spec(text(space=parameters, sampler=sampler), "x").space
+
 
 SIZES = {"depth": {"low": 1, "high": 3}, "width": {"low": 4, "high": 128, "log": True}}
 
 
 def _sizes(rule: str, **parameters: int) -> Any:
-    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+    space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     return space.suggest(FixedTrial({f"model.hidden_sizes.{name}": v for name, v in parameters.items()}))
 
 
-def test_sizes_follow_their_rule() -> None:
+def test_layer_sizes_follow_their_rule() -> None:
     assert _sizes("equal", depth=2, width=100) == {"model.hidden_sizes": [100, 100]}
     assert _sizes("halving", depth=3, width=101) == {"model.hidden_sizes": [101, 50, 25]}
     assert _sizes("free", depth=2, width_1=4, width_2=128) == {"model.hidden_sizes": [4, 128]}
 
 
-def test_what_does_not_apply_has_no_value() -> None:
-    space = Space(SPACE)
+def test_a_parameter_that_does_not_apply_has_no_value() -> None:
+    space = _space(SPACE)
     sgd = {"model.lr": 0.01, "model.optimizer": "sgd", "model.momentum": 0.5}
     adam = {"model.lr": 0.01, "model.optimizer": "adam"}
     assert space.suggest(FixedTrial(sgd)) == sgd and space.suggest(FixedTrial(adam)) == adam
 
 
-def test_lists_and_what_goes_with_a_value() -> None:
-    space = Space({
+def test_choices_may_be_lists_and_set_further_fields() -> None:
+    space = _space({
         "model.hidden_sizes": {"choices": [[500, 200], [100]]},
         "model.frozen_epochs": {"choices": [2, 4], "also": {"trainer.max_epochs": 2}},
     })  # fmt: skip
@@ -45,29 +53,29 @@ def test_lists_and_what_goes_with_a_value() -> None:
 
 
 @pytest.mark.parametrize("rule", ["equal", "halving", "free"])
-def test_a_point_becomes_the_parameters_that_give_it(rule: str) -> None:
-    space = Space({"model.hidden_sizes": {**SIZES, "rule": rule}})
+def test_a_point_is_encoded_as_the_suggestions_that_give_it(rule: str) -> None:
+    space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     point = {"model.hidden_sizes": {"equal": [32, 32], "halving": [32, 16], "free": [32, 9]}[rule]}
     assert space.suggest(FixedTrial(space.encode(point))) == point
 
 
-def test_kinds_have_every_branch_and_both_ends_but_are_no_product() -> None:
+def test_probe_points_have_every_branch_and_both_ends_without_all_combinations() -> None:
     nested = {
         "model.hidden_sizes": {**SIZES, "rule": "free"},
         "data.corruption": {"choices": [None, "gaussian"]},
         "data.noise": {"low": 0.1, "high": 1, "when": {"data.corruption": "gaussian"}},
         "data.batch_size": {"choices": [16, 24, 32], "when": {"data.corruption": "gaussian"}},
     }
-    kinds = Space(nested).kinds()
-    sizes = [kind["model.hidden_sizes"] for kind in kinds]
+    points = _space(nested).probe_points()
+    sizes = [point["model.hidden_sizes"] for point in points]
     assert {len(size) for size in sizes} == {1, 2, 3} and {4, 128} == {s for size in sizes for s in size}
-    assert {kind.get("data.batch_size") for kind in kinds} == {None, 16, 24, 32}
-    assert {kind.get("data.noise") for kind in kinds} == {None, 0.1, 1.0}
-    assert len(kinds) <= 7
+    assert {point.get("data.batch_size") for point in points} == {None, 16, 24, 32}
+    assert {point.get("data.noise") for point in points} == {None, 0.1, 1.0}
+    assert len(points) <= 7
 
 
 def test_a_grid_has_each_combination_once() -> None:
-    space = Space({**SPACE, "model.lr": {"low": 0.001, "high": 0.1, "log": True, "points": 3},
+    space = _space({**SPACE, "model.lr": {"low": 0.001, "high": 0.1, "log": True, "points": 3},
                    "model.momentum": {**SPACE["model.momentum"], "step": 0.3}})  # fmt: skip
     grid = space.grid()
     assert {point["model.lr"] for point in grid} == {0.001, 0.01, 0.1}
@@ -86,7 +94,7 @@ def _spec(sampler: str, **changes: Any) -> Spec:
 
 
 def _points(spec: Spec, study: optuna.Study, count: int) -> list[dict[str, Any]]:
-    """What the next `count` trials are given; the value is made of it."""
+    """The points of all trials, after `count` more, each with a value computed from its point."""
     for _ in range(count):
         study.sampler = make_sampler(spec, len(study.trials))
         trial = study.ask()
@@ -97,7 +105,7 @@ def _points(spec: Spec, study: optuna.Study, count: int) -> list[dict[str, Any]]
 
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes", "gp", "qmc"])
-def test_a_study_that_is_gone_on_with_has_the_trials_of_one_in_one_go(sampler: str) -> None:
+def test_a_resumed_study_has_the_points_of_an_uninterrupted_one(sampler: str) -> None:
     small = {"n_startup_trials": 3} if sampler in ("tpe", "gp") else {}
     whole = _points(_spec(sampler, **small), optuna.create_study(), 6)
     resumed = optuna.create_study()
@@ -112,13 +120,13 @@ def test_a_study_that_is_gone_on_with_has_the_trials_of_one_in_one_go(sampler: s
 def test_workers_at_once_get_different_points(sampler: str) -> None:
     spec, study = _spec(sampler), optuna.create_study()
     points = []
-    for number in range(8):  # nobody has finished
+    for number in range(8):  # none has finished when the last one starts
         study.sampler = make_sampler(spec, number)
         points.append(str(spec.space.suggest(study.ask())))
     assert len(set(points)) == 8
 
 
-def test_points_to_be_tried_first_are_not_tried_again_by_a_grid() -> None:
+def test_a_grid_does_not_repeat_the_points_that_are_tried_first() -> None:
     first = {"model.lr": 0.01, "model.optimizer": "adam"}
     space = {"model.lr": {"low": 0.001, "high": 0.1, "points": [0.001, 0.01, 0.1]},
              "model.optimizer": SPACE["model.optimizer"]}  # fmt: skip
@@ -132,7 +140,7 @@ def test_points_to_be_tried_first_are_not_tried_again_by_a_grid() -> None:
     assert points[0] == first and len({str(point) for point in points}) == len(points) == 6
 
 
-def test_a_sequence_covers_each_half_of_every_interval_equally() -> None:
+def test_a_qmc_sequence_covers_both_halves_of_every_interval_equally() -> None:
     points = _points(_spec("qmc"), optuna.create_study(), 8)
     lower = sum(point["model.lr"] < 10**-2.5 for point in points)
     assert lower == 4 and Counter(point["model.optimizer"] for point in points) == {"sgd": 4, "adam": 4}
@@ -141,7 +149,7 @@ def test_a_sequence_covers_each_half_of_every_interval_equally() -> None:
 @pytest.mark.parametrize("pruner", ["median", "hyperband", {"name": "patient", "patience": 1}])
 def test_a_pruner_ends_a_trial_that_falls_behind(pruner: Any) -> None:
     spec = parse_spec(text(pruner=pruner), "x")
-    # By name and number Hyperband puts trials into brackets, of which one prunes none.
+    # The study needs a name, by which Hyperband assigns trials to brackets; one bracket prunes none.
     study = optuna.create_study(study_name="x", direction="maximize", pruner=make_pruner(spec, 9))
     ended = []
     for quality in (*([1.0] * 12), *([0.0] * 4)):
@@ -152,3 +160,45 @@ def test_a_pruner_ends_a_trial_that_falls_behind(pruner: Any) -> None:
             ended[-1] = ended[-1] or trial.should_prune()
         study.tell(trial, quality)
     assert any(ended[12:])
+
+
+def test_a_step_of_hyperband_is_a_validation() -> None:
+    flags = {"data": "MiniMNISTDataModule", "trainer.max_epochs": 9, "trainer.check_val_every_n_epoch": 3}
+    spec = parse_spec(text(pruner="hyperband", flags=flags, space={"model.lr": SPACE["model.lr"]}), "x")
+    (validations,) = {probe.validations for probe in check(spec)}
+    assert validations == 3
+    pruner = make_pruner(spec, validations)
+    assert isinstance(pruner, BracketHyperbandPruner)
+    assert pruner._n_brackets == 2  # of 1 and of 3 validations; by epochs there would be a third, of 9
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "gp"])
+def test_a_sampler_learns_from_the_trials_of_its_hyperband_bracket(sampler: str) -> None:
+    options = {"name": sampler, "n_startup_trials": 4}
+    spec = parse_spec(text(sampler=options, pruner="hyperband", space={"model.lr": SPACE["model.lr"]}), "x")
+
+    def study_of(values: list[float]) -> optuna.Study:
+        study = optuna.create_study(study_name="x", direction="maximize")
+        distributions = {d.name: d.distribution for d in spec.space.dimensions()}
+        for number, value in enumerate(values):
+            params = {"model.lr": 10 ** (-1 - number % 30 / 10)}
+            study.add_trial(create_trial(params=params, distributions=distributions, value=value))
+        return study
+
+    def suggestion(values: list[float]) -> float:
+        study = study_of(values)
+        study.sampler, study.pruner = (
+            make_sampler(spec, len(values)),
+            make_pruner(spec, 9),
+        )  # new ones, as in a sweep
+        return study.ask().suggest_float("model.lr", 1e-4, 0.1, log=True)
+
+    values = [float(number * 7 % 11) for number in range(40)]
+    study, pruner = study_of([*values, 0.0]), make_pruner(spec, 9)
+    assert isinstance(pruner, BracketHyperbandPruner)
+    brackets = [pruner._get_bracket_id(study, trial) for trial in study.trials]
+    in_bracket = [bracket == brackets[-1] for bracket in brackets[:-1]]
+    assert 4 < sum(in_bracket) < 36
+    others_reversed = [v if own else 100 - v for v, own in zip(values, in_bracket, strict=True)]
+    own_reversed = [100 - v if own else v for v, own in zip(values, in_bracket, strict=True)]
+    assert suggestion(others_reversed) == suggestion(values) != suggestion(own_reversed)

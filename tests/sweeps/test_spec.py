@@ -1,13 +1,17 @@
-"""A specification is checked before anything is trained: every error is one line that says what to write."""
+"""A specification is checked before anything is trained, and every error is one line that names the key."""
 
+import json
+import os
+import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 import yaml
 
-from lit_mnist.errors import UserError
-from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec, trial_stage
+from lit_mnist.errors import UsageError, UserError
+from lit_mnist.sweeps.search.spec import Spec, SpecFile, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.strict_model import StrictModel
 from lit_mnist.sweeps.search.validation import check
 
 SHIPPED = sorted(Path(__file__).parents[2].joinpath("sweeps").glob("*.yaml"))
@@ -19,7 +23,7 @@ SPACE = {
 
 
 def text(**changes: Any) -> str:
-    """YAML of a sweep of a dense network; None takes a key away."""
+    """YAML of a sweep of a dense network; None removes a key."""
     fields: dict[str, Any] = {
         "config": "dutta/backprop_net",
         "flags": {"data": "MiniMNISTDataModule"},
@@ -33,7 +37,7 @@ def text(**changes: Any) -> str:
 
 
 def on_mini(spec: Spec) -> Spec:
-    """The same search on the bundled images, of which there are 4,000: without sizes that they cannot meet."""
+    """The same search on the 4,000 bundled images, without sizes that need more."""
     fields = yaml.safe_load(spec.text)
     small = {
         "data": "MiniMNISTDataModule",
@@ -49,17 +53,17 @@ def on_mini(spec: Spec) -> Spec:
 
 
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_spec_holds_for_every_kind_of_point(path: Path) -> None:
+def test_every_probe_point_of_a_shipped_specification_can_be_built(path: Path) -> None:
     spec = load_spec(path)
     assert spec.name == path.stem and f"lit-mnist sweep sweeps/{path.name}" in spec.text
-    assert len(check(on_mini(spec))) == len(spec.space.kinds()) > 1
+    assert len(check(on_mini(spec))) == len(spec.space.probe_points()) > 1
 
 
 @pytest.mark.full_data
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
-def test_a_shipped_spec_holds_on_its_own_data(path: Path) -> None:
+def test_a_shipped_specification_can_be_built_on_its_own_data(path: Path) -> None:
     spec = load_spec(path)
-    assert len(check(spec)) == len(spec.space.kinds())
+    assert len(check(spec)) == len(spec.space.probe_points())
 
 
 WRONG: dict[str, tuple[dict[str, Any], str]] = {
@@ -67,8 +71,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"trials": "many"}, "trials: expected an integer, not 'many'"),
     "no trials": ({"trials": None}, "trials is missing"),
     "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
-    "no time": ({"hours": -1}, "hours: -1 must be above 0"),
-    "test metric": ({"metric": "test/acc"}, "metric test/acc: a sweep never reads test images"),
+    "negative hours": ({"hours": -1}, "hours: -1 must be above 0"),
+    "test metric": ({"metric": "test/acc"}, "metric: test/acc: a sweep never reads test images"),
     "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),
     "direction": ({"direction": "maximise"}, "there is no maximise; did you mean maximize?"),
     "metric and objectives": ({"objectives": [{"metric": "val/acc", "direction": "maximize"}]}, "take one"),
@@ -77,7 +81,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": {"name": "tpe", "n_startup_trails": 3}},
         "sampler.n_startup_trails: no such key; did you mean n_startup_trials?",
     ),
-    "sampler's value": ({"sampler": {"name": "qmc", "qmc_type": "sobel"}}, "neither sobol nor halton"),
+    "sampler's value": (
+        {"sampler": {"name": "qmc", "qmc_type": "sobel"}},
+        "sampler.qmc_type: there is no sobel; did you mean sobol?",
+    ),
     "pruner": ({"pruner": "medium"}, "there is no medium; did you mean median?"),
     "pruner's metric": ({"pruner": "median", "metric": "seconds"}, "needs a metric of every validation"),
     "pruner of two objectives": (
@@ -89,10 +96,55 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         },
         "pruner: median needs a single objective, and there are 2",
     ),
+    "goals and objectives": (
+        {"metric": None, "direction": None, "goals": [], "objectives": []}, "goals and objectives are the same"
+    ),
+    "key of an objective": (
+        {"metric": None, "direction": None, "objectives": [
+            {"metric": "val/acc", "direction": "maximize"}, {"metric": "val/loss", "dirction": "minimize"},
+        ]},
+        "objectives.2.dirction: no such key; did you mean direction?",
+    ),
+    "no objective's direction": (
+        {"metric": None, "direction": None, "objectives": [{"metric": "val/acc"}]},
+        "objectives.1.direction is missing",
+    ),
+    "no metric": ({"metric": None, "direction": None}, "metric is missing"),
+    "a sampler without name": ({"sampler": {"seed": 1}}, "sampler.name is missing"),
+    "sampler's option below its least": (
+        {"sampler": {"name": "tpe", "n_startup_trials": -1}}, "sampler.n_startup_trials: -1 must be at least 0"
+    ),
+    "a boolean for a number": ({"hours": True}, "hours: expected a number, not True"),
+    "a text for an interval's end": (
+        {"space": {"model.lr": {"low": "0.1", "high": 1}}}, "space: model.lr.low: expected a number, not '0.1'"
+    ),
+    "an interval without end": ({"space": {"model.lr": {"low": 0.1}}}, "space: model.lr.high is missing"),
+    "depth that is no integer": (
+        {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2.5}, "width": {"choices": [4]}}}},
+        "space: model.hidden_sizes.depth: expected an integer, not 2.5",
+    ),
+    "width of 0": (
+        {"space": {"model.hidden_sizes": {"depth": {"low": 1, "high": 2}, "width": {"low": 0, "high": 4}}}},
+        "space: model.hidden_sizes: width: 0 must be at least 1",
+    ),
+    "a condition within sizes": (
+        {"space": {"model.hidden_sizes": {
+            "depth": {"choices": [1], "when": {"model.lr": 1}}, "width": {"choices": [4]},
+        }}},
+        "space: model.hidden_sizes: depth: when and also belong beside depth and width",
+    ),
+    "factor": (
+        {"space": {"data.batch_size": {"choices": [16], "also": {"trainer.max_epochs": "twice"}}}},
+        "space: data.batch_size.also: expected a factor for trainer.max_epochs, not 'twice'",
+    ),
+    "factor for a text": (
+        {"space": {"model.optimizer": {"choices": ["sgd"], "also": {"trainer.max_epochs": 2}}}},
+        "space: model.optimizer: also goes with numbers alone",
+    ),
     "repeats and seeds": ({"repeats": 2, "seeds": [1, 2]}, "take one"),
     "equal seeds": ({"seeds": [1, 1]}, "must be different seeds"),
     "grid of an interval": ({"sampler": "grid"}, "space: model.lr: a grid needs step or points"),
-    "points off the grid": (
+    "points for another sampler": (
         {"space": {"model.lr": {"low": 0.1, "high": 1, "points": 3}}},
         "space: model.lr: points has no effect on the sampler tpe",
     ),
@@ -104,7 +156,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
         {"sampler": "cmaes", "space": {"model.optimizer": {"choices": ["sgd", "adam"]}}},
         "cmaes needs two or more intervals, and space has 0",
     ),
-    "cmaes on what comes and goes": (
+    "cmaes on conditional intervals": (
         {"sampler": "cmaes"},
         "cmaes needs intervals that always apply, unlike model.momentum",
     ),
@@ -120,8 +172,10 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "logarithm of 0": ({"space": {"model.lr": {"low": 0, "high": 1, "log": True}}}, "low 0 must be above 0"),
     "step": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0.3}}}, "miss high 1; the last is 0.9"),
     "step of 0": ({"space": {"data.noise": {"low": 0, "high": 1, "step": 0}}}, "step 0 must be above 0"),
-    "key of an interval": ({"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "high is missing; did you mean hihg"),
-    "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "0.1 stands there twice"),
+    "key of an interval": (
+        {"space": {"model.lr": {"low": 0.1, "hihg": 1}}}, "space: model.lr.hihg: no such key; did you mean high?"
+    ),
+    "twice": ({"space": {"model.lr": {"choices": [0.1, 0.1]}}}, "space: model.lr.choices: 0.1 is given twice"),
     "no group": ({"space": {"lr": {"low": 0.1, "high": 1}}}, "did you mean model.lr?"),
     "test noise": ({"space": {"data.test_noise": {"low": 0, "high": 1}}}, "there is data.val_noise"),
     "test noise, fixed": ({"flags": {"data.test_noise": 0.1}}, "a sweep never reads test images"),
@@ -140,7 +194,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "first point": ({"points": [{"model.lr": 0.05, "model.optimizer": "sgd"}]}, "has no model.momentum"),
     "first point's value": ({"points": [{"model.lr": 5, "model.optimizer": "adam"}]}, "5 must lie in [0.0001"),
-    "first point off its branch": (
+    "first point with what does not apply": (
         {"points": [{"model.lr": 0.05, "model.optimizer": "adam", "model.momentum": 0.5}]},
         "model.momentum does not apply",
     ),
@@ -191,7 +245,7 @@ BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
 
 
 @pytest.mark.parametrize("what", WRONG)
-def test_an_error_is_one_line_that_says_what_to_write(what: str) -> None:
+def test_a_wrong_value_is_refused_in_one_line_that_names_it(what: str) -> None:
     changes, message = WRONG[what]
     with pytest.raises(UserError) as error:
         parse_spec(text(**changes), "x")
@@ -199,7 +253,7 @@ def test_an_error_is_one_line_that_says_what_to_write(what: str) -> None:
 
 
 @pytest.mark.parametrize("what", BUILT_WRONG)
-def test_what_the_model_or_the_data_refuse_is_refused_with_the_point(what: str) -> None:
+def test_what_model_or_data_refuse_is_refused_with_the_point(what: str) -> None:
     changes, message = BUILT_WRONG[what]
     with pytest.raises(UserError) as error:
         check(parse_spec(text(**changes), "x"))
@@ -209,19 +263,55 @@ def test_what_the_model_or_the_data_refuse_is_refused_with_the_point(what: str) 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ("a: 1\na: 2\n", "line 2: a stands there twice"),
-        ("a: [1\n", "line 2:"),
-        ("- 1\n", "expected names with values"),
+        (b"a: 1\na: 2\n", "line 2: a is given twice, first in line 1"),
+        (b"a: [1\n", "line 2:"),
+        (b"", "it is empty: a spec needs config"),
+        (b"# nothing but a comment\n", "it is empty"),
+        (b"\x89PNG\r\n\x1a\n\x00\x00", "not a text file"),
+        (b"PK\x03\x04\x00\x00", "special characters are not allowed"),
+        (b"? [a, b]\n: 1\n", "unhashable key"),
+        (b"- 1\n", "the spec: expected names with values, not [1]"),
+        (b"just words\n", "the spec: expected names with values, not 'just words'"),
+        (b"config: zhang/cnn\nspace: [1]\n", "space: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {model.lr: [1]}\n", "space: model.lr: [1] is no range"),
+        (b"config: zhang/cnn\nspace: {}\nflags: [1]\n", "flags: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\nsource: [1]\n", "source: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\nsampler: [1]\n", "sampler: expected names with values, not [1]"),
+        (b"config: zhang/cnn\nspace: {}\npoints: {a: 1}\n", "points: expected a list, not {'a': 1}"),
     ],
 )
-def test_yaml_that_is_none_or_says_two_things_is_refused(tmp_path: Path, content: str, message: str) -> None:
-    (path := tmp_path / "x.yaml").write_text(content)
-    with pytest.raises(UserError) as error:
+def test_a_file_that_is_no_specification_is_refused(tmp_path: Path, content: bytes, message: str) -> None:
+    (path := tmp_path / "x.yaml").write_bytes(content)
+    with pytest.raises(UsageError) as error:
         load_spec(path)
-    assert message in str(error.value) and str(path) in str(error.value)
+    assert str(error.value).startswith(f"{path}: ") and message in str(error.value)
+    assert "\n" not in str(error.value)
 
 
-def test_what_is_read_is_stored_and_can_be_read_again() -> None:
+def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "sweeps").mkdir()
+    with pytest.raises(UsageError, match="sweeps: cannot be read: Is a directory"):
+        load_spec(tmp_path / "sweeps")
+    (unreadable := tmp_path / "x.yaml").write_text(text())
+    unreadable.chmod(0)
+    if not os.access(unreadable, os.R_OK):  # root may read everything
+        with pytest.raises(UsageError, match=r"x\.yaml: cannot be read: Permission denied"):
+            load_spec(unreadable)
+
+
+STORED = json.loads((Path(__file__).parents[1] / "stored" / "specifications.json").read_text())
+
+
+@pytest.mark.parametrize("name", STORED)
+def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
+    """Otherwise no study of that version could be continued: what it has stored is compared with the file."""
+    spec = parse_spec(STORED[name]["text"], name)
+    assert json.loads(json.dumps(spec.stored())) == STORED[name]["stored"]
+    renamed = parse_spec(STORED[name]["text"].replace("goals:", "objectives:"), name)
+    assert renamed.stored() == spec.stored()
+
+
+def test_a_stored_specification_can_be_read_again() -> None:
     spec = parse_spec(text(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
     assert spec.seeds == (4, 5, 6) and spec.seed == 4
     again = parse_spec(spec.text, "x").with_trials(50)
@@ -233,10 +323,10 @@ def test_what_is_read_is_stored_and_can_be_read_again() -> None:
 def test_numbers_are_read_as_on_the_command_line() -> None:
     spec = parse_spec("config: zhang/cnn\nmetric: val/acc\ndirection: maximize\ntrials: 2\nspace:\n"
                       "  model.lr: {low: 1e-4, high: 1e-1, log: true}\n", "x")  # fmt: skip
-    assert spec.space.kinds() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
+    assert spec.space.probe_points() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
 
 
-def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:
+def test_a_trial_starts_from_a_stack_of_its_hidden_sizes() -> None:
     spec = parse_spec(
         text(
             config="yaramsetty/finetune",
@@ -258,3 +348,34 @@ def test_a_trial_starts_from_a_stack_of_its_own_sizes() -> None:
     assert below.config == "yaramsetty/layer_2" and below.source_flag == "--model.below_checkpoint"
     assert below.flags == ("--model.hidden_sizes", "[8, 4]", "--model.weight_decay", "2")
     assert below.source.flags == ("--model.hidden_sizes", "[8]", "--model.weight_decay", "2")
+
+
+PAGE = (Path(__file__).parents[2] / "docs" / "sweeps.md").read_text()
+EXAMPLES = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
+
+
+@pytest.mark.parametrize("example", EXAMPLES, ids=lambda example: example.partition(":")[0])
+def test_an_example_of_the_documentation_is_a_valid_specification(example: str) -> None:
+    fields = {**yaml.safe_load(EXAMPLES[0]), **yaml.safe_load(example)}
+    if "objectives" in fields:
+        fields = {name: value for name, value in fields.items() if name not in ("metric", "direction", "pruner")}
+    parse_spec(yaml.safe_dump(fields, sort_keys=False), "x")
+
+
+def test_the_documentation_has_every_key() -> None:
+    assert len(EXAMPLES) > 8
+    keys = {field.alias or name for model in _models(SpecFile) for name, field in model.model_fields.items()}
+    assert {"space", "sampler", "low", "int", "depth", "n_startup_trials", "at_most", "share"} <= keys
+    missing = {key for key in keys - {"goals"} if not re.search(rf"\b{key}\b", PAGE)}
+    assert not missing
+
+
+def _models(model: type[StrictModel]) -> set[type[StrictModel]]:
+    """The model, and those of its fields."""
+    found, pending = {model}, [field.annotation for field in model.model_fields.values()]
+    while pending:
+        annotation = pending.pop()
+        if isinstance(annotation, type) and issubclass(annotation, StrictModel) and annotation not in found:
+            found |= _models(annotation)
+        pending += get_args(annotation)
+    return found

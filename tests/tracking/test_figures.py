@@ -73,6 +73,30 @@ def test_labels_of_lines_that_end_together_stay_apart():
     assert all(low.y1 <= high.y0 for low, high in pairwise(boxes))
 
 
+def test_labels_of_lines_that_end_at_the_top_stay_in_the_panel():
+    figure = loss_curves({f"{name}/acc": [(1, 0.5), (2, 0.99)] for name in "abcdef"}, "")
+    figure.draw_without_rendering()
+    (axes,) = figure.axes
+    heights = sorted(text.get_position()[1] for text in axes.texts)
+    assert len(heights) == 6 and heights[-1] <= 1
+    assert min(high - low for low, high in pairwise(heights)) > 0.05
+
+
+def test_metrics_of_one_stage_differ_in_line_style_also_in_their_labels():
+    figure = loss_curves({"val/loss": VAL, "val/mse": VAL, "train/loss": TRAIN}, "")
+    (axes,) = figure.axes
+    styles = {line.get_label(): line.get_linestyle() for line in axes.lines}
+    assert styles["val/loss"] == styles["train/loss"] == "-" != styles["val/mse"]
+    samples = [line.get_linestyle() for line in axes.lines if line.get_transform() == axes.transAxes]
+    assert sorted(samples) == ["-", "-", "--"]
+
+
+def test_steps_are_whole_numbers():
+    figure = loss_curves({"val/loss": [(10, 0.5)]}, "")
+    figure.draw_without_rendering()
+    assert all(label.get_text().isdecimal() for label in figure.axes[0].get_xticklabels())
+
+
 @pytest.mark.parametrize("names", [DIGITS, [f"Ankle boot {digit}" for digit in DIGITS], ["no", "yes"]])
 def test_matrix_writes_counts_where_they_belong(names):
     counts = np.diag(np.full(len(names), 980))
@@ -83,7 +107,7 @@ def test_matrix_writes_counts_where_they_belong(names):
     assert cells.pop((0, 1)) == "37"
     assert set(cells.values()) == {"980"} and len(cells) == len(names)
     assert [t.get_text() for t in axes.get_yticklabels()] == names
-    assert "no mistakes to show" in texts(figure)
+    assert len(figure.axes) == 2  # the matrix and its colour bar
 
 
 def test_matrix_colours_the_mistakes_and_not_the_right_answers():
@@ -131,6 +155,45 @@ def test_rows_are_labelled_and_hold_their_images():
     np.testing.assert_allclose(strips[1][:, :28], digits[0] / 510, rtol=1e-5)
     assert strips[2].shape == (28, 289, 3)
     assert image_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
+
+
+def test_colour_images_of_another_size_and_seven_classes():
+    grey = np.pad(IMAGES[:70], ((0, 0), (2, 2), (2, 2)))
+    images = np.stack([grey, grey[::-1], np.full_like(grey, 90)], axis=1)
+    labels = np.arange(70) % 7
+    probabilities = np.eye(7)[(labels + (np.arange(70) < 5)) % 7]
+    mistakes = worst_mistakes(images, labels, probabilities)
+    assert [(m.true, m.predicted, m.image.shape) for m in mistakes] == [(i, i + 1, (32, 32, 3)) for i in range(5)]
+    names = ["red", "orange", "yellow", "green", "blue", "indigo", "violet"]
+    counts = np.zeros((7, 7), dtype=int)
+    np.add.at(counts, (labels, probabilities.argmax(1)), 1)
+    figure = confusion_matrix(counts, names, mistakes, "")
+    assert {"65 of 70 right (92.86 %)", "true red\n→ orange (100 %)", *names} <= set(texts(figure))
+    shown = next(axes.images[0].get_array() for axes in figure.axes if "red" in axes.get_title())
+    np.testing.assert_allclose(shown, images[0].transpose(1, 2, 0) / 255)
+    strip = image_rows({"original": images[:7]}, "").axes[0].images[0].get_array()
+    assert strip.shape == (32, 7 * 32 + 6, 3)
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+def test_a_pixel_that_is_not_a_number_is_orange(channels):
+    images = np.zeros((1, channels, 28, 28))
+    images[0, 0, 3, 4] = np.nan
+    figure = image_rows({"damaged": images}, "")
+    texts(figure)
+    (image,) = figure.axes[0].images
+    colours = image.to_rgba(image.get_array())[..., :3]
+    orange = (213 / 255, 94 / 255, 0)
+    np.testing.assert_allclose(colours[3, 4], orange, atol=0.01)
+    assert (np.isclose(colours, orange, atol=0.01).all(axis=2)).sum() == 1
+
+
+def test_long_names_of_classes_stay_different():
+    names = [f"the same beginning of class {i}" for i in range(10)]
+    figure = confusion_matrix(np.eye(10, dtype=int), names, [Mistake(IMAGES[0], 4, 9, 0.99)], "")
+    shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
+    assert len(set(shown)) == 10 and max(map(len, shown)) == 20
+    assert any(text.startswith("true the sam…") and "…lass 9 (99 %)" in text for text in texts(figure))
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(1, (4, 28, 28)), (2, (4, 28, 28)), (3, (4, 28, 28, 3))])

@@ -1,4 +1,4 @@
-"""A disk that fills up under a run: one line says so, and the status is known all the same."""
+"""A disk that fills up during a run: one line says so, and the run's status is set all the same."""
 
 import subprocess
 import sys

@@ -1,4 +1,4 @@
-"""What is written to a journal is read from it, whatever happened to the process or the disk between."""
+"""What is written to a journal can be read from it, whatever happens to the process or the disk in between."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""Whether a run may be taken over: what proves its process's death, and what is said where nothing does."""
+"""When a run may be taken over: what proves that its process is dead, and the error where nothing does."""
 
 import json
 import os

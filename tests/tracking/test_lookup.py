@@ -7,7 +7,7 @@ from conftest import Cli, enter_project
 from many import copy_runs
 
 from lit_mnist.errors import UsageError
-from lit_mnist.tracking.creation import OFFLINE_ID
+from lit_mnist.tracking.folder import OFFLINE_ID
 from lit_mnist.tracking.queries.lookup import find_run, local_folder, resolve_run_id
 from lit_mnist.tracking.queries.reader import ClientReader, Reader, open_reader
 from lit_mnist.tracking.run import open_run
@@ -93,4 +93,4 @@ def test_the_last_folder_is_that_of_the_newest_run_here(cli: Cli) -> None:
     with open_run("lookup", system_metrics=False, offline=True) as run:
         pass
     assert older.folder != run.folder == local_folder("last")
-    assert cli("sync", "last")[1].startswith(f"run {run.id}")
+    assert f"(offline it was {run.id})" in cli("sync", "last")[1]

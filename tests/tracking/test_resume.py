@@ -1,4 +1,4 @@
-"""A run that goes on: the same run, no point twice, and one process at a time."""
+"""Resumed runs: the same run, no point twice, and one process at a time."""
 
 import subprocess
 import sys
@@ -9,7 +9,7 @@ from servers import stored, wait_for
 from test_sync import killed_run
 
 from lit_mnist.errors import UserError
-from lit_mnist.tracking.queries.lookup import fetch_folder, find_unfinished, local_folder, status_of
+from lit_mnist.tracking.queries.lookup import fetch_folder, find_unfinished, local_folder, resolve_run
 from lit_mnist.tracking.run import clean_folder, open_run
 
 SECOND = """
@@ -28,7 +28,7 @@ sys.exit(guarded(work))
 def test_a_killed_run_goes_on_and_logs_no_point_twice(project: Path) -> None:
     run_id = killed_run()
     folder = local_folder(run_id)
-    assert folder is not None and status_of(folder) == "RUNNING" and find_unfinished() == run_id
+    assert folder is not None and resolve_run(folder.name).status == "RUNNING" and find_unfinished() == run_id
     with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
         assert run.id == run_id and run.experiment == "killed" and run.folder == folder
         assert run.data().info.status == "RUNNING" and run.data().data.tags["process"]
@@ -50,9 +50,11 @@ def test_a_finished_run_whose_folder_is_gone_goes_on(project: Path) -> None:
             run.log_metrics({"loss": step / 2, "other": 0.5}, step)
     clean_folder(run)
     assert local_folder(run.id) is None
-    folder = fetch_folder(run.id[:8], ("config.yaml", "no.such"), ("checkpoints",))
+    found = resolve_run(run.id[:8])
+    fetch_folder(found, ("config.yaml", "no.such"), ("checkpoints",))
+    folder = found.folder
     assert [path.name for path in folder.iterdir()] == ["config.yaml"] and folder == run.folder
-    assert list(folder.parent.iterdir()) == [folder] and status_of(folder) == "FINISHED"
+    assert list(folder.parent.iterdir()) == [folder] and resolve_run(folder.name).status == "FINISHED"
     with pytest.raises(ZeroDivisionError), open_run("", run_id=run.id, resume=True, system_metrics=False) as more:
         assert more.data().info.status == "RUNNING" and more.experiment == "longer"
         for step in range(10, 50, 10):

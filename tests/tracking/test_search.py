@@ -12,13 +12,13 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric
 from servers import Server
 
-from lit_mnist.tracking.creation import OFFLINE_ID, adopt
-from lit_mnist.tracking.folder import FolderLock, Record
+from lit_mnist.tracking.folder import OFFLINE_ID, FolderLock, Record
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.queries import search
 from lit_mnist.tracking.queries.reader import ClientReader, DatabaseReader, Sort
 from lit_mnist.tracking.queries.reap import reap
 from lit_mnist.tracking.queries.search import search_experiments, search_runs
+from lit_mnist.tracking.run import register_offline_run
 from lit_mnist.tracking.store import connect, find_store
 
 SORTS: tuple[Sort, ...] = ("start", "metric", "duration", "status", "name")
@@ -139,7 +139,7 @@ def test_runs_of_the_oldest_of_many_experiments_are_found(
     folder = store.run_folder("f" * 32)
     with FolderLock(folder):
         record = Record("f" * 32, "Default", offline=True)
-        assert adopt(client, store, folder, record).name == run_id
+        assert register_offline_run(client, store, folder, record).name == run_id
 
 
 def test_a_search_yields_every_page_and_stops_at_its_limit(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:

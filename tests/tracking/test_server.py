@@ -1,4 +1,4 @@
-"""A tracking server that hangs or dies under a run: the run goes on, and everything arrives exactly once."""
+"""A tracking server that hangs or dies during a run: the run goes on, and everything arrives exactly once."""
 
 import threading
 import time
@@ -14,7 +14,7 @@ from servers import Server, artifacts, stored, wait_for
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 
 PATIENCE = 10.0
-"""What `Uploader.close` promises to take at most, near enough."""
+"""Seconds that `Uploader.close` takes at most, approximately."""
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def running(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture
 def server(running: Server, project: Path, monkeypatch: pytest.MonkeyPatch):
-    """The server, as the project's store, with a client that is in a hurry."""
+    """The server as the project's store, with short time limits for the client."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")

@@ -1,4 +1,4 @@
-"""One store for a project, whoever opens it first and from wherever."""
+"""One store for a project, whichever process opens it first and from whichever folder."""
 
 import multiprocessing
 from pathlib import Path
@@ -88,7 +88,7 @@ def test_a_client_of_one_store_makes_it_nobody_elses(project: Path, monkeypatch:
 
 
 def test_no_connection_to_the_database_is_left_open(project: Path) -> None:
-    """Python 3.13 warns of one when the garbage collector meets it, in whatever test that happens."""
+    """Python 3.13 warns of one when it is garbage collected, during whichever test that happens."""
     client = connect(find_store())
     client.search_experiments()
     client.create_run("0")

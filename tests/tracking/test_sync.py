@@ -1,4 +1,4 @@
-"""Offline runs, and runs whose process was killed: `lit-mnist sync` brings all of it into the store, once."""
+"""Offline runs, and runs whose process was killed: `lit-mnist sync` sends all of it to the store, once."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from servers import artifacts, stored
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.folder import FolderLock, read_record
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_folder, status_of
+from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_folder, resolve_run
 from lit_mnist.tracking.run import Run, clean_folder, open_run, register_offline_run
 from lit_mnist.tracking.store import connect, find_store
 
@@ -155,7 +155,7 @@ def test_an_offline_run_that_was_killed_goes_on_offline_and_then_in_the_store(cl
             run.log_metrics({"loss": step / 2}, step)
         with pytest.raises(UserError, match=r"worked on by another process"), FolderLock(run.folder):
             pass
-    assert status_of(run.folder) == "FINISHED"
+    assert resolve_run(run.id).status == "FINISHED"
     with pytest.raises(UserError, match="there is no unfinished run"):
         find_unfinished()
     with open_run("", run_id=first, resume=True, system_metrics=False) as run:
@@ -163,7 +163,7 @@ def test_an_offline_run_that_was_killed_goes_on_offline_and_then_in_the_store(cl
         run.log_metrics({"loss": (logged + 100) / 2}, logged + 100)
     assert stored(run.client, run.id, "loss") == [(step, step / 2) for step in range(logged + 101)]
     (found,) = all_runs()
-    assert found.info.status == "FINISHED" and status_of(run.folder) == "FINISHED"
+    assert found.info.status == "FINISHED" and resolve_run(run.id).status == "FINISHED"
     assert cli("sync")[1] == "nothing waits to be sent\n"
 
 

@@ -1,4 +1,4 @@
-"""What a run is told arrives, whatever happens on the way, and nothing on the way stops the run."""
+"""Everything that is logged reaches the store, and no failure on the way stops the run."""
 
 import math
 import sqlite3
@@ -14,7 +14,7 @@ from lit_mnist.tracking.store import connect, find_store
 
 
 def _lock(store_uri: str) -> sqlite3.Connection:
-    """Keep everybody else from writing to the database; with a store that waits but a moment for it."""
+    """Keep every other process from writing to the database."""
     connection = sqlite3.connect(store_uri.removeprefix("sqlite:///"), isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     return connection

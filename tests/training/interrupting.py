@@ -1,4 +1,4 @@
-"""Trainings that are interrupted and gone on with, without a run around them."""
+"""Helpers that interrupt a training and resume it, in this process and without an MLflow run."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -14,7 +14,8 @@ from lightning.pytorch.loggers.logger import Logger
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
-from lit_mnist.training.checkpoints.files import AtomicCheckpointIO, best_callback, newest_good
+from lit_mnist.training.checkpoints.files import AtomicCheckpointIO, best_callback
+from lit_mnist.training.checkpoints.resume_point import choose_checkpoint
 from lit_mnist.training.configuration import CheckpointArgs, LitCLI
 
 CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
@@ -26,7 +27,7 @@ CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
 
 
 class Recorder(Logger):
-    """Keeps every point, and refuses a second one of the same name and step."""
+    """Keeps every point, and refuses another value for the same name and step."""
 
     name, version = "recorder", "0"
 
@@ -40,33 +41,33 @@ class Recorder(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             if name not in ("epoch", "images_per_s"):
-                assert (name, step) not in self.points
-                self.points[name, step] = value
+                # Once a Trainer is about to stop, Lightning logs the last values again at each step.
+                assert self.points.setdefault((name, step), value) == value
 
 
 class Signal(Callback):
-    """A signal in mid-step, or after it, or in the middle of the validation that follows."""
+    """Simulates a signal at a step: before its backward pass, after it, or in the validation that follows."""
 
     def __init__(self, watch: SignalWatch, step: int, moment: str) -> None:
         self.watch, self.step, self.moment = watch, step, moment
 
-    def _come(self, trainer: Trainer, moment: str) -> None:
+    def _signal(self, trainer: Trainer, moment: str) -> None:
         if trainer.global_step == self.step and moment == self.moment:
             self.watch.received = 15
 
     def on_before_backward(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "backward")
+        self._signal(trainer, "backward")
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "batch end")
+        self._signal(trainer, "batch end")
 
     def on_validation_batch_start(self, trainer: Trainer, *args: Any) -> None:
-        self._come(trainer, "validation")
+        self._signal(trainer, "validation")
 
 
 @dataclass
-class StudySummary:
-    """What is left of a training, whole or not."""
+class Training:
+    """A training that has ended or was interrupted: its Trainer, weights, points and early-stopping state."""
 
     trainer: Trainer
     weights: dict[str, torch.Tensor]
@@ -85,34 +86,34 @@ def train(
     stop: tuple[int, str] | None = None,
     every: int | None = None,
     patience: int = 9,
-) -> StudySummary:
-    """Train from the newest checkpoint in `folder` on, to the end or to a signal."""
+) -> Training:
+    """Train from the newest checkpoint in `folder`, to the end or to the signal `stop` (step, moment)."""
     warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
     watch = SignalWatch()
     cli = LitCLI(flags)
     recorder = Recorder()
-    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3)
+    found = choose_checkpoint(folder, cli.model)
+    lost = found is not None and found.best_is_lost
+    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3, best_is_lost=lost)
     early = EarlyStopping("val/loss", patience=patience, min_delta=0.3)
     best = best_callback(cli.model)
     exact.folder, best.dirpath = folder, str(folder)
     callbacks = [exact, early, best, *([Signal(watch, *stop)] if stop else [])]
-    found = newest_good(folder, cli.model)
-    io = AtomicCheckpointIO(found[1] if found else None)
-    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[io])
+    trainer = cli.make_trainer(logger=recorder, callbacks=callbacks, plugins=[AtomicCheckpointIO()])
     try:
-        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found[0] if found else None)
+        trainer.fit(cli.model, datamodule=cli.datamodule, ckpt_path=found.path if found else None)
         ended = True
     except Interrupted:
         ended = False
     decisions = [early.wait_count, early.best_score, early.stopped_epoch, best.best_model_score]
-    return StudySummary(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
+    return Training(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
 
 
 def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
-def assert_same(whole: StudySummary, parts: list[StudySummary]) -> None:
+def assert_same(whole: Training, parts: list[Training]) -> None:
     points: dict[tuple[str, int], float] = {}
     for part in parts:
         assert not points.keys() & part.points.keys()

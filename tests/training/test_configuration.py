@@ -6,7 +6,8 @@ import pytest
 import yaml
 
 from lit_mnist.errors import UsageError
-from lit_mnist.training.configuration import LitCLI, config_names, config_path
+from lit_mnist.training.config_files import config_names, config_path
+from lit_mnist.training.configuration import LitCLI
 
 BASE = ["--config", "zhang/cnn", "--data", "MiniMNISTDataModule"]
 

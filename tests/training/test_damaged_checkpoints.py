@@ -1,4 +1,4 @@
-"""A checkpoint that does not load costs the steps since the one before it, and nothing else."""
+"""A damaged checkpoint costs the steps since the one before it, and nothing else."""
 
 from pathlib import Path
 
@@ -7,7 +7,8 @@ import torch
 from interrupting import CNN, same, train
 
 from lit_mnist.errors import UserError
-from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO, newest_good
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
+from lit_mnist.training.checkpoints.resume_point import choose_checkpoint
 from lit_mnist.training.configuration import LitCLI
 
 
@@ -23,7 +24,7 @@ def _damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["bit flipped", "tail cut off", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_it_taken(how: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(how: str, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CNN)
     folder = tmp_path / "parts"
     train(folder, CNN, (12, "batch end"), every=5)
@@ -48,18 +49,18 @@ def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp
     assert same(list(weights[0].values()), list(weights[1].values()))
 
 
-def test_only_if_no_checkpoint_is_any_good_it_is_an_error(tmp_path: Path) -> None:
+def test_it_is_an_error_if_no_checkpoint_can_be_used(tmp_path: Path) -> None:
     train(tmp_path, CNN, (12, "batch end"), every=5)
     cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from: .*network.3.weight has shape"):
-        newest_good(tmp_path, cli.model)
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be resumed: .*network.3.weight has shape"):
+        choose_checkpoint(tmp_path, cli.model)
     for name in (LAST, PREVIOUS):
         _damage(tmp_path / name, "tail cut off")
-    with pytest.raises(UserError, match=r"no checkpoint in .* can be gone on from"):
+    with pytest.raises(UserError, match=r"no checkpoint in .* can be resumed"):
         train(tmp_path, CNN)
 
 
-def test_an_error_of_what_is_saved_is_not_taken_for_one_of_the_disk(tmp_path: Path) -> None:
+def test_an_error_in_the_saved_state_is_not_reported_as_a_disk_error(tmp_path: Path) -> None:
     class Broken:
         def __reduce__(self) -> str:
             raise RuntimeError("this state cannot be saved")

@@ -1,6 +1,7 @@
-"""Two processes that share each batch are one run, with one process's results."""
+"""A training on two processes is one run with the results of one process; signals end all of its processes."""
 
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -54,7 +55,7 @@ def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) 
 
 
 def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
-    """Every point of a run that does not tell the time, and its last weights and optimiser."""
+    """All points of a run except timings, and its last weights and optimiser state."""
     client = connect(find_store())
     names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "images"))]
     points = [(name, p.step, p.value) for name in names for p in client.get_metric_history(run_id, name)]
@@ -104,3 +105,74 @@ def test_figures_show_every_image_whatever_the_number_of_devices() -> None:
     assert sum(len(batch.y) for batch in data.val_dataloader()) == 200
     data.full_dataset_per_rank = True
     assert sum(len(batch.y) for batch in data.val_dataloader()) == 400
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def _listens(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+def test_a_signal_ends_the_wait_for_a_node_that_never_comes(project: Path) -> None:
+    port = _free_port()
+    nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
+    flags = [*FIT, *DDP, "--trainer.devices", "1", "--trainer.num_nodes", "2"]
+    command = [sys.executable, "-m", "lit_mnist.cli", *flags]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env={**os.environ, **nodes})
+    try:
+        while not _listens(port):  # the rendezvous has begun
+            assert process.poll() is None
+            time.sleep(0.1)
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 143 and "stopped by SIGTERM" in errors and "Traceback" not in errors
+    (run,) = runs(connect(find_store()))
+    assert run["status"] == "KILLED"
+
+
+HANGS = f"""
+import os, sys, time
+from pathlib import Path
+from lightning.pytorch import Callback
+from lit_mnist.guard import guarded
+from lit_mnist.terminal import quiet
+from lit_mnist.training.fit import fit
+from lit_mnist.training.lightning import ranks
+
+class Hang(Callback):
+    def on_train_batch_start(self, trainer, *rest):
+        if trainer.global_step == 3 and trainer.global_rank == 1:
+            Path("hangs").touch()
+            time.sleep(600)
+
+quiet()
+ranks.HANG_TIMEOUT = 2.0
+sys.exit(guarded(lambda: fit({[*FIT[1:], *DDP]!r}, [Hang()])))
+"""
+
+
+def test_ranks_that_wait_for_a_hanging_one_are_killed_after_a_signal(project: Path) -> None:
+    (project / "hang.py").write_text(HANGS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen([sys.executable, "hang.py"], stderr=subprocess.PIPE, text=True, env=environment)
+    try:
+        while not (project / "hangs").exists():
+            assert process.poll() is None
+            time.sleep(0.1)
+        (other,) = psutil.Process(process.pid).children()
+        process.terminate()
+        _, errors = process.communicate(timeout=60)
+        assert process.returncode == 143 and "SIGTERM came, and no batch ended within 2 s" in errors
+        psutil.wait_procs([other], timeout=30)
+        assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
+        (run,) = runs(connect(find_store()))
+        assert run["status"] == "KILLED"
+    finally:
+        process.kill()

@@ -1,4 +1,4 @@
-"""Interrupted after any step and gone on with, a training is the one never interrupted, to the last bit."""
+"""A training that is interrupted after any step and resumed equals the undisturbed one, bit for bit."""
 
 from pathlib import Path
 from typing import Any
@@ -10,7 +10,8 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_mnist.data import MiniMNISTDataModule
-from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS
+from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, STATE
+from lit_mnist.training.checkpoints.resume_point import stop_reason
 
 ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
 RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]
@@ -29,10 +30,10 @@ SETTINGS = {
 
 
 @pytest.mark.parametrize("setting", SETTINGS)
-def test_nothing_tells_that_training_was_interrupted(setting: str, tmp_path: Path) -> None:
+def test_an_interrupted_training_equals_the_undisturbed_one(setting: str, tmp_path: Path) -> None:
     flags = [*CNN, *SETTINGS[setting]]
     whole = train(tmp_path / "whole", flags)
-    # 7 steps are an epoch: interrupted in its middle, after its last step, and in mid-step; twice in one training.
+    # An epoch has 7 steps. Each training is interrupted twice: in mid-epoch, at its end, and in mid-step.
     for number, steps in enumerate([(4, 7), (13, 14)]):
         folder = tmp_path / str(number)
         moments = ("batch end", "backward" if number == 1 else "batch end")
@@ -49,7 +50,7 @@ def test_a_signal_during_validation_waits_for_its_end(flags: list[str], tmp_path
     assert_same(whole, [part, train(tmp_path / "parts", [*CNN, *flags])])
 
 
-def test_early_stopping_stops_where_it_would_have_and_stays_stopped(tmp_path: Path) -> None:
+def test_early_stopping_stops_at_the_same_step_and_stays_stopped(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CNN, patience=1)
     assert whole.trainer.global_step < 28
     part = train(tmp_path / "parts", CNN, (12, "batch end"), patience=1)
@@ -68,7 +69,7 @@ ENDLESS = ["--trainer.max_epochs", "-1"]
         ([*ENDLESS, "--trainer.max_steps", "10"], [*ENDLESS, "--trainer.max_steps", "25"]),
     ],
 )
-def test_a_training_that_had_ended_can_go_on_as_if_it_had_not(
+def test_a_training_that_ended_goes_on_with_higher_limits(
     first: list[str], then: list[str], tmp_path: Path
 ) -> None:
     flags = [*CNN, "--model.lr_schedule", "constant"]
@@ -80,8 +81,8 @@ def test_a_training_that_had_ended_can_go_on_as_if_it_had_not(
     assert rest.decisions == whole.decisions
 
 
-def test_after_a_crash_training_goes_back_to_the_last_checkpoint_and_is_exact_from_there(tmp_path: Path) -> None:
-    class Crash(Exception):  # noqa: N818 - it is no error of the program
+def test_after_a_crash_training_is_exact_from_the_last_checkpoint(tmp_path: Path) -> None:
+    class Crash(Exception):  # noqa: N818 - not an error of the program
         pass
 
     whole = train(tmp_path / "whole", CNN)
@@ -105,7 +106,7 @@ def _raise_at(kind: type[Exception], step: int) -> Any:
     return hook
 
 
-def test_explicit_flags_beat_the_checkpoint(tmp_path: Path) -> None:
+def test_explicit_flags_take_precedence_over_the_checkpoint(tmp_path: Path) -> None:
     flags = [*CNN, "--model.lr_schedule", "constant", "--model.warmup_steps", "0"]
     train(tmp_path, flags, (10, "batch end"))
     rest = train(tmp_path, [*flags, "--model.lr", "0.02", "--model.momentum", "0.5", "--trainer.max_epochs", "3"])
@@ -114,13 +115,13 @@ def test_explicit_flags_beat_the_checkpoint(tmp_path: Path) -> None:
     assert rest.trainer.current_epoch == 3
 
 
-def test_more_patience_than_the_checkpoint_had_is_had(tmp_path: Path) -> None:
+def test_a_larger_patience_replaces_that_of_the_checkpoint(tmp_path: Path) -> None:
     assert train(tmp_path / "whole", CNN, patience=1).trainer.global_step < 28
     train(tmp_path, CNN, (8, "batch end"), patience=1)
     assert train(tmp_path, CNN, patience=9).trainer.global_step == 28
 
 
-def test_early_stopping_with_more_patience_goes_on_as_if_it_had_never_stopped(tmp_path: Path) -> None:
+def test_with_more_patience_a_stopped_training_equals_one_that_never_stopped(tmp_path: Path) -> None:
     flags = [*CNN, "--model.lr_schedule", "constant", "--trainer.max_epochs", "5"]
     part = train(tmp_path, flags, patience=1)
     assert part.ended and part.trainer.global_step < 35
@@ -151,7 +152,18 @@ def test_a_higher_time_limit_goes_on_where_the_lower_one_stopped(tmp_path: Path)
     assert timer._offset > 0 and saved > timer._offset  # what was trained before counts
 
 
-def test_a_schedule_that_begins_on_resume_is_where_it_would_be(tmp_path: Path) -> None:
+def test_an_earlier_versions_checkpoint_stops_for_good_only_without_limits(tmp_path: Path) -> None:
+    assert train(tmp_path, CNN, patience=1).trainer.global_step < 28
+    content = torch.load(tmp_path / LAST, weights_only=True)
+    assert content[STATE].pop("stopped_otherwise") is False
+    content[STATE]["should_stop"] = True  # all that earlier versions wrote
+    torch.save(content, tmp_path / LAST)
+    assert stop_reason(content, []) == "stopped early"
+    assert not train(tmp_path, CNN, patience=1).points
+    assert train(tmp_path, CNN, patience=9).trainer.global_step == 28
+
+
+def test_a_schedule_added_on_resume_has_the_value_of_its_step(tmp_path: Path) -> None:
     train(tmp_path, [*CNN, "--model.lr_schedule", "constant", "--model.warmup_steps", "0"], (10, "batch end"))
     rest = train(tmp_path, CNN)
     whole = train(tmp_path / "whole", CNN)
@@ -165,7 +177,7 @@ def test_another_optimiser_starts_without_a_history(tmp_path: Path) -> None:
     assert rest.ended and rest.trainer.global_step == 28
 
 
-def test_another_batch_size_goes_on_after_as_many_images(tmp_path: Path) -> None:
+def test_another_batch_size_goes_on_after_the_same_number_of_images(tmp_path: Path) -> None:
     train(tmp_path, CNN, (11, "batch end"))  # 4 batches of 30 into the second epoch
     rest = train(tmp_path, [*CNN, "--data.batch_size", "20", "--trainer.max_epochs", "2"])
     assert rest.trainer.global_step == 11 + 4  # the 80 images that were left

@@ -1,4 +1,4 @@
-"""The fast training step gives the weights of Lightning's own, and leaves to that whatever it does not cover."""
+"""The fast training step gives the weights of Lightning's own, and is not taken where it would skip something."""
 
 import copy
 from typing import Any
@@ -83,13 +83,13 @@ class AfterBackward(Callback):
         ([], [AfterBackward()]),
     ],
 )
-def test_it_is_left_where_it_would_skip_something(flags: list[str], callbacks: list[Callback]) -> None:
+def test_it_is_not_taken_where_it_would_skip_something(flags: list[str], callbacks: list[Callback]) -> None:
     trainer, _ = _fit([*CNN, "--trainer.max_epochs", "-1", "--trainer.max_steps", "2", *flags], True, callbacks)
     assert not _took_fast_step(trainer)
 
 
 class Network(MLP):
-    """A small network that a test's variant changes in one place."""
+    """A small network; each subclass changes one thing."""
 
     def __init__(self) -> None:
         super().__init__(hidden_sizes=[8], lr=0.01)
@@ -130,7 +130,7 @@ class WithStepHook(Network):
 
 
 class Custom(torch.optim.SGD):
-    """An optimizer of somebody else's, which may well need the closure that Lightning always passes."""
+    """An optimizer from outside torch, which may need the closure that Lightning always passes."""
 
 
 Custom.__module__ = "elsewhere"
@@ -168,7 +168,7 @@ def _trained(model: LightningModule, fast: bool) -> Trained:
         (WithCustomOptimizer, False),
     ],
 )
-def test_what_it_does_not_cover_is_done_by_lightnings_own_step(kind: type[Network], fast: bool) -> None:
+def test_models_that_it_does_not_cover_take_lightnings_own_step(kind: type[Network], fast: bool) -> None:
     torch.manual_seed(1)
     model = kind()
     other = copy.deepcopy(model)
@@ -180,7 +180,7 @@ def test_what_it_does_not_cover_is_done_by_lightnings_own_step(kind: type[Networ
         assert model.callback.calls == 8
 
 
-def test_an_untried_lightning_keeps_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untried_version_of_lightning_keeps_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     monkeypatch.setattr(lightning, "__version__", "2.99.0")
     use_fast_step(trainer)

@@ -1,18 +1,24 @@
-"""`lit-mnist fit`: everything about the run is in MLflow, once, and the same again from the same seed."""
+"""`lit-mnist fit`: all about a run is in MLflow, once; the same seed gives the same run."""
 
 import json
 import subprocess
+import warnings
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import mlflow
 import pytest
 import torch
 from conftest import SHORT, Cli, enter_project
+from lightning.pytorch import Callback, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from PIL import Image
 
 import lit_mnist
 from lit_mnist.cli import main
+from lit_mnist.terminal import quiet
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
@@ -58,7 +64,7 @@ def _equal(first: dict[str, torch.Tensor], second: dict[str, torch.Tensor]) -> b
     return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
 
 
-def test_every_hyperparameter_is_there_in_full(trained) -> None:
+def test_every_hyperparameter_is_logged_in_full(trained) -> None:
     run, arguments, *_ = trained
     params = LitCLI(arguments).params()
     texts = {name: json.dumps(v) if isinstance(v, list) else str(v) for name, v in params.items() if v is not None}
@@ -67,7 +73,7 @@ def test_every_hyperparameter_is_there_in_full(trained) -> None:
     assert "hidden_sizes" not in params or len(texts["hidden_sizes"]) > 250
 
 
-def test_code_packages_device_and_data_are_there(trained) -> None:
+def test_code_packages_device_and_data_are_logged(trained) -> None:
     run, arguments, *_ = trained
     tags, data = run.data().data.tags, LitCLI(arguments).datamodule
     git = ["git", "-C", str(Path(lit_mnist.__file__).parent), "rev-parse", "HEAD"]
@@ -86,7 +92,7 @@ def test_code_packages_device_and_data_are_there(trained) -> None:
     assert json.loads(dataset.profile) == {"train": 400, "val": 400}
 
 
-def test_every_metric_is_there_and_every_point_once(trained) -> None:
+def test_every_metric_is_logged_and_every_point_once(trained) -> None:
     run, _, steps, further, _ = trained
     points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
     assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "images_per_s"} | further <= set(points)
@@ -95,7 +101,7 @@ def test_every_metric_is_there_and_every_point_once(trained) -> None:
     assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
 
 
-def test_the_checkpoints_are_there_once_and_are_what_they_are_called(trained, project: Path) -> None:
+def test_the_best_and_the_last_checkpoint_are_logged_once(trained, project: Path) -> None:
     run, arguments, steps, *_ = trained
     assert _artifacts(run, "checkpoints") == ["checkpoints/best.ckpt", "checkpoints/last.ckpt"]
     assert sorted(path.name for path in project.rglob(f"*{run.id}*/**/*.ckpt")) == ["best.ckpt", "last.ckpt"]
@@ -111,7 +117,7 @@ def test_the_checkpoints_are_there_once_and_are_what_they_are_called(trained, pr
     assert trainer.validate(cli.model, cli.datamodule, verbose=False)[0][monitor] == pytest.approx(value, rel=1e-6)
 
 
-def test_the_figures_are_there(trained) -> None:
+def test_the_figures_are_logged(trained) -> None:
     run, *_, second = trained
     assert _artifacts(run, "figures") == ["figures/loss_curves.png", f"figures/{second}"]
     for path in _artifacts(run, "figures"):
@@ -126,7 +132,7 @@ def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
     assert not (run.folder / "checkpoints").exists()
 
 
-def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(project: Path) -> None:
+def test_the_logged_config_gives_the_same_weights_and_another_seed_does_not(project: Path) -> None:
     first = fit(CNN)
     with open_run("", run_id=first.run_id) as run:
         config = run.client.download_artifacts(run.id, "config.yaml")
@@ -136,9 +142,95 @@ def test_the_logged_config_makes_the_same_weights_and_another_seed_does_not(proj
             assert _equal(_weights(run, "last")["state_dict"], original) == same
 
 
-def test_a_fit_shorter_than_a_window_has_its_curves_all_the_same(cli: Cli) -> None:
+def test_a_fit_shorter_than_a_window_logs_its_curves(cli: Cli) -> None:
     code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT)
     assert code == 0, err
     with open_run("", run_id=out.split()[1]) as run:
         for name in ("train/loss", "train/acc", "lr", "images_per_s"):
             assert [step for step, _ in run.history(name)] == [8], name
+
+
+BARE = ["--tracking.system_metrics", "false", "--tracking.figures", "false"]
+
+
+def test_callbacks_can_monitor_the_training_loss(project: Path) -> None:
+    stop = EarlyStopping("train/loss", patience=1, min_delta=1e3)
+    keep = ModelCheckpoint(monitor="train/loss", filename="lowest", auto_insert_metric_name=False)
+    result = fit([*CNN, *BARE], [stop, keep])
+    assert result is not None
+    with open_run("", run_id=result.run_id) as run:
+        losses = dict(run.history("train/loss"))
+        assert max(losses) == 16 and stop.wait_count == 1  # 8 steps are an epoch
+        assert float(stop.best_score) == losses[8] and float(keep.best_model_score) == min(losses[8], losses[16])
+        assert "checkpoints/lowest.ckpt" in _artifacts(run, "checkpoints")
+
+
+class Writer(Callback):
+    """Writes to the Trainer's folder, as callbacks of other projects do."""
+
+    def on_train_end(self, trainer: Trainer, *args: Any) -> None:
+        folder = Path(str(trainer.log_dir)) / "inner"
+        folder.mkdir()
+        (folder / "note.txt").write_text("written by a callback")
+        (Path(str(trainer.log_dir)) / "top.txt").touch()
+
+
+@pytest.mark.filterwarnings("ignore")  # torch's and Lightning's remarks on profiling
+@pytest.mark.parametrize("profiler", ["simple", "advanced", "pytorch"])
+def test_a_profile_and_what_callbacks_write_are_artifacts(
+    profiler: str, project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = fit([*CNN, *BARE, "--trainer.max_epochs", "1", "--trainer.profiler", profiler], [Writer()])
+    assert result is not None
+    printed = capsys.readouterr().out
+    assert "FIT Profiler Report" in printed and "run_training_batch" in printed
+    with open_run("", run_id=result.run_id) as run:
+        files = _artifacts(run, "files")
+        assert {"files/fit-profile.txt", "files/inner", "files/top.txt"} <= set(files)
+        assert any(name.endswith(".pt.trace.json") for name in files) == (profiler == "pytorch")
+        assert _artifacts(run, "files/inner") == ["files/inner/note.txt"]
+        report = Path(run.client.download_artifacts(run.id, "files/fit-profile.txt")).read_text()
+        assert report in printed
+
+
+class Clock(Callback):
+    """A clock by which a training batch takes 1 s and a validation batch 1000 s."""
+
+    now = 0.0
+
+    def on_train_batch_start(self, *args: Any) -> None:
+        self.now += 1
+
+    def on_validation_batch_start(self, *args: Any) -> None:
+        self.now += 1000
+
+
+def test_validation_in_mid_epoch_does_not_count_as_training_time(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr("lit_mnist.models.base.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    flags = ["--trainer.log_every_n_steps", "4", "--trainer.val_check_interval", "0.25"]
+    result = fit([*CNN, *BARE, *flags, "--data.batch_size", "50"], [clock])
+    assert result is not None
+    with open_run("", run_id=result.run_id) as run:
+        assert [speed for _, speed in run.history("images_per_s")] == [50.0] * 6
+        assert len(run.history("val/loss")) == 12
+
+
+def test_mixed_float16_on_a_cpu_is_refused(cli: Cli) -> None:
+    flags = ("--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed")
+    code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT, *flags)
+    assert (code, out) == (2, "") and err.count("\n") == 1
+    assert "--trainer.precision 16-mixed: a CPU has no float16 mixed precision; take bf16-mixed" in err
+
+
+def test_warnings_of_operations_that_are_not_deterministic_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with warnings.catch_warnings():
+        quiet()
+        torch.use_deterministic_algorithms(True, warn_only=True)
+        try:
+            torch.nn.functional.max_unpool2d(torch.ones(1, 1, 1, 1), torch.zeros(1, 1, 1, 1, dtype=torch.long), 2)
+        finally:
+            torch.use_deterministic_algorithms(False)
+    assert "does not have a deterministic implementation" in capsys.readouterr().err

@@ -1,5 +1,6 @@
-"""A training whose disk fills up, or whose tracking server goes away."""
+"""A disk that fills up or a tracking server that goes away during a training."""
 
+import signal
 import subprocess
 import sys
 import time
@@ -13,6 +14,10 @@ from lightning.pytorch import Callback, Trainer
 from servers import Server
 
 from lit_mnist.cli import main
+from lit_mnist.errors import Interrupted
+from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.folder import run_folders
+from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
@@ -21,7 +26,8 @@ FIT = ["--config", "zhang/cnn", *SHORT, "--trainer.max_epochs", "8", "--checkpoi
 FILLS_THE_DISK = f"""
 from pathlib import Path
 from lightning.pytorch import Callback
-from lit_mnist.cli import main, quiet
+from lit_mnist.cli import main
+from lit_mnist.terminal import quiet
 from lit_mnist.guard import guarded
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import find_store
@@ -49,7 +55,7 @@ print("after:", code, run["status"])
 """
 
 
-def test_a_disk_that_fills_up_during_a_save_leaves_the_older_checkpoint_to_go_on_from(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_save_keeps_the_checkpoint_before(tmp_path: Path) -> None:
     command = on_small_disk(tmp_path / "disk", 24, [sys.executable, "-c", FILLS_THE_DISK])
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     after = [line for line in done.stdout.splitlines() if line.startswith("after:")]
@@ -59,8 +65,8 @@ def test_a_disk_that_fills_up_during_a_save_leaves_the_older_checkpoint_to_go_on
     assert "goes on from step 20" in done.stdout and "Traceback" not in done.stderr
 
 
-class Misfortune(Callback):
-    """Does something to the server at a step, something else at a later one, and times every step."""
+class ServerTrouble(Callback):
+    """Calls one of `acts` at step 12 and the next at step 50, and notes the duration of the slowest step."""
 
     def __init__(self, *acts: Any) -> None:
         self.acts = dict(zip((12, 50), acts, strict=False))
@@ -69,7 +75,7 @@ class Misfortune(Callback):
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         self._last = time.monotonic()
         if trainer.global_step > 12:
-            time.sleep(0.05)  # or training would be over before anybody noticed
+            time.sleep(0.05)  # else training would end before the trouble has an effect
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if (act := self.acts.pop(trainer.global_step, None)) is not None:
@@ -79,12 +85,56 @@ class Misfortune(Callback):
 
 
 def _points() -> list[tuple[str, int, float]]:
-    """Every point of the newest run that does not tell the time."""
+    """All points of the newest run except timings."""
     client = connect(find_store())
     run = runs(find_store())[0]
     assert run["status"] == "FINISHED"
     names = [name for name in run["metrics"] if not name.startswith("system/") and name != "images_per_s"]
     return sorted((name, p.step, p.value) for name in names for p in client.get_metric_history(run["id"], name))
+
+
+class Interrupt(Callback):
+    """A signal after a step."""
+
+    def __init__(self, watch: SignalWatch, step: int) -> None:
+        self.watch, self.step = watch, step
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == self.step:
+            self.watch.received = signal.SIGTERM
+
+
+class StoreLost(Callback):
+    """The server goes away as soon as a resumed training begins, before the run is described."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+
+    def on_train_start(self, *args: Any) -> None:
+        self.server.kill()
+
+
+def test_a_resumed_run_is_described_although_its_store_is_away(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    server = Server(tmp_path_factory.mktemp("server"))
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that the end waits for the server
+    with SignalWatch() as watch, pytest.raises(Interrupted):
+        fit([*FIT, "--tracking.figures", "false"], [Interrupt(watch, 4)], watch)
+    try:
+        (folder,) = run_folders(find_store().home)
+        journal = Journal(folder)
+        before = journal.path.stat().st_size
+        assert fit(["--resume", folder.name, "--trainer.max_epochs", "1"], [StoreLost(server)]) is not None
+    finally:
+        server.kill()
+    entries = [entry for _, entry in journal.entries(before)]
+    tags = {name for entry in entries if entry["kind"] == "tags" for name in entry["values"]}
+    assert {"version.torch", "device", "git.dirty", "dataset.digest"} <= tags
+    assert any(entry.get("path") == "packages.txt" for entry in entries)
+    assert any(entry["kind"] == "dataset" for entry in entries)
 
 
 def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
@@ -99,9 +149,9 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
         fit(flags)
         whole = _points()
         for act, undo in ((server.hang, server.go_on), (server.kill, server.start)):
-            misfortune = Misfortune(act)
-            assert fit(flags, [misfortune]) is not None
-            assert misfortune.slowest < 1
+            trouble = ServerTrouble(act)
+            assert fit(flags, [trouble]) is not None
+            assert trouble.slowest < 1
             undo()
             for _ in range(2):
                 assert main(["sync"]) == 0

@@ -1,6 +1,6 @@
-"""Real processes, killed by real signals at random moments: the run that comes of it is the undisturbed one.
+"""Processes killed by signals at random moments: after its resumes, the run equals the undisturbed one.
 
-Each signal strikes a few times here; `make soak` lets it strike LIT_MNIST_SOAK times.
+Each signal is sent a few times here, and LIT_MNIST_SOAK times by `make soak`.
 """
 
 import os
@@ -35,7 +35,7 @@ TIMED = ("images_per_s", "system/")
 
 @dataclass
 class Left:
-    """What a run has left: its points, and its checkpoints' weights and optimiser."""
+    """The lasting content of a run: its points, and its checkpoints' weights and optimiser state."""
 
     points: dict[tuple[str, int], float]
     tensors: list[torch.Tensor]
@@ -65,7 +65,7 @@ def finish(*arguments: str) -> str:
 
 
 def left() -> Left:
-    """What the one run of this project has left."""
+    """The content of this project's only run."""
     client = connect(find_store())
     (run,) = runs(find_store())
     points: dict[tuple[str, int], float] = {}
@@ -85,10 +85,10 @@ def left() -> Left:
 
 
 def strike(process: "subprocess.Popen[str]", number: int, seconds: float, in_training: bool) -> tuple[bool, str]:
-    """Let the signal come after some seconds; whether the process had come to its end, and how it ended."""
+    """Send the signal after some seconds; return True if the process had ended by itself, and how it ended."""
     if in_training:
         assert process.stdout is not None
-        process.stdout.readline()  # the run is there: training is about to start
+        process.stdout.readline()  # the run exists: training is about to start
     time.sleep(seconds)
     process.send_signal(number)
     _, err = process.communicate(timeout=PATIENCE)
@@ -98,7 +98,7 @@ def strike(process: "subprocess.Popen[str]", number: int, seconds: float, in_tra
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
-    """What an undisturbed run leaves, and the seconds that it trains."""
+    """The content of an undisturbed run, and the seconds it trains."""
     with pytest.MonkeyPatch.context() as patch:
         enter_project(tmp_path_factory.mktemp("soak") / "whole", patch)
         process = start(*FIT)
@@ -111,7 +111,7 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
-def test_a_run_that_is_killed_at_random_moments_is_the_undisturbed_run(
+def test_a_run_killed_at_random_moments_equals_the_undisturbed_run(
     name: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seconds = undisturbed
@@ -125,7 +125,7 @@ def test_a_run_that_is_killed_at_random_moments_is_the_undisturbed_run(
         while not ended and strikes < STRIKES:
             there = runs(find_store())
             process = start(*(["--resume", there[0]["id"]] if there else FIT))
-            # At any moment of start-up, or of training, which is two thirds of what follows.
+            # At any moment of start-up or training; training takes about two thirds of the time after it.
             in_training = strikes == 0 or chance.random() < 0.75
             ended, how = strike(process, getattr(signal, name), chance.uniform(0, 0.7 * seconds), in_training)
             print(f"{name} {strikes}: {how}")

@@ -1,4 +1,4 @@
-"""How a run ends when it does not end well: its status, the exit code, and what is left of it."""
+"""A run that is interrupted or fails: its status, the exit code, and what it has saved."""
 
 import json
 import signal
@@ -21,7 +21,7 @@ COMMAND = [sys.executable, "-m", "lit_mnist.cli", *ENDLESS]
 SLOW = f"""
 import sys, time
 from lightning.pytorch import Callback
-from lit_mnist.cli import quiet
+from lit_mnist.terminal import quiet
 from lit_mnist.guard import guarded
 from lit_mnist.training.fit import fit
 
@@ -39,7 +39,7 @@ PATIENCE = 150
 
 @dataclass
 class Fit:
-    """A process that trains, in the middle of its training."""
+    """A process in the middle of its training."""
 
     process: "subprocess.Popen[str]"
     run_id: str
@@ -61,7 +61,9 @@ def project(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="module")
 def fits(project: Path):
     """Processes in mid-training, started together since each takes a while to get there."""
-    commands = dict.fromkeys(("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"), COMMAND) | {"slow": [sys.executable, "-c", SLOW]}
+    commands = dict.fromkeys(("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"), COMMAND) | {
+        "slow": [sys.executable, "-c", SLOW]
+    }
     processes = {
         name: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for name, command in commands.items()
@@ -113,7 +115,7 @@ def test_a_second_signal_changes_nothing_and_a_third_ends_at_once(fits: dict[str
     assert fits["slow"].end() == (143, "")
 
 
-def test_a_training_that_diverges_says_where_and_keeps_what_it_measured(cli: Cli) -> None:
+def test_a_diverged_training_names_the_step_and_keeps_its_metrics(cli: Cli) -> None:
     code, out, err = cli("fit", *EVERY_STEP, "--model.optimizer", "sgd", "--model.lr", "1e30")
     assert code == 1 and err.startswith("lit-mnist: error: train/loss is ") and err.count("\n") == 1
     assert "training has diverged; a lower --model.lr" in err

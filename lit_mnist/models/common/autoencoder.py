@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from lit_mnist.data.loader import Batch, images_of
 from lit_mnist.errors import UsageError
-from lit_mnist.models.common.base import LitModel, Stage, activation
+from lit_mnist.models.common.base import LitModel, Stage
+from lit_mnist.models.common.layers import activation
 
 
 class Autoencoder(LitModel):

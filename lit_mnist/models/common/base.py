@@ -6,10 +6,10 @@ from typing import Any, ClassVar, Literal
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor, distributed, nn
+from torch import Tensor, distributed
 
 from lit_mnist.data.loader import as_batch
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UserError
 from lit_mnist.models.common.optimizers import check_optimizer, make_optimizer, make_schedule
 
 Stage = Literal["train", "val", "test"]
@@ -275,27 +275,6 @@ class LitModel(LightningModule):
             return self.trainer
         except RuntimeError:
             return None
-
-
-def activation(name: str) -> nn.Module:
-    """A layer of the activation `name`, one of ACTIVATIONS.
-
-    Raises:
-        UsageError: there is none of that name.
-
-    """
-    if name not in ACTIVATIONS:
-        raise UsageError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
-    return ACTIVATIONS[name]()
-
-
-ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "relu": nn.ReLU,
-    "leaky_relu": nn.LeakyReLU,
-    "tanh": nn.Tanh,
-    "identity": nn.Identity,
-}
 
 
 def _scalar(value: float, device: torch.device) -> Tensor:

@@ -6,7 +6,26 @@ from itertools import pairwise
 from torch import nn
 
 from lit_mnist.errors import UsageError
-from lit_mnist.models.common.base import activation
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "sigmoid": nn.Sigmoid,
+    "relu": nn.ReLU,
+    "leaky_relu": nn.LeakyReLU,
+    "tanh": nn.Tanh,
+    "identity": nn.Identity,
+}
+
+
+def activation(name: str) -> nn.Module:
+    """Create a layer of the activation `name`, a key of `ACTIVATIONS`.
+
+    Raises:
+        UsageError: There is no such activation.
+
+    """
+    if name not in ACTIVATIONS:
+        raise UsageError(f"activation {name!r} is none of {', '.join(ACTIVATIONS)}")
+    return ACTIVATIONS[name]()
 
 
 def dense_classifier(

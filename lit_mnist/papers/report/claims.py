@@ -1,149 +1,94 @@
-"""What a paper says, and the rule by which our numbers decide whether it holds."""
+"""Claims of the papers, and the rules by which measured numbers decide whether they hold."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Literal, Protocol
+from typing import Literal
 
 from lit_mnist.tracking.queries.statistics import Summary
 
 Verdict = Literal["holds", "does not hold", "not stated by the paper"]
-VERDICTS: tuple[Verdict, ...] = ("holds", "does not hold", "not stated by the paper")
-
-
-class Rule(Protocol):
-    """Decides from the means over the seeds."""
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether the number `key` is as the rule wants it."""
 
 
 @dataclass(frozen=True)
-class AtLeast:
+class Rule:
+    """A condition on an experiment's numbers."""
+
+    text: str
+    holds: Callable[[Mapping[str, float], str], bool]
+    """From the means over the seeds by number, and the claim's own number: True if the condition is met.
+
+    A mean that is NaN meets no condition, since every comparison with it is false.
+    """
+
+
+def at_least(bound: float) -> Rule:
     """The number is `bound` or more."""
-
-    bound: float
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether it is."""
-        return means[key] >= self.bound
-
-    def __str__(self) -> str:
-        return f"at least {self.bound:g}"
+    return Rule(f"at least {bound:g}", lambda means, key: means[key] >= bound)
 
 
-@dataclass(frozen=True)
-class AtMost:
+def at_most(bound: float) -> Rule:
     """The number is `bound` or less."""
-
-    bound: float
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether it is."""
-        return means[key] <= self.bound
-
-    def __str__(self) -> str:
-        return f"at most {self.bound:g}"
+    return Rule(f"at most {bound:g}", lambda means, key: means[key] <= bound)
 
 
-@dataclass(frozen=True)
-class Within:
-    """The number is `value`, give or take `margin`."""
-
-    value: float
-    margin: float
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether it is."""
-        return abs(means[key] - self.value) <= self.margin
-
-    def __str__(self) -> str:
-        return f"within {self.margin:g} of {self.value:g}"
+def within(value: float, margin: float) -> Rule:
+    """The number differs from `value` by at most `margin`."""
+    return Rule(f"within {margin:g} of {value:g}", lambda means, key: abs(means[key] - value) <= margin)
 
 
-@dataclass(frozen=True)
-class Above:
-    """The number is larger than another, or than each of several, by more than `margin`."""
-
-    others: tuple[str, ...]
-    margin: float = 0.0
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether it is."""
-        return all(means[key] > means[other] + self.margin for other in self.others)
-
-    def __str__(self) -> str:
-        by = f" by more than {self.margin:g}" if self.margin else ""
-        return f"above {', '.join(self.others)}{by}"
+def above(*others: str, margin: float = 0.0) -> Rule:
+    """The number is larger than each of the `others` by more than `margin`."""
+    by = f" by more than {margin:g}" if margin else ""
+    return Rule(
+        f"above {', '.join(others)}{by}",
+        lambda means, key: all(means[key] > means[other] + margin for other in others),
+    )
 
 
-@dataclass(frozen=True)
-class Below:
-    """The number is smaller than each of several others."""
-
-    others: tuple[str, ...]
-
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether it is."""
-        return all(means[key] < means[other] for other in self.others)
-
-    def __str__(self) -> str:
-        return f"below {', '.join(self.others)}"
+def below(*others: str) -> Rule:
+    """The number is smaller than each of the `others`."""
+    return Rule(
+        f"below {', '.join(others)}", lambda means, key: all(means[key] < means[other] for other in others)
+    )
 
 
-@dataclass(frozen=True)
-class Descending:
-    """The number, and the others after it, each lie below the one before."""
+def descending(*others: str) -> Rule:
+    """The number and the `others`, in this order, each lie below the one before."""
 
-    others: tuple[str, ...]
+    def holds(means: Mapping[str, float], key: str) -> bool:
+        return all(a > b for a, b in pairwise(means[name] for name in (key, *others)))
 
-    def holds(self, means: Mapping[str, float], key: str) -> bool:
-        """Whether they do."""
-        line = [means[name] for name in (key, *self.others)]
-        return all(a > b for a, b in pairwise(line))
-
-    def __str__(self) -> str:
-        return f"above {' above '.join(self.others)}"
+    return Rule(f"above {' above '.join(others)}", holds)
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of the paper, or what it leaves out, beside the number that we measure for it."""
+    """A statement of a paper, or something it leaves open, and the number that we measure for it."""
 
     text: str
     key: str
-    """Which of the experiment's numbers."""
+    """Name of the number, one of those that the experiment measures."""
     rule: Rule | None
-    """None where the paper states nothing to compare with."""
+    """None if the paper states nothing to compare with."""
     paper: float | None = None
-    """The paper's own figure."""
+    """The paper's own number."""
     percent: bool = False
-    """Whether it is a share, shown in percent."""
+    """True if the number is a share, shown in percent."""
 
     def verdict(self, summaries: Mapping[str, Summary]) -> Verdict:
-        """What the numbers say; a mean that is not a number supports nothing."""
+        """Decide from the means over the seeds."""
         if self.rule is None:
             return "not stated by the paper"
         means = {name: summary.mean for name, summary in summaries.items()}
         return "holds" if self.rule.holds(means, self.key) else "does not hold"
 
-    def show(self, value: float | None) -> str:
-        """The value as it stands in a table."""
+    def show(self, value: float | None, interval: float | None = None) -> str:
+        """Format a value, with its interval if there is one, for a table."""
         if value is None:
             return "–"
-        return f"{100 * value:.2f} %" if self.percent else _number(value)
-
-    def show_summary(self, mean: float, interval: float | None) -> str:
-        """Mean and interval as they stand in a table."""
-        if interval is None:
-            return self.show(mean)
-        return (
-            f"{100 * mean:.2f} ± {100 * interval:.2f} %"
-            if self.percent
-            else f"{_number(mean)} ± {_number(interval)}"
-        )
-
-
-def _number(value: float) -> str:
-    """Four significant figures, and whole numbers in full."""
-    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1 else f"{value:.4g}"
+        numbers = [value] if interval is None else [value, interval]
+        if self.percent:
+            return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
+        # Whole numbers, such as parameter counts, in full; others with four significant digits.
+        return " ± ".join(f"{n:,.0f}" if n == round(n) and abs(n) >= 1 else f"{n:.4g}" for n in numbers)

@@ -1,48 +1,80 @@
-"""What an experiment is."""
+"""What an experiment is, and the list of all experiments."""
 
+import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.papers.report.claims import Claim
-from lit_mnist.papers.report.trained import Trained
+from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.tracking.queries.statistics import Summary
 from lit_mnist.training.stages import Preset, Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Runs = Mapping[str, Trained]
+PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty")
+"""Modules of `lit_mnist.papers`, in the order in which they are listed and run."""
+
+Runs = Mapping[str, TrainedStage]
 """The finished stages of one seed, by their names in the experiment."""
 Summaries = Mapping[str, Summary]
+"""Mean and interval over the seeds, by number."""
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """One row of a paper: what is trained and measured with each seed, and what the paper says of it."""
+    """One experiment of a paper: what is trained and measured with each seed, and what the paper claims."""
 
     id: str
     """Paper and name, such as `zhang/cnn`."""
     title: str
     stages: Mapping[str, Stage]
+    """What is trained, by name; a stage comes after the stage it builds on."""
     measure: Callable[[Runs], dict[str, float]]
-    """The numbers of one seed."""
+    """Measures the numbers of one seed."""
     claims: tuple[Claim, ...]
     draw: Callable[[Sequence[Runs], Summaries], Mapping[str, "Figure"]]
-    """The paper's figures by name, from the runs of all seeds; the first stands for the experiment."""
+    """Draws the paper's figures by name, from the runs of all seeds. The first one is shown in docs/results.md."""
     cut: str
-    """What the quick preset leaves out."""
+    """What the quick preset shortens; empty if nothing."""
     minutes: Mapping[Preset, float]
-    """About how long three seeds take on two cores."""
+    """Approximate duration of three seeds on two cores."""
     finding: str = ""
-    """What the paper did not see."""
+    """What the paper did not see: a template filled with the means over the seeds."""
 
     @property
     def paper(self) -> str:
-        """Name of the paper's file."""
+        """Name of the paper's module."""
         return self.id.partition("/")[0]
 
     @property
     def name(self) -> str:
         """The experiment's name within its paper."""
         return self.id.partition("/")[2]
+
+
+def experiments() -> list[Experiment]:
+    """The experiments of every paper."""
+    # The papers import this module, and what they need (torch, matplotlib) is not needed to list commands.
+    modules = [importlib.import_module(f"lit_mnist.papers.{paper}") for paper in PAPERS]
+    return [experiment for module in modules for experiment in module.EXPERIMENTS]
+
+
+def select(names: Sequence[str]) -> list[Experiment]:
+    """The experiments that `names` refer to: papers (`zhang`) or experiments (`zhang/cnn`), without duplicates.
+
+    Raises:
+        UsageError: a name refers to nothing.
+
+    """
+    every = experiments()
+    selected: list[Experiment] = []
+    for name in names:
+        found = [experiment for experiment in every if name.rstrip("/") in (experiment.id, experiment.paper)]
+        if not found:
+            known = [*PAPERS, *(experiment.id for experiment in every)]
+            raise UsageError(f"there is no experiment {name}{nearest(name, known, listed=True)}")
+        selected += [experiment for experiment in found if experiment not in selected]
+    return selected

@@ -1,11 +1,11 @@
-"""A finished stage, and what can be measured of it; what was measured once is read from MLflow after."""
+"""A trained stage: what is known of its run, and measurements on it that are made once and then kept in MLflow."""
 
 import contextlib
 import io
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -27,61 +27,70 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
 
-Kept = TypeVar("Kept")
-
-ROWS = 1000
-"""Images that a network is given at once."""
+BATCH = 1000
+"""Images per forward pass."""
+Codes = NDArray[np.float32]
+Labels = NDArray[np.int64]
 
 
 @dataclass(frozen=True)
-class Trained:
-    """A stage's finished run."""
+class TrainedStage:
+    """The finished run of a stage.
+
+    Args:
+        run_id: Id of the run.
+        client: Client of the store that holds it.
+        store: That store.
+        watch: Checked before each measurement, which raises `Interrupted` after a signal.
+
+    """
 
     run_id: str
     client: "MlflowClient"
     store: Store
     watch: SignalWatch
 
-    def tested(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
-        """What `lit-mnist test` measures, such as `test/acc`; the run's tags keep it."""
+    def test_metrics(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
+        """What `lit-mnist test` measures, such as `test/acc`."""
 
-        def compute() -> dict[str, float]:
+        def test(stage: "TrainedStage") -> dict[str, float]:
             with contextlib.redirect_stdout(io.StringIO()):
                 return evaluate("test", self.run_id, checkpoint, [], self.watch).metrics
 
-        return self.kept(f"test.{checkpoint}", compute)
+        metrics: dict[str, float] = self.cached_json(f"test.{checkpoint}", test)
+        return metrics
 
-    def once(self, name: str, compute: Callable[[], float]) -> float:
-        """The number `name`, computed at the first call and a metric of the run from then on."""
+    def cached_metric(self, name: str, compute: Callable[..., float], *arguments: Any) -> float:
+        """`compute(self, *arguments)`, computed once and kept as the run's metric `reproduce/NAME`."""
         name = f"reproduce/{name}"
-        known = self.client.get_run(self.run_id).data.metrics
-        if name in known:
-            return float(known[name])
+        metrics = self.client.get_run(self.run_id).data.metrics
+        if name in metrics:
+            return float(metrics[name])
         self.watch.check()
-        value = float(compute())
+        value = float(compute(self, *arguments))
         self.client.log_metric(self.run_id, name, value)
         return value
 
-    def kept(self, name: str, compute: Callable[[], Kept]) -> Kept:
-        """What `compute` gives, plain types in few bytes; a tag of the run keeps it."""
+    def cached_json(self, name: str, compute: Callable[["TrainedStage"], Any]) -> Any:
+        """`compute(self)`, a small value of plain types, computed once and kept as the tag `reproduce.NAME`."""
         tag = f"reproduce.{name}"
-        if (known := self.client.get_run(self.run_id).data.tags.get(tag)) is None:
+        text = self.client.get_run(self.run_id).data.tags.get(tag)
+        if text is None:
             self.watch.check()
-            known = json.dumps(compute())
-            self.client.set_tag(self.run_id, tag, known)
-        value: Kept = json.loads(known)
-        return value
-
-    def times(self, metric: str) -> list[float]:
-        """When each point of `metric` was logged, in seconds, in order."""
-        return sorted(at / 1000 for _, _, at, _ in stored_points(self.client, self.run_id, metric))
+            text = json.dumps(compute(self))
+            self.client.set_tag(self.run_id, tag, text)
+        return json.loads(text)
 
     def history(self, metric: str) -> list[tuple[int, float]]:
-        """Step and value of every point of `metric`, in order."""
+        """Step and value of each point of `metric`, in order."""
         return [(step, value) for _, value, _, step in stored_points(self.client, self.run_id, metric)]
 
-    def settings(self, *overrides: str) -> LitCLI:
-        """Model, untrained, and data of the run's configuration, with `overrides`.
+    def timestamps(self, metric: str) -> list[float]:
+        """The time of each point of `metric`, in seconds since the epoch, in order."""
+        return sorted(at / 1000 for _, _, at, _ in stored_points(self.client, self.run_id, metric))
+
+    def rebuild(self, *overrides: str) -> LitCLI:
+        """Instantiate the untrained model and the data from the run's configuration with the flags `overrides`.
 
         Raises:
             UserError: the run has no configuration.
@@ -90,30 +99,27 @@ class Trained:
         return rebuild(self.client, self.run_id, overrides)
 
     def model(self, checkpoint: Checkpoint = "best") -> LitModel:
-        """The trained network, in evaluation mode."""
-        model = self.settings().model
+        """The trained model, in evaluation mode."""
+        model = self.rebuild().model
         load_weights(model, stage_checkpoint(self.client, self.store, self.run_id, checkpoint))
         return model.eval()
 
-    def test_figures(self) -> dict[str, "Figure"]:
-        """What its kind of network makes of the test images: a confusion matrix, or reconstructions."""
-        settings = self.settings()
-        load_weights(settings.model, stage_checkpoint(self.client, self.store, self.run_id, "best"))
-        data = settings.datamodule
-        data.setup("test")
-        return dict(model_figures(settings.model, data, data.test_dataloader(), "test"))
-
     def data(self) -> ImageDataModule:
-        """The run's data, all of its splits."""
-        data = self.settings().datamodule
+        """The run's data module, set up for training and testing."""
+        data = self.rebuild().datamodule
         data.setup("fit")
         data.setup("test")
         return data
 
+    def test_figures(self) -> dict[str, "Figure"]:
+        """The figures of the model's kind on the test images: a confusion matrix, or reconstructions."""
+        data = self.data()
+        return dict(model_figures(self.model(), data, data.test_dataloader(), "test"))
+
 
 @dataclass(frozen=True)
 class Split:
-    """Images as they are handed to a network, as they were, and their labels."""
+    """Images (N, C, H, W) as the model receives them, the same uncorrupted, and labels (N,)."""
 
     x: Tensor
     clean: Tensor
@@ -121,36 +127,56 @@ class Split:
 
 
 def test_split(data: ImageDataModule, count: int | None = None) -> Split:
-    """The test images, corrupted where the data are; at most `count` of them."""
+    """The test images, with the corruption that the data module adds; at most `count` of them."""
     batches = list(data.test_dataloader())
     return Split(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
 
 
 def train_split(data: ImageDataModule) -> Split:
-    """The training images as they lie in memory, neither corrupted nor turned."""
+    """The training images without corruption or augmentation."""
     assert data.train is not None, "setup('fit') comes first"
     images = data.train[0].float().div(255)
     return Split(images, images, data.train[1])
 
 
-def reconstruct(model: LitModel, images: Tensor) -> Tensor:
-    """The model's reconstructions of images (N, C, H, W), or a classifier's probabilities."""
-    with torch.inference_mode():
-        return torch.cat([model.predict_step(part, 0) for part in _parts(images)])
-
-
-def codes(model: Autoencoder, images: Tensor) -> NDArray[np.float32]:
-    """The code of each image, flattened: (N, numbers of a code)."""
-    with torch.inference_mode():
-        parts = [model.encode(part).flatten(1) for part in _parts(images)]
-    return torch.cat(parts).numpy()
-
-
 def one_per_class(split: Split) -> Split:
-    """The first image of each class, in the classes' order."""
+    """The first image of each class, in the order of the classes."""
     first = torch.tensor([int((split.y == label).nonzero()[0]) for label in sorted(set(split.y.tolist()))])
     return Split(split.x[first], split.clean[first], split.y[first])
 
 
-def _parts(images: Tensor) -> Iterator[Tensor]:
-    return (images[i : i + ROWS] for i in range(0, len(images), ROWS))
+def predict(model: LitModel, images: Tensor) -> Tensor:
+    """An autoencoder's reconstructions (N, C, H, W), or a classifier's probabilities (N, classes)."""
+    with torch.inference_mode():
+        return torch.cat([model.predict_step(batch, 0) for batch in torch.split(images, BATCH)])
+
+
+def encode(model: Autoencoder, images: Tensor) -> Codes:
+    """The code of each image, flattened to (N, D)."""
+    with torch.inference_mode():
+        return torch.cat([model.encode(batch).flatten(1) for batch in torch.split(images, BATCH)]).numpy()
+
+
+def linear_probe(train: Codes, train_labels: Labels, test: Codes, test_labels: Labels) -> float:
+    """Accuracy on `test` (M, D) of a logistic regression fitted on `train` (N, D)."""
+    from sklearn.linear_model import LogisticRegression
+
+    mean, scale = train.mean(0), train.std(0).clip(1e-6)
+    probe = LogisticRegression(max_iter=200, tol=1e-3).fit((train - mean) / scale, train_labels)
+    return float(probe.score((test - mean) / scale, test_labels))
+
+
+def nearest_neighbours(
+    train: Codes, train_labels: Labels, test: Codes, test_labels: Labels, count: int = 5
+) -> float:
+    """Accuracy on `test` (M, D) of the majority vote of the `count` nearest neighbours in `train` (N, D)."""
+    from sklearn.neighbors import KNeighborsClassifier
+
+    return float(KNeighborsClassifier(count).fit(train, train_labels).score(test, test_labels))
+
+
+def mean_image_mse(stage: TrainedStage) -> float:
+    """Mean squared error per pixel of answering every test image with the mean training image."""
+    data = stage.data()
+    mean = train_split(data).clean.mean(0)
+    return float((test_split(data).clean - mean).square().mean())

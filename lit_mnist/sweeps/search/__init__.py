@@ -1,0 +1,11 @@
+"""What a sweep tries.
+
+- `spec.py`: the specification; `SpecFile` is the YAML with all its keys, `Spec` what the program works with.
+- `parameters.py`: the parameters of a search space: number, choice, layer sizes.
+- `space.py`: the search space: suggests points, lists a grid and the probe points.
+- `sources.py`: what is trained before a trial, once for all trials that share it.
+- `samplers.py`: the sampler and the pruner of each trial, from Optuna.
+- `validation.py`: checks before a sweep starts: builds the model of each probe point.
+- `strict_model.py`: base class of the pydantic models, and their errors as one line.
+- `optuna_private.py`: private names of Optuna, and differences between its versions.
+"""

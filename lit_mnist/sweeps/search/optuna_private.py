@@ -1,20 +1,40 @@
-"""Private names of Optuna: used here and nowhere else."""
+"""Private names of Optuna, and what differs between its versions: used here and nowhere else.
+
+`tests/sweeps/test_optuna_contract.py` names the attribute that an upgrade of Optuna has changed.
+"""
+
+import inspect
+from collections.abc import Container, Mapping
+from typing import Any
 
 import optuna
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.pruners import HyperbandPruner
+from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial
-
-from lit_mnist.sweeps.search.constraints import constraints_of, set_constraint
+from optuna.trial import FrozenTrial, Trial, TrialState
 
 __all__ = [
+    "BracketHyperbandPruner",
+    "NumberedQMCSampler",
     "constraints_of",
     "forget_cached_trials",
     "has_reported",
     "load_trial",
+    "sampler_options",
     "set_constraint",
     "storage_of",
     "trial_id",
 ]
+
+TRIED = ("4.4.0", "5.0.0")
+"""Versions of Optuna that this module was tried with: the oldest that is allowed and the newest."""
+
+HAS_NAMED_CONSTRAINTS = hasattr(Trial, "set_constraint")
+CONSTRAINTS = "constraints"
+"""Optuna 4: the system attribute in which samplers look for a trial's constraint values."""
+CONSTRAINT_NAMES = "constraint_names"
+"""Optuna 4: our user attribute with the names of these values, in the same order."""
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
@@ -35,10 +55,138 @@ def load_trial(study: optuna.Study, number: int) -> Trial:
 
 
 def has_reported(trial: Trial, step: int) -> bool:
-    """True if the trial has an intermediate value for `step`."""
+    """True if the trial has an intermediate value for `step`.
+
+    Reads the trial's own copy, which `Trial.report` keeps up to date, and so asks the storage nothing.
+    """
     return step in trial._cached_frozen_trial.intermediate_values
 
 
 def forget_cached_trials(study: optuna.Study) -> None:
-    """Make samplers read the trials anew: `Study` caches them per thread, and only `Study.ask` clears that."""
+    """Make samplers read the trials anew: `Study` caches them, and only `Study.ask` clears the cache."""
     study._thread_local.cached_all_trials = None
+
+
+def set_constraint(trial: Trial, name: str, excess: float) -> None:
+    """Store by how much the trial exceeds the bound on `name`, where Optuna's samplers look for it.
+
+    0 or less is feasible. A value that is already stored stays.
+
+    Optuna 5 stores values by name. Optuna 4 has one unnamed list, which samplers read back from the trial's system
+    attributes if they are given a `constraints_func`, see `sampler_options`.
+    """
+    if name in constraints_of(trial):
+        return
+    if HAS_NAMED_CONSTRAINTS:
+        trial.set_constraint(name, excess)
+        return
+    values = [*constraints_of(trial).values(), excess]
+    trial.set_user_attr(CONSTRAINT_NAMES, [*trial.user_attrs.get(CONSTRAINT_NAMES, []), name])
+    trial.storage.set_trial_system_attr(trial._trial_id, CONSTRAINTS, values)
+
+
+def constraints_of(trial: Trial | FrozenTrial) -> Mapping[str, float]:
+    """By how much the trial exceeds each bound, by the name of the metric; 0 or less is feasible."""
+    if HAS_NAMED_CONSTRAINTS:
+        return dict(trial.constraints)
+    if isinstance(trial, Trial):
+        attributes = trial.storage.get_trial_system_attrs(trial._trial_id)
+    else:
+        attributes = trial.system_attrs
+    return dict(zip(trial.user_attrs.get(CONSTRAINT_NAMES, []), attributes.get(CONSTRAINTS, []), strict=True))
+
+
+def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[str, Any]:
+    """Arguments of `sampler` that depend on Optuna's version.
+
+    Conditional parameters are sampled independently on purpose, so the warning about it is switched off where the
+    sampler can warn (GPSampler from 4.5 on). TPESampler deprecates that switch from 4.9 on, and with groups it
+    never warns. Optuna 4's samplers respect constraints only if given a function.
+    """
+    arguments = inspect.signature(sampler).parameters
+    options: dict[str, Any] = {}
+    if "warn_independent_sampling" in arguments and sampler is not TPESampler:
+        options["warn_independent_sampling"] = False
+    if has_constraints and not HAS_NAMED_CONSTRAINTS and "constraints_func" in arguments:
+        options["constraints_func"] = lambda trial: trial.system_attrs.get(CONSTRAINTS, ())
+    return options
+
+
+class NumberedQMCSampler(QMCSampler):
+    """Optuna's quasi-random sequence, of which trial `number` gets element `number`.
+
+    Optuna takes the search space from the first finished trial, so that whatever starts before it is random, and
+    counts elements in the study, so that an interrupted trial costs one. Here both are known beforehand: the
+    points do not depend on how many workers there are or what was interrupted.
+
+    Args:
+        number: Which element of the sequence to return.
+        search_space: All parameters, conditional ones included; each is one coordinate of the sequence.
+        qmc_type: `sobol` or `halton`.
+        scramble: Whether to randomise the sequence by `seed`.
+        seed: Seed of the scrambling; the same in all trials of a study.
+
+    """
+
+    def __init__(
+        self,
+        number: int,
+        search_space: Mapping[str, BaseDistribution],
+        *,
+        qmc_type: str,
+        scramble: bool,
+        seed: int,
+    ) -> None:
+        super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
+        self._number, self._space = number, dict(search_space)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return the whole search space."""
+        return dict(self._space)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Return the trial's element of the sequence as parameters."""
+        # Optuna 4 draws categorical parameters at random. As an interval of the length of their number of choices
+        # they follow the sequence in every version.
+        choices = {name: d.choices for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
+        intervals = {name: FloatDistribution(0, len(choices[name])) for name in choices}
+        sample = super().sample_relative(study, trial, {**search_space, **intervals})
+        chosen = {name: values[min(int(sample[name]), len(values) - 1)] for name, values in choices.items()}
+        return {**sample, **chosen}
+
+    def _find_sample_id(self, study: optuna.Study, *search_space: Any) -> int:
+        return self._number
+
+
+class BracketHyperbandPruner(HyperbandPruner):
+    """Hyperband whose brackets also decide which trials a sampler learns from.
+
+    Optuna hands samplers a study that shows the trials of the current trial's bracket only, since a value reached
+    with a quarter of the training says little about one reached with all of it. Two things defeat that in Optuna
+    4.4 and 5.0: a pruner has no brackets before it is first asked to prune, and a sweep makes a new one for each
+    trial; and samplers read `Study._get_trials`, while only `Study.get_trials` is filtered.
+
+    Args:
+        max_resource: How many values a trial reports if nothing ends it early.
+        min_resource: How many it reports at least.
+        reduction_factor: The share of trials that is kept at each step is one over this.
+
+    """
+
+    def __init__(self, max_resource: int, min_resource: int, reduction_factor: int) -> None:
+        super().__init__(min_resource=min_resource, max_resource=max_resource, reduction_factor=reduction_factor)
+        self._try_initialization(None)  # type: ignore[arg-type]  # uses the study for max_resource="auto" alone
+
+    def _create_bracket_study(self, study: optuna.Study, bracket_id: int) -> optuna.Study:
+        bracket_study = super()._create_bracket_study(study, bracket_id)
+
+        def get_trials(
+            deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+        ) -> list[FrozenTrial]:
+            trials = study._get_trials(deepcopy, states, use_cache)
+            return [trial for trial in trials if self._get_bracket_id(study, trial) == bracket_id]
+
+        bracket_study._get_trials = get_trials  # type: ignore[method-assign]
+        return bracket_study

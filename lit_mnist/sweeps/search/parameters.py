@@ -1,177 +1,330 @@
-"""What a search space is made of: numbers, choices, and lists of layer sizes."""
+"""The parameters that a search space consists of: a number, a choice, or a list of layer sizes.
+
+Each is a pydantic model of its YAML. To Optuna it is one or more `Dimension`s: `draw` makes a value of what Optuna
+suggests for them, and `encode` finds the suggestions for a value.
+"""
 
 import json
+import math
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
 
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from pydantic import AfterValidator, BeforeValidator, Discriminator, Field, Tag, field_validator, model_validator
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.search.fields import as_kind
+from lit_mnist.sweeps.search.strict_model import StrictModel
 
 Plain = bool | int | float | str | None | list[Any]
-Parameter = bool | int | float | str | None
-"""What Optuna stores of a choice."""
+"""A value as a flag of `fit` takes it."""
+Suggestion = bool | int | float | str | None
+"""A value as Optuna stores it: a list is its JSON."""
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
-Rule = Literal["equal", "halving", "free"]
-RULES: tuple[Rule, ...] = ("equal", "halving", "free")
 
 
 @dataclass(frozen=True)
 class Dimension:
-    """One parameter of Optuna's."""
+    """One parameter of an Optuna trial."""
 
     name: str
     distribution: Distribution
-    points: tuple[Parameter, ...] | None = None
-    """What a grid takes; None of an interval that nobody has divided."""
+    grid_points: tuple[Suggestion, ...] | None = None
+    """The values that a grid tries; None for an interval without `step` and `points`."""
     branches: bool = False
-    """Whether each value makes another kind of model."""
+    """True if each value makes another kind of model, so that each one is checked before a sweep starts."""
 
 
 Ask = Callable[[Dimension], Any]
+"""Returns the suggestion for a dimension."""
 
 
-@dataclass(frozen=True)
-class Number:
-    """A number between two others."""
-
-    name: str
-    distribution: FloatDistribution | IntDistribution
-    points: tuple[Parameter, ...] | None = None
-    branches: bool = False
-
-    @property
-    def dimension(self) -> Dimension:
-        """Its parameter."""
-        return Dimension(self.name, self.distribution, self.points, self.branches)
-
-    def draw(self, ask: Ask) -> Plain:
-        """The value that `ask` gives."""
-        value: Plain = ask(self.dimension)
-        return value
-
-    def encode(self, value: Any) -> dict[str, Parameter]:
-        """The parameter that stands for `value`."""
-        kind = int if isinstance(self.distribution, IntDistribution) else float
-        number = as_kind(self.name, value, kind)
-        low, high = self.distribution.low, self.distribution.high
-        if not low <= number <= high:
-            raise UsageError(f"{self.name}: {value} must lie in [{low:g}, {high:g}]")
-        return {self.name: number}
+def is_number(value: Any) -> bool:
+    """True for an integer or a float; Python counts true and false among the integers."""
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
-@dataclass(frozen=True)
-class Choice:
-    """One of several values; Optuna is given lists as JSON."""
-
-    name: str
-    values: tuple[Plain, ...]
-
-    @property
-    def dimension(self) -> Dimension:
-        """Its parameter."""
-        choices = tuple(plain(value) for value in self.values)
-        return Dimension(self.name, CategoricalDistribution(choices), choices, branches=True)
-
-    def draw(self, ask: Ask) -> Plain:
-        """The value that `ask` gives."""
-        given = ask(self.dimension)
-        return next(value for value in self.values if _same(plain(value), given))
-
-    def encode(self, value: Any) -> dict[str, Parameter]:
-        """The parameter that stands for `value`."""
-        if not any(_same(value, choice) for choice in self.values):
-            there = ", ".join(json.dumps(choice) for choice in self.values)
-            raise UsageError(f"{self.name}: {json.dumps(value)} is none of its choices {there}")
-        return {self.name: plain(value)}
-
-
-Simple = Number | Choice
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A list of layer sizes, by how many there are and how wide they are."""
-
-    name: str
-    depth: Simple
-    width: Simple
-    rule: Rule
-
-    def draw(self, ask: Ask) -> Plain:
-        """The list that `ask` gives the depth and the widths of."""
-        depth = _size(self.depth.draw(ask))
-        if self.rule == "free":
-            return [_size(self._width(layer).draw(ask)) for layer in range(1, depth + 1)]
-        return self._by_rule(_size(self.width.draw(ask)), depth)
-
-    def encode(self, value: Any) -> dict[str, Parameter]:
-        """The parameters that stand for the list `value`."""
-        sizes = [as_kind(self.name, size, int) for size in as_kind(self.name, value, list)]
-        if not sizes:
-            raise UsageError(f"{self.name}: [] has no layer")
-        parameters = self.depth.encode(len(sizes))
-        if self.rule == "free":
-            for layer, size in enumerate(sizes, 1):
-                parameters |= self._width(layer).encode(size)
-        elif sizes == self._by_rule(sizes[0], len(sizes)):
-            parameters |= self.width.encode(sizes[0])
-        else:
-            raise UsageError(f"{self.name}: {sizes} is not what the rule {self.rule} makes")
-        return parameters
-
-    def widths(self) -> list[Dimension]:
-        """The parameters of all widths there may be under the rule `free`."""
-        deepest = max(_size(depth) for depth in self.depth.dimension.points or ())
-        return [self._width(layer).dimension for layer in range(1, deepest + 1)]
-
-    def _by_rule(self, width: int, depth: int) -> list[Any]:
-        return [max(1, width >> layer) if self.rule == "halving" else width for layer in range(depth)]
-
-    def _width(self, layer: int) -> Simple:
-        name = f"{self.width.name}_{layer}"
-        if isinstance(self.width, Choice):
-            return Choice(name, self.width.values)
-        return Number(name, self.width.distribution, self.width.points)
-
-
-@dataclass(frozen=True)
-class SearchParameter:
-    """A name of the space: its values, when it applies, and which others go with it."""
-
-    value: Number | Choice | Sizes
-    when: Mapping[str, tuple[Plain, ...]] = field(default_factory=dict)
-    also: Mapping[str, float] = field(default_factory=dict)
-    """Other names, and how many times this one's value they are."""
-
-    def applies(self, point: Mapping[str, Plain]) -> bool:
-        """Whether the values drawn before leave room for it."""
-        return all(
-            name in point and any(_same(value, point[name]) for value in values)
-            for name, values in self.when.items()
-        )
-
-    def tied(self, value: Plain) -> dict[str, Plain]:
-        """The values of those that go with it."""
-        return {name: factor * value for name, factor in self.also.items()}  # type: ignore[operator]
-
-
-def _size(value: Any) -> int:
-    return int(value)
-
-
-def plain(value: Any) -> Any:
-    """A choice as Optuna stores it."""
+def as_suggestion(value: Any) -> Suggestion:
+    """The value as Optuna stores it."""
     return json.dumps(value) if isinstance(value, list) else value
 
 
-def _same(a: Any, b: Any) -> bool:
-    """Equality that tells true from 1."""
+def is_same(a: Any, b: Any) -> bool:
+    """True if the values are equal, where true differs from 1."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def unique(points: Iterable[Mapping[str, Plain]]) -> list[dict[str, Plain]]:
-    """The different ones among `points`, in their order."""
+    """The points without repetitions, in their order."""
     return list({json.dumps(point, sort_keys=True): dict(point) for point in points}.values())
+
+
+def _check_factors(factors: dict[str, Any]) -> dict[str, Any]:
+    for name, factor in factors.items():
+        if not is_number(factor):
+            raise ValueError(f"expected a factor for {name}, not {factor!r}")
+    return factors
+
+
+class _Parameter(StrictModel):
+    """What all parameters have in common."""
+
+    when: dict[str, Any] = Field(default={})
+    """The parameter applies only if each of these others has this value, or one of these values."""
+    also: Annotated[dict[str, Any], AfterValidator(_check_factors)] = Field(default={})
+    """Other fields that are set along with it, each to its value times this factor."""
+
+    def conditions(self) -> dict[str, list[Plain]]:
+        """The values of other parameters under which this one applies."""
+        return {name: values if isinstance(values, list) else [values] for name, values in self.when.items()}
+
+    def applies(self, point: Mapping[str, Plain]) -> bool:
+        """True if the parameters drawn so far meet its conditions."""
+        return all(
+            name in point and any(is_same(value, point[name]) for value in values)
+            for name, values in self.conditions().items()
+        )
+
+
+class Number(_Parameter):
+    """A number in an interval: `{low: 0.001, high: 1, log: true}`."""
+
+    low: float
+    high: float
+    log: bool = False
+    """True to search the logarithm."""
+    whole: bool = Field(default=False, alias="int")
+    step: float | None = None
+    points: (
+        Annotated[
+            Annotated[int, Tag("int")] | Annotated[list[float], Tag("list")],
+            Discriminator(lambda value: "list" if isinstance(value, list) else "int"),
+        ]
+        | None
+    ) = None
+    """What a grid takes of the interval: these values, or this many, evenly spaced."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "Number":
+        low, high, step, points = self.low, self.high, self.step, self.points
+        if not (math.isfinite(low) and math.isfinite(high) and low < high):
+            raise ValueError(f"low {low:g} must be below high {high:g}")
+        if self.whole:
+            listed = points if isinstance(points, list) else []
+            for number in (low, high, step or 1.0, *listed):
+                if not number.is_integer():
+                    raise ValueError(f"expected an integer, not {number:g}")
+        if self.log and low <= 0:
+            raise ValueError(f"low {low:g} must be above 0")
+        if step is not None:
+            if self.log:
+                raise ValueError("step has no place on a logarithmic scale: leave out step or log")
+            if not 0 < step < math.inf:
+                raise ValueError(f"step {step:g} must be above 0")
+            count = (high - low) / step
+            if abs(count - round(count)) > 1e-8 * max(1.0, count):
+                last = low + step * math.floor(count)
+                raise ValueError(f"steps of {step:g} from {low:g} miss high {high:g}; the last is {last:g}")
+        if isinstance(points, int) and points < 2:
+            raise ValueError(f"points {points} must be at least 2")
+        if isinstance(points, list) and not (
+            points and low <= min(points) and max(points) <= high and len(set(points)) == len(points)
+        ):
+            raise ValueError(f"points {points} must be different values in [{low:g}, {high:g}]")
+        return self
+
+    @property
+    def distribution(self) -> FloatDistribution | IntDistribution:
+        """The interval as Optuna knows it."""
+        if self.whole:
+            return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
+        return FloatDistribution(self.low, self.high, self.log, self.step)
+
+    @property
+    def grid_points(self) -> tuple[Suggestion, ...] | None:
+        """The values that a grid tries: as listed, as many as said, or every step; None if nothing divides it."""
+        low, high, points = self.low, self.high, self.points
+        if isinstance(points, list):
+            values = list(points)
+        elif points is not None:
+            shares = [i / (points - 1) for i in range(points)]
+            values = [low * (high / low) ** s if self.log else low + (high - low) * s for s in shares]
+        elif (step := self.distribution.step) is not None:
+            values = [low + i * step for i in range(round((high - low) / step) + 1)]
+        else:
+            return None
+        # 12 digits: 3 * 0.1 is to be 0.3. Whole numbers may coincide once they are rounded.
+        return tuple(dict.fromkeys(round(v) if self.whole else float(f"{v:.12g}") for v in values))
+
+    def dimensions(self, name: str) -> list[Dimension]:
+        """The parameter's dimensions, all there may be."""
+        return [Dimension(name, self.distribution, self.grid_points)]
+
+    def draw(self, name: str, ask: Ask) -> Plain:
+        """The parameter's value, from what `ask` returns for its dimensions."""
+        value: Plain = ask(self.dimensions(name)[0])
+        return value
+
+    def encode(self, name: str, value: Any) -> dict[str, Suggestion]:
+        """The suggestions, by dimension, from which `draw` would make `value`.
+
+        Raises:
+            UsageError: the parameter cannot have this value.
+
+        """
+        if not is_number(value) or (self.whole and not isinstance(value, int)):
+            raise UsageError(f"{name}: expected {'an integer' if self.whole else 'a number'}, not {value!r}")
+        if not self.low <= value <= self.high:
+            raise UsageError(f"{name}: {value} must lie in [{self.low:g}, {self.high:g}]")
+        return {name: value if self.whole else float(value)}
+
+
+class Choice(_Parameter):
+    """One of several values: `{choices: [sgd, adam]}`."""
+
+    choices: list[Any]
+
+    @field_validator("choices")
+    @classmethod
+    def _check_choices(cls, choices: list[Any]) -> list[Any]:
+        if not choices:
+            raise ValueError("there is none")
+        for i, value in enumerate(choices):
+            if isinstance(value, Mapping):
+                raise ValueError(f"expected plain values or lists, not {value!r}")
+            # Equal as Optuna compares them, to which true is 1.
+            if any(as_suggestion(value) == as_suggestion(other) for other in choices[:i]):
+                raise ValueError(f"{value!r} is given twice")
+        return choices
+
+    @model_validator(mode="after")
+    def _check_also(self) -> "Choice":
+        if self.also and not all(map(is_number, self.choices)):
+            raise ValueError("also goes with numbers alone")
+        return self
+
+    def dimensions(self, name: str) -> list[Dimension]:
+        """The parameter's dimensions, all there may be."""
+        choices = tuple(map(as_suggestion, self.choices))
+        return [Dimension(name, CategoricalDistribution(choices), choices, branches=True)]
+
+    def draw(self, name: str, ask: Ask) -> Plain:
+        """The parameter's value, from what `ask` returns for its dimensions."""
+        suggested = ask(self.dimensions(name)[0])
+        value: Plain = next(value for value in self.choices if is_same(as_suggestion(value), suggested))
+        return value
+
+    def encode(self, name: str, value: Any) -> dict[str, Suggestion]:
+        """The suggestions, by dimension, from which `draw` would make `value`.
+
+        Raises:
+            UsageError: the parameter cannot have this value.
+
+        """
+        if not any(is_same(value, choice) for choice in self.choices):
+            known = ", ".join(map(json.dumps, self.choices))
+            raise UsageError(f"{name}: {json.dumps(value)} is none of its choices {known}")
+        return {name: as_suggestion(value)}
+
+
+def _kind(content: Any) -> str:
+    """Which model a parameter's YAML is for."""
+    if "depth" in content or "width" in content:
+        return "layer sizes"
+    return "choice" if "choices" in content else "number"
+
+
+def _check_mapping(content: Any) -> Any:
+    if not isinstance(content, Mapping):
+        raise ValueError(f"{content!r} is no range: write {{low: …, high: …}} or {{choices: […]}},"
+                         " or put a single value among the flags")  # fmt: skip
+    return content
+
+
+def _as_whole(content: Any) -> Any:
+    """The YAML of a depth or a width, whose numbers are whole without saying so."""
+    return content if "choices" in _check_mapping(content) else {**content, "int": True}
+
+
+Simple = Annotated[
+    Annotated[Number, Tag("number")] | Annotated[Choice, Tag("choice")],
+    Discriminator(_kind),
+    BeforeValidator(_as_whole),
+]
+
+
+class LayerSizes(_Parameter):
+    """A list of layer sizes by its length and width: `{depth: {low: 1, high: 3}, width: {choices: [64, 128]}}`."""
+
+    depth: Simple
+    width: Simple
+    rule: Literal["equal", "halving", "free"] = "equal"
+    """All layers are equally wide, each is half as wide as the one before, or each has a width of its own."""
+
+    @model_validator(mode="after")
+    def _check(self) -> "LayerSizes":
+        if self.also:
+            raise ValueError("also goes with numbers alone")
+        for key, part in (("depth", self.depth), ("width", self.width)):
+            if part.when or part.also:
+                raise ValueError(f"{key}: when and also belong beside depth and width")
+            for value in part.choices if isinstance(part, Choice) else [int(part.low)]:
+                if isinstance(value, bool) or not isinstance(value, int):
+                    raise ValueError(f"{key}: expected an integer, not {value!r}")
+                if value < 1:
+                    raise ValueError(f"{key}: {value} must be at least 1")
+        return self
+
+    def dimensions(self, name: str) -> list[Dimension]:
+        """The parameter's dimensions, all there may be."""
+        if self.rule != "free":
+            return [self._depth(name), *self.width.dimensions(f"{name}.width")]
+        deepest = max(int(depth or 1) for depth in self._depth(name).grid_points or ())
+        return [self._depth(name), *(self._width(name, layer) for layer in range(1, deepest + 1))]
+
+    def draw(self, name: str, ask: Ask) -> Plain:
+        """The list of sizes, from what `ask` returns for its dimensions."""
+        depth = int(ask(self._depth(name)))
+        if self.rule == "free":
+            return [int(ask(self._width(name, layer))) for layer in range(1, depth + 1)]
+        return self._by_rule(int(ask(self.width.dimensions(f"{name}.width")[0])), depth)
+
+    def encode(self, name: str, value: Any) -> dict[str, Suggestion]:
+        """The suggestions, by dimension, from which `draw` would make `value`.
+
+        Raises:
+            UsageError: the parameter cannot have this value.
+
+        """
+        if not isinstance(value, list) or not all(isinstance(v, int) and not isinstance(v, bool) for v in value):
+            raise UsageError(f"{name}: expected a list of integers, not {value!r}")
+        if not value:
+            raise UsageError(f"{name}: [] has no layer")
+        suggestions = self.depth.encode(f"{name}.depth", len(value))
+        if self.rule == "free":
+            for layer, size in enumerate(value, 1):
+                suggestions |= self.width.encode(self._width(name, layer).name, size)
+        elif value == self._by_rule(value[0], len(value)):
+            suggestions |= self.width.encode(f"{name}.width", value[0])
+        else:
+            raise UsageError(f"{name}: {value} is not what the rule {self.rule} makes")
+        return suggestions
+
+    def _depth(self, name: str) -> Dimension:
+        depth = self.depth.dimensions(f"{name}.depth")[0]
+        return Dimension(depth.name, depth.distribution, depth.grid_points, branches=True)
+
+    def _width(self, name: str, layer: int) -> Dimension:
+        return self.width.dimensions(f"{name}.width_{layer}")[0]
+
+    def _by_rule(self, width: int, depth: int) -> list[Any]:
+        return [max(1, width >> layer) if self.rule == "halving" else width for layer in range(depth)]
+
+
+Parameter = Annotated[
+    Annotated[Number, Tag("number")]
+    | Annotated[Choice, Tag("choice")]
+    | Annotated[LayerSizes, Tag("layer sizes")],
+    Discriminator(_kind),
+    BeforeValidator(_check_mapping),
+]

@@ -1,4 +1,4 @@
-"""A search space: dotted names of the command line, and what values they may take."""
+"""A search space: the fields of `fit` that a sweep varies, by their dotted names, and their values."""
 
 from collections.abc import Iterator, Mapping
 from graphlib import CycleError, TopologicalSorter
@@ -7,61 +7,70 @@ from typing import Any
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import BaseTrial
 
-from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.search.fields import one_of
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.sweeps.search.parameters import (
     Ask,
     Choice,
     Dimension,
-    Parameter,
+    LayerSizes,
+    Number,
     Plain,
-    SearchParameter,
-    Sizes,
+    Suggestion,
     unique,
 )
-from lit_mnist.sweeps.search.parsing import parse_parameter
-from lit_mnist.training.config_errors import flags, nearest
+from lit_mnist.training.config_errors import flags
 
 GROUPS = ("model", "data", "trainer")
 
 
 class Space:
-    """What a sweep varies.
+    """What a sweep varies. A point of the space is a value for each parameter that applies.
 
     Args:
-        entries: YAML's: by dotted name `{low, high, log, int, step, points}`, `{choices}` or
-            `{depth, width, rule}`, each with `when` and `also` where it depends on others or others on it.
+        parameters: By dotted name, in any order.
 
     Raises:
-        UsageError: an entry is wrong, or depends on what is not there.
+        UsageError: a name is no field of `fit`, or a condition cannot be met.
 
     """
 
-    def __init__(self, entries: Mapping[str, Any]) -> None:
-        if not entries:
+    def __init__(self, parameters: Mapping[str, Number | Choice | LayerSizes]) -> None:
+        if not parameters:
             raise UsageError("space: there is nothing to vary")
-        parsed = {str(name): parse_parameter(str(name), content) for name, content in entries.items()}
-        self.entries = _ordered(parsed)
-        self.names = tuple(name for key, entry in self.entries.items() for name in (key, *entry.also))
-        """Every name that a point gives a value to."""
+        self.parameters = _conditions_first(parameters)
+        self.names = tuple(name for key, p in self.parameters.items() for name in (key, *p.also))
+        """Every name that a point gives a value to, `also` included."""
         for i, name in enumerate(self.names):
             _check_name(name)
             if name in self.names[:i]:
-                raise UsageError(f"space: {name} stands there twice, once as what goes with another")
+                raise UsageError(f"space: {name} is given twice, once under also")
 
     def suggest(self, trial: BaseTrial) -> dict[str, Plain]:
-        """Values by name for `trial`, without those that do not apply."""
-        return self._draw(lambda dimension: _suggest(trial, dimension))
+        """A point for `trial`, as its sampler suggests."""
 
-    def kinds(self) -> list[dict[str, Plain]]:
-        """Points that between them have every choice, every depth, and both ends of each interval."""
+        def ask(dimension: Dimension) -> Suggestion:
+            name, d = dimension.name, dimension.distribution
+            if isinstance(d, CategoricalDistribution):
+                return trial.suggest_categorical(name, d.choices)
+            if isinstance(d, FloatDistribution):
+                return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
+            return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
+
+        return self._draw(ask)
+
+    def probe_points(self) -> list[dict[str, Plain]]:
+        """Points that between them have every choice, every depth, and both ends of each interval.
+
+        Building the model of each finds what would fail in the middle of a sweep. They are far fewer than the
+        combinations of all these values: each is fixed once, with the first value of everything else.
+        """
         points = [self._draw(lambda dimension: _ends(dimension)[-1])]
-        pending: list[dict[str, Parameter]] = [{}]
+        pending: list[dict[str, Suggestion]] = [{}]
         seen: set[str] = set()
         while pending:
             fixed = pending.pop(0)
-            met: list[Dimension] = []
-            points.append(self._draw(_picker(fixed, met)))
+            point, met = self._draw_first(fixed)
+            points.append(point)
             for dimension in met:
                 if dimension.branches and dimension.name not in seen:
                     seen.add(dimension.name)
@@ -69,115 +78,108 @@ class Space:
                     pending += [{**fixed, dimension.name: value} for value in _ends(dimension)[1:]]
         return unique(points)
 
-    def grid(self) -> list[dict[str, Parameter]]:
-        """Every combination, as Optuna's parameters; those that do not apply are left out.
+    def grid(self) -> list[dict[str, Suggestion]]:
+        """Every combination of the dimensions' grid points, as suggestions; what does not apply is left out.
 
         Raises:
-            UsageError: an interval is not divided.
+            UsageError: an interval has neither `step` nor `points`.
 
         """
         return list(self._combinations({}))
 
     def dimensions(self) -> list[Dimension]:
-        """Every parameter there may be, in a fixed order."""
-        return [d for entry in self.entries.values() for d in _dimensions(entry)]
+        """Every dimension there may be, in a fixed order."""
+        return [d for name, parameter in self.parameters.items() for d in parameter.dimensions(name)]
 
     def conditional(self) -> list[str]:
-        """Names of the intervals that not every point has a value in."""
+        """Names of the parameters with intervals that not every point has a value in."""
         return [
             name
-            for name, entry in self.entries.items()
-            if not isinstance(entry.value, Choice)
-            and (entry.when or (isinstance(entry.value, Sizes) and entry.value.rule == "free"))
+            for name, parameter in self.parameters.items()
+            if not isinstance(parameter, Choice)
+            and (parameter.when or (isinstance(parameter, LayerSizes) and parameter.rule == "free"))
         ]
 
-    def encode(self, point: Mapping[str, Any]) -> dict[str, Parameter]:
-        """Optuna's parameters for `point`, which names a value for every entry that applies.
+    def encode(self, point: Mapping[str, Any]) -> dict[str, Suggestion]:
+        """The suggestions that give `point`, which has a value for every parameter that applies.
 
         Raises:
-            UsageError: a value is missing, out of range, or of what does not apply.
+            UsageError: a value is missing or out of range, or its parameter does not apply.
 
         """
-        parameters: dict[str, Parameter] = {}
+        suggestions: dict[str, Suggestion] = {}
         for name, value in point.items():
-            parameters |= self.entries[one_of("points", name, self.entries)].value.encode(value)
+            if name not in self.parameters:
+                raise UsageError(f"points: there is no {name}{nearest(name, self.parameters, listed=True)}")
+            suggestions |= self.parameters[name].encode(name, value)
         try:
-            whole = self._draw(lambda dimension: parameters[dimension.name])
+            whole = self._draw(lambda dimension: suggestions[dimension.name])
         except KeyError as error:
             raise UsageError(f"points: {dict(point)} has no {error.args[0]}") from None
         for name in point:
             if name not in whole:
                 raise UsageError(f"points: {name} does not apply to {dict(point)}")
-        return parameters
+        return suggestions
 
     def _draw(self, ask: Ask) -> dict[str, Plain]:
+        """The point that is made of what `ask` returns for each dimension that applies."""
         point: dict[str, Plain] = {}
-        for name, entry in self.entries.items():
-            if entry.applies(point):
-                point[name] = entry.value.draw(ask)
-                point |= entry.tied(point[name])
+        for name, parameter in self.parameters.items():
+            if parameter.applies(point):
+                value: Any = parameter.draw(name, ask)
+                point[name] = value
+                point |= {other: factor * value for other, factor in parameter.also.items()}
         return point
 
-    def _combinations(self, fixed: dict[str, Parameter]) -> Iterator[dict[str, Parameter]]:
-        """Those that begin with what is `fixed`: the first parameter that is not, at each of its points."""
+    def _draw_first(self, fixed: Mapping[str, Suggestion]) -> tuple[dict[str, Plain], list[Dimension]]:
+        """The point with the first value of every dimension that is not fixed, and the dimensions that it has."""
+        met: list[Dimension] = []
+
+        def ask(dimension: Dimension) -> Suggestion:
+            met.append(dimension)
+            return fixed.get(dimension.name, _ends(dimension)[0])
+
+        return self._draw(ask), met
+
+    def _combinations(self, fixed: dict[str, Suggestion]) -> Iterator[dict[str, Suggestion]]:
+        """Every combination that begins with `fixed`.
+
+        Which dimensions there are depends on the values of others, so the point is drawn until it meets the first
+        dimension that has no value yet, and then again with each of its grid points.
+        """
+
+        def ask(dimension: Dimension) -> Suggestion:
+            if dimension.name not in fixed:
+                raise _UndecidedError(dimension)
+            return fixed[dimension.name]
+
         try:
-            self._draw(lambda dimension: fixed[dimension.name] if dimension.name in fixed else _open(dimension))
-        except _OpenError as met:
-            for value in met.points:
-                yield from self._combinations({**fixed, met.name: value})
+            self._draw(ask)
+        except _UndecidedError as error:
+            name, grid_points = error.dimension.name, error.dimension.grid_points
+            if grid_points is None:
+                raise UsageError(f"space: {name}: a grid needs step or points, such as points: 5") from None
+            for value in grid_points:
+                yield from self._combinations({**fixed, name: value})
         else:
             yield fixed
 
 
-class _OpenError(Exception):
-    """A parameter without a value."""
+class _UndecidedError(Exception):
+    """A dimension has no value yet."""
 
-    def __init__(self, name: str, points: tuple[Parameter, ...]) -> None:
-        self.name, self.points = name, points
-
-
-def _open(dimension: Dimension) -> Any:
-    if dimension.points is None:
-        raise UsageError(f"space: {dimension.name}: a grid needs step or points, such as points: 5")
-    raise _OpenError(dimension.name, dimension.points)
+    def __init__(self, dimension: Dimension) -> None:
+        self.dimension = dimension
 
 
-def _picker(fixed: Mapping[str, Parameter], met: list[Dimension]) -> Ask:
-    """Gives what is fixed and else the first value, and notes what it was asked for."""
-
-    def ask(dimension: Dimension) -> Parameter:
-        met.append(dimension)
-        return fixed.get(dimension.name, _ends(dimension)[0])
-
-    return ask
-
-
-def _ends(dimension: Dimension) -> tuple[Parameter, ...]:
+def _ends(dimension: Dimension) -> tuple[Suggestion, ...]:
     """Every choice or depth; of an interval the two ends."""
     distribution = dimension.distribution
     if isinstance(distribution, CategoricalDistribution):
         return tuple(distribution.choices)
-    if dimension.branches and dimension.points is not None:
-        return dimension.points
+    if dimension.branches and dimension.grid_points is not None:
+        return dimension.grid_points
     return distribution.low, distribution.high
-
-
-def _suggest(trial: BaseTrial, dimension: Dimension) -> Parameter:
-    name, d = dimension.name, dimension.distribution
-    if isinstance(d, CategoricalDistribution):
-        return trial.suggest_categorical(name, d.choices)
-    if isinstance(d, FloatDistribution):
-        return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
-    return trial.suggest_int(name, d.low, d.high, step=d.step, log=d.log)
-
-
-def _dimensions(entry: SearchParameter) -> list[Dimension]:
-    value = entry.value
-    if not isinstance(value, Sizes):
-        return [value.dimension]
-    if value.rule != "free":
-        return [value.depth.dimension, value.width.dimension]
-    return [value.depth.dimension, *value.widths()]
 
 
 def _check_name(name: str) -> None:
@@ -191,20 +193,22 @@ def _check_name(name: str) -> None:
         raise UsageError(f"space: {name} is no field of model, data or trainer{hint}")
 
 
-def _ordered(entries: dict[str, SearchParameter]) -> dict[str, SearchParameter]:
-    """Conditions first."""
-    for name, entry in entries.items():
-        for other, values in entry.when.items():
-            one_of(f"space: {name}.when", other, entries)
-            target = entries[other].value
+def _conditions_first(
+    parameters: Mapping[str, Number | Choice | LayerSizes],
+) -> dict[str, Number | Choice | LayerSizes]:
+    """The parameters, each after those that its conditions name."""
+    for name, parameter in parameters.items():
+        for other, values in parameter.conditions().items():
+            if other not in parameters:
+                hint = nearest(other, parameters, listed=True)
+                raise UsageError(f"space: {name}.when: there is no {other}{hint}")
             for value in values:
                 try:
-                    target.encode(value)
+                    parameters[other].encode(other, value)
                 except UsageError as error:
                     raise UsageError(f"space: {name}.when: {error}") from None
     try:
-        order = list(TopologicalSorter({name: entry.when for name, entry in entries.items()}).static_order())
+        order = list(TopologicalSorter({name: list(p.when) for name, p in parameters.items()}).static_order())
     except CycleError as error:
         raise UsageError(f"space: the conditions go round in a circle: {', '.join(error.args[1])}") from None
-    rank = {name: i for i, name in enumerate(order)}
-    return dict(sorted(entries.items(), key=lambda item: rank[item[0]]))
+    return {name: parameters[name] for name in order}

@@ -1,99 +1,252 @@
-"""A sweep's specification: what is trained, what is varied, what is looked for, for how long."""
+"""A sweep's specification: what is trained, what is varied, what is looked for, and for how long.
+
+`SpecFile` is the YAML with all its keys; `Spec` is what the rest of the program works with.
+"""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal
+
+from optuna.distributions import CategoricalDistribution
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from lit_mnist.errors import UsageError
-from lit_mnist.sweeps.search.fields import Fields, as_kind, one_of, read_yaml
-from lit_mnist.sweeps.search.parameters import Plain
-from lit_mnist.sweeps.search.samplers import PRUNERS, SAMPLERS, check_search
-from lit_mnist.sweeps.search.sources import Source, flags_of, parse_source, source_stage
+from lit_mnist.strict_yaml import load_yaml
+from lit_mnist.sweeps.search.parameters import Parameter, Plain
+from lit_mnist.sweeps.search.sources import Flags, Source, as_flags, source_stage
 from lit_mnist.sweeps.search.space import Space
+from lit_mnist.sweeps.search.strict_model import StrictModel, validate
 from lit_mnist.training.stages import Stage
 
 Direction = Literal["maximize", "minimize"]
 OWN_METRICS = ("parameters", "seconds")
-"""Beside those that fit ends with: trainable parameters, and seconds of training."""
+"""Metrics of every trial beside those of its model: trainable parameters, and seconds of training."""
 
 
-@dataclass(frozen=True)
-class Objective:
+class _TPE(StrictModel):
+    name: Literal["tpe"]
+    seed: int | None = None
+    n_startup_trials: int = Field(default=10, ge=0)
+    n_ei_candidates: int = Field(default=24, ge=1)
+    multivariate: bool = True
+    constant_liar: bool = True
+
+
+class _Random(StrictModel):
+    name: Literal["random"]
+    seed: int | None = None
+
+
+class _Grid(StrictModel):
+    name: Literal["grid"]
+    seed: int | None = None
+
+
+class _CMAES(StrictModel):
+    name: Literal["cmaes"]
+    seed: int | None = None
+    n_startup_trials: int = Field(default=1, ge=0)
+    consider_pruned_trials: bool = False
+    with_margin: bool = True
+
+
+class _GP(StrictModel):
+    name: Literal["gp"]
+    seed: int | None = None
+    n_startup_trials: int = Field(default=10, ge=0)
+    deterministic_objective: bool = False
+
+
+class _QMC(StrictModel):
+    name: Literal["qmc"]
+    seed: int | None = None
+    qmc_type: Literal["sobol", "halton"] = "sobol"
+    scramble: bool = True
+
+
+class _NoPruner(StrictModel):
+    name: Literal["none"]
+
+
+class _Median(StrictModel):
+    name: Literal["median"]
+    n_startup_trials: int = Field(default=5, ge=0)
+    n_warmup_steps: int = Field(default=0, ge=0)
+    interval_steps: int = Field(default=1, ge=1)
+    n_min_trials: int = Field(default=1, ge=1)
+
+
+class _Patient(StrictModel):
+    """The median pruner, which waits for `patience` validations without improvement."""
+
+    name: Literal["patient"]
+    patience: int = Field(default=3, ge=0)
+    min_delta: float = Field(default=0.0, ge=0)
+    n_startup_trials: int = Field(default=5, ge=0)
+    n_warmup_steps: int = Field(default=0, ge=0)
+    interval_steps: int = Field(default=1, ge=1)
+    n_min_trials: int = Field(default=1, ge=1)
+
+
+class _Hyperband(StrictModel):
+    name: Literal["hyperband"]
+    min_resource: int = Field(default=1, ge=1)
+    reduction_factor: int = Field(default=3, ge=2)
+
+
+def _check_metric(metric: str) -> str:
+    if metric.startswith(("test/", "best/test/")):
+        raise ValueError(f"{metric}: a sweep never reads test images; take val/…")
+    return metric
+
+
+def _by_name(content: Any) -> Any:
+    """`tpe` stands for `{name: tpe}`."""
+    return {"name": content} if isinstance(content, str) else content
+
+
+Metric = Annotated[str, AfterValidator(_check_metric)]
+AnySampler = Annotated[
+    _TPE | _Random | _Grid | _CMAES | _GP | _QMC, Field(discriminator="name"), BeforeValidator(_by_name)
+]
+AnyPruner = Annotated[
+    _NoPruner | _Median | _Patient | _Hyperband, Field(discriminator="name"), BeforeValidator(_by_name)
+]
+
+
+class Objective(StrictModel):
     """A metric, and which way is better."""
 
-    metric: str
+    metric: Metric
     direction: Direction
 
 
-@dataclass(frozen=True)
-class Constraint:
+class Constraint(StrictModel):
     """A metric that must not go above a bound."""
 
-    metric: str
+    metric: Metric
     at_most: float
+
+
+class SpecFile(StrictModel):
+    """The keys of a specification; `docs/sweeps.md` has an example of each."""
+
+    study: str | None = None
+    """Name of the study; without it, the file's."""
+    config: str
+    """Packaged configuration, or a file, that every trial starts from."""
+    flags: Flags = Field(default={})
+    """Fields of `fit` that are the same in every trial, by their dotted names."""
+    space: dict[str, Parameter]
+    """Fields that are varied, by their dotted names."""
+    metric: Metric | None = None
+    direction: Direction | None = None
+    objectives: list[Objective] | None = None
+    """What is looked for, instead of a single `metric` and `direction`."""
+    goals: list[Objective] | None = None
+    """The key of the objectives in version 0.1."""
+    sampler: AnySampler = _TPE(name="tpe")
+    pruner: AnyPruner = _NoPruner(name="none")
+    trials: int | None = Field(default=None, ge=1)
+    """Size of the study; a grid that is to be tried as a whole needs none."""
+    hours: float | None = Field(default=None, gt=0)
+    """Time after which no new trial is started, added up over all workers' sweeps."""
+    constraints: list[Constraint] = Field(default=[])
+    seed: int = 0
+    """Seed of the sampler, and of training where `seeds` names no others."""
+    seeds: list[int] | None = None
+    """Seeds with each of which every point is trained."""
+    repeats: int | None = Field(default=None, ge=1)
+    """How many seeds, counted from `seed`."""
+    source: Source | None = None
+    points: list[dict[str, Any]] = Field(default=[])
+    """Points to try first."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What `lit-mnist sweep` is to do."""
+    """What `lit-mnist sweep` is to do.
+
+    Raises:
+        UsageError: sampler or pruner do not go together with the space, the objectives or the number of trials.
+
+    """
 
     name: str
     config: str
     flags: tuple[str, ...]
-    """Fit's, the same in every trial."""
+    """Flags of `fit` that are the same in every trial."""
     space: Space
     objectives: tuple[Objective, ...]
     sampler: str
     sampler_options: Mapping[str, Any]
     seed: int
-    """Of the sampler."""
+    """Seed of the sampler."""
     pruner: str
     pruner_options: Mapping[str, Any]
     trials: int
     hours: float | None
     constraints: tuple[Constraint, ...]
     seeds: tuple[int, ...]
-    """Of training: each point is trained with every one of them."""
+    """Seeds of training: each point is trained with every one of them."""
     source: Source | None
+    points: tuple[Mapping[str, Plain], ...]
+    """Points to try first."""
     text: str
     """The YAML that all this was read from."""
-    points: tuple[Mapping[str, Plain], ...] = ()
-    """What to try first; `space.encode` makes Optuna's parameters of each."""
-    fields: Mapping[str, Any] = field(default_factory=dict)
-    """The space and the source as they stand in the YAML."""
+    content: Mapping[str, Any]
+    """The parsed YAML."""
 
     def __post_init__(self) -> None:
-        check_search(self)
+        if self.trials < 1:
+            raise UsageError(f"trials: {self.trials} must be at least 1")
+        _check_sampler(self)
+        _check_pruner(self)
 
     def stored(self) -> dict[str, Any]:
-        """Plain JSON of all that must stay the same within a study."""
-        left_out = ("space", "source", "objectives", "text", "fields", "trials", "hours")
-        kept = {name: value for name, value in vars(self).items() if name not in left_out}
-        # Studies of version 0.1 have stored their objectives as "goals".
-        kept |= {"goals": [asdict(goal) for goal in self.objectives], "flags": list(self.flags)}
-        kept |= {"constraints": [asdict(constraint) for constraint in self.constraints]}
-        kept |= {"seeds": list(self.seeds), "points": [dict(point) for point in self.points]}
-        return kept | dict(self.fields)
+        """Plain JSON of all that must stay the same within a study; what a study has stored is compared with it.
+
+        Its keys are those of version 0.1, in which objectives were called goals.
+        """
+        return {
+            "name": self.name,
+            "config": self.config,
+            "flags": list(self.flags),
+            "goals": [objective.model_dump() for objective in self.objectives],
+            "sampler": self.sampler,
+            "sampler_options": dict(self.sampler_options),
+            "seed": self.seed,
+            "pruner": self.pruner,
+            "pruner_options": dict(self.pruner_options),
+            "constraints": [constraint.model_dump() for constraint in self.constraints],
+            "seeds": list(self.seeds),
+            "points": [dict(point) for point in self.points],
+            "space": self.content["space"],
+            "source": self.content.get("source"),
+        }
 
     def with_trials(self, trials: int) -> "Spec":
-        """The same for another number of trials."""
+        """The same specification with another number of trials."""
         return replace(self, trials=trials)
 
 
 def load_spec(path: str | Path) -> Spec:
-    """The specification in a file.
+    """Read the specification in a file.
 
     Raises:
-        UsageError: there is no such file, or something in it is wrong, which the message names.
+        UsageError: the file cannot be read, or something in it is wrong; the message begins with the path.
 
     """
     try:
         text = Path(path).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+    except UnicodeDecodeError:
+        raise UsageError(f"{path}: not a text file") from None
+    except FileNotFoundError as error:
         there = ", ".join(sorted(str(found) for found in Path("sweeps").glob("*.yaml")))
-        hint = f"; there are {there}" if there else ""
-        raise UsageError(f"{path}: {getattr(error, 'strerror', None) or 'not a text'}{hint}") from None
+        raise UsageError(f"{path}: {error.strerror}" + (f"; there are {there}" if there else "")) from None
+    except OSError as error:
+        raise UsageError(f"{path}: cannot be read: {error.strerror}") from None
     try:
         return parse_spec(text, Path(path).stem)
     except UsageError as error:
@@ -101,139 +254,120 @@ def load_spec(path: str | Path) -> Spec:
 
 
 def parse_spec(text: str, name: str) -> Spec:
-    """The specification in a YAML text; `name` is the study's where the text gives none.
+    """Read the specification in a YAML text; `name` is the study's unless the text gives one.
 
     Raises:
-        UsageError: names what is wrong.
+        UsageError: something is wrong; the message names the key.
 
     """
-    content = read_yaml(text)
+    content = load_yaml(text)
     if content is None:
         raise UsageError(
             "it is empty: a spec needs config, metric, direction, trials and space; see sweeps/*.yaml"
         )
-    top = Fields("", content)
-    entries = top.take("space", dict, required=True)
-    seed = top.take("seed", int, 0)
-    sampler, sampler_options = _named(top, "sampler", "tpe", SAMPLERS, extra={"seed": seed})
-    pruner, pruner_options = _named(top, "pruner", "none", PRUNERS)
-    space, given = Space(entries), top.take("flags", dict, {})
-    source = top.take("source", dict)
-    spec = Spec(
-        name=top.take("study", str, name),
-        config=top.take("config", str, required=True),
-        flags=flags_of(given, "flags"),
+    file = validate(SpecFile, content)
+    space = Space(file.space)
+    trials = file.trials
+    if trials is None:
+        if file.sampler.name != "grid":
+            raise UsageError("trials is missing: how many there are to be")
+        trials = len(space.grid())
+    for flag in file.flags:
+        if flag in space.names:
+            raise UsageError(f"{flag} stands both in flags and in space: take it out of one")
+    if file.source is not None and file.source.flag in (*file.flags, *space.names):
+        raise UsageError(f"{file.source.flag} is given by source: take it out of flags and space")
+    return Spec(
+        name=file.study or name,
+        config=file.config,
+        flags=as_flags(file.flags),
         space=space,
-        objectives=_goals(top),
-        sampler=sampler,
-        seed=sampler_options.pop("seed"),
-        sampler_options=sampler_options,
-        pruner=pruner,
-        pruner_options=pruner_options,
-        trials=_trials(top, sampler, space),
-        hours=top.take("hours", float),
-        constraints=_constraints(top),
-        seeds=_seeds(top, seed),
-        source=parse_source(source) if source else None,
+        objectives=_objectives(file),
+        sampler=file.sampler.name,
+        sampler_options=file.sampler.model_dump(exclude={"name", "seed"}),
+        seed=file.seed if file.sampler.seed is None else file.sampler.seed,
+        pruner=file.pruner.name,
+        pruner_options=file.pruner.model_dump(exclude={"name"}),
+        trials=trials,
+        hours=file.hours,
+        constraints=tuple(file.constraints),
+        seeds=_seeds(file),
+        source=file.source,
+        points=tuple(file.points),
         text=text,
-        points=tuple(as_kind("points", point, dict) for point in top.take("points", list, [])),
-        fields={"space": entries, "source": source},
+        content=content,
     )
-    top.done()
-    _check_overlap(spec, given)
-    return spec
 
 
 def trial_stage(spec: Spec, point: Mapping[str, Plain]) -> Stage:
-    """The fit of `point`, with the stages whose checkpoints it starts from."""
-    below = source_stage(spec.source, point, spec.flags) if spec.source else None
-    stage = Stage(spec.config, (*spec.flags, *flags_of(point, "space")), source=below)
+    """The training of `point`, with the stages whose checkpoints it starts from."""
+    flags = (*spec.flags, *as_flags(point))
     if spec.source is None:
-        return stage
-    return replace(stage, source_flag=spec.source.flag, take=spec.source.take)
+        return Stage(spec.config, flags)
+    below = source_stage(spec.source, point, spec.flags)
+    return Stage(spec.config, flags, source=below, source_flag=f"--{spec.source.flag}", take=spec.source.take)
 
 
-def _named(
-    top: Fields, key: str, default: str, known: Mapping[str, Mapping[str, Any]], extra: Mapping[str, Any] = {}
-) -> tuple[str, dict[str, Any]]:
-    """A name with options, all of them stated; in YAML `tpe`, or `{name: tpe, n_startup_trials: 5}`."""
-    content = top.values.get(key) or default
-    top.known.append(key)
-    fields = Fields(key, {"name": content} if isinstance(content, str) else content)
-    name = one_of(key, fields.take("name", str, required=True), known)
-    options = {
-        option: fields.take(option, type(value), value) for option, value in {**known[name], **extra}.items()
-    }
-    fields.done()
-    return name, options
+def _objectives(file: SpecFile) -> tuple[Objective, ...]:
+    if file.goals is not None and file.objectives is not None:
+        raise UsageError("goals and objectives are the same: take one")
+    listed = file.goals if file.objectives is None else file.objectives
+    if listed is not None:
+        if file.metric is not None or file.direction is not None:
+            raise UsageError("metric and objectives both say what is looked for: take one")
+        if not listed:
+            raise UsageError("objectives: there is none")
+        return tuple(listed)
+    if file.metric is None:
+        raise UsageError("metric is missing: what is looked for, such as val/acc")
+    if file.direction is None:
+        raise UsageError(f"direction is missing: maximize or minimize {file.metric}")
+    return (Objective(metric=file.metric, direction=file.direction),)
 
 
-def _goals(top: Fields) -> tuple[Objective, ...]:
-    metric, direction = top.take("metric", str), top.take("direction", str)
-    earlier = top.take("goals", list)  # the key's name in version 0.1
-    objectives = top.take("objectives", list, earlier)
-    if objectives is not None and (metric or direction):
-        raise UsageError("metric and objectives both say what is looked for: take one")
-    if objectives is None:
-        objectives = [{name: top.values[name] for name in ("metric", "direction") if name in top.values}]
-    if not objectives:
-        raise UsageError("objectives: there is none")
-    return tuple(
-        _goal(Fields(f"objectives.{i}" if len(objectives) > 1 else "", goal))
-        for i, goal in enumerate(objectives, 1)
-    )
-
-
-def _goal(fields: Fields) -> Objective:
-    metric = _metric(fields)
-    if "direction" not in fields.values:
-        raise UsageError(f"{fields.name('direction')} is missing: maximize or minimize {metric}")
-    direction = one_of(fields.name("direction"), fields.take("direction", str), get_args(Direction))
-    fields.done()
-    return Objective(metric, direction)  # type: ignore[arg-type]
-
-
-def _metric(fields: Fields) -> str:
-    metric: str = fields.take("metric", str, required=True)
-    if metric.startswith(("test/", "best/test/")):
-        raise UsageError(f"{fields.name('metric')} {metric}: a sweep never reads test images; take val/…")
-    return metric
-
-
-def _constraints(top: Fields) -> tuple[Constraint, ...]:
-    found = []
-    for i, content in enumerate(top.take("constraints", list, []), 1):
-        fields = Fields(f"constraints.{i}", content)
-        found.append(Constraint(_metric(fields), fields.take("at_most", float, required=True)))
-        fields.done()
-    return tuple(found)
-
-
-def _seeds(top: Fields, first: int) -> tuple[int, ...]:
-    seeds, repeats = top.take("seeds", list), top.take("repeats", int)
-    if seeds is not None and repeats is not None:
+def _seeds(file: SpecFile) -> tuple[int, ...]:
+    if file.seeds is None:
+        return tuple(range(file.seed, file.seed + (file.repeats or 1)))
+    if file.repeats is not None:
         raise UsageError("repeats and seeds both say how often a point is trained: take one")
-    if repeats is not None and repeats < 1:
-        raise UsageError(f"repeats: {repeats} must be at least 1")
-    if seeds is None:
-        return tuple(range(first, first + (repeats or 1)))
-    if not seeds or len(set(seeds)) < len(seeds):
-        raise UsageError(f"seeds: {seeds} must be different seeds")
-    return tuple(as_kind("seeds", seed, int) for seed in seeds)
+    if not file.seeds or len(set(file.seeds)) < len(file.seeds):
+        raise UsageError(f"seeds: {file.seeds} must be different seeds")
+    return tuple(file.seeds)
 
 
-def _trials(top: Fields, sampler: str, space: Space) -> int:
-    trials: int | None = top.take("trials", int)
-    if trials is not None:
-        return trials
-    if sampler != "grid":
-        raise UsageError("trials is missing: how many there are to be")
-    return len(space.grid())
+def _check_sampler(spec: Spec) -> None:
+    """Refuse what the sampler would only stumble on in the middle of a study."""
+    first_points = [spec.space.encode(point) for point in spec.points]
+    if spec.sampler == "cmaes":
+        dimensions = spec.space.dimensions()
+        intervals = [d for d in dimensions if not isinstance(d.distribution, CategoricalDistribution)]
+        if len(intervals) < 2:
+            raise UsageError(
+                f"sampler: cmaes needs two or more intervals, and space has {len(intervals)}: take tpe"
+            )
+        if conditional := spec.space.conditional():
+            raise UsageError(
+                f"sampler: cmaes needs intervals that always apply, unlike {conditional[0]}: take tpe"
+            )
+        if len(spec.objectives) > 1:
+            raise UsageError(f"sampler: cmaes cannot look for {len(spec.objectives)} objectives: take tpe")
+    if spec.sampler == "grid":
+        grid = spec.space.grid()
+        size = len(grid) + sum(point not in grid for point in first_points)
+        if spec.trials > size:
+            raise UsageError(f"trials: {spec.trials}, but the grid has {size} points")
+        return
+    for name, content in spec.content["space"].items():
+        if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
+            raise UsageError(f"space: {name}: points has no effect on the sampler {spec.sampler}")
 
 
-def _check_overlap(spec: Spec, given: Mapping[str, Any]) -> None:
-    for name in given:
-        if name in spec.space.names:
-            raise UsageError(f"{name} stands both in flags and in space: take it out of one")
-    if spec.source and (flag := spec.source.flag.removeprefix("--")) in (*given, *spec.space.names):
-        raise UsageError(f"{flag} is given by source: take it out of flags and space")
+def _check_pruner(spec: Spec) -> None:
+    if spec.pruner == "none":
+        return
+    if len(spec.objectives) > 1:
+        raise UsageError(
+            f"pruner: {spec.pruner} needs a single objective, and there are {len(spec.objectives)}: take none"
+        )
+    if not (metric := spec.objectives[0].metric).startswith("val/"):
+        raise UsageError(f"pruner: {spec.pruner} needs a metric of every validation, val/…, and not {metric}")

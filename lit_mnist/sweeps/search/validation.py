@@ -1,21 +1,21 @@
-"""Checks a specification before anything is trained: builds each kind of point, with the stages below it."""
+"""Checks of a specification that need no training: the models of the probe points are built on their data."""
 
 import json
+import math
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from lit_mnist.data import Batch
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
-from lit_mnist.sweeps.timing import Length, measure_length
 from lit_mnist.terminal import warn
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import check_fit
 from lit_mnist.training.stages import Stage
@@ -23,44 +23,53 @@ from lit_mnist.training.stages import Stage
 
 @dataclass(frozen=True)
 class ProbePoint:
-    """A point of one kind, and what is trained for it."""
+    """A point whose model is built before a sweep starts, see `Space.probe_points`."""
 
     point: Mapping[str, Plain]
     stage: Stage
+    """The training of the point."""
     validations: int
-    """Of one training that nothing ends early."""
+    """Validations of that training if nothing ends it early."""
+
+
+@dataclass(frozen=True)
+class Length:
+    """How long a training is if nothing ends it early."""
+
+    steps: int
+    """Optimiser steps."""
+    validations: int
+
+
+class TooLargeError(UserError):
+    """A model does not fit into this machine's memory."""
 
 
 def check(spec: Spec) -> list[ProbePoint]:
-    """Build every kind of point, without training; returns those that fit into this machine's memory.
+    """Build the model of every probe point; return those that fit into this machine's memory.
 
     The machine that starts a sweep is often smaller than those that train, such as a cluster's login node, so a
     point that does not fit is a warning. If it does not fit there either, its trials fail and the others go on.
 
     Raises:
-        UsageError: names what does not hold, the nearest valid name, and the point.
+        UsageError: model, data or objectives refuse a point; the message names it and the nearest valid name.
 
     """
-    kinds = []
-    with builder(spec.seeds[0]) as build:
-        for point in spec.space.kinds():
+    probe_points = []
+    with StageBuilder(spec.seeds[0]) as build:
+        for point in spec.space.probe_points():
             stage = trial_stage(spec, point)
             try:
-                with at(point):
+                with point_in_errors(point):
                     cli = build(stage)
                     _check_metrics(spec, cli)
+                    length = training_length(cli)
+                    _check_length(spec, length)
             except TooLargeError as error:
                 warn_too_large(error)
-                continue
-            with at(point):
-                length = measure_length(cli)
-                _check_length(spec, length)
-            kinds.append(ProbePoint(point, stage, length.validations))
-    return kinds
-
-
-class TooLargeError(UserError):
-    """A model does not fit into this machine's memory."""
+            else:
+                probe_points.append(ProbePoint(point, stage, length.validations))
+    return probe_points
 
 
 def warn_too_large(error: TooLargeError) -> None:
@@ -68,85 +77,124 @@ def warn_too_large(error: TooLargeError) -> None:
     warn(f"not enough memory here: {error}; where the sweep trains, such trials fail unless there is more")
 
 
-class Builder:
-    """Builds stages on checkpoints of the untrained stages below, so that names and shapes meet as in training.
+class StageBuilder:
+    """Builds stages on checkpoints of the untrained stages below, so that their names and shapes are checked too.
+
+    The checkpoints are in a temporary folder, which lasts as long as the context that the builder is.
 
     Args:
-        folder: Where the checkpoints are put.
-        seed: Of every stage.
+        seed: Seed of every stage.
 
     """
 
-    def __init__(self, folder: Path, seed: int) -> None:
-        self.folder, self.seed = folder, seed
+    def __init__(self, seed: int) -> None:
+        self.seed = seed
+        self._folder = tempfile.TemporaryDirectory()
         self._checkpoints: dict[Stage, Path] = {}
 
+    def __enter__(self) -> "StageBuilder":
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._folder.cleanup()
+
     def __call__(self, stage: Stage) -> LitCLI:
-        """Model and data of the stage, the data read and split."""
+        """Build the stage's model and datamodule, which is set up for fitting."""
         arguments = stage.arguments("full", self.seed)
         if stage.source is not None:
-            arguments += [stage.source_flag, str(self._checkpoint(stage.source))]
+            if stage.source not in self._checkpoints:
+                weights = self(stage.source).model.state_dict()  # writes the checkpoints of the stages below
+                path = Path(self._folder.name) / f"{len(self._checkpoints)}.ckpt"
+                torch.save({"state_dict": weights}, path)
+                self._checkpoints[stage.source] = path
+            arguments += [stage.source_flag, str(self._checkpoints[stage.source])]
         cli = LitCLI(arguments)
         check_fit(cli)
         cli.datamodule.setup("fit")
         return cli
 
-    def _checkpoint(self, stage: Stage) -> Path:
-        if stage not in self._checkpoints:
-            weights = self(stage).model.state_dict()
-            path = self.folder / f"{len(self._checkpoints)}.ckpt"
-            torch.save({"state_dict": weights}, path)
-            self._checkpoints[stage] = path
-        return self._checkpoints[stage]
-
 
 @contextmanager
-def builder(seed: int) -> Iterator[Builder]:
-    """A builder, while its checkpoints are there."""
-    with tempfile.TemporaryDirectory() as folder:
-        yield Builder(Path(folder), seed)
+def point_in_errors(point: Mapping[str, Plain]) -> Iterator[None]:
+    """Append the point to the message of an error.
 
+    Raises:
+        TooLargeError: memory could not be allocated.
+        UserError: model, data or objectives refuse the point.
 
-@contextmanager
-def at(point: Mapping[str, Plain]) -> Iterator[None]:
-    """Append the point to the message of what is wrong with it."""
+    """
     try:
         yield
     except (UserError, RuntimeError, MemoryError) as error:  # RuntimeError: torch found shapes that do not match
-        text = f"{' '.join(str(error).split()) or type(error).__name__} (at {written_point(point)})"
-        if is_out_of_memory(error):
+        values = [f"{name} {v if isinstance(v, str) else json.dumps(v)}" for name, v in point.items()]
+        text = f"{' '.join(str(error).split()) or type(error).__name__} (at {', '.join(values)})"
+        # torch raises a plain RuntimeError if the CPU's memory is exhausted.
+        is_plain = isinstance(error, RuntimeError | UserError) and "can't allocate memory" in str(error)
+        if is_plain or isinstance(error, MemoryError | torch.OutOfMemoryError):
             raise TooLargeError(text) from None
         raise (type(error) if isinstance(error, UserError) else UsageError)(text) from None
 
 
-def is_out_of_memory(error: BaseException) -> bool:
-    """True if memory could not be allocated, on the CPU or on a GPU; torch has no own exception for the CPU."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
-    return isinstance(error, RuntimeError | UserError) and "can't allocate memory" in str(error)
+def training_length(cli: LitCLI) -> Length:
+    """Steps and validations of the training that `cli` describes, by the rules of Lightning's loops.
 
-
-def written_point(point: Mapping[str, Plain]) -> str:
-    """A point for people."""
-    return ", ".join(
-        f"{name} {value if isinstance(value, str) else json.dumps(value)}" for name, value in point.items()
+    The datamodule must be set up. Of a training on several devices, each gets its share of the batches. Without
+    `max_epochs` and `max_steps`, one epoch is counted.
+    """
+    trainer = cli.config["trainer"]
+    if trainer["fast_dev_run"]:
+        return Length(int(trainer["fast_dev_run"]), 1)
+    batches = len(cli.datamodule.train_dataloader()) // max(1, _world_size(trainer))
+    for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
+        if limit is not None:
+            batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
+    batches = max(1, batches)
+    accumulated = max(1, trainer["accumulate_grad_batches"])
+    per_epoch = math.ceil(batches / accumulated)
+    # -1 is Lightning's word for no limit.
+    max_epochs, max_steps = (
+        None if n is None or n < 0 else n for n in (trainer["max_epochs"], trainer["max_steps"])
     )
+    steps = per_epoch * (1 if max_epochs is None else max_epochs)
+    if max_steps is not None:
+        steps = max_steps if max_epochs is None else min(steps, max_steps)
+    if trainer["limit_val_batches"] == 0:
+        return Length(steps, 0)
+
+    whole_epochs, rest = divmod(steps, per_epoch)
+    interval = 1.0 if trainer["val_check_interval"] is None else trainer["val_check_interval"]
+    if not isinstance(interval, int | float):  # a time: how often that is depends on the machine
+        return Length(steps, max(1, whole_epochs))
+    between = interval if isinstance(interval, int) else max(1, int(batches * interval))
+    begun = min(rest * accumulated, batches)  # batches of the last epoch, if the steps end before it does
+    if (every_n_epochs := trainer["check_val_every_n_epoch"]) is None:  # batches are counted across epochs
+        return Length(steps, (whole_epochs * batches + begun) // between)
+    in_last = begun // between if (whole_epochs + 1) % every_n_epochs == 0 else 0
+    return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last)
+
+
+def _world_size(trainer: Any) -> int:
+    """Processes of a training, as far as the configuration says."""
+    devices = trainer["devices"]
+    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
+    return count * int(trainer["num_nodes"])
 
 
 def _check_metrics(spec: Spec, cli: LitCLI) -> None:
+    """Refuse objectives and constraints that a fit of the model does not end with."""
     image = torch.rand(2, *cli.datamodule.image_shape)
     names = cli.model.val_metric_names(Batch(image, image, torch.tensor([0, 1])))
-    there = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
+    known = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
     for metric in _metrics(spec):
-        if metric not in there:
+        if metric not in known:
             raise UsageError(
                 f"metric {metric}: {type(cli.model).__name__} ends with none of that name"
-                f"{nearest(metric, there)}; there are {', '.join(there)}"
+                f"{nearest(metric, known)}; there are {', '.join(known)}"
             )
 
 
 def _check_length(spec: Spec, length: Length) -> None:
-    """Refuse a training that ends before its first validation, if what is looked for is measured there."""
+    """Refuse a training that ends before its first validation, if objectives or constraints are measured there."""
     needed = [metric for metric in _metrics(spec) if metric not in OWN_METRICS]
     if needed and length.validations == 0:
         steps = "1 step" if length.steps == 1 else f"{length.steps:,} steps"
@@ -156,5 +204,5 @@ def _check_length(spec: Spec, length: Length) -> None:
         )
 
 
-def _metrics(spec: Spec) -> Sequence[str]:
-    return [*(goal.metric for goal in spec.objectives), *(constraint.metric for constraint in spec.constraints)]
+def _metrics(spec: Spec) -> list[str]:
+    return [*(objective.metric for objective in spec.objectives), *(c.metric for c in spec.constraints)]

@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import optuna
-from optuna.trial import Trial
-
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.search.optuna_private import load_trial
 from lit_mnist.sweeps.search.samplers import make_pruner
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import stored_spec
@@ -83,7 +81,7 @@ def run_job(path: Path) -> None:
         study = open_study(open_storage(None), job.study)
         spec = stored_spec(study)
         study.pruner = make_pruner(spec, job.validations)
-        trial = _trial(study, job.number) if first else None
+        trial = load_trial(study, job.number) if first else None
         reason = trial.user_attrs.get("pruned") if trial is not None and job.reports else None
         runs: list[str] = []
         reporter = Reporter(spec.objectives[0], trial, job.reports, job.seed, reason, runs.append)
@@ -97,10 +95,6 @@ def run_job(path: Path) -> None:
         if result is not None:
             metrics = {**result.metrics, **reporter.measured()}
             _result(path).write_text(json.dumps({"run": runs[0], "metrics": metrics, "reason": reporter.reason}))
-
-
-def _trial(study: optuna.Study, number: int) -> Trial:
-    return Trial(study, study._storage.get_trial_id_from_study_id_trial_number(study._study_id, number))
 
 
 def _attend(process: "subprocess.Popen[bytes]", watch: SignalWatch) -> None:

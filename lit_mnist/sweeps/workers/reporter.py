@@ -9,6 +9,7 @@ from optuna.trial import Trial
 from torch import Tensor
 
 from lit_mnist.errors import UserError
+from lit_mnist.sweeps.search.optuna_private import has_reported
 from lit_mnist.sweeps.search.spec import Objective
 from lit_mnist.sweeps.study.summary import UNREPORTED
 from lit_mnist.sweeps.study.trial_runs import REASON, STATE
@@ -94,7 +95,7 @@ class Reporter(Callback):
         assert self.trial is not None
         name = self.goal.metric.removeprefix("best/")
         value = trainer.callback_metrics.get(name)
-        if not isinstance(value, Tensor) or step in self.trial._cached_frozen_trial.intermediate_values:
+        if not isinstance(value, Tensor) or has_reported(self.trial, step):
             return False  # a training that goes on comes by what it has reported
         check_finite(name, float(value), trainer)
         self.trial.report(float(value), step)

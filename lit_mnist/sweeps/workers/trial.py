@@ -13,9 +13,9 @@ from optuna.pruners import NopPruner
 from optuna.samplers import RandomSampler
 from optuna.trial import Trial
 
-from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.search.constraints import set_constraint
+from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
 from lit_mnist.sweeps.study.leases import reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
@@ -24,7 +24,6 @@ from lit_mnist.sweeps.study.trial_runs import TrialRuns
 from lit_mnist.sweeps.workers.distributed import Job, fit_distributed
 from lit_mnist.sweeps.workers.errors import is_infrastructure_error, reason_of
 from lit_mnist.sweeps.workers.reporter import Reporter, check_finite, count_parameters
-from lit_mnist.training.config_errors import nearest
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
 from lit_mnist.training.stages import Stage, suppress_stdout, take_source
@@ -265,7 +264,7 @@ def measure(spec: Spec, validations: int | None = None) -> TrialPlan:
         UsageError: a source needs several devices.
 
     """
-    kinds = spec.space.kinds()
+    kinds = spec.space.probe_points()
     stage = trial_stage(spec, kinds[0])
     trainer = _trainer(stage, spec)
     source = stage.source

@@ -46,6 +46,7 @@ class Journal:
         self._file: int | None = None
         self._end = 0
         self._sent: int | None = None
+        self._rewinds: list[Rewind] | None = None
         self._lock = threading.Lock()
 
     @property
@@ -97,6 +98,7 @@ class Journal:
                 if self._file is None:
                     self._open()
                 self._write(line)
+                self._rewinds = None if entry.get("kind") == "rewind" else self._rewinds
             except OSError as error:
                 if not self.full and error.errno in (errno.ENOSPC, errno.EDQUOT):
                     self.full = True
@@ -169,13 +171,16 @@ class Journal:
 
     def rewinds(self) -> list[Rewind]:
         """The rewinds of this run, oldest first."""
-        found = []
-        for _, line in self._lines(0):
-            if line.startswith(b'{"kind":"rewind"'):
-                with contextlib.suppress(ValueError, KeyError):
-                    entry = json.loads(line)
-                    found.append(Rewind(entry["step"], entry["time"]))
-        return found
+        # Remembered until `append` adds one: the uploader needs them every few seconds, and the file may be long.
+        if self._rewinds is None:
+            found = []
+            for _, line in self._lines(0):
+                if line.startswith(b'{"kind":"rewind"'):
+                    with contextlib.suppress(ValueError, KeyError):
+                        entry = json.loads(line)
+                        found.append(Rewind(entry["step"], entry["time"]))
+            self._rewinds = found
+        return self._rewinds
 
     def status(self) -> str | None:
         """The last status that was set, sent or not."""

@@ -6,6 +6,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,8 @@ from lit_mnist.tracking import folder as folders
 from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, run_folders
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.liveness import State, find_liveness
-from lit_mnist.tracking.queries.reader import ClientReader, Reader
+from lit_mnist.tracking.queries.reader import TRIAL, ClientReader, Reader
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store, one_line
 
 if TYPE_CHECKING:
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
 
 LATEST = "last"
 """What the user may write instead of an id: the newest run; for `fit --resume`, the newest unfinished one."""
+KEY = "key"
+"""The tag with the name that `fit --key` finds a run by."""
 UNFINISHED = ("FAILED", "KILLED")
 MOST_NAMED = 4
 """Runs that the error about an ambiguous id names."""
@@ -87,8 +91,32 @@ def local_folder(text: str) -> Path | None:
     return folders.local_folder(text, home)
 
 
+def find_key(key: str, offline: bool = False) -> str | None:
+    """Return the id of the newest run that was started with `fit --key KEY`; None if there is none.
+
+    Args:
+        key: The key, which must not contain quotation marks.
+        offline: Do not ask the store; go by the runs' folders here.
+
+    Raises:
+        UserError: the store cannot be opened.
+
+    """
+    store = find_store()
+    records = [record for path in run_folders(store.home) if (record := read_record(path)) is not None]
+    here = [record for record in records if record.key == key]
+    if here:
+        return max(here, key=lambda record: record.start_time).id
+    if offline:
+        return None
+    found = next(search_runs(connect(store), f"tags.`{KEY}` = '{key}'", limit=1), None)
+    return None if found is None else str(found.info.run_id)
+
+
 def find_unfinished(offline: bool = False) -> str:
     """Return the id of the newest run of `fit` that has a folder here, did not finish, and whose process is dead.
+
+    The runs of a sweep's trials are left out: `lit-mnist sweep` resumes them.
 
     Args:
         offline: Do not ask the store; go by what the folders say.
@@ -104,9 +132,12 @@ def find_unfinished(offline: bool = False) -> str:
         made_by_fit = record.argv[:1] == ["fit"] or any(
             entry.get("path") == "config.yaml" for _, entry in Journal(path).entries() if entry["kind"] == "text"
         )
-        if not made_by_fit or is_at_work(path):
+        if not made_by_fit or record.argv[:1] == ["sweep"] or is_at_work(path):
             continue
         status, tags = _status_and_tags(path, record, store, offline)
+        # The first argument is another one if a trial was resumed by `fit --resume ID`, or run from Python.
+        if TRIAL in (tags or {}):
+            continue
         if status in UNFINISHED:
             return record.id
         if status == "RUNNING":
@@ -133,22 +164,43 @@ def _status_and_tags(
     return (None if run.info.lifecycle_stage == "deleted" else run.info.status), run.data.tags
 
 
-def status_of(folder: Path, offline: bool = False) -> str:
-    """Return the status of the run in `folder`: by its journal if that is ahead of the store, else by the store.
+@dataclass(frozen=True)
+class FoundRun:
+    """A run that exists: found once, then passed on."""
+
+    id: str
+    folder: Path
+    """Its folder on this machine, which need not exist."""
+    store: Store
+    """The store it belongs to."""
+    record: Record | None
+    """What its folder says of it; None if it has no folder here."""
+    status: str
+    """By its journal if that is ahead of the store, else by the store."""
+
+
+def resolve_run(text: str, offline: bool = False) -> FoundRun:
+    """Find the run that `text` names, on this machine or in the store.
 
     Args:
-        folder: The run's folder.
-        offline: Do not ask the store.
+        text: See `resolve_run_id`.
+        offline: Do not ask the store: the run has a folder here.
 
     Raises:
-        UserError: the store cannot be opened, or does not have the run.
+        UserError: the store cannot be opened, or there is no such run, or more than one.
 
     """
-    store, record = find_store(), read_record(folder)
-    if offline or (record and record.offline) or has_unsent(folder):
-        return Journal(folder).status() or "RUNNING"
-    store = record.store(store) if record else store
-    return str(find_run(connect(store), store, folder.name).info.status)
+    current, folder = find_store(), local_folder(text)
+    record = read_record(folder) if folder is not None else None
+    if record is not None and folder is not None and (offline or record.offline):
+        return FoundRun(record.id, folder, record.store(current), record, Journal(folder).status() or "RUNNING")
+    if offline:
+        raise UsageError(f"no folder of a run {text!r} in {current.home / 'runs'}: it cannot go on offline")
+    store = record.store(current) if record else current
+    info = find_run(connect(store), store, record.id if record else text).info
+    folder = store.run_folder(info.run_id)
+    status = Journal(folder).status() or "RUNNING" if has_unsent(folder) else info.status
+    return FoundRun(info.run_id, folder, store, record, status)
 
 
 @contextmanager
@@ -161,32 +213,28 @@ def fetched(client: "MlflowClient", run_id: str, path: str) -> Iterator[Path]:
         yield Path(client.download_artifacts(run_id, path, folder))
 
 
-def fetch_folder(run_id: str, files: Sequence[str], folders: Sequence[str]) -> Path:
-    """Make the folder of a run that has none here from the run's artifacts in the store; return its path.
+def fetch_folder(run: FoundRun, files: Sequence[str], folders: Sequence[str]) -> None:
+    """Make the folder of a run that has none here from the run's artifacts in its store.
 
     Args:
-        run_id: The run's id, or its beginning.
+        run: The run.
         files: Artifacts to fetch, at the top level.
         folders: Folders of artifacts to fetch. Of both, those that the run does not have are left out.
 
     Raises:
-        UserError: there is no such run, or its artifacts cannot be fetched.
+        UserError: the artifacts cannot be fetched.
 
     """
-    store = find_store()
-    client = connect(store)
-    found = find_run(client, store, run_id).info.run_id
-    target = store.run_folder(found)
+    client = connect(run.store)
     # All or nothing, by renaming: a folder with half of the files would be taken for a run to resume.
-    temporary = target.with_name(f".{found}.{os.getpid()}")
+    temporary = run.folder.with_name(f".{run.id}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        there = {item.path for item in client.list_artifacts(found)}
+        there = {item.path for item in client.list_artifacts(run.id)}
         for name in there & {*files, *folders}:
-            client.download_artifacts(found, name, str(temporary))
-        temporary.rename(target)
+            client.download_artifacts(run.id, name, str(temporary))
+        temporary.rename(run.folder)
     except Exception as error:  # each kind of artifact store raises errors of its own
-        raise UserError(f"cannot fetch the artifacts of run {found}: {one_line(error)}") from None
+        raise UserError(f"cannot fetch the artifacts of run {run.id}: {one_line(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
-    return target

@@ -109,7 +109,7 @@ def open_reader(store: Store) -> Reader:
 
 
 class DatabaseReader:
-    """Reads the tables of a SQLite store, whose layout is the same in MLflow 3.1 to 3.17."""
+    """Reads the tables of a SQLite store; `mlflow_private.COLUMNS` lists the columns and the versions tried."""
 
     def __init__(self, path: str) -> None:
         self.path = path

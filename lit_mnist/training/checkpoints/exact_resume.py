@@ -1,71 +1,72 @@
-"""Exact resume: where a checkpoint is written, what is in it, and how a Trainer takes it up again.
+"""Exact resume: when a checkpoint is written, what is in it, and how a Trainer is put back to it.
 
-Lightning saves wherever a callback asks it to, and restores each of those places by rules of its own, not all of
-which meet: schedules, validations and epochs are done twice or left out. Here training is saved at one place only,
-at the start of a batch, when all that belongs to the step before is done. What is drawn at random is a function of
-(seed, epoch, step), so that no generator's history has to be kept.
+Lightning saves wherever a callback asks it to, and restores each of those places by rules of its own that do not
+all fit together: schedules, validations and epochs are repeated or left out (PL#20495, PL#17296, PL#18727). Here a
+training is saved at one place only, the start of a batch, when everything that belongs to the step before is done.
+Whatever is random is a function of (seed, epoch, step), so that no generator's state has to be kept.
 """
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_warn
-from torch.optim.lr_scheduler import LambdaLR
 
 from lit_mnist.data.randomness import keyed_seed
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.training.checkpoints.files import NEXT, STATE, rotate_in
-from lit_mnist.training.checkpoints.saved_state import (
-    at_batch_start,
-    batch_size,
-    fit_callbacks,
-    fit_position,
-    same_optimizer,
-    stop_reason,
-    stopped_otherwise,
-)
+from lit_mnist.training.checkpoints.resume_point import stop_reason, stopped_otherwise
 from lit_mnist.training.configuration import CheckpointArgs
 from lit_mnist.training.lightning.ranks import RankConsensus
+from lit_mnist.training.lightning.state import (
+    batches_that_stepped,
+    restore_batches_that_stepped,
+    restore_callback_metrics,
+    restore_schedule,
+)
 
 RATES = ("lr", "initial_lr", "momentum", "weight_decay")
-"""What an optimiser's parameter groups are set to by hyperparameters."""
+"""Entries of an optimiser's parameter groups that hyperparameters set."""
 
 
 class ExactResume(Callback):
-    """Writes `last.ckpt` every so often, at a signal and at the end, and puts a Trainer back to that point.
+    """Writes `last.ckpt` regularly, at a signal and at the end, and puts a Trainer back to that point.
 
     Args:
-        watch: Where signals are noted.
+        watch: Notes the signals that end the training.
         often: Steps and minutes between two checkpoints.
-        seed: Of dropout, and of whatever else a model draws from torch's generator.
+        seed: Seed of dropout, and of whatever else a model draws from torch's generator.
+        best_is_lost: Forget the best checkpoint that the checkpoint to resume refers to.
 
     """
 
-    def __init__(self, watch: SignalWatch, often: CheckpointArgs, seed: int) -> None:
-        self.watch, self.often, self.seed = watch, often, seed
+    def __init__(self, watch: SignalWatch, often: CheckpointArgs, seed: int, best_is_lost: bool = False) -> None:
+        self.watch, self.often, self.seed, self.best_is_lost = watch, often, seed, best_is_lost
         self.folder = Path()
         """Where rank 0 writes the checkpoints."""
         self.before_save: Callable[[], object] = lambda: None
-        """Called before each save, for what has to be on disk by then."""
+        """Called before each save; whatever must not be lost after the save has to be on disk by then."""
+        self.upload: Callable[[], object] = lambda: None
+        """Called on rank 0 after a save, as often as `often` says; keeps a copy of the checkpoint elsewhere."""
         self._writing = False
         self._truncated = False
         self._saved_step = -1
-        self._saved_time = time.monotonic()
+        self._saved_time = self._uploaded_time = time.monotonic()
         self._restored: dict[str, Any] | None = None
         self._fresh: list[list[dict[str, Any]]] = []
-        self._agreement = RankConsensus()
+        self._consensus = RankConsensus()
         self._epoch_seed: int | None = None
         # torch.manual_seed seeds every device there might be, and takes a hundred times as long.
         self._seeders: list[Callable[[int], object]] = [torch.default_generator.manual_seed]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Keep what a new optimiser is set to, and restore what Lightning resets before it restores."""
-        self._agreement = RankConsensus(trainer)
+        """Note the rates of the new optimiser, and restore what Lightning resets before it restores."""
+        self._consensus = RankConsensus(trainer)
         device = trainer.strategy.root_device
         if device.type != "cpu":
             self._seeders.append(torch.get_device_module(device).manual_seed)
@@ -75,17 +76,17 @@ class ExactResume(Callback):
         ]
         if self._restored is not None:
             trainer.should_stop = self._restored["stops"]
-            trainer._logger_connector._callback_metrics.update(self._restored["callback_metrics"])
+            restore_callback_metrics(trainer, self._restored["callback_metrics"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Mend what Lightning's restore leaves wrong."""
-        self._saved_time = time.monotonic()
-        self._agreement.start()
+        """Correct what Lightning restores wrongly."""
+        self._saved_time = self._uploaded_time = time.monotonic()
+        self._consensus.start()
         if self._restored is None:
             return
         progress = trainer.fit_loop.epoch_loop.batch_progress
         progress.total.ready = progress.total.completed
-        # Lightning does so only where nothing has asked for the number of batches before, as a schedule does.
+        # Lightning restores the loader only if nothing has asked for its length before, as a schedule does.
         loader: Any = trainer.train_dataloader
         loader.load_state_dict({"position": self._restored["position"]})
         self._saved_step = trainer.global_step
@@ -93,32 +94,35 @@ class ExactResume(Callback):
             for group, rates in zip(optimizer.param_groups, fresh, strict=True):
                 group.update(rates if self._restored["rates_differ"] else {**rates, **group})
         for config in trainer.lr_scheduler_configs:
-            _set_schedule(config.scheduler, trainer.global_step)
+            restore_schedule(config.scheduler, trainer.global_step)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """An epoch after a truncated one: training did not end with that."""
+        """Training did not end with the truncated epoch before this one."""
         self._truncated = False
 
     def on_train_batch_start(
         self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int
     ) -> None:
-        """Save if it is time or somebody wants training to end, and seed what the step draws."""
+        """Save if a checkpoint is due or a signal has come, and seed what the step draws."""
         if self._restored is not None:
-            trainer.fit_loop.epoch_loop._batches_that_stepped = self._restored["batches_that_stepped"]
+            restore_batches_that_stepped(trainer, self._restored["batches_that_stepped"])
             self._restored = None
-        if batch_idx % trainer.accumulate_grad_batches == 0:  # gradients in the making are not in a checkpoint
-            self._heed(trainer)
-        self._seed(trainer, batch_idx)
+        if batch_idx % trainer.accumulate_grad_batches == 0:  # half-accumulated gradients are not in a checkpoint
+            self._save_if_due(trainer)
+        if self._epoch_seed is None or batch_idx == 0:
+            self._epoch_seed = keyed_seed(self.seed, "model", trainer.current_epoch, trainer.global_rank)
+        for seed in self._seeders:
+            seed(self._epoch_seed + batch_idx)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save before a truncated epoch is closed, so that more steps can go on in the middle of it."""
+        """Save before a truncated epoch is closed, so that a larger `max_steps` can go on in the middle of it."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
         self._truncated = progress.current.completed < trainer.num_training_batches
         if self._truncated:
             self._save(trainer)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Save what training has come to."""
+        """Save the result of the training."""
         if not self._truncated:
             self._save(trainer)
 
@@ -128,23 +132,26 @@ class ExactResume(Callback):
             return
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint[STATE] = {
-            "position": at_batch_start(checkpoint["loops"]["fit_loop"], trainer),
-            "batch_size": batch_size(trainer),
+            "position": _set_to_batch_start(checkpoint["loops"]["fit_loop"], trainer),
+            "batch_size": _batch_size(trainer),
             "world_size": trainer.world_size,
             "stopped_otherwise": stopped_otherwise(trainer),
             "callback_metrics": metrics,
-            "batches_that_stepped": trainer.fit_loop.epoch_loop._batches_that_stepped,
+            "batches_that_stepped": batches_that_stepped(trainer),
         }
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Fit the checkpoint to this Trainer: explicit flags beat what it holds."""
+        """Adapt the checkpoint to this Trainer: explicit flags take precedence over what it holds."""
         state = checkpoint.get(STATE)
         if state is None:
             return
+        if self.best_is_lost:
+            for key in [key for key in checkpoint["callbacks"] if "ModelCheckpoint" in key]:
+                del checkpoint["callbacks"][key]
         old, new = checkpoint.get("hyper_parameters", {}), pl_module.hparams
         rates = [name for name in new if name.endswith("lr") or name in RATES]
         self._restored = {**state, "rates_differ": any(old.get(name) != new[name] for name in rates)}
-        if not same_optimizer(old, new):
+        if not _same_optimizer(old, new):
             rank_zero_warn("another optimiser than the checkpoint's: it starts without a history")
             checkpoint["optimizer_states"] = []
         if state["world_size"] != trainer.world_size:
@@ -152,19 +159,25 @@ class ExactResume(Callback):
                 f"going on with {trainer.world_size} device(s) what {state['world_size']} began: the result is"
                 " equal to rounding, no longer bit for bit"
             )
-        self._restored["position"] = fit_position(checkpoint["loops"]["fit_loop"], state, trainer)
+        self._restored["position"] = _position(checkpoint["loops"]["fit_loop"], state, trainer)
         self._restored["stops"] = stop_reason(checkpoint, trainer.callbacks) is not None  # type: ignore[attr-defined]
-        fit_callbacks(checkpoint["callbacks"], trainer, goes_on=not self._restored["stops"])
+        _adapt_callbacks(checkpoint["callbacks"], trainer, goes_on=not self._restored["stops"])
 
-    def _heed(self, trainer: Trainer) -> None:
+    def _save_if_due(self, trainer: Trainer) -> None:
+        """Save if a checkpoint is due.
+
+        Raises:
+            Interrupted: a signal has come; the training is saved.
+
+        """
         step = trainer.global_step
         since = step - self._saved_step
         every, minutes = self.often.every_n_steps, self.often.every_n_minutes
         received = self.watch.received
         timed = minutes is not None and time.monotonic() - self._saved_time >= 60 * minutes
         if trainer.world_size > 1:
-            received, timed = self._agreement.reached(received, timed)
-            timed = timed and since > 1  # what the ranks agreed on may be the checkpoint of the step before
+            received, timed = self._consensus.reached(received, timed)
+            timed = timed and since > 1  # the ranks may have agreed on the checkpoint of the step before
         due = timed or (every is not None and step > 0 and step % every == 0)
         if since and (due or received is not None):
             self._save(trainer)
@@ -175,28 +188,93 @@ class ExactResume(Callback):
         self.before_save()
         self._writing = True
         try:
-            # Under its own name first, so that the one before is whole and in place whatever happens.
+            # Under its own name first, so that the checkpoint before stays in place whatever happens.
             trainer.save_checkpoint(self.folder / NEXT, weights_only=False)
         finally:
             self._writing = False
         if trainer.is_global_zero:
             rotate_in(self.folder)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        minutes = self.often.upload_every_n_minutes
+        if (
+            trainer.is_global_zero
+            and minutes is not None
+            and self._saved_time - self._uploaded_time >= 60 * minutes
+        ):
+            self.upload()
+            self._uploaded_time = self._saved_time
 
-    def _seed(self, trainer: Trainer, batch_idx: int) -> None:
-        if self._epoch_seed is None or batch_idx == 0:
-            self._epoch_seed = keyed_seed(self.seed, "model", trainer.current_epoch, trainer.global_rank)
-        for seed in self._seeders:
-            seed(self._epoch_seed + batch_idx)
+
+def _set_to_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:
+    """Set the loops' progress to the start of a batch; return how many batches of the epoch are done."""
+    batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
+    done: int = batches["current"]["completed"]
+    if done >= trainer.num_training_batches:  # the epoch is complete: the next one's first batch
+        done = 0
+        for kind in ("step", "zero_grad"):
+            current = loops["epoch_loop.automatic_optimization.optim_progress"]["optimizer"][kind]["current"]
+            current.update(dict.fromkeys(current, 0))
+    elif epochs["current"]["processed"] == epochs["current"]["ready"]:  # truncated: the epoch is not over
+        for counts in epochs.values():
+            counts["processed"] -= 1
+    batches["current"] = {"ready": done + 1, "started": done, "processed": done, "completed": done}
+    batches["total"]["ready"] = batches["total"]["completed"] + 1
+    batches["is_last_batch"] = False
+    for counts in (loops["epoch_loop.val_loop.batch_progress"][kind] for kind in ("total", "current")):
+        counts.update(dict.fromkeys(counts, 0))
+    return done
 
 
-def _set_schedule(schedule: Any, step: int) -> None:
-    """Put `schedule` to where it is at `step`, whatever it was when the checkpoint was written."""
-    if not isinstance(schedule, LambdaLR):
-        return
-    groups = schedule.optimizer.param_groups
-    schedule.base_lrs = [group["initial_lr"] for group in groups]
-    schedule.last_epoch = step
-    for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
-        group["lr"] = base * factor(step)
-    schedule._last_lr = [group["lr"] for group in groups]
+def _position(loops: dict[str, Any], state: dict[str, Any], trainer: Trainer) -> int:
+    """Return how many batches of the epoch are done; with another batch size, for the same number of images."""
+    old, new = state["batch_size"], _batch_size(trainer)
+    if old == new:
+        return int(state["position"])
+    done = int(state["position"] * old // new)
+    loops["epoch_loop.batch_progress"]["current"] = {
+        "ready": done + 1, "started": done, "processed": done, "completed": done
+    }  # fmt: skip
+    return done
+
+
+def _adapt_callbacks(states: dict[str, Any], trainer: Trainer, goes_on: bool) -> None:
+    """Adapt the callbacks' saved states to this configuration and this folder.
+
+    Args:
+        states: The checkpoint's states, by the callbacks' keys.
+        trainer: Its callbacks are about to load them.
+        goes_on: True if training goes on, so that early stopping has not stopped it yet.
+
+    """
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        state = states.get(callback.state_key)
+        if state is None:
+            continue
+        if isinstance(callback, EarlyStopping):
+            state["patience"] = callback.patience
+            if goes_on:
+                state["stopped_epoch"] = 0
+                state.pop("stopping_reason", None)
+                state.pop("stopping_reason_message", None)
+        elif isinstance(callback, ModelCheckpoint):
+            # A project may have moved since: the files are where this run's folder is now.
+            folder = Path(str(callback.dirpath))
+            state["dirpath"] = str(folder)
+            for key in ("best_model_path", "kth_best_model_path", "last_model_path"):
+                if state[key]:
+                    state[key] = str(folder / Path(state[key]).name)
+            best = state["best_k_models"].items()
+            state["best_k_models"] = {str(folder / Path(path).name): score for path, score in best}
+
+
+def _batch_size(trainer: Trainer) -> int:
+    """Return the images of a step, over all devices."""
+    return int(trainer.datamodule.hparams["batch_size"])  # type: ignore[attr-defined]
+
+
+def _same_optimizer(old: Mapping[str, Any], new: Mapping[str, Any]) -> bool:
+    """Return True if the optimiser of hyperparameters `new` can take over the state of that of `old`."""
+    if old.get("optimizer") != new.get("optimizer"):
+        return False
+    # RMSprop has a momentum buffer only if it has a momentum.
+    return new.get("optimizer") != "rmsprop" or bool(old.get("momentum")) == bool(new.get("momentum"))

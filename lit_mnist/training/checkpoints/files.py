@@ -1,9 +1,8 @@
-"""Checkpoints of a run: the best validation value, the last step, and the one before it."""
+"""Checkpoint files: written atomically, rotated, read with every byte checked."""
 
 import os
-import warnings
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +15,17 @@ from lit_mnist.models import LitModel
 
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 NEXT = f"next-{LAST}"
-"""A whole checkpoint that is about to become the last."""
+"""A complete checkpoint that is about to be renamed to `last.ckpt`."""
 STATE = "lit_mnist"
-"""The entry for what Lightning does not keep; without it there is no going on."""
+"""The checkpoint's entry for what Lightning does not keep; a checkpoint without it cannot be resumed."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name, flushes, renames: a checkpoint is there whole or not at all.
-
-    Args:
-        read: What the checkpoint to resume from holds, where it was read already.
-
-    """
-
-    def __init__(self, read: dict[str, Any] | None = None) -> None:
-        self._read = read
+    """Writes to a temporary name, flushes, renames: after a crash a checkpoint is there whole or not at all."""
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        """Return the content of `path`, or what was read before.
-
-        Loads plain types only, whatever the caller asks for: Lightning before 2.6 has no way to ask for it.
-        """
-        read, self._read = self._read, None
-        return torch.load(path, map_location, weights_only=True) if read is None else read
+        """Load plain types only, whatever the caller asks for: Lightning before 2.6 cannot ask for it."""
+        return torch.load(path, map_location, weights_only=True)
 
     def save_checkpoint(
         self, checkpoint: dict[str, Any], path: str | os.PathLike[str], storage_options: Any | None = None
@@ -68,7 +55,7 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def best_callback(model: LitModel) -> ModelCheckpoint:
-    """The callback that keeps `best.ckpt`, in a folder it is yet to be given."""
+    """Return the callback that keeps `best.ckpt`; its folder has yet to be set."""
     return ModelCheckpoint(
         filename=Path(BEST).stem,
         monitor=model.monitor,
@@ -79,72 +66,26 @@ def best_callback(model: LitModel) -> ModelCheckpoint:
 
 
 def rotate_in(folder: Path) -> None:
-    """Make the newest checkpoint the last, and the last the one before it; at each moment one of them is there."""
+    """Rename last to previous and next to last; at each moment at least one of them is there."""
     for source, target in ((LAST, PREVIOUS), (NEXT, LAST)):
         if (folder / source).exists():
             (folder / source).replace(folder / target)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # the renames, too, have to outlive a power cut
+        os.fsync(descriptor)  # the renames, too, have to survive a power cut
     finally:
         os.close(descriptor)
 
 
-def newest_good(folder: Path, model: LitModel) -> tuple[Path, dict[str, Any]] | None:
-    """Path and content of the checkpoint in `folder` to go on from; None where there is none.
-
-    That is the newest that loads and is of `model`; one that does not is named in a warning. Where the best
-    checkpoint is lost, it is an older one, if that one's training would make it again.
-
-    Raises:
-        UserError: there are checkpoints, and none of them will do.
-
-    """
-    defects: list[str] = []
-    good = _good(folder, model, defects)
-    newest = next(good, None)
-    if newest is None:
-        if defects:
-            raise UserError(f"no checkpoint in {folder} can be gone on from: {defects[0]}")
-        return None
-    if defects:
-        warnings.warn(f"{'; '.join(defects)}; taking {newest[0].name}, the one before", stacklevel=2)
-    best = _best_score(newest[1])
-    if best is None or not (lost := _defect(folder / BEST, model)):
-        return newest
-    older = next(good, None)
-    if older is not None and _best_score(older[1]) != best:
-        warnings.warn(f"{lost}; going on from {older[0].name}, which makes it again", stacklevel=2)
-        return older
-    warnings.warn(f"{lost}; the best checkpoint will be the best from here on", stacklevel=2)
-    for key in [key for key in newest[1]["callbacks"] if "ModelCheckpoint" in key]:
-        del newest[1]["callbacks"][key]
-    return newest
-
-
-def _good(folder: Path, model: LitModel, defects: list[str]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The checkpoints that load, newest first; `defects` tells of the others."""
-    for path in (folder / name for name in (NEXT, LAST, PREVIOUS)):
-        if path.exists():
-            try:
-                checkpoint = read_checkpoint(path, model)
-                if STATE not in checkpoint:
-                    raise UserError(f"the checkpoint {path} is not one that `lit-mnist fit` has written")
-            except UserError as error:
-                defects.append(str(error))
-            else:
-                yield path, checkpoint
-
-
 def read_checkpoint(path: Path, model: torch.nn.Module) -> dict[str, Any]:
-    """The checkpoint in `path`, whose every byte is checked.
+    """Read the checkpoint `path` onto the CPU and check that it is whole and fits `model`.
 
     Raises:
         UserError: the file is missing or damaged, or holds another model's weights.
 
     """
     try:
-        with zipfile.ZipFile(path) as archive:  # torch does not compare the checksums that it writes
+        with zipfile.ZipFile(path) as archive:  # torch.load does not compare the checksums that torch.save writes
             if (damaged := archive.testzip()) is not None:
                 raise UserError(f"the checkpoint {path} is damaged: wrong checksum of {damaged}")
         checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -153,14 +94,14 @@ def read_checkpoint(path: Path, model: torch.nn.Module) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}") from None
     except UserError:
         raise
-    except Exception as error:  # a damaged file raises whatever its readers stumble on
+    except Exception as error:  # a damaged file can raise anything
         what = " ".join(str(error).split())[:200]
         raise UserError(f"the checkpoint {path} does not fit this model or is damaged: {what}") from None
     return checkpoint
 
 
 def load_weights(model: torch.nn.Module, path: Path) -> dict[str, Any]:
-    """Load the weights in `path` into `model`; returns the checkpoint.
+    """Load the weights in `path` into `model`; return the checkpoint.
 
     Raises:
         UserError: the file does not load, or holds another model's weights.
@@ -173,24 +114,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> dict[str, Any]:
 
 def _check_shapes(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
     if odd := sorted(found.keys() ^ wanted.keys()):
-        raise ValueError(f"its weights are others, {odd[0]} for one")
+        raise ValueError(f"it has other weights, {odd[0]} for one")
     for name, tensor in found.items():
         if tensor.shape != wanted[name].shape:
             raise ValueError(f"{name} has shape {tuple(tensor.shape)} instead of {tuple(wanted[name].shape)}")
-
-
-def _defect(path: Path, model: LitModel) -> str:
-    """Why the checkpoint in `path` cannot be used; empty where it can."""
-    try:
-        read_checkpoint(path, model)
-    except UserError as error:
-        return str(error)
-    return ""
-
-
-def _best_score(checkpoint: dict[str, Any]) -> float | None:
-    """The monitored value of the best checkpoint that `checkpoint` knows of."""
-    for state in checkpoint["callbacks"].values():
-        if Path(str(state.get("best_model_path", ""))).name == BEST:
-            return float(state["best_model_score"])
-    return None

@@ -1,0 +1,34 @@
+"""The command `data`: arguments and help. Imports nothing heavy at its top."""
+
+from pathlib import Path
+
+from lit_mnist.terminal import Parser
+
+
+def data(arguments: list[str]) -> None:
+    """Fetch, verify or locate the datasets."""
+    from lit_mnist.data.datasets import DOWNLOADS, PAPER_DATASETS
+
+    parser = Parser("lit-mnist data", description="Download, check and locate the datasets.")
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    fetch = verbs.add_parser("fetch", help="download what is missing, once, with checksums")
+    fetch.add_argument(
+        "--dataset", choices=(*DOWNLOADS, "all"), help=f"which to get (default: {' and '.join(PAPER_DATASETS)})"
+    )
+    fetch.add_argument("--mirror", help="base address to download from, instead of the public ones")
+    for verb, what in (("verify", "check every file's checksum"), ("where", "which folder each comes from")):
+        verbs.add_parser(verb, help=what)
+    for sub in verbs.choices.values():
+        sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
+    known = parser.parse_args(arguments)
+    from lit_mnist.data import download
+    from lit_mnist.data.locate import default_root
+
+    if known.verb == "fetch":
+        root = Path(known.root) if known.root else default_root()
+        chosen = {None: PAPER_DATASETS, "all": tuple(DOWNLOADS)}.get(known.dataset, (known.dataset,))
+        download.fetch(chosen, root, known.mirror)
+    elif known.verb == "verify":
+        download.verify(DOWNLOADS, known.root)
+    else:
+        download.where(known.root)

@@ -1,0 +1,46 @@
+"""YAML that refuses a key given twice, and reads `1e-3` as a number like the command line does."""
+
+import re
+from typing import Any
+
+import yaml
+
+from lit_mnist.errors import UsageError
+
+
+class StrictLoader(yaml.SafeLoader):
+    """PyYAML's safe loader without two of its silent mistakes.
+
+    Of a key given twice it keeps the last value, and `1e-3` is a text to it: YAML 1.1 wants `1.0e-3`.
+    """
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Build a dict, unless a key comes twice."""
+        lines: dict[str, int] = {}
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                continue
+            if key.value in lines:
+                problem = f"{key.value} is given twice, first in line {lines[key.value]}: keep one"
+                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+            lines[key.value] = key.start_mark.line + 1
+        return super().construct_mapping(node, deep)
+
+
+StrictLoader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
+)
+
+
+def load_yaml(text: str) -> Any:
+    """Parse a YAML text; None if it is empty.
+
+    Raises:
+        UsageError: it is not YAML, or has a key twice; the message begins with the line.
+
+    """
+    try:
+        return yaml.load(text, StrictLoader)
+    except yaml.YAMLError as error:
+        mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
+        raise UsageError(f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())) from None

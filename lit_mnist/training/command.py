@@ -1,0 +1,84 @@
+"""The commands `fit`, `validate`, `test` and `predict`: arguments and help. Imports nothing heavy at its top."""
+
+import gc
+from pathlib import Path
+from typing import Literal
+
+from lit_mnist.signals import SignalWatch
+from lit_mnist.terminal import Parser, quiet
+from lit_mnist.training.config_files import config_names
+
+FIT_HELP = """\
+usage: lit-mnist fit --config NAME_OR_PATH [--GROUP.FIELD VALUE ...]
+       lit-mnist fit --resume RUN_ID|last [--GROUP.FIELD VALUE ...]
+
+Train a model as one MLflow run, or resume an interrupted run.
+
+  --config zhang/cnn            a packaged configuration, or the path of a YAML file
+  --model.lr 0.01               any field of the model, the data, the trainer (Lightning's) or tracking
+  --data KMNISTDataModule       another dataset: MNIST-, FashionMNIST-, KMNIST- or MiniMNISTDataModule
+  --trainer.max_epochs 5
+  --seed_everything 1
+  --threads 1                   CPU threads; another number changes results in the last digits
+  --checkpoint.every_n_steps 500  (and .every_n_minutes 5) how often a checkpoint to resume from is saved
+  --resume last                 resume the newest unfinished run, or the run of an id; other flags override its own
+  --offline                     contact no tracking store; `lit-mnist sync` uploads the run later
+  --print_config                print the whole configuration as YAML, and train nothing
+
+  --model.help CNN              the fields of a model
+  --data.help MNISTDataModule   the fields of a dataset
+  --help.fields                 the fields of trainer and tracking
+
+packaged configurations:
+"""
+
+
+def fit(arguments: list[str]) -> None:
+    """Train a model, or resume a run; LightningCLI parses every flag but `--resume` and `--offline`."""
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(FIT_HELP + "\n".join(f"  {name}" for name in config_names()))
+        return
+    # Imports create a million objects that live on; collecting garbage among them is a tenth of the start-up time.
+    gc.disable()
+    with SignalWatch() as watch:
+        from lit_mnist.training.fit import fit
+
+        quiet()
+        fit(["--help" if argument == "--help.fields" else argument for argument in arguments], watch=watch)
+
+
+def validate(arguments: list[str]) -> None:
+    """Measure a run's checkpoint on the validation images."""
+    _measure("validate", "Measure a run's checkpoint on the validation images.", arguments)
+
+
+def test(arguments: list[str]) -> None:
+    """Measure a run's checkpoint on the test images."""
+    _measure("test", "Measure a run's checkpoint on the test images, and log it to the run.", arguments)
+
+
+def predict(arguments: list[str]) -> None:
+    """Label images, or reconstruct them."""
+    parser = _run_parser("predict", "Label images, or reconstruct them, with a run's checkpoint.")
+    parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="of any size and mode")
+    parser.add_argument("--out", type=Path, default=Path(), help="folder for reconstructions (default: here)")
+    known = parser.parse_args(arguments)
+    from lit_mnist.training.evaluate import predict
+
+    quiet()
+    predict(known.run, known.checkpoint, known.images, known.out, [])
+
+
+def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
+    known, overrides = _run_parser(verb, description).parse_known_args(arguments)
+    from lit_mnist.training.evaluate import evaluate
+
+    quiet()
+    evaluate(verb, known.run, known.checkpoint, overrides)
+
+
+def _run_parser(verb: str, description: str) -> Parser:
+    parser = Parser(f"lit-mnist {verb}", description=description, allow_abbrev=False)
+    parser.add_argument("--run", required=True, metavar="RUN_ID", help="the run's id, or its beginning")
+    parser.add_argument("--checkpoint", default="best", help="best (default), last, or the path of a file")
+    return parser
