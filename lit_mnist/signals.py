@@ -10,7 +10,7 @@ from lit_mnist.slurm import REQUEUE_CODE, allocation
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that clusters send before they end a job: our scripts ask SLURM for the first, submitit for the second."""
+"""Signals that clusters send before they end a job; our scripts ask for the first, submitit for the second."""
 
 
 class SignalWatch:

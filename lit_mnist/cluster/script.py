@@ -14,9 +14,8 @@ SCRIPT = """\
 #!/bin/bash
 {directives}
 
-# Code, interpreter and project are those of the submission. PYTHONSAFEPATH keeps the current folder, which may be
-# the
-# checkout, off Python's path.
+# The code is that of the submission. PYTHONSAFEPATH keeps the current folder, which may be a checkout with other
+# code, off Python's path.
 {environment}
 cd {folder} || exit 1
 
@@ -37,7 +36,7 @@ while :; do
 done
 
 if [ "$code" = {requeue} ]; then
-  # A job that the user has cancelled stays cancelled. COMPLETING jobs are still RUNNING to scontrol.
+  # A job that the user has cancelled stays cancelled.
   state=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p')
   if [ "$state" = CANCELLED ]; then
     echo "job $SLURM_JOB_ID was cancelled: not put back into the queue"

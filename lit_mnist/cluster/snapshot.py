@@ -60,6 +60,12 @@ def code_digest(source: Path) -> str:
     return hashed.hexdigest()[:16]
 
 
+def plan_snapshot(target: Path | None) -> Snapshot:
+    """Describe a copy of the code in `target` without making it; without a target, the checkout as it is."""
+    source = checkout()
+    return Snapshot(source, target or source, _git(source, "rev-parse", "HEAD"), code_digest(source))
+
+
 def take_snapshot(target: Path) -> Snapshot:
     """Copy the code to `target`, which is replaced if it exists.
 
@@ -67,22 +73,15 @@ def take_snapshot(target: Path) -> Snapshot:
     not
     call this for the folder of a job that is queued or running.
     """
-    source = checkout()
+    snapshot = plan_snapshot(target)
     temporary = target.with_name(f".{target.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
-    for path in code_files(source):
+    for path in code_files(snapshot.source):
         (temporary / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy2(source / path, temporary / path)
-    digest = code_digest(source)
+        shutil.copy2(snapshot.source / path, temporary / path)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)
-    return Snapshot(source, target, _git(source, "rev-parse", "HEAD"), digest)
-
-
-def no_snapshot() -> Snapshot:
-    """The checkout as it is, for a job that is to run from it."""
-    source = checkout()
-    return Snapshot(source, source, _git(source, "rev-parse", "HEAD"), code_digest(source))
+    return snapshot
 
 
 def _git(folder: Path, *arguments: str) -> str:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lit_mnist.cluster.job import CODE, SCRIPT, Job, jobs_folder, queue, read_job, run_slurm
 from lit_mnist.cluster.script import WARNING, batch_script, parse_time
-from lit_mnist.cluster.snapshot import Snapshot, no_snapshot, take_snapshot
+from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take_snapshot
 from lit_mnist.errors import UsageError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.slurm import ENDED
@@ -90,8 +90,9 @@ def submit(arguments: Sequence[str]) -> None:
     name = options.name or _default_name(command)
     home = find_store().home
     folder = jobs_folder(home) / name
+    code = None if options.no_snapshot else folder / CODE
     if options.dry_run:
-        print(_script(options, command, name, folder, no_snapshot()), end="")
+        print(_script(options, command, name, folder, plan_snapshot(code)), end="")
         return
     if shutil.which("sbatch") is None:
         raise UsageError("there is no `sbatch` here: submit on a login node of a SLURM cluster, or take --dry-run")
@@ -101,7 +102,7 @@ def submit(arguments: Sequence[str]) -> None:
             f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it"
         )
     folder.mkdir(parents=True, exist_ok=True)
-    snapshot = no_snapshot() if options.no_snapshot else take_snapshot(folder / CODE)
+    snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
     job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
@@ -189,8 +190,9 @@ def _in_snapshot(word: str, snapshot: Snapshot) -> str:
     """The copy of a file that an argument names, so that a later edit of the file does not change the job."""
     path = Path(word).absolute()
     if path.is_file() and path.is_relative_to(snapshot.source):
-        copy = snapshot.folder / path.relative_to(snapshot.source)
-        return str(copy) if copy.exists() else word
+        inside = path.relative_to(snapshot.source)
+        if inside in code_files(snapshot.source):
+            return str(snapshot.folder / inside)
     return word
 
 

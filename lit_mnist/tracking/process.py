@@ -32,7 +32,7 @@ def this_boot() -> str:
     The first part is the same in all containers and under all host names; empty where the system has none.
     """
     try:
-        namespace = os.stat("/proc/self/ns/pid").st_ino
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{namespace}"
     except OSError:
         return ""
@@ -44,7 +44,7 @@ def this_process() -> str:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say which process works on a run, and in which SLURM job; `liveness` tells from them if it lives."""
+    """Tags that say which process works on a run, and in which SLURM job; see `liveness`."""
     job = allocation()
     return {
         "host": this_host(),
