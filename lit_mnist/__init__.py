@@ -1,3 +1,18 @@
-"""Every system of five papers on MNIST and Fashion-MNIST, in PyTorch Lightning, tracked in MLflow."""
+"""Every system of five papers on MNIST and Fashion-MNIST, in PyTorch Lightning, tracked in MLflow.
+
+Imports run downwards only:
+    cli.py       finds the command; each package has its arguments in `command.py`
+    cluster/     SLURM: submit, requeue, job table
+    papers/      one file per paper: experiments, claims, figures
+    sweeps/      hyperparameter studies with Optuna
+    training/    fit, evaluate, configuration, checkpoints
+    tracking/    a run's life in MLflow
+    models/      one file per architecture
+    data/        datasets in memory, corruptions, download
+    configs/     one YAML per experiment: `configs/zhang/cnn.yaml` is `--config zhang/cnn`
+
+Used by all of them: `errors.py` and `guard.py` (exceptions to one line and an exit code), `terminal.py` (output),
+`redaction.py` (passwords), `signals.py`, `strict_yaml.py`.
+"""
 
 __version__ = "0.1.0"

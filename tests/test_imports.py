@@ -1,56 +1,156 @@
-"""Imports run one way, and a question of the command line is not answered by way of torch."""
+"""Imports run one way; help imports nothing heavy; private names of other libraries stay in one module each."""
 
 import ast
 import subprocess
 import sys
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 import lit_mnist
+from lit_mnist.cli import COMMANDS
 
 ROOT = Path(lit_mnist.__file__).parent
-OWN = ("papers", "sweeps", "training", "tracking", "models", "data", "cli")
-FORBIDDEN = {
-    "models": {"mlflow", "optuna", *(f"lit_mnist.{name}" for name in OWN if name not in ("models", "data"))},
-    "data": {"mlflow", "optuna", *(f"lit_mnist.{name}" for name in OWN if name != "data")},
-    "tracking": {"optuna", *(f"lit_mnist.{name}" for name in OWN if name != "tracking")},
-    "training": {"optuna", *(f"lit_mnist.{name}" for name in ("papers", "sweeps", "cli"))},
-    "sweeps": {"lit_mnist.papers", "lit_mnist.cli"},
-    "": {"lit_mnist.cli"},
+MODULES = {
+    ".".join(("lit_mnist", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__"): path
+    for path in sorted(ROOT.rglob("*.py"))
 }
-QUESTIONS = [["--help"], ["--version"], ["fit"], ["fit", "--help"]] + [
-    [command, "--help"]
-    for command in ("validate", "test", "predict", "sweep", "runs", "compare", "sync", "ui", "data", "reproduce")
-]
+FORBIDDEN = {
+    "lit_mnist": ("lit_mnist.cli",),
+    "lit_mnist.data": ("mlflow", "optuna", "models", "tracking", "training", "sweeps", "papers", "cluster"),
+    "lit_mnist.models": ("mlflow", "optuna", "tracking", "training", "sweeps", "papers", "cluster"),
+    "lit_mnist.tracking": ("optuna", "data", "models", "training", "sweeps", "papers", "cluster"),
+    "lit_mnist.tracking.journal": ("tracking.queries", "tracking.command"),
+    "lit_mnist.training": ("optuna", "sweeps", "papers", "cluster"),
+    "lit_mnist.training.lightning": ("tracking", "training.checkpoints", "training.fit", "training.configuration"),
+    "lit_mnist.training.checkpoints": (
+        "training.fit",
+        "training.evaluate",
+        "training.stages",
+        "training.resumable",
+    ),
+    "lit_mnist.sweeps": ("papers", "cluster"),
+    "lit_mnist.sweeps.search": ("sweeps.study", "sweeps.workers", "sweeps.results", "sweeps.command"),
+    "lit_mnist.sweeps.study": ("sweeps.workers", "sweeps.results", "sweeps.command"),
+    "lit_mnist.sweeps.results": ("sweeps.command",),
+    "lit_mnist.papers": ("sweeps", "cluster"),
+    "lit_mnist.cluster": (),
+}
+"""Package or module to what it must not import; names without a dot are libraries or packages of lit_mnist."""
+EXEMPT = {
+    # A command, which stands above the journal: it asks which run is meant.
+    ("lit_mnist.tracking.journal.sync", "tracking.queries"),
+}
+PRIVATE = {
+    "lightning": ("lit_mnist.training.lightning",),
+    "optuna": ("lit_mnist.sweeps.search.optuna_private",),
+    "mlflow": ("lit_mnist.tracking.mlflow_private",),
+}
+"""Library to the one module or package that may use its private names."""
+DOCUMENTED = {"_exit", "_replace"}
+"""Names of Python's own library that begin with an underscore and are documented: of os, and of named tuples."""
 HEAVY = {"torch", "torchvision", "mlflow", "lightning", "optuna", "matplotlib", "jsonargparse", "sklearn"}
 
 
-def _imports(path: Path) -> set[str]:
-    """Every module that the file imports, at its top or anywhere in it, with all the packages above it."""
-    names: set[str] = set()
-    for node in ast.walk(ast.parse(path.read_text())):
+@cache
+def _tree(module: str) -> ast.Module:
+    return ast.parse(MODULES[module].read_text())
+
+
+def _imports(module: str) -> Iterator[str]:
+    """Every module, and every name in one, that the module imports: at its top or anywhere in it."""
+    for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
-            names |= {alias.name for alias in node.names}
+            yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: a relative import"
-            names |= {f"{node.module}.{alias.name}" for alias in node.names}
-    return {".".join(parts[: i + 1]) for parts in (name.split(".") for name in names) for i in range(len(parts))}
+            assert node.level == 0, f"{module}: a relative import"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def _is_in(name: str, package: str) -> bool:
+    return name == package or name.startswith(f"{package}.")
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_imports_run_one_way(package: str) -> None:
-    files = [path for path in (ROOT / package).rglob("*.py") if path != ROOT / "cli.py"]
-    assert files or not (ROOT / package).exists()
-    wrong = {str(path): sorted(found) for path in files if (found := _imports(path) & FORBIDDEN[package])}
+    wrong = [
+        f"{module} imports {name}"
+        for module in MODULES
+        if _is_in(module, package) and module != "lit_mnist.cli"
+        for name in _imports(module)
+        for target in FORBIDDEN[package]
+        if (_is_in(name, target) or _is_in(name, f"lit_mnist.{target}")) and (module, target) not in EXEMPT
+    ]
     assert not wrong
 
 
+def test_no_modules_import_each_other_in_a_circle() -> None:
+    graph = {
+        module: {
+            name if name in MODULES else name.rpartition(".")[0]
+            for name in _imports(module)
+            if _is_in(name, "lit_mnist")
+        }
+        & MODULES.keys() - {module}
+        for module in MODULES
+    }
+    reached = {module: set(targets) for module, targets in graph.items()}
+    for middle in MODULES:  # Warshall's transitive closure
+        for targets in reached.values():
+            if middle in targets:
+                targets |= reached[middle]
+    circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in MODULES}
+    assert [sorted(circle) for circle in circles if circle] == []
+
+
+def test_private_names_of_other_libraries_are_used_in_one_module_each() -> None:
+    ours = {name for module in MODULES for name in _private_names_defined(module)}
+    allowed = tuple(module for modules in PRIVATE.values() for module in modules)
+    wrong = []
+    for module in MODULES:
+        wrong += [
+            f"{module} imports {name}"
+            for name in _imports(module)
+            for library, homes in PRIVATE.items()
+            if _is_in(name, library) and "._" in name and not any(_is_in(module, home) for home in homes)
+        ]
+        if any(_is_in(module, home) for home in allowed):
+            continue
+        wrong += [
+            f"{module}, line {node.lineno}: {ast.unparse(node)}"
+            for node in ast.walk(_tree(module))
+            if isinstance(node, ast.Attribute) and _is_private(node.attr) and node.attr not in ours | DOCUMENTED
+        ]
+    assert not wrong, "use a public name, or move this to the library's module in PRIVATE"
+
+
+def _is_private(name: str) -> bool:
+    return name.startswith("_") and not name.endswith("__")
+
+
+def _private_names_defined(module: str) -> Iterator[str]:
+    for node in ast.walk(_tree(module)):
+        if isinstance(node, ast.FunctionDef | ast.ClassDef) and _is_private(node.name):
+            yield node.name
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store) and _is_private(node.id):
+            yield node.id
+        elif (
+            isinstance(node, ast.Attribute)
+            and isinstance(node.ctx, ast.Store)
+            and ast.unparse(node.value) in ("self", "cls")
+            and _is_private(node.attr)
+        ):
+            yield node.attr
+
+
 def test_help_imports_nothing_heavy() -> None:
+    questions = [["--help"], ["--version"], ["fit"], *([command, "--help"] for command in COMMANDS)]
     program = (
         "import sys\n"
         "from lit_mnist.cli import main\n"
-        f"for question in {QUESTIONS!r}:\n"
+        f"for question in {questions!r}:\n"
         "    try:\n"
         "        code = main(question)\n"
         "    except SystemExit as exit:\n"
@@ -60,4 +160,4 @@ def test_help_imports_nothing_heavy() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
-    assert all(done.stdout.count(f"usage: lit-mnist {question[0]}") for question in QUESTIONS[2:])
+    assert all(done.stdout.count(f"usage: lit-mnist {question[0]}") for question in questions[2:])

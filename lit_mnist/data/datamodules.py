@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from lit_mnist.data.datasets import DATASETS, MINI_MNIST, DatasetSpec
-from lit_mnist.data.idx import Bytes, find_file, load_arrays
+from lit_mnist.data.idx import find_file, load_arrays
 from lit_mnist.data.loader import Batch, BatchTransforms, InMemoryLoader
 from lit_mnist.data.locate import find_root
 from lit_mnist.data.mini import load_mini
@@ -106,11 +106,11 @@ class ImageDataModule(LightningDataModule):
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
             key = type(self), self._files_version(), repr(arguments)
             if key not in _CACHE:
-                _CACHE.clear()
-                _CACHE[key] = self._split(*_tensors(*self._read(train=True)))
+                _CACHE.clear()  # before reading, so that two datasets are never in memory
+                _CACHE[key] = self._split(*self._read(train=True))
             self.train, self.val = _CACHE[key]
         if stage == "test" and self.test is None:
-            images, labels = _tensors(*self._read(train=False))
+            images, labels = self._read(train=False)
             if self.hparams["test_per_class"] is not None:
                 kept = self._per_class(labels, "test_per_class")
                 images, labels = images[kept], labels[kept]
@@ -157,9 +157,10 @@ class ImageDataModule(LightningDataModule):
         assert self.train is not None and self.val is not None, "setup('fit') comes first"
         return {"train": len(self.train[0]), "val": len(self.val[0])}
 
-    def _read(self, train: bool) -> tuple[Bytes, Bytes]:
-        """Images (N, C, H, W) and labels (N,) of the training or test set."""
-        return load_arrays(self.spec, find_root(self.spec, self.hparams["root"]).folder, train)
+    def _read(self, train: bool) -> Pair:
+        """The training or test set."""
+        images, labels = load_arrays(self.spec, find_root(self.spec, self.hparams["root"]).folder, train)
+        return torch.from_numpy(images), torch.from_numpy(labels).long()
 
     def _files_version(self) -> Hashable:
         """A value that changes when the files of the training images change."""
@@ -266,9 +267,9 @@ class MiniMNISTDataModule(ImageDataModule):
 
     spec = MINI_MNIST
 
-    def _read(self, train: bool) -> tuple[Bytes, Bytes]:
+    def _read(self, train: bool) -> Pair:
         images, labels = load_mini()[:2] if train else load_mini()[2:]
-        return images[:, None], labels
+        return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
     def _files_version(self) -> Hashable:
         return None
@@ -287,14 +288,11 @@ class MiniMNISTDataModule(ImageDataModule):
         return available
 
 
-def _tensors(images: Bytes, labels: Bytes) -> Pair:
-    return torch.from_numpy(images), torch.from_numpy(labels).long()
-
-
 def _fits(images: Tensor, device: torch.device) -> bool:
     """True if the images take at most half of the free memory of `device`."""
     if device.type != "cuda":
         return device.type == "cpu"
+    # The other half is for the network, its activations and, in a sweep, other trials on the same device.
     free, _ = torch.cuda.mem_get_info(device)
     return 2 * images.nbytes < free
 

@@ -103,6 +103,9 @@ def _fetch_file(spec: DatasetSpec, name: str, folder: Path, mirrors: Sequence[st
     if file_error(spec, name, folder) is None:
         print(f"{spec.name}/{name}: already here", flush=True)
         return
+    if not mirrors or not spec.checksums:
+        missing = "mirror" if spec.checksums else "checksum"
+        raise UserError(f"cannot fetch {spec.name}/{name}: no {missing} is known for {spec.name}")
     stored = f"{name}.gz" if f"{name}.gz" in spec.checksums else name
     failures = []
     for mirror in mirrors:

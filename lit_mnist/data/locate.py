@@ -91,6 +91,8 @@ def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
     path, archive = find_file(folder, name), folder / f"{name}.gz"
     if path is None:
         return "missing"
+    if not packed and name not in spec.checksums:
+        return "cannot be verified: no checksum is known"
     try:
         if not packed:
             digest = sha256(path)

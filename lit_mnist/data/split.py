@@ -71,7 +71,7 @@ def _nearest_to_centres(images: Tensor, count: int, seed: int) -> Tensor:
 
     pixels: Any = images.flatten(1).float().numpy()
     distances = KMeans(count, n_init=1, random_state=seed % 2**32).fit_transform(pixels)
-    taken: list[int] = []
+    taken: list[int] = []  # two clusters may have the same nearest image
     for column in distances.T:
         taken.append(next(int(i) for i in column.argsort(kind="stable") if int(i) not in taken))
     return torch.tensor(taken)

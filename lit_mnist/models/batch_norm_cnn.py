@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
@@ -53,7 +53,7 @@ class BatchNormCNN(Classifier):
                 " and at least 1 each"
             )
         size = [height, width]
-        for kernel in kernel_sizes:
+        for kernel in kernel_sizes:  # an unpadded convolution, then pooling, which rounds down
             size = [(side - kernel + 1) // 2 for side in size]
         if min(size) < 1:
             raise UsageError(f"--model.kernel_sizes {list(kernel_sizes)} leave nothing of {height}×{width} pixels")
@@ -64,8 +64,3 @@ class BatchNormCNN(Classifier):
         features = channels[-1] * size[0] * size[1]
         dense = dense_classifier(features, hidden_sizes, num_classes, "relu", dropout)
         self.network = nn.Sequential(*blocks, nn.Flatten(), *dense)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.network(x)
-        return logits

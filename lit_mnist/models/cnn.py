@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.errors import UsageError
@@ -51,11 +51,7 @@ class CNN(Classifier):
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+        # Each pooling halves height and width, rounding down: 28, 14, 7, 3.
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
         head = [nn.Dropout(dropout)] if dropout else []
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.network(x)
-        return logits

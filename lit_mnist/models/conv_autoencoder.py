@@ -44,6 +44,7 @@ class ConvAutoencoder(Autoencoder):
             )
         check_halving(image_shape, len(channels), f"--model.channels {list(channels)}")
         sizes = [image_shape[0], *channels]
+        # The code has no activation, so that its numbers are not limited to one sign.
         self.encoder = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU())),
             nn.Conv2d(sizes[-1], code_channels, 3, padding=1),

@@ -46,7 +46,7 @@ class DenseAutoencoder(Autoencoder):
 
         self.encoder = nn.Sequential(nn.Flatten(), *dense(sizes))
         self.decoder = nn.Sequential(
-            *dense(sizes[:0:-1]),
+            *dense(sizes[:0:-1]),  # from the code back to the first hidden layer
             nn.Linear(sizes[1], sizes[0]),
             nn.Unflatten(1, tuple(image_shape)),
         )

@@ -4,7 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from lit_mnist.data.datasets import MNIST
 from lit_mnist.models.common.classifier import Classifier
@@ -37,8 +37,3 @@ class MLP(Classifier):
         super().__init__(num_classes=num_classes, **optimizer)
         layers = dense_classifier(math.prod(image_shape), hidden_sizes, num_classes, hidden_activation, dropout)
         self.network = nn.Sequential(nn.Flatten(), *layers)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
-        logits: Tensor = self.network(x)
-        return logits

@@ -81,14 +81,11 @@ class TwoPhaseClassifier(EncoderClassifier):
             raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
-        self._enter_phase()
+        self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
 
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch that starts."""
         super().on_train_epoch_start()
-        self._enter_phase()
-
-    def _enter_phase(self) -> None:
         self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
 
 
@@ -96,6 +93,7 @@ class LateEarlyStopping(EarlyStopping):
     """Early stopping on val/loss that ignores all epochs before `start_epoch`."""
 
     def __init__(self, start_epoch: int, patience: int) -> None:
+        # Checked in on_validation_end, which is overridden below, and not at the end of the training epoch.
         super().__init__("val/loss", patience=patience, check_on_train_epoch_end=False)
         self.start_epoch = start_epoch
 

@@ -5,6 +5,7 @@
     narayanam.py   Narayanam: convolutional denoising autoencoder (MNIST)
     panagakis.py   Panagakis: convolutional autoencoder, classifier on its encoder, three sweeps (MNIST)
     yaramsetty.py  Yaramsetty et al.: denoising, stacked autoencoders, baselines (Fashion-MNIST)
+    command.py     arguments of `lit-mnist reproduce`
     report/        what all of them share: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
 
 An experiment is added to its paper's `EXPERIMENTS`; a new paper is a file here and a name in

@@ -14,7 +14,7 @@ def reproduce(arguments: list[str]) -> None:
     parser.add_argument(
         "--preset", choices=("quick", "full"), default="quick", help="the papers' own length, or cut to minutes"
     )
-    parser.add_argument("--table", action="store_true", help="write the results table from the stored results")
+    parser.add_argument("--table", action="store_true", help="write docs/results.md from the stored results")
     known = parser.parse_args(arguments)
     running = known.names or known.all
     if known.table and (running or known.seeds != 3 or known.preset != "quick"):
@@ -25,10 +25,12 @@ def reproduce(arguments: list[str]) -> None:
         raise UsageError("--seeds and --preset have no effect without an experiment: name one, or take --all")
     if known.seeds < 1:
         raise UsageError(f"--seeds {known.seeds} must be at least 1")
-    from lit_mnist.papers.report import reproduce as report
+    from lit_mnist.papers.report.experiment import experiments
+    from lit_mnist.papers.report.reproduce import reproduce as run
+    from lit_mnist.papers.report.table import write_table
 
     quiet()
     if known.table:
-        report.table()
+        write_table(experiments())
     else:
-        report.reproduce(known.names, known.all, known.seeds, known.preset)
+        run(known.names, known.all, known.seeds, known.preset)

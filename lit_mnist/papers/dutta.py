@@ -1,4 +1,7 @@
-"""Dutta, "Applying CNN and Autoencoders on MNIST Dataset" (MNIST)."""
+"""Dutta (MNIST): backpropagation network, CNN, image compression.
+
+"Applying CNN and Autoencoders on MNIST Dataset".
+"""
 
 import time
 from collections.abc import Sequence

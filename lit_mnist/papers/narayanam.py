@@ -1,4 +1,7 @@
-"""Narayanam, "Implementation of Autoencoder on MNIST Handwritten Digits" (MNIST)."""
+"""Narayanam (MNIST): convolutional denoising autoencoder.
+
+"Implementation of Autoencoder on MNIST Handwritten Digits".
+"""
 
 from collections.abc import Sequence
 from itertools import pairwise

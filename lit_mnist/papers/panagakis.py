@@ -1,4 +1,7 @@
-"""Panagakis, "Handwritten Digit Classification" (MNIST): autoencoder, classifier, three sweeps."""
+"""Panagakis (MNIST): convolutional autoencoder, classifier on its encoder, three sweeps of the classifier.
+
+"Handwritten Digit Classification".
+"""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise

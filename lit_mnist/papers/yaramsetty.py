@@ -1,4 +1,8 @@
-"""Yaramsetty et al., "Image Reconstruction using Denoising Autoencoder … Stacked Autoencoders" (Fashion-MNIST)."""
+"""Yaramsetty, Gade and Adusumilli (Fashion-MNIST): denoising, stacked autoencoders, baselines.
+
+"Image Reconstruction using Denoising Autoencoder and Classification of Fashion MNIST Data using Stacked
+Autoencoders".
+"""
 
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -84,10 +88,6 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
     return {"figure_11": image_rows(rows, title)}
 
 
-def _stack_name(rates: tuple[float, float], labels: int) -> str:
-    return f"labels_{labels}_lr_{rates[0]:g}_{rates[1]:g}"
-
-
 def _stack_experiment(
     sizes: tuple[int, ...], table: Mapping[tuple[float, float], Mapping[int, float]]
 ) -> Experiment:
@@ -117,7 +117,7 @@ def _stack_experiment(
     first = next(iter(table))
     rows = [(rates, labels, value) for rates, row in table.items() for labels, value in row.items()]
     for rates, labels, value in [*rows, (first, 10, TEN_LABELS)]:
-        name = _stack_name(rates, labels)
+        name = f"labels_{labels}_lr_{rates[0]:g}_{rates[1]:g}"
         stages[name] = tuned(rates, labels)
         text = f"{labels} per class, chosen at random, rates {rates[0]:g} and {rates[1]:g}"
         claims.append(Claim(text, name, at_least(value - MARGINS[labels]), value, percent=True))

@@ -1,4 +1,7 @@
-"""Zhang, "Using Representation from Autoencoder or CNN to Classify Hand-Written Digit Pictures" (MNIST)."""
+"""Zhang (MNIST): autoencoder, classifiers on its features, CNN, compression, pruning.
+
+"Using Representation from Autoencoder or Convolutional Neural Network to Classify Hand-Written Digit Pictures".
+"""
 
 from collections.abc import Callable, Sequence
 from statistics import pstdev

@@ -97,7 +97,7 @@ def _estimates(
         ("looks for", ", ".join(f"{objective.direction[:3]} {objective.metric}" for objective in spec.objectives)),
         ("sampler, pruner", f"{spec.sampler}, {spec.pruner}"),
         ("trials", number + each),
-        ("kinds of points", f"{len(probe_points)}, each built and tried for a few steps"),
+        ("probe points", f"{len(probe_points)}, each built and tried for a few steps"),
     ]
     if sources:
         stages = "1 stage" if len(sources) == 1 else f"{len(sources)} stages"

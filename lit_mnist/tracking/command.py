@@ -32,7 +32,9 @@ def runs(arguments: list[str]) -> None:
 def compare(arguments: list[str]) -> None:
     """Show how runs, or the trials of a study, differ."""
     parser = Parser("lit-mnist compare", description="Show how runs differ, grouped over seeds.")
-    parser.add_argument("runs", nargs="*", metavar="RUN", help="ids of runs, or the beginnings of them")
+    parser.add_argument(
+        "runs", nargs="*", metavar="RUN", help="their ids, the beginnings of their ids, or last (the newest run)"
+    )
     parser.add_argument(
         "--study", metavar="NAME", help="instead: the runs of all trials of a sweep, the best first"
     )
@@ -50,7 +52,12 @@ def sync(arguments: list[str]) -> None:
     parser = Parser(
         "lit-mnist sync", description="Upload what runs have kept while their tracking store was away."
     )
-    parser.add_argument("run", nargs="?", metavar="RUN_ID", help="only this run; the beginning of its id suffices")
+    parser.add_argument(
+        "run",
+        nargs="?",
+        metavar="RUN_ID",
+        help="only this run: its id, the beginning of its id, or last (the newest run here)",
+    )
     known = parser.parse_args(arguments)
     from lit_mnist.tracking.journal.sync import sync
 

@@ -172,7 +172,7 @@ class ReservedSpace:
 
     def __init__(self, folder: Path) -> None:
         self.path = folder / ".ballast"
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # the run's first real write reports a disk that is full already
             if not self.path.exists():
                 with self.path.open("wb") as file:
                     file.write(os.urandom(RESERVED_BYTES))  # random: a file system may compress anything else

@@ -70,7 +70,7 @@ def is_alive(process: str) -> bool:
         found = psutil.Process(int(number))
         same = abs(found.create_time() - float(start)) < START_TOLERANCE
         return same and found.status() != psutil.STATUS_ZOMBIE
-    except psutil.AccessDenied:
+    except psutil.AccessDenied:  # another user's process: it exists, and nothing more can be read
         return True
     except (psutil.NoSuchProcess, ValueError, OverflowError):
         return False

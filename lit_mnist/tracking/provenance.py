@@ -48,6 +48,7 @@ def git_state() -> dict[str, str]:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None if it fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
+    # The time limit is for repositories on a network file system that does not answer.
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):

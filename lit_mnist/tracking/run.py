@@ -155,8 +155,7 @@ def resume_run(
 ) -> Iterator[Run]:
     """Open a run that was found, to continue its fit; for the arguments and errors see `open_run`."""
     record, folder, store, client = found.record, found.folder, found.store, None
-    before: Liveness | None = None
-    """The process that worked on the run before, if the run is RUNNING."""
+    before: Liveness | None = None  # of the process that worked on the run, if the run is RUNNING
     if offline:
         if Journal(folder).status() in (None, "RUNNING"):
             before = find_liveness(folder, record, None)
@@ -287,6 +286,7 @@ def _visit_run(run_id: str) -> Iterator[Run]:
     record = _record_from_store(client, store, find_run(client, store, run_id).info.run_id)
     folder = store.run_folder(record.id)
     existed = folder.exists()
+    # A name of its own: several processes, or threads of one, may measure the same run at once.
     name = f"test-{os.getpid()}-{time.monotonic_ns()}"
     with FolderLock(folder, name) as lock:
         journal = Journal(folder, name)
@@ -302,5 +302,5 @@ def _visit_run(run_id: str) -> Iterator[Run]:
                 record.write(folder)  # `lit-mnist sync` finds the store in it
             lock.path.unlink(missing_ok=True)
     if not existed:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):  # not empty: another visitor works in it, or something is unsent
             folder.rmdir()

@@ -1,1 +1,17 @@
-"""What surrounds a fit: configuration, checkpoints, signals, the Trainer's defaults, the end's figures."""
+"""Training, evaluation and their configuration.
+
+Files:
+    command.py        `fit`, `validate`, `test` and `predict`: arguments and help
+    config_files.py   configuration files, by name or by path
+    configuration.py  LitCLI: flags and files to model, data and Trainer
+    config_errors.py  what jsonargparse, Lightning and torch say about wrong values, as one line
+    fit.py            one training as one MLflow run, new or resumed
+    resumable.py      the same from Python, with an ordinary Trainer
+    evaluate.py       a run's checkpoint on validation or test images, or on image files
+    report.py         the table and the figures at the end
+    progress.py       what a user sees meanwhile
+    stages.py         trainings that are done once, whichever experiment or sweep needs them
+    gc_freeze.py      keeps Python's garbage collector from scanning what imports have created
+    checkpoints/      atomic files, the point to resume from, exact state
+    lightning/        everything that uses private names of Lightning
+"""

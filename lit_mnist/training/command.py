@@ -66,7 +66,7 @@ def predict(arguments: list[str]) -> None:
     from lit_mnist.training.evaluate import predict
 
     quiet()
-    predict(known.run, known.checkpoint, known.images, known.out, [])
+    predict(known.run, known.checkpoint, known.images, known.out)
 
 
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
@@ -79,6 +79,11 @@ def _measure(verb: Literal["validate", "test"], description: str, arguments: lis
 
 def _run_parser(verb: str, description: str) -> Parser:
     parser = Parser(f"lit-mnist {verb}", description=description, allow_abbrev=False)
-    parser.add_argument("--run", required=True, metavar="RUN_ID", help="the run's id, or its beginning")
+    parser.add_argument(
+        "--run",
+        required=True,
+        metavar="RUN_ID",
+        help="the run's id, the beginning of its id, or last (the newest run)",
+    )
     parser.add_argument("--checkpoint", default="best", help="best (default), last, or the path of a file")
     return parser

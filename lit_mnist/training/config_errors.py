@@ -147,7 +147,8 @@ def _expected(rest: str) -> str:
     value = re.search(r"(?:Got value|Given value): (.*?)(?: - Expected|$)", rest)
     names = dict.fromkeys((a or b).replace("NoneType", "null") for a, b in kinds)
     wanted = " or ".join(re.sub(r"Literal\[(.*)\]", r"one of \1", name) for name in names)
-    return f"expected {wanted}, not {value[1] if value else 'this'}" if wanted else rest
+    given = "this" if value is None else "null" if value[1] == "None" else value[1]
+    return f"expected {wanted}, not {given}" if wanted else rest
 
 
 def _class(class_path: str) -> tuple[str, type]:

@@ -1,29 +1,32 @@
 """The configuration of a fit: packaged YAML files, overridden by flags, checked against the classes they name."""
 
 import importlib
+import inspect
 import math
 import sys
 import warnings
 from dataclasses import dataclass
-from typing import Any
+from types import NoneType
+from typing import Any, get_args, get_type_hints
 
 import torch
+import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_mnist.data import ImageDataModule
-from lit_mnist.errors import UsageError, UserError, nearest
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.models import LitModel
+from lit_mnist.strict_yaml import check_unique_keys
 from lit_mnist.training.config_errors import (
     GROUPS,
     class_names,
     explain,
     is_base_class,
     library_errors,
-    subclasses,
 )
-from lit_mnist.training.config_files import check_unique_keys, config_path
+from lit_mnist.training.config_files import config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
 from lit_mnist.training.lightning.signals import disable_signal_handlers
 
@@ -45,11 +48,11 @@ def _load_strict_yaml(text: str) -> Any:
         try:
             check_unique_keys(text)
         except UsageError as error:
-            raise UsageError(f"{' '.join(text.split())[:80]} has {error}") from None
+            raise UsageError(f"{' '.join(text.split())[:80]}, {error}") from None
     return _load_yaml(text)
 
 
-set_loader("yaml", _load_strict_yaml)
+set_loader("yaml", _load_strict_yaml, exceptions=(yaml.YAMLError,))
 
 
 class TrackingArgs:
@@ -167,15 +170,12 @@ class LitCLI(LightningCLI):
 
     def instantiate_classes(self) -> None:
         """Create model and data."""
-        try:
-            with library_errors("model or data"):
+        with library_errors("model or data"):
+            try:
                 super().instantiate_classes()
-        except UserError as error:
-            # jsonargparse wraps what a constructor raises in a ValueError that lists the alternatives of the type.
-            complaint = error.__cause__ and error.__cause__.__cause__
-            if isinstance(complaint, UserError):
-                raise complaint from None
-            raise
+            except ValueError as error:
+                # jsonargparse wraps what a constructor raises, and lists every alternative of the type.
+                raise (error.__cause__ or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
         """Do nothing: see `make_trainer`."""
@@ -261,22 +261,42 @@ def _check_values(config: Namespace) -> None:
         raise UsageError(f"--seed_everything {shown}: take a whole number from 0 to {2**32 - 1}")
     if threads is not None and not 1 <= threads <= 4096:
         raise UsageError(f"--threads {threads}: take a whole number from 1 to 4096, or null")
+    classes = {"trainer": Trainer, "tracking": TrackingArgs, "checkpoint": CheckpointArgs}
+    classes |= {group: _class(config[group]["class_path"]) for group in ("model", "data")}
+    for group, cls in classes.items():
+        if group in ("model", "data") and is_base_class(cls):
+            hint = nearest(cls.__name__, class_names(GROUPS[group]), listed=True)
+            raise UsageError(f"--{group} {cls.__name__} is a base class, which does nothing by itself{hint}")
+        fields = config[group].get("init_args", {}) if group in ("model", "data") else config[group]
+        for name, value in dict(fields).items():
+            if value is None and (expected := _type_without_null(cls, name)):
+                raise UsageError(f"--{group}.{name}: expected {expected}, not null")
     accumulate = config["trainer"]["accumulate_grad_batches"]
     if accumulate < 1:
         raise UsageError(f"--trainer.accumulate_grad_batches {accumulate} must be at least 1")
-    for group in ("model", "data"):
-        base = GROUPS[group]
-        name = config[group]["class_path"].rpartition(".")[2]
-        cls = {base.__name__: base, **subclasses(base)}.get(name)
-        if cls is not None and is_base_class(cls):
-            hint = nearest(name, class_names(base), listed=True)
-            raise UsageError(f"--{group} {name} is a base class, which does nothing by itself{hint}")
     for group in ("model", "data", "checkpoint", "trainer"):
         section = config.get(group)
         for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
             for number in value if isinstance(value, list | tuple) else [value]:
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
+
+
+def _class(path: str) -> type:
+    module, _, name = path.rpartition(".")
+    cls: type = getattr(importlib.import_module(module), name)
+    return cls
+
+
+def _type_without_null(cls: type, name: str) -> str | None:
+    """Name of the type of the argument `name` of `cls` if None is not of that type; jsonargparse accepts it."""
+    for base in cls.__mro__:
+        if "__init__" in vars(base) and name in inspect.signature(vars(base)["__init__"]).parameters:
+            hint = get_type_hints(vars(base)["__init__"]).get(name, Any)
+            if hint is Any or NoneType in get_args(hint):
+                return None
+            return hint.__name__ if isinstance(hint, type) else str(hint).replace("typing.", "")
+    return None
 
 
 def _as_list(value: Any) -> list[Any]:

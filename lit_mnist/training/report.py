@@ -1,4 +1,4 @@
-"""What a fit and a test end with: metrics in a table, figures in the run."""
+"""The end of a fit or a test: a table of metrics on the terminal, figures in the run."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -19,16 +19,18 @@ CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 @dataclass(frozen=True)
 class Result:
-    """What a command has to show for itself."""
+    """What a fit, a validation or a test has measured."""
 
     run_id: str
     metrics: dict[str, float]
     seconds: float
+    """Duration of the training or the evaluation itself, without the figures."""
     figures: list[str]
+    """Paths or addresses of the figures that were logged."""
 
 
 def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
-    """Log the loss curves, and what the model makes of the validation images; returns where they lie."""
+    """Log the loss curves, and figures of the predictions for the validation images; returns their locations."""
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
     return drawn + [
@@ -38,7 +40,7 @@ def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
 
 
 def test_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
-    """Log what the model makes of the test images; returns where the figures lie."""
+    """Log figures of the predictions for the test images; returns their locations."""
     return [
         run.log_figure(figure, f"test_{name}")
         for name, figure in model_figures(model, data, _alone(data).test_dataloader(), "test")
@@ -48,7 +50,10 @@ def test_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
 def model_figures(
     model: LitModel, data: ImageDataModule, batches: Iterable[Batch], title: str
 ) -> Iterator[tuple[str, Figure]]:
-    """Name and figure of each view of `model` on `batches` that its kind has."""
+    """Draw the predictions of `model` for `batches`; yields each figure with its name.
+
+    A classifier has a confusion matrix, an autoencoder a row of reconstructions.
+    """
     title = f"{type(model).__name__} on {data.dataset}, {title}"
     model.eval()
     with torch.inference_mode():
@@ -59,7 +64,7 @@ def model_figures(
 
 
 def _alone(data: ImageDataModule) -> ImageDataModule:
-    """The data with every image for this process, which alone draws."""
+    """Give every image to this process: figures are drawn by rank 0 alone."""
     data.full_dataset_per_rank = True
     return data
 
@@ -97,13 +102,13 @@ def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
 
 def _predict(model: LitModel, images: Tensor) -> Tensor:
     """The model's prediction, on the CPU."""
-    # A Trainer of another precision leaves the weights in it.
+    # A Trainer with `precision: 16-true` or the like has converted the weights.
     prediction: Tensor = model.predict_step(images.to(model.device, next(model.parameters()).dtype), 0)
     return prediction.float().cpu()
 
 
 def show(result: Result, verb: str) -> None:
-    """Print the metrics of `verb`, and where its figures lie."""
+    """Print the metrics that the command `verb` has measured, and the locations of its figures."""
     rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
     print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
     for path in result.figures:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from lit_mnist.cli import main
 from lit_mnist.data.datasets import DOWNLOADS, FOUR_FILES, KMNIST
 from lit_mnist.data.download import fetch, verify, where
 from lit_mnist.data.mini import load_mini, mini_path
@@ -174,9 +175,9 @@ def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
     checksums = {f"{name}.gz": hashlib.sha256(body).hexdigest() for name, body in bodies.items()}
     monkeypatch.setitem(DOWNLOADS, "KMNIST", dataclasses.replace(KMNIST, checksums=checksums))
     raw = tmp_path / "KMNIST" / "raw"
-    fetch(["KMNIST"], tmp_path, mirror.url)
+    assert main(["data", "fetch", "--dataset", "KMNIST", "--root", str(tmp_path), "--mirror", mirror.url]) == 0
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == {f"{n}.gz": b for n, b in bodies.items()}
-    verify(["KMNIST"], str(tmp_path))
+    assert main(["data", "verify", "--root", str(tmp_path)]) == 0
     # An unpacked file beside its archive, as torchvision leaves it, is the one that is read.
     (raw / FILES[0]).write_bytes(FILES[0].encode())
     verify(["KMNIST"], str(tmp_path))

@@ -1,6 +1,6 @@
-"""A dataset of another image shape, in colour, with another number of classes, goes through every command.
+"""A dataset of another image shape, in colour, with another number of classes, works with every command.
 
-Nothing tells the commands so but its `DatasetSpec`.
+The commands know it only from its `DatasetSpec`.
 """
 
 from pathlib import Path
@@ -64,8 +64,8 @@ def test_a_colour_dataset_is_fitted_tested_and_predicted(model: str, project: Pa
     assert code == 0, err
     first, second = out.splitlines()
     if "Autoencoder" in model:
-        made = Image.open(project / "made" / "three_reconstructed.png")
-        assert (made.mode, made.size) == ("RGB", (32, 32))
+        with Image.open(project / "made" / "three_reconstructed.png") as made:
+            assert (made.mode, made.size) == ("RGB", (32, 32))
     else:
         assert first.split()[1] in COLOUR.class_names
     assert "resized from 96×64" in second and "resized" not in first

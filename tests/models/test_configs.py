@@ -1,4 +1,4 @@
-"""Every shipped configuration trains, each stage on the checkpoint of the one before it."""
+"""Every packaged configuration trains, each stage on the checkpoint of the stage before it."""
 
 from pathlib import Path
 
@@ -25,7 +25,7 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The checkpoints made so far; those of stages that others build on are made when they are asked for."""
+    """Checkpoints by configuration; a stage that others build on is fitted when it is first needed."""
     return {"": tmp_path_factory.mktemp("configs")}
 
 
@@ -44,7 +44,7 @@ def _fit(name: str, checkpoints: dict[str, Path]) -> Path:
 
 @pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")  # the frozen encoders
 @pytest.mark.parametrize("name", config_names())
-def test_a_shipped_config_trains_and_its_checkpoint_holds_plain_types(
+def test_a_packaged_config_trains_and_its_checkpoint_has_plain_types(
     name: str, checkpoints: dict[str, Path]
 ) -> None:
     model = type(LitCLI(["--config", name]).model)

@@ -1,4 +1,4 @@
-"""Classifiers on encoders and stacked layers: what is taken over, what stays frozen, what learns again."""
+"""Classifiers on encoders, and stacked layers: which weights are loaded, frozen and trained."""
 
 import warnings
 from collections.abc import Mapping
@@ -26,7 +26,7 @@ from lit_mnist.models import (
 )
 from lit_mnist.models.common.encoder_classifier import make_autoencoder
 
-# Lightning's remark on every network of which a part is frozen.
+# Lightning's warning about every network with a frozen part.
 pytestmark = pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode")
 
 AUTOENCODERS: dict[str, dict[str, Any]] = {
@@ -59,7 +59,7 @@ def changed(before: Weights, module: nn.Module) -> set[str]:
 
 
 def trained(name: str, folder: Path, **arguments: Any) -> tuple[Autoencoder, str]:
-    """An autoencoder after an epoch, and its checkpoint."""
+    """An autoencoder trained for an epoch, and the path of its checkpoint."""
     model = make_autoencoder(name, AUTOENCODERS[name] | arguments, (1, 28, 28))
     fitted = trainer()
     fitted.fit(model, data())
@@ -84,14 +84,12 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else type(value).__module__ == "builtins"
 
 
-def test_every_autoencoder_is_here() -> None:
+def test_every_autoencoder_is_tried_here() -> None:
     assert {cls.__name__ for cls in Autoencoder.__subclasses__()} == set(AUTOENCODERS)
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
-def test_a_classifier_takes_over_any_encoder_and_later_needs_only_its_own_checkpoint(
-    name: str, tmp_path: Path
-) -> None:
+def test_a_classifier_loads_any_encoder_and_later_needs_only_its_own_checkpoint(name: str, tmp_path: Path) -> None:
     source, path = trained(name, tmp_path)
     model = FeatureClassifier(encoder=name, encoder_args=AUTOENCODERS[name], encoder_checkpoint=path)
     images = next(iter(_loader())).x
@@ -128,7 +126,7 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(freeze: bool, batch_norm:
 
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize("encoder_lr", [0.0, 1e-3])
-def test_rate_0_freezes_the_stack(optimizer: str, encoder_lr: float, stacked: str) -> None:
+def test_a_learning_rate_of_0_freezes_the_stack(optimizer: str, encoder_lr: float, stacked: str) -> None:
     rates: dict[str, Any] = {"lr": 0.1, "encoder_lr": encoder_lr, "weight_decay": 0.1, "optimizer": optimizer}
     model = StackedClassifier(hidden_sizes=[32], encoder_checkpoint=stacked, **rates)
     encoder, head = weights(model.encoder), weights(model.head)
@@ -212,10 +210,10 @@ def test_early_stopping_waits_for_the_second_phase() -> None:
     fitted = trainer(max_epochs=8)
     with pytest.warns(UserWarning, match="the encoder, frozen at first, has random weights"):
         fitted.fit(model, data())
-    assert fitted.current_epoch == 4  # the third epoch's loss is the best so far, the fourth's is no better
+    assert fitted.current_epoch == 4  # the third epoch's loss is the best, the fourth's is not better
 
 
-def test_a_layer_is_trained_on_frozen_layers_below(stacked: str) -> None:
+def test_only_the_last_layer_of_a_stack_is_trained(stacked: str) -> None:
     model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, loss="cross_entropy", lr=0.1)
     below = torch.load(stacked, weights_only=True)["state_dict"]
     before = weights(model)
@@ -225,7 +223,7 @@ def test_a_layer_is_trained_on_frozen_layers_below(stacked: str) -> None:
     assert {name.split(".")[1] for name in changed(before, model)} == {"2"}
 
 
-def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_images(stacked: str) -> None:
+def test_the_loss_is_that_of_the_codes_and_mse_that_of_the_images(stacked: str) -> None:
     other: dict[str, Any] = {"hidden_activation": "tanh", "reduction": "sum"}
     model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, **other)
     fitted = trainer()
@@ -239,7 +237,7 @@ def test_the_layers_loss_is_that_of_the_codes_and_mse_that_of_the_images(stacked
     assert float(fitted.callback_metrics["val/mse"]) == pytest.approx(float(mse), rel=1e-5)
 
 
-def test_a_stack_of_one_is_a_dense_autoencoder() -> None:
+def test_a_stack_with_one_layer_is_a_dense_autoencoder() -> None:
     stack, dense = StackedAutoencoder(hidden_sizes=[32]), DenseAutoencoder(hidden_sizes=[32])
     dense.load_state_dict(dict(zip(dense.state_dict(), stack.state_dict().values(), strict=True)))
     images = torch.rand(2, 1, 28, 28)
@@ -254,7 +252,7 @@ MISSING: list[LitModel] = [
 
 
 @pytest.mark.parametrize("model", MISSING, ids=lambda model: type(model).__name__)
-def test_a_checkpoint_that_is_gone_is_only_missed_by_a_model_without_weights_of_its_own(model: LitModel) -> None:
+def test_a_missing_checkpoint_is_an_error_only_for_a_model_without_other_weights(model: LitModel) -> None:
     with pytest.raises(UserError, match=r"_checkpoint: there is no checkpoint nowhere\.ckpt"):
         trainer().fit(model, data())
     model.load_state_dict(model.state_dict())
@@ -275,7 +273,7 @@ def test_the_wrong_checkpoint_is_refused(stacked: str, tmp_path: Path) -> None:
         StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=str(same))
 
 
-def test_random_weights_that_nobody_trains_are_warned_of(stacked: str) -> None:
+def test_frozen_random_weights_are_warned_about(stacked: str) -> None:
     with pytest.warns(UserWarning, match="the frozen encoder has random weights: give --model"):
         trainer().fit(FeatureClassifier(**DENSE), data())
     with pytest.warns(UserWarning, match="what lies below the last layer has random weights"):
@@ -303,7 +301,7 @@ def test_an_impossible_encoder_is_refused(arguments: dict[str, Any], message: st
         FeatureClassifier(**arguments)
 
 
-def test_an_encoder_may_be_of_a_class_of_ones_own_and_of_any_image_shape() -> None:
+def test_an_encoder_can_be_named_by_path_and_have_any_image_shape() -> None:
     path = f"{BatchNormAutoencoder.__module__}.BatchNormAutoencoder"
     model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, image_shape=[3, 8, 12])
     assert not any(value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))

@@ -1,4 +1,4 @@
-"""What holds for every architecture, and the papers' own figures for each."""
+"""Every architecture: its parameters against the papers' counts, its training, its hyperparameters."""
 
 from itertools import pairwise
 from pathlib import Path
@@ -117,14 +117,14 @@ def test_codes_and_running_statistics(model: LitModel, code: tuple[int, ...] | N
         assert model.encode(torch.rand(3, 1, 28, 28)).shape[1:] == code
 
 
-def test_the_layers_of_duttas_network_are_in_its_order() -> None:
+def test_the_layers_of_duttas_network_have_the_papers_order() -> None:
     block = ["Conv2d", "ReLU", "BatchNorm2d", "MaxPool2d", "Dropout"]
     dense = ["Linear", "ReLU", "Dropout"]
     names = [type(layer).__name__ for layer in BatchNormCNN().network]
     assert names == [*block, *block, "Flatten", *dense, *dense, "Linear"]
 
 
-def test_the_batch_norm_autoencoder_is_its_own_mirror() -> None:
+def test_the_batch_norm_autoencoders_decoder_mirrors_its_encoder() -> None:
     model = BatchNormAutoencoder()
     turns = {"MaxPool2d": "Upsample", "Upsample": "MaxPool2d"}
 
@@ -139,7 +139,7 @@ def test_the_batch_norm_autoencoder_is_its_own_mirror() -> None:
     assert layers(model.decoder) == turned
 
 
-def test_a_sum_over_pixels_is_the_mean_times_their_number() -> None:
+def test_the_sum_over_pixels_is_the_mean_times_their_number() -> None:
     mean, total = (DenseAutoencoder(loss="cross_entropy", reduction=name) for name in ("mean", "sum"))
     total.load_state_dict(mean.state_dict())
     images = torch.rand(5, 1, 28, 28)
@@ -176,7 +176,7 @@ def test_learns_from_real_images_in_a_plain_trainer(
         ({"optimizer": "rmsprop", "weight_decay": 0.1}, torch.optim.RMSprop, {"weight_decay": 0.1}),
     ],
 )
-def test_the_optimizer_is_the_one_asked_for(
+def test_the_optimizer_is_the_one_that_the_hyperparameters_name(
     arguments: dict[str, Any], kind: type, group: dict[str, float]
 ) -> None:
     optimizer = DenseAutoencoder(**arguments).configure_optimizers()
@@ -236,5 +236,5 @@ def test_the_dense_autoencoder_mirrors_its_encoder() -> None:
     assert model(torch.rand(2, 3, 8, 8)).shape == (2, 3, 8, 8)
 
 
-def test_classes_and_image_size_are_arguments_alone() -> None:
+def test_image_shape_and_number_of_classes_are_arguments() -> None:
     assert CNN(num_classes=3, image_shape=[3, 16, 20])(torch.rand(2, 3, 16, 20)).shape == (2, 3)

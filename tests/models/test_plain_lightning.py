@@ -1,4 +1,4 @@
-"""The models and datamodules in an ordinary Lightning Trainer, with ordinary DataLoaders."""
+"""All models and the data modules in an ordinary Lightning Trainer, the models with ordinary DataLoaders too."""
 
 from pathlib import Path
 
@@ -9,16 +9,41 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.errors import UsageError
-from lit_mnist.models import CNN, MLP, ConvAutoencoder, DenseAutoencoder, LitModel, StackedAutoencoder
+from lit_mnist.models import (
+    CNN,
+    MLP,
+    Autoencoder,
+    BatchNormAutoencoder,
+    BatchNormCNN,
+    Classifier,
+    ConvAutoencoder,
+    DenoisingConvAutoencoder,
+    DenseAutoencoder,
+    FeatureClassifier,
+    LitModel,
+    StackedAutoencoder,
+    StackedClassifier,
+    TwoPhaseClassifier,
+)
+from lit_mnist.models.common.encoder_classifier import EncoderClassifier
 
 MODELS = [
-    (CNN, {"channels": [2, 3]}, (10,)),
-    (MLP, {"hidden_sizes": [8]}, (10,)),
-    (DenseAutoencoder, {"hidden_sizes": [8]}, (1, 28, 28)),
-    (ConvAutoencoder, {}, (1, 28, 28)),
-    (StackedAutoencoder, {"hidden_sizes": [8]}, (1, 28, 28)),
+    (CNN, {"channels": [2, 3]}),
+    (BatchNormCNN, {"channels": [2, 3], "hidden_sizes": [8]}),
+    (MLP, {"hidden_sizes": [8]}),
+    (FeatureClassifier, {"hidden_sizes": [8]}),
+    (TwoPhaseClassifier, {"encoder": "ConvAutoencoder", "frozen_epochs": 1}),
+    (StackedClassifier, {"hidden_sizes": [8]}),
+    (DenseAutoencoder, {"hidden_sizes": [8]}),
+    (ConvAutoencoder, {"channels": [4]}),
+    (DenoisingConvAutoencoder, {"channels": 2}),
+    (BatchNormAutoencoder, {"blocks": [[2], [3]]}),
+    (StackedAutoencoder, {"hidden_sizes": [8]}),
 ]
-pytestmark = pytest.mark.filterwarnings("ignore:.*(num_workers|logging interval|val_dataloader)")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:.*(num_workers|logging interval|val_dataloader|random weights)"),
+    pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # frozen encoders
+]
 
 
 def _trainer(folder: Path, **arguments: object) -> Trainer:
@@ -28,10 +53,17 @@ def _trainer(folder: Path, **arguments: object) -> Trainer:
     )  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "arguments", "shape"), MODELS)
+def test_every_architecture_is_tried_here() -> None:
+    bases = (Autoencoder, Classifier, EncoderClassifier)
+    known = {model for base in bases for model in base.__subclasses__() if "lit_mnist" in model.__module__}
+    assert {model for model, _ in MODELS} == known - set(bases)
+
+
+@pytest.mark.parametrize(("kind", "arguments"), MODELS, ids=[model.__name__ for model, _ in MODELS])
 def test_a_model_trains_validates_tests_and_predicts_on_pairs(
-    kind: type[LitModel], arguments: dict[str, object], shape: tuple[int, ...], tmp_path: Path
+    kind: type[LitModel], arguments: dict[str, object], tmp_path: Path
 ) -> None:
+    shape = (10,) if issubclass(kind, Classifier) else (1, 28, 28)
     x, y = torch.rand(12, 1, 28, 28), torch.randint(10, (12,))
     pairs = DataLoader(TensorDataset(x, y), batch_size=6)
     model = kind(**arguments)
@@ -49,13 +81,13 @@ def test_a_model_trains_validates_tests_and_predicts_on_pairs(
     assert torch.equal(torch.cat(trainer.predict(loaded, pairs)), of_pairs)
 
 
-def test_predict_takes_the_validation_images_of_a_datamodule(tmp_path: Path) -> None:
+def test_predict_uses_the_validation_images_of_a_data_module(tmp_path: Path) -> None:
     data = MiniMNISTDataModule(val_size=50)
     predictions = _trainer(tmp_path).predict(MLP(hidden_sizes=[8]), datamodule=data)
     assert torch.cat(predictions).shape == (50, 10) and data.test is None
 
 
-def test_another_kind_of_batch_is_one_line(tmp_path: Path) -> None:
+def test_another_kind_of_batch_is_a_one_line_error(tmp_path: Path) -> None:
     images = DataLoader(torch.rand(6, 1, 28, 28))
     with pytest.raises(UsageError, match=r"a batch must be a pair \(x, y\).*, not a Tensor"):
         _trainer(tmp_path).fit(MLP(), images)
@@ -78,4 +110,4 @@ def test_overfit_batches_are_the_same_in_each_epoch(tmp_path: Path) -> None:
     order = data.train_dataloader()
     order.set_epoch(5)
     labels = next(iter(order)).y
-    assert len(labels.unique()) > 5  # the images are sorted by class, and shuffled once all the same
+    assert len(labels.unique()) > 5  # the file is sorted by class: the fixed epoch is shuffled too

@@ -1,4 +1,4 @@
-"""Pruning by distinctiveness: which neurons go, in which order, and what is left of the network."""
+"""Pruning by distinctiveness: which neurons are removed, in which order, and what the smaller network computes."""
 
 import pytest
 import torch
@@ -16,18 +16,18 @@ def images() -> Tensor:
 
 
 def planted(hidden_sizes: list[int]) -> DenseAutoencoder:
-    """In the code, neuron 3 does almost what neuron 1 does, and neuron 5 the opposite of what neuron 2 does."""
+    """In the code, neuron 3 does almost the same as neuron 1, and neuron 5 the opposite of neuron 2."""
     torch.manual_seed(0)
     model = DenseAutoencoder(hidden_sizes=hidden_sizes, output_activation="identity")
     layer = model.encoder[-2]
     with torch.no_grad():
-        layer.weight *= 8  # activations that differ between images, and so neurons that are distinct
+        layer.weight *= 8  # larger differences between images make neurons distinct
         layer.weight[3], layer.bias[3] = layer.weight[1] * 1.02, layer.bias[1]
         layer.weight[5], layer.bias[5] = -layer.weight[2], -layer.bias[2]
     return model
 
 
-def test_angles_are_between_activations_centred_on_one_half(images: Tensor) -> None:
+def test_angles_are_between_activations_minus_one_half(images: Tensor) -> None:
     model = planted([8])
     angles = distinctiveness(model, images)
     vectors = (model.encode(images) - 0.5).detach().numpy().astype(float).T
@@ -54,10 +54,10 @@ def test_the_pruned_network_is_smaller_and_computes_what_the_masked_one_computes
     assert torch.equal(model(images), before)
 
 
-def test_merging_gives_the_weights_of_the_one_to_the_other(images: Tensor) -> None:
+def test_merging_adds_the_outgoing_weights(images: Tensor) -> None:
     model = planted([8])
     with torch.no_grad():
-        model.encoder[-2].weight[3] = model.encoder[-2].weight[1]  # now they are one and the same
+        model.encoder[-2].weight[3] = model.encoder[-2].weight[1]  # now the two are equal
     merged = pruned(model, [Removal("merged", (3,), 1, 0.0)])
     assert torch.allclose(merged(images), model(images), atol=1e-5)
     chained = pruned(model, [Removal("merged", (3,), 1, 0.0), Removal("merged", (1,), 0, 0.0)])
@@ -65,7 +65,7 @@ def test_merging_gives_the_weights_of_the_one_to_the_other(images: Tensor) -> No
     assert torch.allclose(chained.decoder[0].weight[:, 0], out[:, 0] + out[:, 1] + out[:, 3])
 
 
-def test_the_closest_go_first_and_nobody_twice() -> None:
+def test_the_closest_pairs_are_removed_first_and_no_neuron_twice() -> None:
     angles = torch.full((7, 7), 90.0)
     for i, j, angle in [(0, 1, 10.0), (1, 2, 4.0), (3, 4, 178.0), (4, 5, 3.0), (0, 5, 14.9), (0, 6, 15.0)]:
         angles[i, j] = angles[j, i] = angle
@@ -79,17 +79,17 @@ def test_the_closest_go_first_and_nobody_twice() -> None:
     assert find_removals(angles, parallel=0, opposite=180) == []
 
 
-def test_some_neuron_is_always_left() -> None:
+def test_at_least_one_neuron_remains() -> None:
     assert len(find_removals(torch.full((5, 5), 1.0))) == 4
     assert [r.removed for r in find_removals(torch.full((4, 4), 179.0))] == [(0, 1)]
 
 
-def test_other_activations_than_sigmoids_are_refused(images: Tensor) -> None:
+def test_other_activations_than_sigmoid_are_refused(images: Tensor) -> None:
     with pytest.raises(UsageError, match="activation is relu, not sigmoid"):
         distinctiveness(DenseAutoencoder(hidden_activation="relu"), images)
 
 
-def test_pruning_takes_no_random_numbers_and_keeps_mode_and_precision(images: Tensor) -> None:
+def test_pruning_keeps_the_random_state_and_the_models_mode_and_precision(images: Tensor) -> None:
     model = planted([8]).double().eval()
     state = torch.get_rng_state()
     smaller = pruned(model, [Removal("merged", (3,), 1, 0.0)])

@@ -18,6 +18,8 @@ from studied import QUIET, add_trial, complete, make_study, real_study, searched
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results import export
 from lit_mnist.sweeps.results.parent_run import log_summary
+from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.summary import read_summary, runs
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -176,3 +178,40 @@ def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.Monkey
 
 
 SPACE_OF_ONE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}
+
+
+SPEC = """\
+config: zhang/cnn
+metric: val/acc
+direction: maximize
+trials: 6
+space:
+  model.lr: {low: 0.01, high: 1, log: true}
+  model.momentum: {low: 0, high: 0.99}
+"""
+
+
+def test_the_progress_display_shows_finished_and_running_trials(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("lit_mnist.sweeps.results.progress.REFRESH_INTERVAL", 0.0)
+    study = make_study(objectives=(("val/acc", "maximize"),))
+    add_trial(study, TrialState.COMPLETE, mean=(0.5,))
+    with ProgressDisplay(study, parse_spec(SPEC, "lrs"), 2) as display:
+        assert not display.update()  # what was finished before is not printed again
+        add_trial(study, TrialState.COMPLETE, 0.2, mean=(0.9,))
+        add_trial(study, TrialState.PRUNED, 0.02, reason="at epoch 1: 0.1")
+        owner = {"host": "node7", "worker": 1}
+        add_trial(study, TrialState.RUNNING, 0.3, owner=owner, reported={0: 0.25, 1: 0.75})
+        assert display.update()
+    lines = capsys.readouterr().out
+    assert "trial 0:" not in lines
+    assert "trial 1: val/acc 0.9 with model.lr 0.2, model.momentum 0.5" in lines
+    assert "trial 2: pruned at epoch 1: 0.1 with model.lr 0.02" in lines
+    assert "3 of 6, best val/acc 0.9 (trial 1), about " in lines
+    *_, worker = [line for line in lines.splitlines() if "worker 1 on node7" in line and "trial 3" in line]
+    assert "val/acc 0.75 after 2" in worker and "model.lr 0.3" in worker
+    assert "study lrs: 3 of 6 trials (2 complete, 1 pruned, 1 unfinished)" in lines

@@ -1,4 +1,4 @@
-"""`lit-mnist compare`: what differs, side by side, with seeds taken together."""
+"""`lit-mnist compare`: what differs between runs, grouped by seed, in the terminal and as a page."""
 
 import re
 from collections.abc import Mapping
@@ -58,7 +58,7 @@ def _lines(out: str) -> dict[str, list[str]]:
     return {line.split()[0]: re.split(r"  +", line.strip())[1:] for line in out.splitlines() if line.strip()}
 
 
-def test_two_runs_show_only_what_differs_with_the_best_marked(cli: Cli, ids: dict[str, list[str]]) -> None:
+def test_two_runs_show_only_differences_and_mark_the_best(cli: Cli, ids: dict[str, list[str]]) -> None:
     first, second = ids["fast"][0], ids["slow"][0]
     code, out, err = cli("compare", first[:12], second)
     assert (code, err) == (0, "")
@@ -71,7 +71,7 @@ def test_two_runs_show_only_what_differs_with_the_best_marked(cli: Cli, ids: dic
     assert not {"max_epochs", "epoch", "root", "seeds", "encoder_checkpoint"} & lines.keys()
 
 
-def test_seeds_are_taken_together_and_compared_in_pairs(cli: Cli, ids: dict[str, list[str]]) -> None:
+def test_seeds_are_grouped_and_differences_are_paired(cli: Cli, ids: dict[str, list[str]]) -> None:
     code, out, err = cli("compare", *ids["fast"], *ids["slow"])
     assert (code, err) == (0, "")
     together, apart = out.split("* the best")
@@ -82,13 +82,13 @@ def test_seeds_are_taken_together_and_compared_in_pairs(cli: Cli, ids: dict[str,
     assert _lines(apart)["val/acc"] == ["-0.010 ± 0.012"]
 
 
-def test_runs_of_one_configuration_stand_beside_their_mean(cli: Cli, ids: dict[str, list[str]]) -> None:
+def test_runs_of_one_configuration_are_shown_with_their_mean(cli: Cli, ids: dict[str, list[str]]) -> None:
     out = cli("compare", *ids["fast"])[1]
     assert out.splitlines()[0].split() == [*(run_id[:8] for run_id in ids["fast"]), "mean"]
     assert _lines(out)["val/acc"] == ["0.9100", "0.9500*", "0.9300", "0.930 ± 0.050"]
 
 
-def test_a_study_has_a_row_for_each_trial_the_best_first(cli: Cli, ids: dict[str, list[str]]) -> None:
+def test_study_has_one_row_per_trial_best_first(cli: Cli, ids: dict[str, list[str]]) -> None:
     code, out, err = cli("compare", "--study", "lrs")
     assert (code, err) == (0, "")
     rows = [re.split(r"  +", line.strip()) for line in out.splitlines()]
@@ -97,7 +97,7 @@ def test_a_study_has_a_row_for_each_trial_the_best_first(cli: Cli, ids: dict[str
     assert rows[1][1].endswith("*")
 
 
-def test_the_page_says_the_same_in_one_file(cli: Cli, ids: dict[str, list[str]], project: Path) -> None:
+def test_page_has_the_same_content_in_one_file(cli: Cli, ids: dict[str, list[str]], project: Path) -> None:
     code, out, _ = cli("compare", *ids["fast"], *ids["slow"], "--html", "page.html")
     page = (project / "page.html").read_text()
     assert code == 0 and out.endswith("page.html\n")
@@ -107,7 +107,7 @@ def test_the_page_says_the_same_in_one_file(cli: Cli, ids: dict[str, list[str]],
     assert "http" not in page and "/store/" not in page
 
 
-def test_the_page_cuts_nothing_and_links_the_runs_of_a_server(project: Path) -> None:
+def test_page_shows_full_values_and_links_runs_on_a_server(project: Path) -> None:
     path = "/a/folder/deep/in/some/tree/" + "x" * 60
     runs = [
         RunData(digit * 32, "name", "FINISHED", {"source": f"{path}/{digit}"}, {"val/acc": 0.5}, {}, "e", "17")
@@ -122,7 +122,7 @@ def test_the_page_cuts_nothing_and_links_the_runs_of_a_server(project: Path) -> 
     assert all(len(cell) == 40 for cell in found.params[0].cells)
 
 
-def test_a_table_that_is_too_wide_says_what_it_leaves_out(
+def test_table_wider_than_the_terminal_names_what_it_omits(
     cli: Cli, ids: dict[str, list[str]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_mnist.tracking.queries.compare.width", lambda: 22)
@@ -140,34 +140,34 @@ def test_a_table_that_is_too_wide_says_what_it_leaves_out(
         (["abc", "--study", "lrs"], "two runs or more"),
     ],
 )
-def test_what_is_not_there_is_said_in_one_line(cli: Cli, arguments: list[str], words: str) -> None:
+def test_unknown_run_or_study_is_a_one_line_error(cli: Cli, arguments: list[str], words: str) -> None:
     code, out, err = cli("compare", *arguments)
     assert (code != 0, out, err.count("\n")) == (True, "", 1)
     assert words in err
 
 
-def test_one_run_is_nothing_to_compare(cli: Cli, ids: dict[str, list[str]]) -> None:
+def test_comparing_one_run_is_an_error(cli: Cli, ids: dict[str, list[str]]) -> None:
     assert "comparing takes two" in cli("compare", ids["fast"][0], ids["fast"][0])[2]
 
 
-def test_the_database_and_mlflow_say_the_same(ids: dict[str, list[str]]) -> None:
+def test_both_readers_return_the_same(ids: dict[str, list[str]]) -> None:
     store: Store = find_store()
     quick, slow = open_reader(store), ClientReader(connect(store))
     assert isinstance(quick, DatabaseReader)
 
-    def told(runs: list[RunData]) -> list[RunData]:
+    def plain(runs: list[RunData]) -> list[RunData]:
         return [replace(r, params=dict(r.params), metrics=dict(r.metrics), tags=dict(r.tags)) for r in runs]
 
     wanted = [*ids["fast"], "0" * 32, *ids["study"]]
-    assert told(quick.runs(wanted)) == told(slow.runs(wanted))
+    assert plain(quick.runs(wanted)) == plain(slow.runs(wanted))
     assert quick.studies() == slow.studies() == ["lrs"]
-    assert told(quick.trial_runs("lrs")) == told(slow.trial_runs("lrs"))
+    assert plain(quick.trial_runs("lrs")) == plain(slow.trial_runs("lrs"))
     assert [run.id for run in study_runs(store, quick, "lrs")] == ids["study"]
     for start in (ids["fast"][0][:9], ids["fast"][0]):
         assert quick.ids_beginning(start) == slow.ids_beginning(start) == [ids["fast"][0]]
 
 
-def test_pairs_need_two_seeds_in_common() -> None:
+def test_paired_difference_needs_two_common_seeds() -> None:
     assert paired({"0": 1.0, "1": 2.0}, {"1": 1.0, "2": 5.0}) is None
     difference = paired({"0": 1.0, "1": 2.0, "2": 9.0}, {"1": 1.0, "0": 0.5})
     assert difference == summarise([0.5, 1.0])
@@ -188,10 +188,16 @@ def test_pairs_need_two_seeds_in_common() -> None:
         ("val/loss", "minimize val/acc", False),
     ],
 )
-def test_a_metrics_name_or_the_studys_goal_says_which_way_is_better(
-    metric: str, goal: str, upwards: bool | None
-) -> None:
+def test_direction_of_a_metric_by_its_name_or_by_the_study(metric: str, goal: str, upwards: bool | None) -> None:
     assert higher_is_better(metric, goal) is upwards
     values = [0.5, float("nan"), 0.25]
     better = [0.5, 0.25] if upwards else [0.25, 0.5]
     assert sorted(values, key=lambda value: sort_value(metric, value, goal))[:2] == better
+
+
+def test_models_agree_with_the_direction_of_their_metric() -> None:
+    from lit_mnist import models
+
+    kinds = [kind for kind in vars(models).values() if isinstance(kind, type) and hasattr(kind, "monitor_mode")]
+    assert len(kinds) > 5
+    assert {(kind.monitor_mode == "max") == higher_is_better(kind.monitor) for kind in kinds} == {True}

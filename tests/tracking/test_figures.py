@@ -21,12 +21,12 @@ VAL = [(100, 0.8), (200, 0.4), (399, 0.09)]
 
 
 def texts(figure: Figure) -> list[str]:
-    """Every text that a reader sees, and proof that the figure can be drawn."""
+    """Return every visible text of the figure; fails if the figure cannot be drawn."""
     figure.draw_without_rendering()
     return [t.get_text() for t in figure.findobj(lambda artist: hasattr(artist, "get_text")) if t.get_visible()]
 
 
-def test_curves_show_each_metric_with_its_last_value_and_points_where_there_are_few():
+def test_curves_are_labelled_with_their_last_value():
     figure = loss_curves({"train/loss": TRAIN, "val/loss": VAL}, "zhang/cnn $\\frac$")
     (axes,) = figure.axes
     lines = {line.get_label(): line for line in axes.lines}
@@ -61,7 +61,7 @@ def test_accuracy_has_its_own_panel():
         ({"val/loss": [(1, 0.5), (2, float("inf"))]}, "val/loss  inf"),
     ],
 )
-def test_missing_and_diverged_metrics_are_said(history, text):
+def test_missing_and_diverged_metrics_are_shown_as_text(history, text):
     assert text in texts(loss_curves(history, ""))
 
 
@@ -110,12 +110,12 @@ def test_matrix_writes_counts_where_they_belong(names):
     assert len(figure.axes) == 2  # the matrix and its colour bar
 
 
-def test_matrix_colours_the_mistakes_and_not_the_right_answers():
+def test_matrix_colours_mistakes_only():
     image = confusion_matrix(np.array([[950, 50], [1, 99]]), ["a", "b"], [], "").axes[0].images[0]
     assert image.get_array().tolist() == [[None, 0.05], [0.01, None]]
 
 
-def test_hundred_classes_have_no_numbers_and_legible_names():
+def test_matrix_of_hundred_classes_omits_numbers_and_some_names():
     figure = confusion_matrix(np.eye(100, dtype=int), [f"class {i}" for i in range(100)], [], "")
     assert not figure.axes[0].texts
     assert len(figure.axes[0].get_xticks()) == 25
@@ -157,7 +157,7 @@ def test_rows_are_labelled_and_hold_their_images():
     assert image_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
 
 
-def test_colour_images_of_another_size_and_seven_classes():
+def test_rgb_images_32x32_with_seven_classes():
     grey = np.pad(IMAGES[:70], ((0, 0), (2, 2), (2, 2)))
     images = np.stack([grey, grey[::-1], np.full_like(grey, 90)], axis=1)
     labels = np.arange(70) % 7
@@ -197,7 +197,7 @@ def test_long_names_of_classes_stay_different():
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(1, (4, 28, 28)), (2, (4, 28, 28)), (3, (4, 28, 28, 3))])
-def test_any_number_of_channels_draws(channels, shape):
+def test_drawable_takes_any_number_of_channels(channels, shape):
     drawn = drawable(np.stack([IMAGES[:4]] * channels, axis=1))
     assert drawn.shape == shape
     np.testing.assert_allclose(drawn if channels != 3 else drawn[..., 1], IMAGES[:4] / 255)

@@ -1,4 +1,4 @@
-"""`lit-mnist runs`: what there is, in the order asked for."""
+"""`lit-mnist runs`: table and JSON, filter, order, limit and errors."""
 
 import contextlib
 import json
@@ -10,7 +10,7 @@ from conftest import Cli, enter_project
 from lit_mnist.tracking.run import open_run
 
 RUNS = [
-    # name, experiment, monitor, value: in the order in which they start
+    # name, experiment, monitor, value; oldest first
     ("first", "cnn", "val/acc", 0.91),
     ("second", "cnn", "val/acc", 0.97),
     ("third", "autoencoder", "val/loss", 0.02),
@@ -21,7 +21,7 @@ RUNS = [
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
-    """A project with five runs, shared by the tests here, none of which changes it."""
+    """A project with five runs, shared by all tests of this module; no test changes it."""
     with pytest.MonkeyPatch.context() as patch:
         folder = enter_project(tmp_path_factory.mktemp("listing"), patch)
         for name, experiment, monitor, value in RUNS:
@@ -47,7 +47,7 @@ def _names(cli: Cli, *flags: str) -> list[str]:
     return [run["name"] for run in json.loads(out)]
 
 
-def test_the_table_has_a_line_for_each_run_newest_first(cli: Cli) -> None:
+def test_table_lists_runs_newest_first(cli: Cli) -> None:
     code, out, err = cli("runs")
     assert (code, err) == (0, "")
     head, *lines = out.splitlines()
@@ -59,7 +59,7 @@ def test_the_table_has_a_line_for_each_run_newest_first(cli: Cli) -> None:
     assert all(line.endswith(" s") for line in map(str.rstrip, lines))
 
 
-def test_json_holds_what_the_table_does_and_all_metrics(cli: Cli) -> None:
+def test_json_contains_all_metrics(cli: Cli) -> None:
     run = json.loads(cli("runs", "--json", "--experiment", "autoencoder")[1])[0]
     assert run["metrics"] == {"best/val/loss": 0.01, "val/loss": 0.005}
     assert (run["status"], run["metric"], run["best"]) == ("FINISHED", "val/loss", 0.01)
@@ -77,7 +77,7 @@ def test_json_holds_what_the_table_does_and_all_metrics(cli: Cli) -> None:
         (("--sort", "metric", "--limit", "1"), ["second"]),
     ],
 )
-def test_the_runs_asked_for_in_the_order_asked_for(flags: tuple[str, ...], names: list[str], cli: Cli) -> None:
+def test_filter_order_and_limit(flags: tuple[str, ...], names: list[str], cli: Cli) -> None:
     assert _names(cli, *flags) == names
 
 
@@ -89,12 +89,12 @@ def test_the_runs_asked_for_in_the_order_asked_for(flags: tuple[str, ...], names
         (("--sort", "size"), "argument --sort: invalid choice: 'size'"),
     ],
 )
-def test_a_wrong_flag_is_one_line(flags: tuple[str, ...], line: str, cli: Cli) -> None:
+def test_wrong_flag_is_a_one_line_error(flags: tuple[str, ...], line: str, cli: Cli) -> None:
     code, out, err = cli("runs", *flags)
     assert (code, out) == (2, "") and err.startswith(f"lit-mnist: error: {line}") and err.count("\n") == 1
 
 
-def test_an_empty_store_says_so(empty: Path, cli: Cli) -> None:
+def test_empty_store_prints_how_to_make_a_run(empty: Path, cli: Cli) -> None:
     code, out, err = cli("runs")
     assert (code, err) == (0, "") and out.startswith(f"no runs in sqlite:///{empty}/mlruns/mlflow.db yet")
     assert cli("runs", "--json")[1] == "[]\n"

@@ -38,7 +38,7 @@ def project(newest: str) -> Path:
     return Path.cwd()
 
 
-def test_a_run_is_named_by_its_id_its_beginning_an_offline_id_or_last(newest: str, reader: Reader) -> None:
+def test_id_beginning_offline_id_or_last_name_a_run(newest: str, reader: Reader) -> None:
     store, client = find_store(), connect(find_store())
     for text in (newest, newest[:10], "last"):
         assert resolve_run_id(store, reader, text) == newest == find_run(client, store, text).info.run_id
@@ -47,7 +47,7 @@ def test_a_run_is_named_by_its_id_its_beginning_an_offline_id_or_last(newest: st
         assert found.data.tags[OFFLINE_ID].startswith(text)
 
 
-def test_an_ambiguous_beginning_names_the_first_runs_that_fit(reader: Reader) -> None:
+def test_ambiguous_beginning_names_the_first_matches(reader: Reader) -> None:
     with pytest.raises(UsageError) as error:
         resolve_run_id(find_store(), reader, "0000000")
     line = str(error.value)
@@ -57,12 +57,12 @@ def test_an_ambiguous_beginning_names_the_first_runs_that_fit(reader: Reader) ->
 
 
 @pytest.mark.parametrize("text", ["f" * 32, "0123456789", "no hexadecimal", "", "%", "*", "'"])
-def test_an_unknown_run_is_one_line(text: str, reader: Reader) -> None:
+def test_unknown_run_is_a_one_line_error(text: str, reader: Reader) -> None:
     with pytest.raises(UsageError, match=r"^no run .* in sqlite:.*; `lit-mnist runs` lists the runs$"):
         resolve_run_id(find_store(), reader, text)
 
 
-def test_a_deleted_run_is_not_found(newest: str, reader: Reader) -> None:
+def test_deleted_run_is_not_found(newest: str, reader: Reader) -> None:
     client = connect(find_store())
     deleted = client.create_run("0").info.run_id
     client.delete_run(deleted)
@@ -80,13 +80,13 @@ def test_a_deleted_run_is_not_found(newest: str, reader: Reader) -> None:
         ("fit", "--resume", "0000000"),
     ],
 )
-def test_every_command_answers_alike(arguments: tuple[str, ...], cli: Cli) -> None:
+def test_every_command_reports_ambiguity_alike(arguments: tuple[str, ...], cli: Cli) -> None:
     code, out, err = cli(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("lit-mnist: error: more than one run begins with '0000000'")
 
 
-def test_the_last_folder_is_that_of_the_newest_run_here(cli: Cli) -> None:
+def test_last_names_the_newest_local_folder(cli: Cli) -> None:
     assert local_folder("last") is None
     with open_run("lookup", system_metrics=False, offline=True) as older:
         pass

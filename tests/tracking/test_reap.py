@@ -1,4 +1,4 @@
-"""`lit-mnist runs --reap`: the dead are told from the living."""
+"""`lit-mnist runs --reap` sets dead runs to KILLED and leaves live and foreign runs alone."""
 
 import os
 from pathlib import Path
@@ -15,7 +15,7 @@ from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
 
-def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli: Cli, project: Path) -> None:
+def test_only_dead_runs_of_this_host_are_reaped(cli: Cli, project: Path) -> None:
     dead, foreign = killed_run(), killed_run()
     client = connect(find_store())
     client.set_tag(foreign, "host", "elsewhere")
@@ -45,21 +45,21 @@ def test_a_killed_process_is_told_from_one_that_lives_and_from_another_hosts(cli
     assert cli("runs", "--reap") == (0, "no run is RUNNING without a process\n", "")
 
 
-def test_a_run_whose_end_the_store_missed_gets_that_end(cli: Cli, project: Path) -> None:
+def test_run_that_ended_without_the_store_gets_its_own_status(cli: Cli, project: Path) -> None:
     run_id = killed_run()
     Journal(local_folder(run_id)).append({"kind": "status", "status": "FINISHED", "end_time": 1_700_000_000_000})
     assert (
-        f"run {run_id} (in mid-run) is FINISHED: its process could not tell the store" in cli("runs", "--reap")[1]
+        f"run {run_id} (in mid-run) is FINISHED: its status had not reached the store" in cli("runs", "--reap")[1]
     )
     info = connect(find_store()).get_run(run_id).info
     assert (info.status, info.end_time) == ("FINISHED", 1_700_000_000_000)
 
 
 @pytest.mark.parametrize("process", ["", "x@y", "999999999@1.0", "-1@1.0", "1e99@1"])
-def test_what_is_no_process_is_not_alive(process: str) -> None:
+def test_invalid_process_is_not_alive(process: str) -> None:
     assert not is_alive(process)
 
 
-def test_a_process_is_told_from_a_later_one_of_the_same_number() -> None:
+def test_process_with_a_reused_pid_is_not_alive() -> None:
     number, _, start = this_process().partition("@")
     assert is_alive(this_process()) and not is_alive(f"{number}@{float(start) - 3600:.2f}")

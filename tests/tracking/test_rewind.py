@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import MINI, Cli
+from conftest import MINI, Cli, enter_project
 from lightning.pytorch import Callback, Trainer
 from mlflow import MlflowClient
 from postgres import Postgres
@@ -26,6 +26,13 @@ from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
 
 CHECKPOINT, OLD_END, NEW_END = 40, 60, 80
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project shared by the tests here: creating MLflow's database takes longer than any of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        yield enter_project(tmp_path_factory.mktemp("rewind"), patch)
 
 
 @pytest.fixture(scope="module")
@@ -97,7 +104,7 @@ def test_a_database_holds_the_new_curve_alone(project: Path, cli: Cli) -> None:
     _check_one_curve(run)
     # Sending everything once more, as after a lost mark, ends in the same state.
     (run.folder / "spool.sent").unlink()
-    assert cli("sync")[0] == 0
+    assert cli("sync", run.id)[0] == 0
     _check_one_curve(run)
 
 
@@ -228,17 +235,19 @@ def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_
     project: Path, cli: Cli
 ) -> None:
     changed = ["--model.lr", "0.0007"]
+    before = set(run_folders(project / "mlruns"))
     watch = SignalWatch()
     with pytest.raises(Interrupted):  # exactly at the step at which the other one has its checkpoint
         fit(FLAGS, [_StopAt(watch, 30)], watch)
-    (expected,) = (path.name for path in run_folders(project / "mlruns"))
+    (expected,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     assert cli("fit", "--resume", expected, *changed)[0] == 0
 
+    before = set(run_folders(project / "mlruns"))
     done = subprocess.run([sys.executable, "-c", KILLED_FIT, *FLAGS], check=False)
     assert done.returncode == -signal.SIGKILL
-    (run_id,) = (path.name for path in run_folders(project / "mlruns"))
+    (run_id,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     client = connect(find_store())
-    assert cli("sync")[0] == 0
+    assert cli("sync", run_id)[0] == 0
     assert max(stored(client, run_id, "train/loss"))[0] >= 41 and set(_column(client, run_id, "lr")) == {0.001}
     assert cli("fit", "--resume", run_id, *changed)[0] == 0
     assert _curves(client, run_id) == _curves(client, expected)

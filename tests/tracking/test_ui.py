@@ -1,4 +1,4 @@
-"""`lit-mnist ui`: the project's runs in a browser, on this machine alone."""
+"""`lit-mnist ui` serves the project's store on loopback only."""
 
 import json
 import os
@@ -17,7 +17,7 @@ from conftest import Cli
 
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
-PATIENCE = 120
+TIMEOUT = 120
 
 
 @pytest.fixture
@@ -30,20 +30,20 @@ def taken_port():
 
 @pytest.fixture
 def port(taken_port: int) -> int:
-    """A port that was free a moment ago, and is not one that is taken now."""
+    """A free port, other than `taken_port`."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return probe.getsockname()[1]
 
 
-def _answer(address: str, body: dict[str, object] | None = None) -> str:
-    """What the server says, as soon as it says anything."""
+def _response(address: str, body: dict[str, object] | None = None) -> str:
+    """Return the server's response; waits until it responds."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
-    deadline = time.monotonic() + PATIENCE
+    deadline = time.monotonic() + TIMEOUT
     while True:
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as response:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as response:
                 assert response.status == 200
                 return response.read().decode()
         except urllib.error.URLError:
@@ -51,7 +51,7 @@ def _answer(address: str, body: dict[str, object] | None = None) -> str:
             time.sleep(0.2)
 
 
-def test_the_ui_shows_the_projects_experiments_on_loopback_only(project: Path, port: int) -> None:
+def test_ui_shows_the_projects_experiments_on_loopback_only(project: Path, port: int) -> None:
     store = find_store()
     experiment_id(connect(store), store, "to be seen")
     environment = {name: value for name, value in os.environ.items() if name != "MLFLOW_TRACKING_URI"}
@@ -61,8 +61,8 @@ def test_the_ui_shows_the_projects_experiments_on_loopback_only(project: Path, p
         subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True) as server,
     ):
         try:
-            assert "MLflow" in _answer(f"http://127.0.0.1:{port}/")
-            found = _answer(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", {"max_results": 9})
+            assert "MLflow" in _response(f"http://127.0.0.1:{port}/")
+            found = _response(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", {"max_results": 9})
             family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
             listening = {c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
         finally:
@@ -75,7 +75,7 @@ def test_the_ui_shows_the_projects_experiments_on_loopback_only(project: Path, p
     assert f"remote:  ssh -L {port}:127.0.0.1:{port} " in said
 
 
-def test_a_taken_port_is_one_line(taken_port: int, cli: Cli) -> None:
+def test_taken_port_is_a_one_line_error(taken_port: int, cli: Cli) -> None:
     code, out, err = cli("ui", "--port", str(taken_port))
     assert (code, out) == (2, "") and err.count("\n") == 1
     assert err.startswith(f"lit-mnist: error: --port {taken_port} cannot be used (")

@@ -27,7 +27,7 @@ CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
 
 
 class Recorder(Logger):
-    """Keeps every point, and refuses another value for the same name and step."""
+    """Keeps every point, and refuses a second one of the same name and step."""
 
     name, version = "recorder", "0"
 
@@ -41,8 +41,8 @@ class Recorder(Logger):
     def log_metrics(self, metrics: dict[str, float], step: int) -> None:
         for name, value in metrics.items():
             if name not in ("epoch", "images_per_s"):
-                # Once a Trainer is about to stop, Lightning logs the last values again at each step.
-                assert self.points.setdefault((name, step), value) == value
+                assert (name, step) not in self.points
+                self.points[name, step] = value
 
 
 class Signal(Callback):

@@ -39,7 +39,7 @@ def test_a_bad_value_is_refused_before_there_is_a_run(cli: Cli, flags: str, line
         ("", "is empty"),
         ("trainer:\n", "trainer is None"),
         ("trainer: [1]\n", "trainer is [1]"),
-        ("data:\n  init_args:\n    seed: 1\n    seed: 2\n", "has seed twice, in lines 3 and 4"),
+        ("data:\n  init_args:\n    seed: 1\n    seed: 2\n", ", line 4: seed is given twice, first in line 3"),
     ],
 )  # fmt: skip
 def test_a_bad_config_is_refused_before_there_is_a_run(cli: Cli, project: Path, text: str, line: str) -> None:

@@ -86,7 +86,7 @@ def test_a_wrong_flag_is_one_line_with_the_nearest_name(flags: list[str], line: 
         ("model: {init_args: {lrr: 0.1}}", "--model.lrr: CNN has no lrr; did you mean lr?"),
         ("trainer: {max_epoch: 3}", "trainer.max_epoch: trainer has no max_epoch; did you mean max_epochs?"),
         ("modle: {lr: 3}", "modle.lr: no such field; did you mean model.lr?"),
-        ("model: [", "--config {path} is not YAML: line 2"),
+        ("model: [", "--config {path}, line 2: "),
         ("just words", "--config {path} holds no fields"),
     ],
 )

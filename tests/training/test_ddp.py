@@ -133,7 +133,7 @@ def test_a_signal_ends_the_wait_for_a_node_that_never_comes(project: Path) -> No
     finally:
         process.kill()
     assert process.returncode == 143 and "stopped by SIGTERM" in errors and "Traceback" not in errors
-    (run,) = runs(connect(find_store()))
+    (run,) = runs(find_store())
     assert run["status"] == "KILLED"
 
 
@@ -172,7 +172,7 @@ def test_ranks_that_wait_for_a_hanging_one_are_killed_after_a_signal(project: Pa
         assert process.returncode == 143 and "SIGTERM came, and no batch ended within 2 s" in errors
         psutil.wait_procs([other], timeout=30)
         assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
-        (run,) = runs(connect(find_store()))
+        (run,) = runs(find_store())
         assert run["status"] == "KILLED"
     finally:
         process.kill()

@@ -54,8 +54,6 @@ USED: dict[str, Any] = {
     "_signal_connector": _trainer,
     "_SignalConnector": lambda: signal_connector,
     "_MultiProcessingLauncher": lambda: multiprocessing,
-    "_logger_connector": _trainer,
-    "_callback_metrics": lambda: _trainer()._logger_connector,
     "_batches_that_stepped": lambda: _trainer().fit_loop.epoch_loop,
     "_last_lr": _schedule,
     "_optimizer_step_pre_hooks": _optimizer,
@@ -79,6 +77,15 @@ def test_a_name_that_is_used_exists(name: str) -> None:
     assert hasattr(owner, name), (
         f"{shown} has no {name} in Lightning {lightning.__version__}, torch {torch.__version__}:"
         f" tried were Lightning {', '.join(TRIED_VERSIONS)}"
+    )
+
+
+@pytest.mark.filterwarnings("ignore:The `srun` command")
+def test_callback_metrics_is_the_dictionary_that_callbacks_read() -> None:
+    trainer = _trainer()
+    trainer.callback_metrics["train/loss"] = torch.tensor(0.5)
+    assert trainer.callback_metrics["train/loss"] == 0.5, (
+        f"in Lightning {lightning.__version__}, Trainer.callback_metrics is a copy: LitModel._log has no effect"
     )
 
 

@@ -121,9 +121,10 @@ def test_a_resumed_run_is_described_although_its_store_is_away(
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that the end waits for the server
-    with SignalWatch() as watch, pytest.raises(Interrupted):
-        fit([*FIT, "--tracking.figures", "false"], [Interrupt(watch, 4)], watch)
+    flags = [*FIT, "--trainer.log_every_n_steps", "1", "--tracking.figures", "false"]
     try:
+        with SignalWatch() as watch, pytest.raises(Interrupted):
+            fit(flags, [Interrupt(watch, 4)], watch)
         (folder,) = run_folders(find_store().home)
         journal = Journal(folder)
         before = journal.path.stat().st_size

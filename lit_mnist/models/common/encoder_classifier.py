@@ -43,6 +43,7 @@ class EncoderClassifier(Classifier):
         """Set the training mode, except for a frozen encoder, which stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
+            # super().train() has reached it too, and its batch norm would update its statistics.
             self.encoder.eval()
         return self
 

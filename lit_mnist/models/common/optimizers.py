@@ -18,6 +18,7 @@ def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused:
         return torch.optim.Adam(parameters, fused=fused, **shared)
     if hparams["optimizer"] == "sgd":
         return torch.optim.SGD(parameters, momentum=hparams["momentum"], fused=fused, **shared)
+    # torch has no fused RMSprop (as of 2.15).
     return torch.optim.RMSprop(parameters, momentum=hparams["momentum"], **shared)
 
 

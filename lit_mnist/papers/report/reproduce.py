@@ -10,7 +10,6 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lit_mnist.errors import Interrupted
 from lit_mnist.papers.report.experiment import Experiment, experiments, select
 from lit_mnist.papers.report.results import Result, make_result, read_result, result_path, write_result
-from lit_mnist.papers.report.table import write_table
 from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.signals import SignalWatch
 from lit_mnist.terminal import print_table, seconds
@@ -38,11 +37,6 @@ def reproduce(names: Sequence[str], every: bool, seeds: int, preset: Preset) -> 
     with SignalWatch() as watch:
         for experiment in chosen:
             run_experiment(experiment, preset, range(seeds), watch)
-
-
-def table() -> None:
-    """Write docs/results.md from the stored results."""
-    write_table(experiments())
 
 
 def list_experiments() -> None:

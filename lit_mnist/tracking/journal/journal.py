@@ -97,6 +97,8 @@ class Journal:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if self._file is None:
                     self._open()
+                # Unbuffered, so that a killed process loses nothing; without fsync, which would take longer than a
+                # training step. `sync` is called before each checkpoint.
                 self._write(line)
                 self._rewinds = None if entry.get("kind") == "rewind" else self._rewinds
             except OSError as error:
@@ -241,6 +243,7 @@ class Journal:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
+            # A full disk may have taken a part of the line, to which the next one would be appended.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._end)
             raise

@@ -61,7 +61,7 @@ def sync(run_id: str | None = None) -> None:
 
 
 class Clients:
-    """Clients of stores; a store that cannot be opened is tried only once."""
+    """Clients of stores; a store that cannot be opened is tried only once, which may take seconds."""
 
     def __init__(self) -> None:
         self._found: dict[str, MlflowClient | UserError] = {}

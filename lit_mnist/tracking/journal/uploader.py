@@ -52,6 +52,7 @@ class Uploader:
         # Background tasks and samples run in the thread, or in the main thread once the run ends: one at a time.
         self._task_lock = threading.Lock()
         self._closing, self._done, self._abandoned = threading.Event(), threading.Event(), threading.Event()
+        # A daemon: a request that hangs must not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="lit-mnist-uploader", daemon=True)
         self._thread.start()
 
@@ -105,7 +106,7 @@ class Uploader:
                     return
                 pause = self.interval
             elif closing:
-                self._abandoned.wait(1.0)
+                self._abandoned.wait(1.0)  # try again until `close` runs out of patience
             else:
                 pause = min(2 * pause, LONGEST_PAUSE)
 

@@ -23,13 +23,13 @@ from lit_mnist.tracking.queries.grouping import (
     RUN_SEED,
     Group,
     best,
-    differences,
     group_runs,
+    seed_of,
 )
 from lit_mnist.tracking.queries.lookup import resolve_run_id
 from lit_mnist.tracking.queries.metrics import sort_value
 from lit_mnist.tracking.queries.reader import Reader, RunData, open_reader
-from lit_mnist.tracking.queries.statistics import Summary
+from lit_mnist.tracking.queries.statistics import Summary, paired
 from lit_mnist.tracking.store import Store, find_store
 
 MISSING = "–"
@@ -156,7 +156,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
 def _param_lines(groups: Sequence[Group]) -> list[Line]:
     """Return seeds, status, tags and parameters, as far as they differ."""
     rows: dict[str, list[str]] = {
-        "seeds": [" ".join(group.seeds) for group in groups],
+        "seeds": [" ".join(map(seed_of, group.runs)) for group in groups],
         "status": ["/".join(sorted({run.status for run in group.runs})) for group in groups],
     }
     for tag, name in SHOWN_TAGS.items():
@@ -169,7 +169,7 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
         hidden.add(DATA_SEED)
     for name in dict.fromkeys(name for run in runs for name in run.params):
         if name not in hidden:
-            rows[name] = [MISSING if (text := group.param(name)) is None else text for group in groups]
+            rows[name] = [group.runs[0].params.get(name, MISSING) for group in groups]
     lines = []
     for name, full in rows.items():
         if len(set(full)) > 1:
@@ -182,7 +182,8 @@ def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[L
     """Return, for each metric, the groups after the first minus the first."""
     lines = []
     for name in metrics:
-        found = differences(groups, name)
+        first = groups[0].by_seed(name)
+        found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
             sure = [s is not None and s.interval is not None and abs(s.mean) > s.interval for s in found]
             lines.append(_number_line(name, found, sure, "+"))

@@ -1,4 +1,4 @@
-"""Group the runs that differ only in their seed, and compare groups."""
+"""Group the runs that differ only in their seed."""
 
 import re
 from collections import Counter
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from lit_mnist.tracking.queries.metrics import higher_is_better
 from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL, Reader, RunData
-from lit_mnist.tracking.queries.statistics import Summary, paired, summarise
+from lit_mnist.tracking.queries.statistics import Summary, summarise
 
 RUN_SEED, DATA_SEED = "seed_everything", "seed"
 """Parameters with the seed of the whole run, and with that of the data's split and order, mostly the same."""
@@ -25,18 +25,9 @@ class Group:
     runs: Sequence[RunData]
 
     @property
-    def seeds(self) -> list[str]:
-        """The seed of each run."""
-        return [seed_of(run) for run in self.runs]
-
-    @property
     def goal(self) -> str:
         """What the study of these runs optimizes, such as `minimize val/loss`; empty without a study."""
         return next((run.tags[GOAL] for run in self.runs if GOAL in run.tags), "")
-
-    def param(self, name: str) -> str | None:
-        """Return the parameter's value in the first run; None if it has none."""
-        return self.runs[0].params.get(name)
 
     def by_seed(self, metric: str) -> dict[str, float]:
         """Return the metric's last value for each seed that has one."""
@@ -99,12 +90,6 @@ def best(groups: Sequence[Group], metric: str) -> float | None:
     return max(means) if upwards else min(means)
 
 
-def differences(groups: Sequence[Group], metric: str) -> list[Summary | None]:
-    """Return how each group after the first differs from the first, seed by seed."""
-    first = groups[0].by_seed(metric)
-    return [paired(group.by_seed(metric), first) for group in groups[1:]]
-
-
 def _source_ids(runs: Iterable[RunData]) -> set[str]:
     """Return the ids of the runs whose checkpoints are among the parameters of `runs`."""
     return {match[1] for run in runs for value in run.params.values() if (match := CHECKPOINT.fullmatch(value))}
@@ -112,9 +97,11 @@ def _source_ids(runs: Iterable[RunData]) -> set[str]:
 
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
     """Return a text that is the same for two runs if they differ only in their seed."""
+    # Two trials stay apart even if their sampler gave them the same parameters.
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
     params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *IRRELEVANT_PARAMS)}
+    # The data's seed follows the run's unless it was set; one that was set is a difference.
     if params.get(DATA_SEED) == run.params.get(RUN_SEED):
         params.pop(DATA_SEED, None)
     for name, value in params.items():

@@ -19,17 +19,15 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
     Args:
         experiment: Only the runs of this experiment; None for all.
         sort: start (newest first), metric (best first), duration (longest first), status or name.
-        limit: How many runs at most.
+        limit: How many runs at most; 1 or more.
         as_json: Print a JSON list instead of a table.
 
     Raises:
-        UsageError: there is no such experiment, or `limit` is less than 1.
+        UsageError: there is no such experiment.
 
     """
     from rich.markup import escape
 
-    if limit < 1:
-        raise UsageError(f"--limit {limit} must be at least 1")
     store = find_store()
     rows = runs(store, experiment, sort, limit)
     if as_json:

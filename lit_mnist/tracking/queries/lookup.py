@@ -46,8 +46,10 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
     """
     if text == LATEST:
         found = [run.id for run in reader.list_runs("start", 1)]
+    elif re.fullmatch("[0-9a-f]+", text):  # anything else is no id, and may hold wildcards of the search
+        found = reader.ids_beginning(text, MOST_NAMED + 1)
     else:
-        found = reader.ids_beginning(text, MOST_NAMED + 1) if re.fullmatch("[0-9a-f]+", text) else []
+        found = []
     if len(found) == 1:
         return found[0]
     if found:

@@ -14,7 +14,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
 from lit_mnist.tracking.folder import OFFLINE_ID
@@ -77,37 +77,6 @@ class RunData:
         return (self.end if self.end and self.status != "RUNNING" else time.time()) - self.start
 
 
-class Reader(Protocol):
-    """Reads the runs of a store that are not deleted."""
-
-    def experiments(self) -> Mapping[str, str]:
-        """Return id and name of every experiment."""
-
-    def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
-        """Return the first `limit` runs in the given order, of all experiments or of the one of that name."""
-
-    def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """Return the runs with these full ids, in this order; unknown ids are left out."""
-
-    def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
-        """Return at most `limit` ids of runs whose id begins with `text`; if none, whose offline id did."""
-
-    def studies(self) -> list[str]:
-        """Return the names of the studies."""
-
-    def trial_runs(self, study: str) -> list[RunData]:
-        """Return the runs of a study's trials, oldest first."""
-
-
-def open_reader(store: Store) -> Reader:
-    """Return the fastest reader for the store."""
-    if store.uri.startswith(SQLITE) and Path(store.uri.removeprefix(SQLITE)).exists():
-        database = DatabaseReader(store.uri.removeprefix(SQLITE))
-        if database.has_tables():  # another process may be creating them: `connect` waits for it
-            return database
-    return ClientReader(connect(store))
-
-
 class DatabaseReader:
     """Reads the tables of a SQLite store; `mlflow_private.COLUMNS` lists the columns and the versions tried."""
 
@@ -124,7 +93,7 @@ class DatabaseReader:
         return {str(key): name for key, name in rows}
 
     def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
-        """Return the first `limit` runs in the given order."""
+        """Return the first `limit` runs in the given order, of all experiments or of the one of that name."""
         # Only what the order depends on is read of every run (0.1 s for 10,000 runs), the rest of `limit` runs.
         rows = self._select(
             "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, monitor.value,"
@@ -148,7 +117,7 @@ class DatabaseReader:
         return self.runs([run.id for run in _first(found, sort, limit)])
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """Return the runs with these ids, in this order."""
+        """Return the runs with these full ids, in this order; unknown ids are left out."""
         wanted = json.dumps(list(ids))
         among = "run_uuid IN (SELECT value FROM json_each(?))"  # a list of any length as one value
         params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
@@ -178,6 +147,7 @@ class DatabaseReader:
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
         """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
+        # GLOB and not LIKE, which ignores case and therefore cannot use the index of the ids.
         active = "lifecycle_stage = 'active' LIMIT ?"
         found = self._select(f"SELECT run_uuid FROM runs WHERE run_uuid GLOB ? AND {active}", f"{text}*", limit)
         offline = (
@@ -204,7 +174,8 @@ class DatabaseReader:
         return self.runs([run_id for (run_id,) in self._select(sql, STUDY, study, SEED)])
 
     def _select(self, sql: str, *values: str | int | None) -> list[tuple[Any, ...]]:
-        # Read-only, so that no question to a database can change or create one.
+        # Read-only, so that no question to a database can change or create one. A writer locks the whole file, for
+        # milliseconds as a rule and for seconds while MLflow migrates it.
         uri = f"file:{quote(self.path)}?mode=ro"
         try:
             with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
@@ -227,7 +198,7 @@ class ClientReader:
         return self._experiments
 
     def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
-        """Return the first `limit` runs in the given order."""
+        """Return the first `limit` runs in the given order, of all experiments or of the one of that name."""
         there = [key for key, name in self.experiments().items() if experiment in (None, name)]
         if sort in SERVER_ORDER:
             return list(self._search("", SERVER_ORDER[sort], limit, there))
@@ -238,6 +209,7 @@ class ClientReader:
 
     def _list_by_metric(self, limit: int, experiments: Sequence[str]) -> list[RunData]:
         """Return the best `limit` runs; asks for at most 2 * limit runs of each monitored metric."""
+        # The order depends on the metric that each run names in a tag, which MLflow cannot express in one query.
         found: dict[str, RunData] = {}
         for monitor in self._monitors(experiments):
             same = f"tags.{MONITOR} = {_quoted(monitor)}"
@@ -267,7 +239,7 @@ class ClientReader:
         return sorted(found)
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
-        """Return the runs with these ids, in this order."""
+        """Return the runs with these full ids, in this order; unknown ids are left out."""
         found: dict[str, RunData] = {}
         for start in range(0, len(ids), 100):  # some servers limit the length of a filter
             among = ", ".join(f"'{run_id}'" for run_id in ids[start : start + 100])
@@ -276,7 +248,7 @@ class ClientReader:
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
         """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
-        if len(text) == ID_LENGTH:
+        if len(text) == ID_LENGTH:  # one request; a search needs the ids of all experiments first
             from mlflow.exceptions import MlflowException
 
             with suppress(MlflowException):  # not found: it may be an offline id
@@ -312,6 +284,19 @@ class ClientReader:
                 info.run_id, info.run_name or "", info.status, data.params, data.metrics, data.tags,
                 names[info.experiment_id], info.experiment_id, *_seconds(info.start_time, info.end_time),
             )  # fmt: skip
+
+
+Reader = DatabaseReader | ClientReader
+"""Reads the runs of a store that are not deleted. Both kinds have the same methods with the same results."""
+
+
+def open_reader(store: Store) -> Reader:
+    """Return the fastest reader for the store."""
+    if store.uri.startswith(SQLITE) and Path(store.uri.removeprefix(SQLITE)).exists():
+        database = DatabaseReader(store.uri.removeprefix(SQLITE))
+        if database.has_tables():  # another process may be creating them: `connect` waits for it
+            return database
+    return ClientReader(connect(store))
 
 
 def _first(runs: Iterable[RunData], sort: Sort, limit: int | None) -> list[RunData]:

@@ -54,7 +54,7 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
                 journal.close()
                 cause = "its process is gone"
             else:
-                cause = "its process could not tell the store"
+                cause = "its status had not reached the store"
             send_now(MLflowWriter(client, folder.name, journal), store.name)
             return f"{title} is {status}: {cause}"
     except BusyError:

@@ -26,7 +26,6 @@ from lit_mnist.training.lightning.ranks import RankConsensus
 from lit_mnist.training.lightning.state import (
     batches_that_stepped,
     restore_batches_that_stepped,
-    restore_callback_metrics,
     restore_schedule,
 )
 
@@ -76,7 +75,9 @@ class ExactResume(Callback):
         ]
         if self._restored is not None:
             trainer.should_stop = self._restored["stops"]
-            restore_callback_metrics(trainer, self._restored["callback_metrics"])
+            # No checkpoint of Lightning has these. Without them, early stopping and checkpoints that monitor a
+            # metric would miss it until it is logged again.
+            trainer.callback_metrics.update(self._restored["callback_metrics"])
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Correct what Lightning restores wrongly."""

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.models import LitModel
-from lit_mnist.tracking.folder import CONFIG, upgrade_config
+from lit_mnist.tracking.folder import CONFIG, read_record, upgrade_config
 from lit_mnist.tracking.queries.lookup import FoundRun, fetch_folder, find_unfinished, resolve_run
 from lit_mnist.training.checkpoints.files import BEST, LAST, NEXT, PREVIOUS, STATE, read_checkpoint
 
@@ -57,7 +57,8 @@ class ResumePoint:
 
     def discard(self) -> None:
         """Remove the run's folder if it was only fetched for this resume, and nothing was done with it."""
-        if self.run.record is None:
+        # Read again: another process may have taken the run over since it was found, and work in this folder.
+        if read_record(self.folder) is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -1,10 +1,8 @@
 """Parts of a Trainer's state that Lightning restores wrongly, or not at all."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
-from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 
@@ -16,14 +14,6 @@ def batches_that_stepped(trainer: Trainer) -> int:
 def restore_batches_that_stepped(trainer: Trainer, count: int) -> None:
     """Set the counter: after a checkpoint in mid-epoch, Lightning restores it before it resets it."""
     trainer.fit_loop.epoch_loop._batches_that_stepped = count
-
-
-def restore_callback_metrics(trainer: Trainer, metrics: Mapping[str, Tensor]) -> None:
-    """Put `metrics` into `trainer.callback_metrics`, which no checkpoint of Lightning contains.
-
-    Without them, early stopping and checkpoints that monitor a metric would miss it until it is logged again.
-    """
-    trainer._logger_connector._callback_metrics.update(metrics)
 
 
 def restore_schedule(schedule: Any, step: int) -> None:

@@ -1,0 +1,104 @@
+"""Training with an ordinary Lightning Trainer, from Python, as a run that `test` and `fit --resume` understand."""
+
+from typing import Any
+
+import yaml
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from lit_mnist.data import ImageDataModule
+from lit_mnist.models import LitModel
+from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.folder import CONFIG
+from lit_mnist.tracking.journal.journal import replace_text
+from lit_mnist.tracking.run import Run
+from lit_mnist.training.checkpoints.exact_resume import ExactResume
+from lit_mnist.training.checkpoints.files import NEXT, PREVIOUS, best_callback
+from lit_mnist.training.checkpoints.resume_point import CHECKPOINTS
+from lit_mnist.training.configuration import CheckpointArgs, LitCLI
+
+TRAINER_FIELDS = (
+    "max_epochs",
+    "min_epochs",
+    "max_steps",
+    "min_steps",
+    "limit_train_batches",
+    "limit_val_batches",
+    "limit_test_batches",
+    "val_check_interval",
+    "check_val_every_n_epoch",
+    "log_every_n_steps",
+    "accumulate_grad_batches",
+    "gradient_clip_val",
+    "gradient_clip_algorithm",
+    "precision",
+)
+"""Arguments of a Trainer that it keeps as attributes of the same name, and that shape the training."""
+
+
+def resumable(run: Run, model: LitModel, seed: int = 0, often: CheckpointArgs | None = None) -> list[Callback]:
+    """Callbacks that let an ordinary Trainer leave behind what `lit-mnist fit` leaves in a run.
+
+    That is the configuration, the best checkpoint, and a last checkpoint from which `lit-mnist fit --resume`
+    continues exactly. Callbacks of your own are not part of the configuration.
+
+    Args:
+        run: The run that the Trainer's MLflowTracker writes to.
+        model: The model to be trained.
+        seed: Seed of dropout, and of whatever else the model draws from torch's generator.
+        often: How often the last checkpoint is written; by default as often as `fit` does.
+
+    Returns:
+        The callbacks, to be given to the Trainer in this order.
+
+    """
+    folder = run.folder / CHECKPOINTS
+    resume = ExactResume(SignalWatch(), often or CheckpointArgs(), seed)
+    resume.folder, resume.before_save = folder, run.sync
+    best = best_callback(model)
+    best.dirpath = str(folder)
+    return [resume, _RunFiles(run, seed), best]
+
+
+class _RunFiles(Callback):
+    """Writes the run's configuration at the start, and logs its checkpoints at the end."""
+
+    def __init__(self, run: Run, seed: int) -> None:
+        self.run, self.seed = run, seed
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Write the configuration, so that a run that is killed at any time can be resumed."""
+        data = trainer.datamodule  # type: ignore[attr-defined]
+        if stage != "fit" or not isinstance(data, ImageDataModule):
+            return
+        config = {
+            "seed_everything": self.seed,
+            "trainer": {name: getattr(trainer, name) for name in TRAINER_FIELDS},
+            "model": _class_and_arguments(pl_module),
+            "data": _class_and_arguments(data),
+            "tracking": {"experiment": self.run.experiment},
+        }
+        path = self.run.folder / CONFIG
+        replace_text(path, yaml.safe_dump(config, sort_keys=False))
+        # LitCLI checks the fields, and adds the defaults of those that are not given.
+        text = LitCLI(["--config", str(path)]).config_yaml()
+        replace_text(path, text)
+        self.run.log_text(text, CONFIG)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Log the checkpoints of a training that has ended."""
+        if stage == "fit":
+            self._log_checkpoints()
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Log the checkpoints of a training that has failed."""
+        self._log_checkpoints()
+
+    def _log_checkpoints(self) -> None:
+        for path in sorted((self.run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
+            if path.name not in (NEXT, PREVIOUS):
+                self.run.log_file(path, CHECKPOINTS)
+
+
+def _class_and_arguments(instance: Any) -> dict[str, Any]:
+    cls = type(instance)
+    return {"class_path": f"{cls.__module__}.{cls.__qualname__}", "init_args": dict(instance.hparams)}
