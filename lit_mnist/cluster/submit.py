@@ -117,6 +117,8 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise UsageError("what is to be submitted? `lit-mnist submit [OPTIONS] -- fit --config zhang/cnn`")
     if command[0] not in VERBS:
         raise UsageError(f"submit takes {', '.join(VERBS)}, and not {command[0]!r}")
+    if options.time is not None:
+        parse_time(options.time)
     if options.name is not None and not re.fullmatch(r"[\w.-]+", options.name):
         raise UsageError(f"--name {options.name}: letters, digits, dots, dashes and underscores only")
     if command[0] == "fit" and (given := {"--resume", "--key", "--offline"} & set(command)):

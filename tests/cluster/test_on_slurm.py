@@ -154,8 +154,8 @@ def test_a_warning_before_the_time_limit_puts_the_job_back_into_the_queue(projec
 def test_a_preempted_job_continues_when_there_is_room_again(project: Path, undisturbed) -> None:
     job = submit("preempted", "--sbatch=--exclusive", "--sbatch=--nodelist=n1")
     in_training("preempted", project)
-    urgent = slurm("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodelist=n1", "--output=/dev/null",
-                   "--wrap", "sleep 3").strip()  # fmt: skip
+    urgent = slurm("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodelist=n1",
+                   "--output=/dev/null", "--wrap", "sleep 3").strip()  # fmt: skip
     wait_for(lambda: state(urgent) == "COMPLETED", "end of the urgent job")
     finish("preempted", job, project)
     assert_same("preempted", undisturbed)
