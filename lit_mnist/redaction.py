@@ -1,4 +1,4 @@
-"""Passwords in URLs, which must appear in no output, file, tag or log."""
+"""Hides the passwords in URLs: none may appear in any output, file, tag or log."""
 
 import os
 import re
@@ -11,25 +11,25 @@ SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 URL_VARIABLES = ("MLFLOW_TRACKING_URI", "LIT_MNIST_STORAGE")
 """Environment variables whose value is a URL that may hold a password."""
 SHORTEST = 4
-"""Characters below which a password is hidden only inside a URL: "a" or "pw" stand in too many other words."""
+"""Shorter passwords are hidden only inside a URL: "a" or "pw" occur in too many other words."""
 # Greedy up to the last @: a password that should have been percent-encoded may itself hold an @ or a slash.
 _IN_USER = re.compile(r"(\w://[^\s:/@]*):(\S*)@")
-# Without the punctuation with which a sentence goes on.
+# The lookahead keeps the punctuation of a sentence that continues after the URL.
 _IN_QUERY = re.compile(
     r"((?:password|passwd|pwd|token|secret)=)([^\s&#'\"]+?)(?=[:;,]?(?:[\s&#'\"]|$))", re.IGNORECASE
 )
 
 
 def redact_urls(text: str) -> str:
-    """`text` with the password of every `scheme://user:PASSWORD@host` and `?password=PASSWORD` replaced by ***."""
+    """Replace the password of every `scheme://user:PASSWORD@host` and `?password=PASSWORD` in `text` by ***."""
     return _IN_QUERY.sub(rf"\1{HIDDEN}", _IN_USER.sub(rf"\1:{HIDDEN}@", text))
 
 
 def redact(text: str) -> str:
-    """As `redact_urls`, but also hides the passwords that this process knows where they stand alone.
+    """Return `text` without the passwords in its URLs, and without those that this process knows, as whole words.
 
-    A library may quote a password by itself (psycopg does where it cannot split a URL). Known are those in the
-    environment variables that name the stores, and in this process's arguments; they are hidden as whole words.
+    A library may quote a password outside its URL, as psycopg does with a URL that it cannot parse. Known are the
+    passwords in the environment variables that name the stores, and in this process's arguments.
     """
     text = redact_urls(text)
     for secret in _known_secrets():

@@ -51,7 +51,17 @@ PRIVATE = {
 """Library to the one module or package that may use its private names."""
 DOCUMENTED = {"_exit", "_replace"}
 """Names of Python's own library that begin with an underscore and are documented: of os, and of named tuples."""
-HEAVY = {"torch", "torchvision", "mlflow", "lightning", "optuna", "matplotlib", "jsonargparse", "sklearn"}
+HEAVY = {
+    "pydantic",
+    "torch",
+    "torchvision",
+    "mlflow",
+    "lightning",
+    "optuna",
+    "matplotlib",
+    "jsonargparse",
+    "sklearn",
+}
 
 
 @cache

@@ -1,8 +1,8 @@
-"""The arguments of `lit-mnist sweep` and what each of its verbs does; nothing heavy is imported for a question."""
+"""`lit-mnist sweep`: its arguments and those of its verbs. Imports nothing heavy at its top."""
 
 import argparse
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from lit_mnist.errors import UsageError
@@ -12,41 +12,51 @@ USAGE = """\
 lit-mnist sweep SPEC.yaml [--trials N] [--workers W] [--storage URL] [--plan]
        lit-mnist sweep status|best|export NAME [--storage URL] [--out FILE]
        lit-mnist sweep list [--storage URL]"""
-WHAT = """\
-Search for good hyperparameters: a study of N trials, however often it is interrupted and started again.
+DESCRIPTION = """\
+Search for good hyperparameters. A study has N trials, however often it is interrupted.
 
-The same command again runs what is left. Several of them may work on one study, on one machine or, with a
-PostgreSQL storage, on many. `status` says how far a study is, `best` writes its best configuration for
-`lit-mnist fit --config`, `export` writes every trial to a .csv or .parquet file, `list` names the studies."""
+The same command again runs the trials that are left. It may be started several times for one study, on one machine
+or, with a PostgreSQL storage, on many. `status` shows how far a study is, `best` writes its best configuration for
+`lit-mnist fit --config`, `export` writes a table of all trials, `list` lists the studies."""
+RESULTS = ("status", "best", "export", "list")
 
 
 def sweep(arguments: Sequence[str]) -> None:
-    """Do what the arguments of `lit-mnist sweep` say.
+    """Run a sweep, or the verb that the first argument names.
 
     Args:
-        arguments: Without the command's name.
+        arguments: The command line after `lit-mnist sweep`.
 
     Raises:
-        UserError: something is wrong with them, or with what they ask for.
+        UserError: an argument is wrong, or something that it names.
 
     """
     verb = arguments[0] if arguments else "--help"
-    if verb in VERBS:
-        VERBS[verb](arguments[1:], Parser(f"lit-mnist sweep {verb}", allow_abbrev=False))
-        return
+    if verb in RESULTS:
+        _show_results(verb, arguments[1:])
+    elif verb == "trial":  # started by a worker, see `workers/distributed.py`
+        parser = Parser("lit-mnist sweep trial", allow_abbrev=False)
+        parser.add_argument("job", type=Path)
+        job = parser.parse_args(arguments[1:]).job
+        from lit_mnist.sweeps.workers.distributed import run_job
+
+        quiet()
+        run_job(job)
+    else:
+        _run(arguments or ["--help"])
+
+
+def _run(arguments: Sequence[str]) -> None:
+    """`lit-mnist sweep SPEC.yaml`: plan a sweep, or run it."""
     parser = Parser(
         "lit-mnist sweep",
         usage=USAGE,
-        description=WHAT,
+        description=DESCRIPTION,
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    _sweep(arguments or ["--help"], parser)
-
-
-def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("spec", metavar="SPEC.yaml", help="what is searched, and how; see sweeps/ for some")
-    parser.add_argument("--trials", type=int, help="how many trials the study is to have in all")
+    parser.add_argument("spec", metavar="SPEC.yaml", help="the specification; sweeps/ has some to copy")
+    parser.add_argument("--trials", type=int, help="size of the study, instead of what the specification says")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that share the cores or GPUs (default: 1)"
     )
@@ -68,59 +78,37 @@ def _sweep(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
         return
     from lit_mnist.sweeps.workers.spawn import prepare
 
-    prepare(known.workers)
-    gc.disable()  # imports make a million objects that stay
-    from lit_mnist.sweeps.workers.runner import sweep as launch
+    prepare(known.workers)  # starts the workers' imports, which then run beside this process's own
+    gc.disable()  # collecting garbage among the million objects of the imports takes a tenth of the start-up
+    from lit_mnist.sweeps.workers.runner import sweep as run_sweep
 
     quiet()
-    launch(known.spec, known.trials, known.workers, known.storage)
+    run_sweep(known.spec, known.trials, known.workers, known.storage)
 
 
-def _status(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results.status import status
-
-    status(known.study, known.storage)
-
-
-def _best(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="configuration to write (default: NAME_best.yaml)")
-    known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results.export import best
-
-    best(known.study, known.storage, known.out)
-
-
-def _export(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
-    known = _parse_named(arguments, parser)
-    from lit_mnist.sweeps.results.export import export
-
-    export(known.study, known.storage, known.out)
-
-
-def _list(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
+def _show_results(verb: str, arguments: Sequence[str]) -> None:
+    """`lit-mnist sweep status|best|export NAME` and `list`."""
+    parser = Parser(f"lit-mnist sweep {verb}", allow_abbrev=False)
+    if verb != "list":
+        parser.add_argument("study", metavar="NAME", help="name of the study")
+    if verb == "best":
+        parser.add_argument("--out", type=Path, help="configuration to write (default: NAME_best.yaml)")
+    if verb == "export":
+        parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
     _add_storage(parser)
     known = parser.parse_args(arguments)
-    from lit_mnist.sweeps.results.status import list_studies
+    if verb in ("best", "export"):
+        from lit_mnist.sweeps.results import export
 
-    list_studies(known.storage)
+        write = export.best if verb == "best" else export.export
+        write(known.study, known.storage, known.out)
+        return
+    from lit_mnist.sweeps.results import status
 
-
-def _trial(arguments: Sequence[str], parser: argparse.ArgumentParser) -> None:
-    """What a worker starts the processes of a training on several devices with."""
-    parser.add_argument("job", type=Path)
-    known = parser.parse_args(arguments)
-    from lit_mnist.sweeps.workers.distributed import run_job
-
-    quiet()
-    run_job(known.job)
-
-
-def _parse_named(arguments: Sequence[str], parser: argparse.ArgumentParser) -> argparse.Namespace:
-    parser.add_argument("study", metavar="NAME", help="the study")
-    _add_storage(parser)
-    return parser.parse_args(arguments)
+    if verb == "list":
+        status.list_studies(known.storage)
+    else:
+        status.status(known.study, known.storage)
 
 
 def _add_storage(parser: argparse.ArgumentParser) -> None:
@@ -130,12 +118,3 @@ def _add_storage(parser: argparse.ArgumentParser) -> None:
         help="where studies are kept (default: LIT_MNIST_STORAGE, or mlruns/sweeps.journal);"
         " postgresql+psycopg://HOST/NAME for several machines",
     )
-
-
-VERBS: dict[str, Callable[[Sequence[str], argparse.ArgumentParser], None]] = {
-    "status": _status,
-    "best": _best,
-    "export": _export,
-    "list": _list,
-    "trial": _trial,
-}

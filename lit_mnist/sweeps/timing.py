@@ -10,8 +10,8 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from lit_mnist.sweeps.resources import threads_each
 from lit_mnist.sweeps.search.validation import training_length
-from lit_mnist.sweeps.workers.spawn import threads_each
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.lightning.fast_step import use_fast_step
 

@@ -1,4 +1,8 @@
-"""Stages: trainings that experiments are made of, each done once, whoever asks for it."""
+"""Stages: the trainings that experiments and sweeps build on, each done only once.
+
+A stage is identified by a hash of everything that affects its weights. Its run carries the hash as a tag,
+so that a stage is found again in any process that uses the same tracking store.
+"""
 
 import contextlib
 import hashlib
@@ -35,40 +39,43 @@ if TYPE_CHECKING:
 Preset = Literal["quick", "full"]
 Checkpoint = Literal["best", "last"]
 KEY, SOURCE, SECONDS = "stage.key", "stage.source", "stage.seconds"
-NO_MATTER = ("enable_progress_bar",)
-"""Fields of the Trainer that change nothing in what is learnt."""
+WITHOUT_EFFECT = ("enable_progress_bar",)
+"""Fields of the Trainer that do not affect the weights."""
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One `fit`, by its flags; it may start from the checkpoint of another."""
+    """One `fit`, described by its flags; it may start from the checkpoint of another stage."""
 
     config: str
+    """Name of the packaged configuration."""
     flags: tuple[str, ...] = ()
+    """Flags of `fit`."""
     quick: tuple[str, ...] = ()
-    """Further flags of the quick preset."""
+    """Flags that the quick preset adds."""
     source: "Stage | None" = None
-    """Whose checkpoint it uses."""
+    """The stage whose checkpoint it starts from."""
     source_flag: str = "--model.encoder_checkpoint"
+    """The flag that takes the path of that checkpoint."""
     take: Checkpoint = "best"
-    """Which checkpoint of the source."""
+    """Which checkpoint of the source is used."""
 
     def arguments(self, preset: Preset, seed: int) -> list[str]:
-        """Those of `fit`, but for the source's checkpoint."""
+        """The arguments of `fit`, without the source's checkpoint."""
         cut = self.quick if preset == "quick" else ()
         return ["--config", self.config, *self.flags, *cut, "--seed_everything", str(seed)]
 
 
 @lru_cache(maxsize=1024)
 def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
-    """What identifies the stage: a hash of all that bears on its weights, and of the stages below it.
+    """Return a hash of everything that affects the stage's weights, including the stages it builds on.
 
-    Names in MLflow, the folder of the images and the paths of checkpoints do not.
+    Names in MLflow, the folder of the images and the paths of checkpoints are left out.
     """
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
     kept["data"]["init_args"].pop("root", None)
-    for name in NO_MATTER:
+    for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)
     if stage.source is not None:
         kept["source"] = [stage_key(stage.source, preset, seed), stage.source_flag, stage.take]
@@ -76,7 +83,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
 
 def find_stage(client: "MlflowClient", key: str) -> "Run | None":
-    """The stage's run: the finished one, or else the newest; None where it never began."""
+    """Return the finished run of the stage, or else its newest run; None if it was never started."""
     found = list(search_runs(client, f"tags.`{KEY}` = '{key}'"))
     return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
 
@@ -84,17 +91,17 @@ def find_stage(client: "MlflowClient", key: str) -> "Run | None":
 def train_stage(
     stage: Stage, preset: Preset, seed: int, watch: SignalWatch, callbacks: Sequence[Callback] = ()
 ) -> str:
-    """The id of the stage's finished run, which is made or gone on with where there is none.
+    """Train the stage unless that is done, resuming an unfinished run; returns the id of its finished run.
 
     Args:
-        stage: Which, with the stages below it.
-        preset: Its length.
-        seed: Of weights, order and noise.
-        watch: Where signals are noted.
-        callbacks: To be called while it trains.
+        stage: The stage; the stages it builds on are trained first.
+        preset: Length of the training.
+        seed: Seed of weights, data order and noise.
+        watch: Notes signals.
+        callbacks: Added to the Trainer.
 
     Raises:
-        Interrupted: a signal came; the next call goes on.
+        Interrupted: a signal came; the next call resumes the training.
         UserError: training has failed.
 
     """
@@ -117,10 +124,10 @@ def train_stage(
 def take_source(
     stage: Stage, preset: Preset, seed: int, watch: SignalWatch, callbacks: Sequence[Callback] = ()
 ) -> tuple[list[str], dict[str, str]]:
-    """Flags and tags by which a fit of `stage` starts from its source, which is trained where it is not yet.
+    """Train the source of `stage` if needed; returns the flags and tags with which `fit` starts from it.
 
     Raises:
-        Interrupted: a signal came; the next call goes on.
+        Interrupted: a signal came; the next call resumes the training.
         UserError: training has failed.
 
     """
@@ -133,7 +140,9 @@ def take_source(
 
 
 def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Checkpoint) -> Path:
-    """A finished run's checkpoint, at a path that stays.
+    """Return the path of a finished run's checkpoint, copied to where it stays.
+
+    A run's own folder is removed when everything in it has been uploaded.
 
     Raises:
         UserError: the run has none.
@@ -141,7 +150,7 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
     """
     folder = store.home / "stages" / run_id
     there = {Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")}
-    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never val_metric_names has no best
+    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never validated has no best
     name = next((name for name in wanted if name in there), None)
     if name is None:
         raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
@@ -172,7 +181,7 @@ def _fit(
 
 @contextmanager
 def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
-    """Wait until no other process works on the stage."""
+    """Hold the stage's lock; waits while another process trains it."""
     lock = FileLock(store.home / "stages" / f".{key}.lock")
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
@@ -191,6 +200,6 @@ def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
 
 @contextmanager
 def suppress_stdout() -> Iterator[None]:
-    """Keep a fit's own tables out of those of whoever asked for it."""
+    """Discard what is printed: the tables of a single fit do not belong into the output of an experiment."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

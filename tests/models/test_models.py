@@ -1,5 +1,6 @@
 """Every architecture: its parameters against the papers' counts, its training, its hyperparameters."""
 
+import tarfile
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -166,6 +167,18 @@ def test_learns_from_real_images_in_a_plain_trainer(
     checkpoint = next(tmp_path.rglob("*.ckpt"))
     again = model_class.load_from_checkpoint(checkpoint)
     assert all(torch.equal(a, b) for a, b in zip(model.parameters(), again.parameters(), strict=True))
+
+
+def test_a_checkpoint_of_version_0_1_is_loaded(tmp_path: Path) -> None:
+    name = "./mlruns/runs/55086c37e514446489c5885ca99ffd7a/checkpoints/best.ckpt"
+    with tarfile.open(Path(__file__).parents[1] / "stored" / "v0.1.tar.xz") as archive:
+        archive.extract(name, tmp_path, filter="data")
+    with (tmp_path / name).open("rb") as file:
+        models = [CNN.load_from_checkpoint(tmp_path / name), CNN.load_from_checkpoint(file, lr=0.5)]
+    saved = torch.load(tmp_path / name, weights_only=True)["state_dict"]
+    for model, lr in zip(models, (0.001, 0.5), strict=True):
+        assert (model.hparams["image_shape"], model.hparams["lr"]) == ([1, 28, 28], lr)
+        assert all(torch.equal(value, saved[key]) for key, value in model.state_dict().items())
 
 
 @pytest.mark.parametrize(

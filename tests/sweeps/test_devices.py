@@ -1,14 +1,24 @@
 """A trial on two devices is one set of parameters, one run, one report a validation."""
 
+import os
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
+import psutil
+import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
+from servers import wait_for
 from small import spec_text, trial_runs, work
 
+from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.study import create_or_open_study
+from lit_mnist.sweeps.workers.distributed import wait_or_kill
 
 LR = [0.01, 1e-7]
 
@@ -36,3 +46,57 @@ def test_a_trial_on_two_devices_has_one_run_and_is_pruned_on_both(project: Path)
     assert [run.info.run_id] == trial.user_attrs["runs"] and run.info.status == "FINISHED"
     assert run.data.params["lr"] == "1e-07" and run.data.tags["device"].startswith("cpu × 2")
     assert run.data.tags["sweep.state"] == "pruned" and run.data.metrics["epoch"] == 0
+
+
+HANGING_RANKS = """
+import signal, subprocess, sys, time
+signal.signal(signal.SIGTERM, signal.SIG_IGN)
+if len(sys.argv) == 1:
+    other_rank = subprocess.Popen([sys.executable, __file__, "other rank"])
+    print(other_rank.pid, flush=True)
+time.sleep(600)
+"""
+
+
+def test_a_training_that_ignores_sigterm_is_killed_with_all_its_ranks(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.workers.distributed.GROUP_SAVE_TIMEOUT", 0.5)
+    program = tmp_path / "ranks.py"
+    program.write_text(HANGING_RANKS)
+    command = [sys.executable, str(program)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdout is not None
+        other_rank = psutil.Process(int(process.stdout.readline()))
+        signals = SignalWatch()
+        signals.received = signal.SIGTERM
+        failure = threading.Timer(30, os.killpg, (process.pid, signal.SIGUSR1))  # so that a failure does not hang
+        failure.start()
+        wait_or_kill(process, signals)
+        assert process.returncode == -signal.SIGKILL
+        wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "the other rank to die")
+        failure.cancel()
+
+
+ORPHAN = """
+import signal, time
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.workers import spawn
+
+spawn.SAVE_TIMEOUT = 0.5
+with SignalWatch() as signals:
+    spawn.ParentWatch(signals)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    time.sleep(600)
+"""
+
+
+def test_a_process_that_hangs_after_its_parent_has_died_is_killed() -> None:
+    command = [sys.executable, "-c", ORPHAN]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
+        assert process.stdin is not None
+        process.stdin.close()  # as the system does with the pipes of a dead process
+        failure = threading.Timer(30, process.terminate)  # so that a failure does not hang
+        failure.start()
+        assert process.wait() == -signal.SIGKILL
+        failure.cancel()

@@ -28,13 +28,13 @@ LONG = {
     "trainer.max_epochs": 12,
     "checkpoint.every_n_steps": 20,
 }
-PATIENCE = 200.0
+TIMEOUT = 200.0
 
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sums over several threads would differ in their last bits from those that they are compared with."""
-    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.cores", lambda: 1)
+    monkeypatch.setattr("lit_mnist.sweeps.resources.cores", lambda: 1)
 
 
 def small() -> optuna.Study:
@@ -47,8 +47,8 @@ def meanwhile(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def val_metric_names(number: int) -> bool:
-    """Whether trial `number` is in the middle of its training."""
+def is_training(number: int) -> bool:
+    """True if trial `number` is in the middle of its training."""
     journal = Path("mlruns/sweeps.journal")
     if not journal.exists() or '"trials"' not in journal.read_text():
         return False
@@ -58,7 +58,7 @@ def val_metric_names(number: int) -> bool:
 
 def kill_worker_of(number: int) -> None:
     """Kill the worker of trial `number`, and the process that it is a copy of."""
-    wait_for(lambda: val_metric_names(number), f"trial {number} to be in training", PATIENCE)
+    wait_for(lambda: is_training(number), f"trial {number} to be in training", TIMEOUT)
     worker = psutil.Process(int(small().get_trials()[number].user_attrs["owner"]["process"].partition("@")[0]))
     copied = worker.parent()
     worker.kill()
@@ -67,7 +67,7 @@ def kill_worker_of(number: int) -> None:
 
 
 def interrupt_in(number: int) -> None:
-    wait_for(lambda: val_metric_names(number), f"trial {number} to be in training", PATIENCE)
+    wait_for(lambda: is_training(number), f"trial {number} to be in training", TIMEOUT)
     os.kill(os.getpid(), signal.SIGINT)
 
 
@@ -112,17 +112,17 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
 def test_a_worker_whose_supervisor_is_gone_saves_its_trial_and_ends(project: Path) -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(flags=LONG, trials=1), "small"))
     with study_run(study, stored_spec(study)):
-        team = WorkerPool("small", default_storage(), 1)
-        team.go()
-        wait_for(lambda: val_metric_names(0), "the trial to be in training", PATIENCE)
-        team.close()  # as the system does with the pipes of a killed process
+        pool = WorkerPool("small", default_storage(), 1)
+        pool.start()
+        wait_for(lambda: is_training(0), "the trial to be in training", TIMEOUT)
+        pool.close()  # as the system does with the pipes of a killed process
     assert study.get_trials()[0].state == TrialState.RUNNING and study.get_trials()[0].user_attrs["owner"] is None
     assert trial_runs(study)[0].info.status == "KILLED"
 
 
-def fall(cradle: WorkerConfig) -> None:
+def fall(config: WorkerConfig) -> None:
     """What a worker does in place of its work."""
-    os.write(cradle.stderr.fileno(), b"it fell\n")
+    os.write(config.stderr.fileno(), b"it fell\n")
     sys.exit(3)
 
 

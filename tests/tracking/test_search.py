@@ -64,11 +64,13 @@ class Store:
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Store]]:
     """A tracking server with a few hundred runs."""
     server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    store = Store(server.folder / "server.db", MlflowClient(server.uri))
-    store.fill(300)
-    yield server, store
-    server.kill()
+    try:
+        server.start()
+        store = Store(server.folder / "server.db", MlflowClient(server.uri))
+        store.fill(300)
+        yield server, store
+    finally:
+        server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -30,7 +30,7 @@ def running(tmp_path_factory: pytest.TempPathFactory):
 def server(running: Server, project: Path, monkeypatch: pytest.MonkeyPatch):
     """The server as the project's store, with short time limits for the client."""
     monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
-    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "6")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
     yield running
     if not running.answers():

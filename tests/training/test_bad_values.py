@@ -7,6 +7,11 @@ from pathlib import Path
 
 import pytest
 from conftest import SHORT, Cli
+from mlflow.exceptions import MlflowException
+
+from lit_mnist.errors import UsageError
+from lit_mnist.guard import guarded
+from lit_mnist.tracking.run import open_run
 
 FIT = ("fit", "--model", "MLP", *SHORT, "--trainer.max_steps", "2")
 FIT = (*FIT, "--tracking.system_metrics", "false", "--tracking.figures", "false")
@@ -26,11 +31,37 @@ FIT = (*FIT, "--tracking.system_metrics", "false", "--tracking.figures", "false"
         ("--threads -2", "--threads -2: take"),
         ("--model.lr 1e400", "--model.lr inf must be finite"),
         ("--trainer.logger CSVLogger", "--trainer.logger has no effect"),
+        ("--trainer.devices 1000000000000000", "--trainer: MemoryError (`lit-mnist --debug ...`"),
+        ("--model Autoencoder", "--model Autoencoder is a base class, which does nothing by itself; did you mean"),
+        ("--model EncoderClassifier", "--model EncoderClassifier is a base class"),
+        ("--data ImageDataModule", "--data ImageDataModule is a base class"),
+        ("--model.warmup_steps null", "--model.warmup_steps: expected int, not null"),
+        ("--model.hidden_sizes [1000000000000000]", "model or data: [enforce fail"),
     ],
 )
 def test_a_bad_value_is_refused_before_there_is_a_run(cli: Cli, flags: str, line: str) -> None:
     code, out, err = cli(*FIT, *flags.split())
     assert (code, out) == (2, "") and err.startswith(f"lit-mnist: error: {line}") and err.count("\n") == 1
+
+
+def test_a_key_that_a_flag_gives_twice_is_refused(cli: Cli) -> None:
+    code, out, err = cli(*FIT, "--model", "{class_path: MLP, class_path: CNN}")
+    assert (code, out) == (2, "") and "class_path is given twice" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    "error", [OSError("no such disk"), MlflowException("no such table"), UsageError("no such flag")]
+)
+def test_debug_shows_the_traceback_behind_any_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> None:
+        raise error
+
+    assert guarded(work) in (1, 2)
+    line = capsys.readouterr().err
+    assert line.count("\n") == 1 and ("--debug" in line) == (not isinstance(error, UsageError))
+    guarded(work, debug=True)
+    said = capsys.readouterr().err
+    assert said.startswith("Traceback") and said.endswith(line)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +90,13 @@ def test_what_lightning_refuses_during_training_is_one_line_and_debug_shows_the_
     assert code == 2 and "Traceback" in err and "--debug" in err.splitlines()[-1]
     code, _, err = cli(*FIT, *flags.split())
     assert code == 2 and "Traceback" not in err
+
+
+def test_a_run_without_a_configuration_is_not_resumed(cli: Cli, project: Path) -> None:
+    with open_run("by hand", system_metrics=False) as run:
+        (run.folder / "by hand" / "checkpoints").mkdir(parents=True)
+    code, out, err = cli("fit", "--resume", run.id)
+    assert (code, out) == (1, "") and f"run {run.id} has no config.yaml" in err and err.count("\n") == 1
 
 
 def test_an_unused_srun_is_not_warned_about(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,7 @@
 """A disk that fills up or a tracking server that goes away during a training."""
 
 import signal
+import sqlite3
 import subprocess
 import sys
 import time
@@ -105,32 +106,30 @@ class Interrupt(Callback):
 
 
 class StoreLost(Callback):
-    """The server goes away as soon as a resumed training begins, before the run is described."""
+    """Nobody can read the store from the beginning of training on."""
 
-    def __init__(self, server: Server) -> None:
-        self.server = server
+    database: sqlite3.Connection
 
     def on_train_start(self, *args: Any) -> None:
-        self.server.kill()
+        path = find_store().uri.removeprefix("sqlite:///")
+        self.database = sqlite3.connect(path, timeout=60, isolation_level=None, check_same_thread=False)
+        self.database.execute("BEGIN EXCLUSIVE")
 
 
+@pytest.mark.filterwarnings("ignore")  # as on the command line
 def test_a_resumed_run_is_described_although_its_store_is_away(
-    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    server = Server(tmp_path_factory.mktemp("server"))
-    server.start()
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that the end waits for the server
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that the end waits for the store
     flags = [*FIT, "--trainer.log_every_n_steps", "1", "--tracking.figures", "false"]
-    try:
-        with SignalWatch() as watch, pytest.raises(Interrupted):
-            fit(flags, [Interrupt(watch, 4)], watch)
-        (folder,) = run_folders(find_store().home)
-        journal = Journal(folder)
-        before = journal.path.stat().st_size
-        assert fit(["--resume", folder.name, "--trainer.max_epochs", "1"], [StoreLost(server)]) is not None
-    finally:
-        server.kill()
+    with SignalWatch() as watch, pytest.raises(Interrupted):
+        fit(flags, [Interrupt(watch, 4)], watch)
+    (folder,) = run_folders(find_store().home)
+    journal = Journal(folder)
+    before = journal.path.stat().st_size
+    lost = StoreLost()
+    assert fit(["--resume", folder.name, "--trainer.max_epochs", "1"], [lost]) is not None
+    lost.database.close()
     entries = [entry for _, entry in journal.entries(before)]
     tags = {name for entry in entries if entry["kind"] == "tags" for name in entry["values"]}
     assert {"version.torch", "device", "git.dirty", "dataset.digest"} <= tags

@@ -2,7 +2,8 @@
 
 import math
 import time
-from typing import Any, ClassVar, Literal
+from io import BytesIO
+from typing import Any, ClassVar, Literal, Self
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
@@ -107,6 +108,24 @@ class LitModel(LightningModule):
             self.__dict__[name] = value
         else:
             super().__setattr__(name, value)
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
+        """Create the model of a checkpoint, as Lightning does, also of one that version 0.1 wrote."""
+        try:
+            return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
+        except TypeError as error:
+            if "picture_shape" not in str(error):  # version 0.1's name for image_shape
+                raise
+        if hasattr(checkpoint_path, "seek"):
+            checkpoint_path.seek(0)
+        checkpoint = torch.load(checkpoint_path, "cpu", weights_only=True)
+        hparams = checkpoint["hyper_parameters"]
+        hparams["image_shape"] = hparams.pop("picture_shape")
+        renamed = BytesIO()
+        torch.save(checkpoint, renamed)
+        renamed.seek(0)
+        return super().load_from_checkpoint(renamed, *args, **kwargs)
 
     def configure_model(self) -> None:
         """Convert the weights to the memory format of the network."""

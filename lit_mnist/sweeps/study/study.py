@@ -99,6 +99,14 @@ def is_out_of_time(study: optuna.Study, spec: Spec) -> bool:
     return spec.hours is not None and study.user_attrs.get(TIME_SPENT, 0.0) >= 3600 * spec.hours
 
 
+def is_over(study: optuna.Study, spec: Spec) -> bool:
+    """True if no trial is running and no new one may start."""
+    trials = get_trials(study)
+    if any(trial.state == RUNNING for trial in trials):
+        return False
+    return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
+
+
 def add_time_spent(study: optuna.Study, seconds: float) -> None:
     """Add to the time that has been spent on the study."""
     # Optuna has no atomic increment: without the lock, two sweeps on one study would overwrite each other's sum.

@@ -1,4 +1,4 @@
-"""Tells errors of a trial, which has then FAILED, from those of the infrastructure: then it is tried again."""
+"""Tells errors of a trial, which then has FAILED, from those of the infrastructure: then it is tried again."""
 
 import errno
 import shutil
@@ -8,57 +8,58 @@ from lit_mnist.sweeps.study.retry import StorageGoneError
 from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.store import StoreError, find_store, one_line
 
-ROOM = 32 * 1024 * 1024
-"""Bytes below which a disk is full."""
+FULL_DISK = 32 * 1024 * 1024
+"""Free bytes below which a disk counts as full: torch and SQLite report a failed write in many different ways."""
+LIBRARIES = ("mlflow", "sqlalchemy", "requests", "optuna")
+"""Libraries whose exceptions are about a store or a server, and never about a training."""
 
 
 class InfrastructureError(UserError):
-    """An error in another process that trained for a trial, which `is_infrastructure_error` was true for there.
+    """An infrastructure error that occurred in another process, which trained for a trial of this one.
 
     Args:
         text: The reason.
-        outage: What `is_outage` was there.
+        affects_all_trials: As `affects_all_trials` returned there.
 
     """
 
-    def __init__(self, text: str, outage: bool) -> None:
+    def __init__(self, text: str, affects_all_trials: bool) -> None:
         super().__init__(text)
-        self.outage = outage
+        self.affects_all_trials = affects_all_trials
 
 
 class ReleasedError(UserError):
-    """A trial was released, to be tried again, after an error that may be its own."""
+    """A worker has released its trial after an error of which the trial may be the cause, and ends."""
 
-    exit_code = 75  # sysexits.h: EX_TEMPFAIL
+    exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
-def is_outage(error: Exception) -> bool:
-    """True if the error would meet every trial alike, so that its coming again says nothing about the trial."""
+def is_infrastructure_error(error: Exception) -> bool:
+    """True if the error may not be the trial's own: store or data missing, full disk, another process at work.
+
+    Every OSError is one of these. An OSError that the trial itself causes comes again each time, which
+    `Leases.release_after_error` counts.
+    """
+    if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
+        return True
+    return type(error).__module__.partition(".")[0] in LIBRARIES or _is_disk_full()
+
+
+def affects_all_trials(error: Exception) -> bool:
+    """True if the error would stop every trial alike, so that its repetition says nothing about this one."""
     if isinstance(error, InfrastructureError):
-        return error.outage
+        return error.affects_all_trials
     if isinstance(error, StorageGoneError | StoreError | BusyError | DataError):
         return True
     return (isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)) or _is_disk_full()
 
 
-def is_infrastructure_error(error: Exception) -> bool:
-    """True if the error may be none of the trial's: store or data away, a full disk, another process at work.
-
-    Any OSError is among them. One that is the trial's own after all comes again: see `Leases.release`.
-    """
-    if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
-        return True
-    if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests", "optuna"):
-        return True
-    return _is_disk_full()
+def describe_error(error: Exception) -> str:
+    """Return in one line why a trial failed; with the type, unless the message is meant for users."""
+    text = one_line(error)[:500]
+    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}"
 
 
 def _is_disk_full() -> bool:
     home = find_store().home
-    return home.exists() and shutil.disk_usage(home).free < ROOM
-
-
-def reason_of(error: Exception) -> str:
-    """Why a trial failed, in one line."""
-    text = one_line(error)[:500]
-    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}"
+    return home.exists() and shutil.disk_usage(home).free < FULL_DISK

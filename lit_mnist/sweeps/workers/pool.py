@@ -1,4 +1,4 @@
-"""The workers of one `lit-mnist sweep`: processes that are started, watched, replaced and ended."""
+"""The launcher for this machine: worker processes that are started, watched, replaced when they die, and ended."""
 
 import collections
 import contextlib
@@ -7,196 +7,204 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 
 from lit_mnist.errors import UserError
 from lit_mnist.guard import ERROR
+from lit_mnist.sweeps.resources import threads_each
 from lit_mnist.sweeps.study.storage import STORAGE_VARIABLE
 from lit_mnist.sweeps.workers.errors import ReleasedError
-from lit_mnist.sweeps.workers.parent_watch import GO
-from lit_mnist.sweeps.workers.spawn import WorkerConfig, context, prepare, start_worker, threads_each
+from lit_mnist.sweeps.workers.spawn import SAVE_TIMEOUT, START, WorkerConfig, context, prepare, start_worker
 from lit_mnist.terminal import note
 from lit_mnist.tracking.process import find_process, is_alive
 
-MOST_DEATHS = {"error": 3, "release": 10, "kill": 20}
-"""Deaths in a row, with no trial getting further between, after which something is wrong for good.
+MAX_DEATHS = {"error": 3, "release": 10, "kill": 20}
+"""Deaths of workers in a row, with no trial getting further between, after which the sweep gives up.
 
-A worker that releases a trial ends too, and is replaced. Each trial is released a few times at most, so that the
-limit is higher there: several trials may fail in this way one after the other while the rest is fine."""
-PATIENCE = 120.0
-"""Seconds that a worker has for saving its trial."""
-UNKNOWN = 255
-"""The exit code, to multiprocessing, of a process whose fork server is dead."""
+A worker ends when it releases a trial after an error, and is replaced. Each trial is released a few times at most
+(see `leases.MAX_RELEASES`), so the limit is higher there: several trials may fail like this while the others are
+fine.
+"""
+STDERR_LINES = 50
+"""How many of a worker's last lines of stderr are kept, for the message of a sweep that gives up."""
+UNKNOWN_EXIT_CODE = 255
+"""What multiprocessing reports of a process whose fork server died before it did."""
 
 
-@dataclass
 class WorkerProcess:
-    """One worker process."""
+    """One worker process.
 
-    number: int
-    process: BaseProcess
-    pipe: Connection
-    reader: threading.Thread | None = None
-    last: "collections.deque[str]" = field(default_factory=lambda: collections.deque(maxlen=50))
-    """The end of what it has written to its stderr."""
+    Args:
+        number: The worker's number; one that replaces it gets the same.
+        process: The process.
+        stdin: The writing end of the pipe to it. While it is open, the worker knows that its parent is alive.
+        stderr: The reading end of the pipe from it.
+        on_line: Called, in a thread, with each line of its stderr.
 
-    def __post_init__(self) -> None:
-        self._seen = find_process(self.process.pid)
+    """
+
+    def __init__(
+        self,
+        number: int,
+        process: BaseProcess,
+        stdin: Connection,
+        stderr: Connection,
+        on_line: Callable[[str], None],
+    ) -> None:
+        self.number, self.process, self.stdin = number, process, stdin
+        self.last_lines: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        self._identity = find_process(process.pid)
+        self._reader = threading.Thread(target=self._read, args=(stderr, on_line), daemon=True)
+        self._reader.start()
 
     def is_alive_process(self) -> bool:
-        """Whether it does, be the fork server, which would tell of its end, dead itself."""
-        return self._seen is not None and is_alive(self._seen)
+        """True if the process is alive, even after its fork server has died.
 
-    def code(self) -> int:
-        """The exit code of one that is dead; that of a killed one, if nobody is left to tell."""
+        `Process.is_alive` waits for a message from the fork server, and takes the server's own death for the
+        child's.
+        """
+        return self._identity is not None and is_alive(self._identity)
+
+    def exit_code(self) -> int:
+        """Return the exit code of the dead process; that of SIGKILL if nobody is left who knows it."""
         self.process.join(1)
         code = self.process.exitcode
-        return -signal.SIGKILL if code in (None, UNKNOWN) else int(code)
+        return -signal.SIGKILL if code in (None, UNKNOWN_EXIT_CODE) else int(code)
 
-    def send(self, number: int) -> None:
-        """Send it a signal."""
+    def send_signal(self, number: int) -> None:
+        """Send a signal to the process if it is alive."""
+        # Checked by start time as well as number: the system may have given the number to another process.
         if self.is_alive_process() and self.process.pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.process.pid, number)
 
-    def wait(self, patience: float) -> None:
-        """Return when it is dead, which after `patience` seconds it is made."""
-        end = time.monotonic() + patience
+    def start_work(self) -> None:
+        """Let the worker begin."""
+        with contextlib.suppress(OSError):  # it has died already, and `WorkerPool.poll` replaces it
+            os.write(self.stdin.fileno(), f"{START}\n".encode())
+
+    def wait(self, timeout: float) -> None:
+        """Return when the process has ended; kill it after `timeout` seconds."""
+        deadline = time.monotonic() + timeout
         while self.is_alive_process():
-            if time.monotonic() > end:
-                self.send(signal.SIGKILL)
+            if time.monotonic() > deadline:
+                self.send_signal(signal.SIGKILL)
             time.sleep(0.02)
 
-    def go(self) -> None:
-        """Let it begin; one that is dead does not hear it, and is replaced."""
-        with contextlib.suppress(OSError):
-            os.write(self.pipe.fileno(), f"{GO}\n".encode())
+    def clean_up(self) -> None:
+        """Close the pipes of a dead process, after reading what it wrote last."""
+        self.stdin.close()
+        self._reader.join(5)
 
-    def clear_away(self) -> None:
-        """Read what a dead one has left to say."""
-        self.pipe.close()
-        if self.reader is not None:
-            self.reader.join(5)
+    def _read(self, stderr: Connection, on_line: Callable[[str], None]) -> None:
+        with stderr, os.fdopen(os.dup(stderr.fileno()), errors="replace") as lines:
+            for line in map(str.rstrip, lines):
+                self.last_lines.append(line)
+                on_line(line)
 
 
 class WorkerPool:
-    """The worker processes.
+    """A `Launcher` of processes on this machine, which are started with the pool and wait for `start`.
 
     Args:
         study: The study's name.
-        url: Its storage, as LIT_MNIST_STORAGE has it.
-        workers: How many.
-        gpus: Of which each worker gets one for its own.
+        url: Its storage, as in LIT_MNIST_STORAGE.
+        workers: How many processes.
+        gpus: GPUs of which each worker sees one only, in turn; empty if workers see all.
 
     """
 
     def __init__(self, study: str, url: str, workers: int, gpus: Sequence[str] = ()) -> None:
-        self.study, self.url, self.workers = study, url, workers
+        self.study, self.url, self.workers, self._gpus = study, url, workers, gpus
         self.threads = threads_each(workers)
-        self._gpus = gpus
-        self._said: set[str] = set()
-        self._deaths = dict.fromkeys(MOST_DEATHS, 0)
-        prepare(workers)
-        self._ended = False
+        self._printed: set[str] = set()
+        self._deaths = dict.fromkeys(MAX_DEATHS, 0)
+        self._is_closed = False
         self.members: list[WorkerProcess] = []
+        prepare(workers)
         try:
             for number in range(workers):
-                self.members.append(self._start(number))
+                self.members.append(self._start_worker(number))
         except BaseException:
             self.close()
             raise
 
-    def go(self) -> None:
+    def start(self) -> None:
         """Let the workers begin."""
         for member in self.members:
-            member.go()
+            member.start_work()
 
-    def look(self, finished: Callable[[], bool]) -> bool:
-        """Replace who has died; whether anybody is still at work.
-
-        Raises:
-            UserError: workers die again and again.
-
-        """
+    def poll(self, has_progressed: bool, is_finished: Callable[[], bool]) -> bool:
+        """Replace workers that have died; return False if none is left; see `Launcher`."""
+        if has_progressed:
+            self._deaths = dict.fromkeys(MAX_DEATHS, 0)
         for member in [member for member in self.members if not member.is_alive_process()]:
             self.members.remove(member)
-            member.clear_away()
-            code = member.code()
-            if code == 0 or self._ended or finished():
+            member.clean_up()
+            code = member.exit_code()
+            # 0: the worker saw that nothing is left to do. The study is asked only now, after the worker's death:
+            # it may have died while another one finished the last trial.
+            if code == 0 or self._is_closed or is_finished():
                 continue
             self._count_death(member, code)
-            self.members.append(self._start(member.number))
-            self.members[-1].go()
+            self.members.append(self._start_worker(member.number))
+            self.members[-1].start_work()
         return bool(self.members)
 
-    def progress(self) -> None:
-        """A trial has got further: whoever dies now is the first again."""
-        self._deaths = dict.fromkeys(self._deaths, 0)
+    def signal(self, number: int) -> None:
+        """Send a signal to every worker."""
+        for member in self.members:
+            member.send_signal(number)
 
-    def end(self, number: int) -> None:
-        """Pass a signal on, and wait until the workers have saved their trials."""
+    def close(self, kill: bool = False) -> None:
+        """End the workers: at once with `kill`, or else each when it has saved its trial."""
+        self._is_closed = True
         for member in self.members:
-            member.send(number)
-        self.close()
-
-    def close(self, finished: bool = False) -> None:
-        """Leave no worker behind: without its supervisor each ends by itself."""
-        self._ended = True
+            member.stdin.close()  # to the worker, this is the death of its parent: see `ParentWatch`
+            if kill:
+                member.send_signal(signal.SIGKILL)
         for member in self.members:
-            member.pipe.close()
-            if finished:  # it has nothing to save
-                member.send(signal.SIGKILL)
-        for member in self.members:
-            member.wait(PATIENCE)
-            member.clear_away()
+            member.wait(SAVE_TIMEOUT)
+            member.clean_up()
         self.members = []
 
-    def _start(self, number: int) -> WorkerProcess:
-        # The storage may have a password, which a command line would show to everybody on the machine.
+    def _start_worker(self, number: int) -> WorkerProcess:
+        # The storage's URL goes by the environment: it may hold a password, and every user can read a command
+        # line.
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), STORAGE_VARIABLE: self.url}
         if self._gpus:
             environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
-        stdin, pipe = context().Pipe(duplex=False)
-        words, stderr = context().Pipe(duplex=False)
-        with stdin, stderr:
-            process = start_worker(WorkerConfig(self.study, number, self.threads, environment, stdin, stderr))
-        member = WorkerProcess(number, process, pipe)
-        member.reader = threading.Thread(target=self._read, args=(member, words), daemon=True)
-        member.reader.start()
-        return member
+        child_stdin, stdin = context().Pipe(duplex=False)
+        stderr, child_stderr = context().Pipe(duplex=False)
+        # The child's ends are closed here once it has them: a pipe ends only when every copy of its end is closed.
+        with child_stdin, child_stderr:
+            config = WorkerConfig(self.study, number, self.threads, environment, child_stdin, child_stderr)
+            process = start_worker(config)
+        return WorkerProcess(number, process, stdin, stderr, self._print_once)
 
-    def _read(self, member: WorkerProcess, words: Connection) -> None:
-        """Hand on what a worker has to say to people, once if several say the same."""
-        with words, os.fdopen(os.dup(words.fileno()), errors="replace") as lines:
-            for line in map(str.rstrip, lines):
-                member.last.append(line)
-                said = line.removeprefix("lit-mnist: ")
-                if said != line and not said.startswith(("error: ", "stopped by ")) and said not in self._said:
-                    self._said.add(said)
-                    note(said)
+    def _print_once(self, line: str) -> None:
+        """Print a worker's remark, unless another worker has made it already; its errors are not printed."""
+        text = line.removeprefix("lit-mnist: ")
+        if text != line and not text.startswith(("error: ", "stopped by ")) and text not in self._printed:
+            self._printed.add(text)
+            note(text)
 
     def _count_death(self, member: WorkerProcess, code: int) -> None:
+        """Count a worker's death.
+
+        Raises:
+            UserError: that was one too many.
+
+        """
         kind = "kill" if code < 0 else "release" if code == ReleasedError.exit_code else "error"
         self._deaths[kind] += 1
-        if self._deaths[kind] >= MOST_DEATHS[kind]:
-            said = next((line for line in reversed(member.last) if line.startswith(ERROR)), "")
-            why = said.removeprefix(ERROR) or (
-                member.last[-1] if code > 0 and member.last else f"exit code {code}"
-            )
-            raise UserError(f"workers die and no trial gets any further; the last one: {why}")
-
-
-def visible_gpus() -> list[str]:
-    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
-    named = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if named is not None:
-        return [name for name in named.split(",") if name and name != "-1"]
-    import pynvml
-
-    try:
-        pynvml.nvmlInit()
-        return [str(i) for i in range(pynvml.nvmlDeviceGetCount())]
-    except pynvml.NVMLError:
-        return []
+        if self._deaths[kind] < MAX_DEATHS[kind]:
+            return
+        reason = f"exit code {code}"
+        if code > 0 and member.last_lines:
+            reason = member.last_lines[-1]
+        for line in member.last_lines:
+            if line.startswith(ERROR):
+                reason = line.removeprefix(ERROR) or reason
+        raise UserError(f"workers die and no trial gets any further; the last one: {reason}")

@@ -1,6 +1,7 @@
-"""What a worker starts from; imported by the fork server alone, which each worker is then a copy of.
+"""What the fork server imports, so that every worker, a fork of it, has it already; see `spawn`.
 
-See `lit_mnist.sweeps.workers.spawn`.
+Only the fork server imports this module. Importing it changes the process: how signals, output and exit are
+handled.
 """
 
 import atexit
@@ -14,22 +15,26 @@ from lit_mnist.tracking.mlflow_private import import_sql_store
 from lit_mnist.tracking.store import import_mlflow
 
 HANDLERS = {number: signal.getsignal(number) for number in WATCHED}
-"""What signals do to a worker, until it watches for them itself."""
+"""The handlers of signals before this module changed them, which `worker_main` restores."""
 
-# A terminal or a cluster sends its signals to the whole group: the fork server has to outlive the workers.
+# A terminal or a cluster signals the whole process group. If the fork server died with the first Ctrl-C, the sweep
+# would learn no exit code of any worker that is still saving its trial.
 for _number in WATCHED:
     signal.signal(_number, signal.SIG_IGN)
-# Whoever waits for the end of the command's output does not wait for this process.
+# A reader of the command's output, such as a pipe, waits until every process with that output open has ended. This
+# one may outlive the command.
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-gc.disable()
+gc.disable()  # imports create a million objects, none of which is garbage
 _sweep = os.getppid()
 for _module in ("torch", "lightning.pytorch", "lit_mnist.sweeps.workers.worker"):
-    if os.getppid() != _sweep:  # it was refused, or had nothing left to do
+    # The command starts this process before it has read the specification: it may be refused within the first
+    # second, and an import of several seconds cannot be interrupted.
+    if os.getppid() != _sweep:
         os._exit(0)
     importlib.import_module(_module)
 import_mlflow()
 import_sql_store()
-# What is frozen no worker's collector touches: its memory stays shared.
+# The garbage collector writes to every object that it examines, which would copy each page that workers share.
 gc.freeze()
-atexit.register(os._exit, 0)  # libraries would complain of what is frozen
+atexit.register(os._exit, 0)  # skips the libraries' own exit handlers, which complain about frozen objects

@@ -1,4 +1,4 @@
-"""What a trial's training tells its study, and how the study ends it early."""
+"""The Lightning callback by which a trial's training reports to its study and is pruned."""
 
 import time
 from collections.abc import Callable
@@ -17,96 +17,101 @@ from lit_mnist.tracking.logger import MLflowTracker
 
 
 class Reporter(Callback):
-    """Reports the goal after each validation, and ends a training that the pruner gives up.
+    """Reports the objective after each validation, and stops the training if the pruner says so.
 
     Args:
-        goal: What is reported.
-        trial: The trial to report to; None in a process other than rank 0.
-        reports: Whether the pruner sees the values. Of later seeds and of several objectives it does not: their
-            validations are only counted.
-        seed: The training's.
-        reason: Why the trial was pruned already, where it was before it was interrupted.
-        began: Called with the run's id when it is there.
+        objective: The metric to report.
+        trial: The trial to report to; None on ranks other than 0.
+        reports: True if the pruner sees the values. Those of later seeds, and of studies with several objectives,
+        it
+            does not see: their validations are only counted.
+        seed: The training's seed.
+        reason: Why the trial was pruned, if that happened before an interruption.
+        on_run: Called with the id of the MLflow run as soon as it exists.
 
     """
 
     def __init__(
         self,
-        goal: Objective,
+        objective: Objective,
         trial: Trial | None,
         reports: bool,
         seed: int,
         reason: str | None,
-        began: Callable[[str], object],
+        on_run: Callable[[str], object],
     ) -> None:
-        self.goal, self.trial, self.reports, self.seed = goal, trial, reports, seed
-        self.reason, self._began = reason, began
+        self.objective, self.trial, self.reports, self.seed = objective, trial, reports, seed
+        self.reason, self._on_run = reason, on_run
         self.validations, self.seconds, self.parameters = 0, 0.0, 0
-        self._since: float | None = None
+        self._started: float | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """What a training that goes on has to know: its validations, and the seconds it has taken."""
+        """Return what a resumed training needs: its validations so far, and the seconds that it has taken."""
         return {"validations": self.validations, "seconds": self._elapsed(), "reason": self.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Go on counting."""
+        """Continue to count where the checkpoint was saved."""
+        # Not the reason: a checkpoint may be older than the pruner's decision, which the trial's attribute has.
         self.validations, self.seconds = state_dict["validations"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the parameters, and tell which run it is."""
+        """Count the parameters, and pass on the id of the run."""
         self.parameters = count_parameters(pl_module)
         if trainer.is_global_zero and isinstance(trainer.logger, MLflowTracker) and trainer.logger.run is not None:
-            self._began(trainer.logger.run.id)
+            self._on_run(trainer.logger.run.id)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Start the clock; a training that was given up already ends at once."""
-        self._since = time.perf_counter()
+        """Start the clock; stop at once if the trial was pruned before."""
+        self._started = time.perf_counter()
         if self.reason is not None:
             trainer.should_stop = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Report the goal, and end training if the study has no hope for it."""
+        """Report the objective, or count the validation, and stop the training if the trial is pruned."""
         if trainer.sanity_checking:
             return
         step, self.validations = self.validations, self.validations + 1
         if not self.reports:
-            self._count()
+            self._count_unreported()
             return
-        given_up = self._report(trainer, step) if trainer.is_global_zero else False
-        if trainer.strategy.broadcast(given_up):
+        is_pruned = self._report(trainer, step) if trainer.is_global_zero else False
+        # All ranks must stop at the same step, or those that go on would wait for rank 0 for ever.
+        if trainer.strategy.broadcast(is_pruned):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the study wants to know of the run."""
+        """Log to the run what its study shows of it."""
         self.seconds = self._elapsed()
-        self._since = None
+        self._started = None
         if trainer.is_global_zero and isinstance(trainer.logger, MLflowTracker) and trainer.logger.run is not None:
             run = trainer.logger.run
             run.log_metrics({"parameters": self.parameters, "seconds": self.seconds}, trainer.global_step)
-            state = {STATE: "complete"} if self.reason is None else {STATE: "pruned", REASON: self.reason}
-            run.set_tags(state)
+            run.set_tags({STATE: "complete"} if self.reason is None else {STATE: "pruned", REASON: self.reason})
 
     def measured(self) -> dict[str, float]:
-        """The objectives that no model logs."""
+        """Return the metrics that no model logs: number of parameters and seconds of training."""
         return {"parameters": float(self.parameters), "seconds": self.seconds}
 
     def _report(self, trainer: Trainer, step: int) -> bool:
-        """Report validation number `step`; whether training is to end."""
+        """Report validation number `step`, and return True if the trial is pruned."""
         assert self.trial is not None
-        name = self.goal.metric.removeprefix("best/")
+        name = self.objective.metric.removeprefix("best/")
         value = trainer.callback_metrics.get(name)
+        # A training that is resumed from an older checkpoint repeats validations that it has reported. The first
+        # value stays, and so does the pruner's decision on it.
         if not isinstance(value, Tensor) or has_reported(self.trial, step):
-            return False  # a training that goes on comes by what it has reported
+            return False
         check_finite(name, float(value), trainer)
         self.trial.report(float(value), step)
         if not self.trial.should_prune():
             return False
         self.reason = f"at epoch {trainer.current_epoch + 1}: {name} {float(value):.4g} was not enough to go on"
+        # Stored before the training stops: whoever takes the trial over must not train on.
         self.trial.set_user_attr("pruned", self.reason)
         return True
 
-    def _count(self) -> None:
-        """Let the study know that the trial gets further: see `Leases`, which counts attempts that do not."""
+    def _count_unreported(self) -> None:
+        """Store that the trial has got further: `Leases` counts the deaths and releases since then."""
         if self.trial is None:
             return
         counts: dict[str, int] = self.trial.user_attrs.get(UNREPORTED, {})
@@ -114,14 +119,14 @@ class Reporter(Callback):
             self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
 
     def _elapsed(self) -> float:
-        return self.seconds + (0.0 if self._since is None else time.perf_counter() - self._since)
+        return self.seconds + (0.0 if self._started is None else time.perf_counter() - self._started)
 
 
 def check_finite(name: str, value: float, trainer: Trainer | None = None) -> None:
-    """Refuse a value that is no number.
+    """Refuse a metric that is infinite or not a number.
 
     Raises:
-        UserError: it is not.
+        UserError: it is one of these; with the step, if `trainer` is given.
 
     """
     if value - value != 0:
@@ -130,5 +135,5 @@ def check_finite(name: str, value: float, trainer: Trainer | None = None) -> Non
 
 
 def count_parameters(model: LightningModule) -> int:
-    """How many numbers `model` learns."""
+    """Return the number of trainable parameters."""
     return sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)

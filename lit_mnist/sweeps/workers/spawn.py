@@ -1,12 +1,15 @@
-"""Where workers come from: a process that has imported everything, and of which each worker is a copy.
+"""Starts worker processes on this machine, and makes them end if the process that started them dies.
 
-Lightning, torch and MLflow take seconds to import. Workers of their own would each take them, and the memory.
+Importing Lightning, torch and MLflow takes seconds and hundreds of megabytes. A fork server imports them once (see
+`preload`), while the command still reads and checks its specification; every worker is a fork of it and shares
+that memory.
 """
 
 import multiprocessing
 import os
 import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -18,92 +21,86 @@ from types import ModuleType
 
 from lit_mnist.errors import UserError
 from lit_mnist.guard import guarded
+from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.resources import threads_each
 
-FORKS = sys.platform == "linux"
-"""Elsewhere the libraries' own threads do not survive a fork, and each worker starts from nothing."""
-TRIES = 10
-"""Fork servers that are started for a worker, each of which may be killed while it imports."""
-PRELOAD = "lit_mnist.sweeps.workers.preload"
+CAN_FORK = sys.platform == "linux"
+"""On other systems libraries' threads do not survive a fork: each worker is a new interpreter."""
+MAX_ATTEMPTS = 10
+"""Attempts to start a worker, for each of which a killed fork server is replaced."""
+START = "start"
+"""The line, written to a worker's standard input, with which it begins to work."""
+SAVE_TIMEOUT = 120.0
+"""Seconds that a worker has to save its trial once it was told to end; after that it is killed."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker begins with."""
+    """What a worker process is started with."""
 
     study: str
     number: int
     threads: int
     environment: Mapping[str, str]
     stdin: Connection
-    """Its leash."""
+    """The reading end of the pipe from its parent, see `ParentWatch`."""
     stderr: Connection
 
 
 def prepare(workers: int) -> None:
-    """Let the process that so many workers are to be copies of import what they need, beside the caller."""
-    if not FORKS:
-        return
-    from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+    """Start the fork server, which imports what workers need while the caller goes on.
 
-    set_forkserver_preload([PRELOAD])
-    with _threads(threads_each(workers)):
-        ensure_running()
+    Args:
+        workers: How many there will be, which decides on their number of threads.
+
+    """
+    if CAN_FORK:
+        from multiprocessing.forkserver import ensure_running, set_forkserver_preload
+
+        set_forkserver_preload(["lit_mnist.sweeps.workers.preload"])
+        with _thread_limit(threads_each(workers)):
+            ensure_running()
 
 
 def context() -> BaseContext:
-    """How processes are started."""
-    return multiprocessing.get_context("forkserver" if FORKS else "spawn")
+    """Return the multiprocessing context of workers and of the pipes to them."""
+    return multiprocessing.get_context("forkserver" if CAN_FORK else "spawn")
 
 
 def start_worker(config: WorkerConfig) -> BaseProcess:
-    """A worker's process.
+    """Start a worker process.
 
     Raises:
-        UserError: there can be none.
+        UserError: the system refuses.
 
     """
-    for tries_left in reversed(range(TRIES)):
-        process: BaseProcess = context().Process(target=worker_main, args=(config,))  # type: ignore[attr-defined]
-        try:
-            with _without_main(), _threads(config.threads):
-                process.start()
-            return process
-        except (OSError, EOFError) as error:  # the fork server was killed; the next try starts another one
-            if not tries_left:
-                raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
-            # A killed process refuses connections some time before the system says that it is dead.
-            time.sleep(0.1)
-    raise AssertionError("the last try returns or raises")
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """Let a fork server that is started meanwhile have so many threads: some of what it imports looks but once."""
-    before = os.environ.get("OMP_NUM_THREADS")
-    os.environ["OMP_NUM_THREADS"] = str(count)
-    try:
-        yield
-    finally:
-        if before is None:
-            del os.environ["OMP_NUM_THREADS"]
-        else:
-            os.environ["OMP_NUM_THREADS"] = before
-
-
-@contextmanager
-def _without_main() -> Iterator[None]:
-    """Keep the caller's script from multiprocessing, which would run it again in each worker."""
+    # multiprocessing imports the caller's script in each child, to find functions that it defines. There are none,
+    # and a script without `if __name__ == "__main__"` would start the sweep again.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
-        yield
+        for attempt in range(1, MAX_ATTEMPTS + 1):
+            process: BaseProcess = context().Process(target=worker_main, args=(config,))  # type: ignore[attr-defined]
+            try:
+                with _thread_limit(config.threads):
+                    process.start()
+                return process
+            except (OSError, EOFError) as error:
+                # The fork server was killed, by the system or by a user who saw an unknown process.
+                # multiprocessing starts another one with the next attempt.
+                if attempt == MAX_ATTEMPTS:
+                    raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
+                # A killed process refuses connections a moment before the system reports that it is dead.
+                time.sleep(0.1)
     finally:
         sys.modules["__main__"] = main
+    raise AssertionError("the last attempt returns or raises")
 
 
 def worker_main(config: WorkerConfig) -> None:
-    """A worker's life."""
-    os.setsid()  # a terminal's signals come by way of the supervisor, once
+    """Run a worker in this process, which was just forked or spawned, and exit."""
+    # In a session of its own, the worker gets no signals from the terminal: the sweep passes each on, once.
+    os.setsid()
     os.dup2(config.stdin.fileno(), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(config.stderr.fileno(), 2)
@@ -113,7 +110,7 @@ def worker_main(config: WorkerConfig) -> None:
     sys.argv = ["lit-mnist", "sweep", "worker", config.study]
     os.environ.clear()
     os.environ.update(config.environment)
-    if FORKS:
+    if CAN_FORK:
         from lit_mnist.sweeps.workers.preload import HANDLERS
 
         for number, handler in HANDLERS.items():
@@ -125,13 +122,53 @@ def worker_main(config: WorkerConfig) -> None:
     sys.exit(guarded(lambda: run_worker(config.study, config.number, config.threads)))
 
 
-def threads_each(workers: int) -> int:
-    """Each worker's share of the cores; no more than OMP_NUM_THREADS, where the user has set it."""
-    share = max(1, cores() // workers)
-    most = os.environ.get("OMP_NUM_THREADS", "")
-    return min(share, int(most)) if most.isdecimal() and int(most) else share
+class ParentWatch:
+    """A thread that reads this process's standard input, a pipe from the process that it works for.
+
+    A line START lets the work begin. The end of the pipe means that the other process is dead, however it died:
+    the system closes its end. Signals cannot tell this, since the parent of a forked worker is the fork server.
+
+    Args:
+        signals: Gets a SIGTERM when the pipe ends, so that the work is saved and ends.
+
+    """
+
+    def __init__(self, signals: SignalWatch) -> None:
+        self._signals = signals
+        self._start = threading.Event()
+        threading.Thread(target=self._run, daemon=True).start()
+
+    def wait(self) -> None:
+        """Return when the work may begin or a signal has come."""
+        # With a time limit, because a signal that is only noted does not end a wait.
+        while not self._start.wait(0.2) and self._signals.received is None:
+            pass
+
+    def _run(self) -> None:
+        for line in sys.stdin:
+            if line.strip() == START:
+                self._start.set()
+        if self._signals.received is None:
+            self._signals.received = signal.SIGTERM
+        self._start.set()
+        # Nobody is left to kill this process if it hangs, and to free its GPU. As the leader of its process group
+        # it takes the other ranks of a distributed training with it. A process that ends in time ends this thread,
+        # too.
+        time.sleep(SAVE_TIMEOUT)
+        if os.getpgrp() == os.getpid():
+            os.killpg(os.getpgrp(), signal.SIGKILL)
+        os._exit(1)
 
 
-def cores() -> int:
-    """How many this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+@contextmanager
+def _thread_limit(count: int) -> Iterator[None]:
+    """Set OMP_NUM_THREADS for a fork server that is started meanwhile: libraries read it once, when imported."""
+    before = os.environ.get("OMP_NUM_THREADS")
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ["OMP_NUM_THREADS"]
+        else:
+            os.environ["OMP_NUM_THREADS"] = before

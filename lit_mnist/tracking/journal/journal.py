@@ -21,7 +21,7 @@ from lit_mnist.tracking.journal.points import Point, Rewind
 Entry = dict[str, Any]
 
 MAIN = "spool"
-"""Name of the journal of a run's own fit; a process that measures the run writes one with another name."""
+"""Name of the files of a fit's journal; a process that measures the run writes one with another name."""
 DAMAGED = "damaged line"
 """The kind of an entry whose line cannot be parsed."""
 

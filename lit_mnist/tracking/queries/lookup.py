@@ -235,7 +235,10 @@ def fetch_folder(run: FoundRun, files: Sequence[str], folders: Sequence[str]) ->
         there = {item.path for item in client.list_artifacts(run.id)}
         for name in there & {*files, *folders}:
             client.download_artifacts(run.id, name, str(temporary))
-        temporary.rename(run.folder)
+        if run.folder.exists():  # what another program has left there, such as a Trainer's own checkpoints
+            shutil.copytree(temporary, run.folder, dirs_exist_ok=True)
+        else:
+            temporary.rename(run.folder)
     except Exception as error:  # each kind of artifact store raises errors of its own
         raise UserError(f"cannot fetch the artifacts of run {run.id}: {one_line(error)}") from None
     finally:

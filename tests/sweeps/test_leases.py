@@ -1,0 +1,66 @@
+"""Leases without any training: what is written to the study, and what counts as progress of a trial."""
+
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import Trial
+from small import spec_text
+
+from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.heartbeats import Heartbeats
+from lit_mnist.sweeps.study.leases import MAX_DEATHS, Leases, reason_to_give_up
+from lit_mnist.sweeps.study.storage import open_storage, open_study
+from lit_mnist.sweeps.study.study import TIME_SPENT, add_time_spent, create_or_open_study, stored_spec
+from lit_mnist.sweeps.study.summary import UNREPORTED
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> optuna.Study:
+    storage = open_storage(str(tmp_path / "sweeps.journal"))
+    return create_or_open_study(storage, parse_spec(spec_text(trials=1, repeats=2), "small"))
+
+
+def acquire(study: optuna.Study) -> Trial:
+    trial = Leases(study, stored_spec(study), worker=0, validations=1).acquire()
+    assert trial is not None
+    return trial
+
+
+def test_the_time_that_two_sweeps_spend_on_a_study_adds_up(study: optuna.Study, tmp_path: Path) -> None:
+    together = threading.Barrier(2)
+
+    def spend(_: int) -> None:
+        own = open_study(open_storage(str(tmp_path / "sweeps.journal")), "small")
+        for _ in range(10):
+            together.wait()
+            add_time_spent(own, 1.0)
+
+    with ThreadPoolExecutor(2) as sweeps:
+        list(sweeps.map(spend, range(2)))
+    assert study.user_attrs[TIME_SPENT] == 20
+
+
+def test_workers_of_one_machine_write_no_heartbeats_to_the_journal(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.study.heartbeats.HEARTBEAT_INTERVAL", 0.01)
+    trial, journal = acquire(study), tmp_path / "sweeps.journal"
+    written = journal.stat().st_size
+    with Heartbeats(Leases(study, stored_spec(study), worker=0, validations=1), trial):
+        time.sleep(0.5)
+    assert journal.stat().st_size == written
+
+
+@pytest.mark.parametrize("progresses", [False, True])
+def test_a_trial_whose_later_seeds_get_further_is_not_given_up(study: optuna.Study, progresses: bool) -> None:
+    for validations in range(MAX_DEATHS + 1):
+        trial = acquire(study)
+        if progresses:
+            trial.set_user_attr(UNREPORTED, {"1": validations})  # as `Reporter` counts them, for the second seed
+        # Its worker dies: the process 1 of another start.
+        trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": "1@0.00"})
+    assert trial.number == 0 and (reason_to_give_up(acquire(study)) is None) == progresses
