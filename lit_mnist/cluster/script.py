@@ -36,10 +36,11 @@ while :; do
 done
 
 if [ "$code" = {requeue} ]; then
-  # A job that the user has cancelled stays cancelled.
+  # A job that is not RUNNING is ended by SLURM: one that is preempted or requeued starts again by itself, and one
+  # that the user has cancelled (COMPLETING in SLURM 22.05) must not start again.
   state=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p')
-  if [ "$state" = CANCELLED ]; then
-    echo "job $SLURM_JOB_ID was cancelled: not put back into the queue"
+  if [ "$state" != RUNNING ]; then
+    echo "SLURM ends job $SLURM_JOB_ID itself ($state): this script does not requeue it"
   elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
     echo "job $SLURM_JOB_ID is requeued (restart $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {restarts})"
     scontrol requeue "$SLURM_JOB_ID"
