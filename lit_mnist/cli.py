@@ -24,6 +24,8 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "reproduce": ("check what the papers claim", "lit_mnist.papers.command:reproduce"),
     "sweep": ("search for good hyperparameters", "lit_mnist.sweeps.command:sweep"),
     "data": ("fetch, verify and find the datasets", "lit_mnist.data.command:data"),
+    "submit": ("run a command as a SLURM job", "lit_mnist.cluster.submit:submit"),
+    "jobs": ("list the submitted jobs", "lit_mnist.cluster.jobs:jobs"),
     "runs": ("list the runs", "lit_mnist.tracking.command:runs"),
     "compare": ("show how runs differ", "lit_mnist.tracking.command:compare"),
     "sync": ("send what runs have kept while their store was away", "lit_mnist.tracking.command:sync"),

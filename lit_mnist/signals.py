@@ -6,10 +6,11 @@ from types import FrameType
 from typing import Any
 
 from lit_mnist.errors import Interrupted
+from lit_mnist.slurm import REQUEUE_CODE, allocation
 
-WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1)
-REQUEUE = signal.SIGUSR1
-"""A cluster's word that it wants the machine back and will start the job again."""
+WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
+WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
+"""Signals that clusters send before they end a job; our scripts ask for the first, submitit for the second."""
 
 
 class SignalWatch:
@@ -49,5 +50,12 @@ class SignalWatch:
 
 
 def exit_code(number: int) -> int:
-    """What a process that a signal ended exits with: 0 where the cluster asked, since it starts the job again."""
-    return 0 if number == REQUEUE else 128 + number
+    """Return the exit code of a process that the signal ended.
+
+    It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved
+    and the
+    job should be started again. With 0 the cluster would take the work for done.
+    """
+    if number in WARNINGS or (number == signal.SIGTERM and allocation() is not None):
+        return REQUEUE_CODE
+    return 128 + number

@@ -13,6 +13,7 @@ from filelock import FileLock, Timeout
 
 from lit_mnist.errors import UserError
 from lit_mnist.redaction import redact_urls
+from lit_mnist.slurm import this_job
 from lit_mnist.tracking.journal.journal import MAIN, Journal, replace_text
 from lit_mnist.tracking.process import shown_arguments, this_boot, this_host, this_process
 from lit_mnist.tracking.store import Store, local_uri
@@ -43,6 +44,10 @@ class Record:
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)
     boot: str = field(default_factory=this_boot)
+    job: str = field(default_factory=this_job)
+    """SLURM job of that process as ID.RESTARTS; empty outside SLURM."""
+    key: str | None = None
+    """The name that `fit --key` finds the run by."""
     offline_id: str | None = None
     """The id that the run had before it was registered in a store."""
 
@@ -76,8 +81,8 @@ def read_record(folder: Path) -> Record | None:
     try:
         found = json.loads((folder / RECORD).read_text())
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
-        # Version 0.1 wrote no `boot`; the default, this kernel's, would be wrong for an existing run.
-        return Record(**{"boot": "", **known})
+        # Version 0.1 wrote neither of these; the defaults, this process's, would be wrong for an existing run.
+        return Record(**{"boot": "", "job": "", **known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 

@@ -5,7 +5,8 @@ Proofs of death, the strongest first:
 1. The run's folder is here and says that the run has ended.
 2. The process ran on this host and is gone.
 3. It ran on this kernel (in another container or under another host name), and its lock on the folder is free.
-4. Its heartbeat is older than HEARTBEAT_TIMEOUT.
+4. Its SLURM job has ended, or waits to be started again.
+5. Its heartbeat is older than HEARTBEAT_TIMEOUT.
 
 A free lock on a network file system proves nothing: NFS and Lustre can be mounted such that a lock holds on one
 host only.
@@ -17,6 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
 
+from lit_mnist.slurm import is_gone
 from lit_mnist.tracking.folder import Record, is_at_work
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
@@ -94,24 +96,38 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
 
     """
     if tags is None:
-        tags = {} if record is None else {"host": record.host, "process": record.process, "boot": record.boot}
+        tags = {}
+        if record is not None:
+            job, _, restart = record.job.partition(".")
+            tags = {"host": record.host, "process": record.process, "boot": record.boot}
+            tags |= {"slurm.job": job, "slurm.restart": restart, "slurm.process": record.process}
     host, process = tags.get("host", "an unknown host"), tags.get("process", "")
     # A folder that another process wrote says nothing about this one: it may be a copy, or the run may have gone
     # on elsewhere since.
+    slurm = tags.get("slurm.job", "") if tags.get("slurm.process") == process else ""
     own = folder if record is not None and (record.host, record.process) == (host, process) else None
 
     if process != this_process() and folder is not None and is_at_work(folder):
         return Liveness(State.ALIVE, host, process)
     if own is not None and Journal(own).status() not in (None, "RUNNING"):
         return Liveness(State.DEAD, host, process)
-    same_kernel = bool(this_boot()) and tags.get("boot") == this_boot()
+    kernel, _, namespace = tags.get("boot", "").partition("/")
+    this_kernel, _, this_namespace = this_boot().partition("/")
+    same_kernel = bool(this_kernel) and kernel == this_kernel
+    # Two containers may have one host name; each numbers its processes for itself.
+    sees_process = not (same_kernel and namespace and namespace != this_namespace)
     if host == this_host() or same_kernel:
-        if process != this_process() and is_alive(process):
+        if process != this_process() and sees_process and is_alive(process):
             return Liveness(State.ALIVE, host, process)
         # In another container the process has another number, so its absence here proves nothing by itself;
         # together with its free lock on a folder of this kernel it does.
-        if host == this_host() or own is not None:
+        if (host == this_host() and sees_process) or own is not None:
             return Liveness(State.DEAD, host, process)
+
+    # SLURM knows at once what heartbeats tell after two minutes only.
+    gone = is_gone(slurm, int(tags.get("slurm.restart") or 0)) if slurm else None
+    if gone is not None:
+        return Liveness(State.DEAD if gone else State.ALIVE, host, process)
 
     heartbeats = []
     if tags.get(HEARTBEAT, "").isdecimal():

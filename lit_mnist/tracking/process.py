@@ -9,6 +9,7 @@ from pathlib import Path
 import psutil
 
 from lit_mnist.redaction import redact
+from lit_mnist.slurm import allocation
 
 START_TOLERANCE = 30.0
 """Seconds by which two readings of one process's start may differ, because the clock was set in between."""
@@ -26,9 +27,13 @@ def this_host() -> str:
 
 @lru_cache(maxsize=1)
 def this_boot() -> str:
-    """An id of the running kernel, the same in all containers and under all host names; "" where there is none."""
+    """Return an id of the running kernel, and after a slash one of the namespace in which processes are numbered.
+
+    The first part is the same in all containers and under all host names; empty where the system has none.
+    """
     try:
-        return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        namespace = Path("/proc/self/ns/pid").stat().st_ino
+        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{namespace}"
     except OSError:
         return ""
 
@@ -39,8 +44,15 @@ def this_process() -> str:
 
 
 def process_tags() -> dict[str, str]:
-    """Tags that say which process works on a run; `liveness` uses them to tell whether it is alive."""
-    return {"host": this_host(), "process": this_process(), "boot": this_boot()}
+    """Tags that say which process works on a run, and in which SLURM job; see `liveness`."""
+    job = allocation()
+    return {
+        "host": this_host(),
+        "process": this_process(),
+        "boot": this_boot(),
+        # Tags cannot be removed for good: the process says whether those of a job are the latest.
+        **({**job.tags, "slurm.process": this_process()} if job else {}),
+    }
 
 
 def find_process(number: int | None) -> str | None:

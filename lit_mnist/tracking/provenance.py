@@ -25,13 +25,23 @@ def source_tags() -> dict[str, str]:
     }
 
 
+SNAPSHOT = "LIT_MNIST_CODE"
+"""Environment variable of a submitted job: COMMIT:DIGEST of the copy of the code that it runs."""
+
+
 def git_state() -> dict[str, str]:
-    """Commit, and whether files were changed, of the repository of the code, or else of the working directory."""
+    """Commit, and whether files were changed, of the repository of the code, or else of the working directory.
+
+    The code of a submitted job is a copy; `lit-mnist submit` has noted its commit and a hash of its files.
+    """
+    if SNAPSHOT in os.environ:
+        commit, _, digest = os.environ[SNAPSHOT].partition(":")
+        return {"mlflow.source.git.commit": commit or "unknown", "code.digest": digest}
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
-        if commit := _git(folder, "rev-parse", "HEAD"):
+        if found := _git(folder, "rev-parse", "HEAD"):
             changes = _git(folder, "status", "--porcelain")
             dirty = "unknown" if changes is None else str(bool(changes)).lower()
-            return {"mlflow.source.git.commit": commit, "git.dirty": dirty}
+            return {"mlflow.source.git.commit": found, "git.dirty": dirty}
     return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}
 
 

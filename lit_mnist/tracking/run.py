@@ -33,7 +33,7 @@ from lit_mnist.tracking.liveness import Liveness, State, find_liveness, heartbea
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.process import process_tags, this_host
 from lit_mnist.tracking.provenance import source_tags
-from lit_mnist.tracking.queries.lookup import FoundRun, find_run, resolve_run
+from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_run, resolve_run
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
@@ -123,7 +123,7 @@ def _create_run(
     store = find_store()
     client = None
     if offline:
-        record = Record(uuid.uuid4().hex, experiment, name, offline=True)
+        record = Record(uuid.uuid4().hex, experiment, name, offline=True, key=tags.get(KEY))
     else:
         client = connect(store)
         store.home.mkdir(parents=True, exist_ok=True)
@@ -131,7 +131,7 @@ def _create_run(
         info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=all_tags).info
         record = Record(
             info.run_id, experiment, info.run_name, store.portable_uri,
-            artifact_uri=info.artifact_uri, start_time=info.start_time,
+            artifact_uri=info.artifact_uri, start_time=info.start_time, key=tags.get(KEY),
         )  # fmt: skip
     folder = store.run_folder(record.id)
     with ExitStack() as stack:
@@ -195,13 +195,16 @@ def _record_from_store(client: "MlflowClient", store: Store, run_id: str) -> Rec
         host=tags.get("host", ""),
         process=tags.get("process", ""),
         boot=tags.get("boot", ""),
+        job="",  # only the tags are asked about a run without a folder
+        key=tags.get(KEY),
     )
 
 
 def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -> Journal:
     """Make this the process that works on a run that existed before, and return the run's journal."""
     now = Record(record.id, record.experiment)
-    record.argv, record.host, record.process, record.boot = now.argv, now.host, now.process, now.boot
+    for name in ("argv", "host", "process", "boot", "job"):
+        setattr(record, name, getattr(now, name))
     journal = Journal(folder, on_full=ReservedSpace(folder).free)
     if client is not None:
         if not journal.path.exists():

@@ -86,9 +86,11 @@ class CheckpointArgs:
     """Optimiser steps between two checkpoints; null switches them off."""
     every_n_minutes: float | None = 5.0
     """Minutes between two checkpoints, whichever comes first; null switches them off."""
+    upload_every_n_minutes: float | None = 10.0
+    """Minutes between two copies of the newest checkpoint to the artifact store, in case this machine is lost."""
 
     def __post_init__(self) -> None:
-        for name in ("every_n_steps", "every_n_minutes"):
+        for name in ("every_n_steps", "every_n_minutes", "upload_every_n_minutes"):
             value = getattr(self, name)
             if value is not None and value <= 0:
                 raise UsageError(f"--checkpoint.{name} {value} must be above 0; null switches it off")

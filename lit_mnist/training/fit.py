@@ -2,6 +2,7 @@
 
 import argparse
 import os
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
@@ -16,13 +17,22 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
+from lit_mnist.slurm import allocation, check_tasks, leave_tasks
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
+from lit_mnist.tracking.queries.lookup import KEY, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
-from lit_mnist.training.checkpoints.files import NEXT, PREVIOUS, AtomicCheckpointIO, best_callback, load_weights
+from lit_mnist.training.checkpoints.files import (
+    LAST,
+    NEXT,
+    PREVIOUS,
+    AtomicCheckpointIO,
+    best_callback,
+    load_weights,
+)
 from lit_mnist.training.checkpoints.resume_point import (
     CHECKPOINTS,
     ResumePoint,
@@ -90,29 +100,39 @@ def fit(
 
     """
     options, flags = _split_options(arguments)
+    job = allocation()
+    if job is not None and not job.step:
+        leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
-        rank_0_run, found = run_of_rank_0(), None
-        if options.resume is not None:
+        rank_0_run, found, tags = run_of_rank_0(), None, dict(tags or {})
+        wanted = options.resume
+        if options.key is not None:
+            tags[KEY] = options.key
+            wanted = rank_0_run or find_key(options.key, options.offline)
+        if wanted is not None:
             try:
-                found = find_run_to_resume(options.resume, options.offline, rank_0_run)
+                found = find_run_to_resume(wanted, options.offline, rank_0_run)
             except UserError:
                 watch.check()  # a signal during the wait for a store that is away matters more than its error
                 raise
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
-        if cli.config["threads"] is not None:
-            torch.set_num_threads(cli.config["threads"])
+        # torch takes the host's cores for its own; a job that has fewer would be slowed down by the surplus
+        # threads.
+        threads = cli.config["threads"] or (job.cpus if job and "OMP_NUM_THREADS" not in os.environ else None)
+        if threads is not None:
+            torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model)
-        job = _prepare(cli, point, callbacks, watch, options.offline, leased, tags or {})
-        if point is not None and _is_done(job, point):
+        work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
+        if point is not None and _is_done(work, point):
             return None
         watch.check()
         # Only now is the run created: what cannot even start leaves none behind.
         try:
-            with _open(job) as run:
-                result = _train(job, run)
+            with _open(work) as run:
+                result = _train(work, run)
         except BusyError:
             if point is not None:
                 point.discard()
@@ -125,14 +145,21 @@ def fit(
 
 
 def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
-    """Split off the options that are no configuration: `--resume` and `--offline`."""
+    """Split off the options that are no configuration: `--resume`, `--key` and `--offline`."""
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--resume")
+    parser.add_argument("--key")
     parser.add_argument("--offline", action="store_true")
     try:
         known, rest = parser.parse_known_args(arguments)
-    except argparse.ArgumentError:
+    except argparse.ArgumentError as error:
+        if error.argument_name == "--key":
+            raise UsageError("--key needs a name, which this command's run is found by later") from None
         raise UsageError("--resume needs a run's id, its beginning, or last") from None
+    if known.key is not None and not re.fullmatch(r"[\w.-]+", known.key):
+        raise UsageError(f"--key {known.key!r}: letters, digits, dots, dashes and underscores only")
+    if known.key is not None and known.resume is not None:
+        raise UsageError("--key finds the run to resume itself: leave --resume out")
     if known.resume is not None and not known.resume.strip():
         raise UsageError("--resume is empty: it needs a run's id, its beginning, or last")
     return known, rest
@@ -207,6 +234,8 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
             no launcher, or the precision is replaced by another one.
 
     """
+    devices = trainer.world_size // trainer.num_nodes
+    check_tasks(devices, trainer.num_nodes, "fit")
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
@@ -275,6 +304,7 @@ def _open(job: _Fit) -> Iterator[Run | None]:
                 callback.dirpath = str(run.folder / CHECKPOINTS)
         job.exact_resume.folder = run.folder / CHECKPOINTS
         job.exact_resume.before_save = run.sync
+        job.exact_resume.upload = lambda: run.log_file(run.folder / CHECKPOINTS / LAST, CHECKPOINTS)
         job.hang_guard.before_exit = lambda: _mark_killed(run)
         job.tracker.run = run
         try:

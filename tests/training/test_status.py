@@ -60,8 +60,10 @@ def project(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def fits(project: Path):
-    """Processes in mid-training, started together because each takes seconds to get there."""
-    commands = dict.fromkeys(("SIGTERM", "SIGINT", "SIGUSR1"), COMMAND) | {"slow": [sys.executable, "-c", SLOW]}
+    """Processes in mid-training, started together since each takes a while to get there."""
+    commands = dict.fromkeys(("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"), COMMAND) | {
+        "slow": [sys.executable, "-c", SLOW]
+    }
     processes = {
         name: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for name, command in commands.items()
@@ -93,7 +95,7 @@ def _left(run: Run) -> tuple[str, list[int], dict[str, object]]:
     return run.data().info.status, steps, torch.load(file, weights_only=True)
 
 
-@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 0)])
+@pytest.mark.parametrize(("name", "code"), [("SIGTERM", 143), ("SIGINT", 130), ("SIGUSR1", 75), ("SIGUSR2", 75)])
 def test_a_signal_ends_the_run_after_the_step_in_flight(name: str, code: int, fits: dict[str, Fit]) -> None:
     fits[name].process.send_signal(getattr(signal, name))
     assert fits[name].end() == (code, f"lit-mnist: stopped by {name}\n")

@@ -16,6 +16,7 @@ from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_recor
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.queries.reader import TRIAL, ClientReader, Reader
+from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store, one_line
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
 
 LATEST = "last"
 """What the user may write instead of an id: the newest run; for `fit --resume`, the newest unfinished one."""
+KEY = "key"
+"""The tag with the name that `fit --key` finds a run by."""
 UNFINISHED = ("FAILED", "KILLED")
 MOST_NAMED = 4
 """Runs that the error about an ambiguous id names."""
@@ -88,6 +91,28 @@ def local_folder(text: str) -> Path | None:
         records = [record for path in run_folders(home) if (record := read_record(path)) is not None]
         text = max(records, key=lambda record: record.start_time).id if records else ""
     return folders.local_folder(text, home)
+
+
+def find_key(key: str, offline: bool = False) -> str | None:
+    """Return the id of the newest run that was started with `fit --key KEY`; None if there is none.
+
+    Args:
+        key: The key, which must not contain quotation marks.
+        offline: Do not ask the store; go by the runs' folders here.
+
+    Raises:
+        UserError: the store cannot be opened.
+
+    """
+    store = find_store()
+    records = [record for path in run_folders(store.home) if (record := read_record(path)) is not None]
+    here = [record for record in records if record.key == key]
+    if here:
+        return max(here, key=lambda record: record.start_time).id
+    if offline:
+        return None
+    found = next(search_runs(connect(store), f"tags.`{KEY}` = '{key}'", limit=1), None)
+    return None if found is None else str(found.info.run_id)
 
 
 def find_unfinished(offline: bool = False) -> str:

@@ -50,10 +50,12 @@ class ExactResume(Callback):
         """Where rank 0 writes the checkpoints."""
         self.before_save: Callable[[], object] = lambda: None
         """Called before each save; whatever must not be lost after the save has to be on disk by then."""
+        self.upload: Callable[[], object] = lambda: None
+        """Called on rank 0 after a save, as often as `often` says; keeps a copy of the checkpoint elsewhere."""
         self._writing = False
         self._truncated = False
         self._saved_step = -1
-        self._saved_time = time.monotonic()
+        self._saved_time = self._uploaded_time = time.monotonic()
         self._restored: dict[str, Any] | None = None
         self._fresh: list[list[dict[str, Any]]] = []
         self._consensus = RankConsensus()
@@ -79,7 +81,7 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Correct what Lightning restores wrongly."""
-        self._saved_time = time.monotonic()
+        self._saved_time = self._uploaded_time = time.monotonic()
         self._consensus.start()
         if self._restored is None:
             return
@@ -194,6 +196,14 @@ class ExactResume(Callback):
         if trainer.is_global_zero:
             rotate_in(self.folder)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
+        minutes = self.often.upload_every_n_minutes
+        if (
+            trainer.is_global_zero
+            and minutes is not None
+            and self._saved_time - self._uploaded_time >= 60 * minutes
+        ):
+            self.upload()
+            self._uploaded_time = self._saved_time
 
 
 def _set_to_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:

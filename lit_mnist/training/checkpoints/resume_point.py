@@ -173,7 +173,8 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
     return {
         name: f"{old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        if old.get(name) != new.get(name)
+        # A setting of the checkpoints that an earlier version did not have changes nothing in the training.
+        if old.get(name) != new.get(name) and (name in old or not name.startswith("checkpoint."))
     }
 
 

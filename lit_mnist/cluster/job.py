@@ -1,0 +1,118 @@
+"""A job's folder `mlruns/jobs/NAME`: what was submitted, and what has become of it."""
+
+import json
+import subprocess
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+
+from lit_mnist.errors import UserError
+from lit_mnist.tracking.journal.journal import replace_text
+
+RECORD, SCRIPT, CODE = "job.json", "job.sh", "code"
+
+
+@dataclass
+class Job:
+    """What `job.json` holds.
+
+    Attributes:
+        name: The job's name; also the key of its run, so that submitting the name again resumes the run.
+        command: The arguments of `lit-mnist` that the job runs.
+        study: The name of the study, for a sweep; None otherwise.
+        commit: The git commit of the code.
+        digest: A hash of the code, uncommitted changes included.
+        submitted: When, in seconds since 1970.
+        restarts: How often the job may be put back into the queue.
+        ids: SLURM's ids of the job, one for each submission, the newest last.
+        array: The number of array tasks; 0 for a plain job.
+    """
+
+    name: str
+    command: list[str]
+    study: str | None = None
+    commit: str = ""
+    digest: str = ""
+    submitted: float = 0.0
+    restarts: int = 0
+    ids: list[str] = field(default_factory=list)
+    array: int = 0
+
+    def write(self, folder: Path) -> None:
+        """Write it to the job's folder."""
+        replace_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
+
+
+@dataclass(frozen=True)
+class QueueEntry:
+    """A job or an array task as `squeue` lists it."""
+
+    id: str
+    state: str
+    elapsed: str
+    node: str
+    reason: str
+    restarts: int
+
+
+def jobs_folder(home: Path) -> Path:
+    """Where jobs have their folders, in the project's `mlruns` folder `home`."""
+    return home / "jobs"
+
+
+def read_job(folder: Path) -> Job | None:
+    """The job of that folder; None if it holds none that can be read."""
+    try:
+        found = json.loads((folder / RECORD).read_text())
+        known = {item.name for item in fields(Job)}
+        return Job(**{key: value for key, value in found.items() if key in known})
+    except (OSError, ValueError, TypeError, AttributeError):
+        return None
+
+
+def queue(ids: Sequence[str]) -> list[QueueEntry]:
+    """What SLURM says about these jobs that it has not forgotten yet, array tasks one by one.
+
+    Raises:
+        UserError: SLURM cannot be asked.
+
+    """
+    if not ids:
+        return []
+    # `squeue --jobs` refuses the whole list if it has forgotten one of the ids: ask for this user's and select.
+    output = run_slurm(
+        "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r|%A"
+    )
+    found = []
+    for line in output.splitlines():
+        base, task, state, elapsed, node, reason, own = line.split("|")
+        if base in ids:
+            name = base if task == "N/A" else f"{base}_{task}"
+            found.append(QueueEntry(name, state, elapsed, node, reason, _restarts(own, state)))
+    return found
+
+
+def _restarts(job_id: str, state: str) -> int:
+    """How often SLURM has started the job again, which `squeue` does not list."""
+    for word in run_slurm("scontrol", "show", "job", job_id).split():
+        if word.startswith("Restarts="):
+            return int(word.removeprefix("Restarts="))
+    return 0
+
+
+def run_slurm(program: str, *arguments: str) -> str:
+    """What one of SLURM's commands prints.
+
+    Raises:
+        UserError: it is not installed, fails, or does not answer within 30 s.
+
+    """
+    try:
+        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+    except FileNotFoundError:
+        raise UserError(f"there is no `{program}` here: this command needs a machine of a SLURM cluster") from None
+    except subprocess.TimeoutExpired:
+        raise UserError(f"`{program}` has not answered for 30 s: is the SLURM controller running?") from None
+    if done.returncode:
+        raise UserError(f"`{program}` failed: {' '.join((done.stderr or done.stdout).split())}")
+    return done.stdout

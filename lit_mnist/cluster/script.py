@@ -1,0 +1,107 @@
+"""The batch script of a job: what `sbatch` gets, and `lit-mnist submit --dry-run` prints."""
+
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+
+from lit_mnist.errors import UsageError
+from lit_mnist.slurm import REQUEUE_CODE
+
+WARNING = 120
+"""Seconds before the time limit at which SLURM sends SIGUSR1; a quarter of the limit if that is less."""
+
+SCRIPT = """\
+#!/bin/bash
+{directives}
+
+# The code is that of the submission. PYTHONSAFEPATH keeps the current folder, which may be a checkout with other
+# code, off Python's path.
+{environment}
+cd {folder} || exit 1
+
+# SLURM sends signals to this script (--signal=B:...), which passes them on. The command saves and exits with
+# {requeue}; then the job is put back into the queue, at most {restarts} times.
+forward() {{ signalled=1; kill -s "$1" "$child" 2>/dev/null; }}
+trap 'forward USR1' USR1 USR2
+trap 'forward TERM' TERM
+trap 'forward INT' INT
+
+{command} &
+child=$!
+while :; do
+  signalled=0
+  wait "$child"
+  code=$?
+  [ "$signalled" = 1 ] || break  # `wait` returned because the command ended, not because of a signal
+done
+
+if [ "$code" = {requeue} ]; then
+  # A job that is not RUNNING is ended by SLURM: one that is preempted or requeued starts again by itself, and one
+  # that the user has cancelled (COMPLETING in SLURM 22.05) must not start again.
+  state=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p')
+  if [ "$state" != RUNNING ]; then
+    echo "SLURM ends job $SLURM_JOB_ID itself ($state): this script does not requeue it"
+  elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
+    echo "job $SLURM_JOB_ID is requeued (restart $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {restarts})"
+    scontrol requeue "$SLURM_JOB_ID"
+    sleep 60  # SLURM ends this script as part of the requeue; exiting first would count as the job's end
+  else
+    echo "job $SLURM_JOB_ID was restarted {restarts} times (--restarts): not put back into the queue"
+  fi
+fi
+exit "$code"
+"""
+
+
+def batch_script(
+    options: Mapping[str, str | None],
+    extra: Sequence[str],
+    environment: Mapping[str, str],
+    folder: str,
+    command: Sequence[str],
+    restarts: int,
+) -> str:
+    """The script as text.
+
+    Args:
+        options: Long options of `sbatch` by name; one without a value is a flag.
+        extra: Further options, as the user wrote them.
+        environment: Variables that are set for the command.
+        folder: Where it runs.
+        command: The command and its arguments.
+        restarts: How often the job may be put back into the queue.
+
+    """
+    lines = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
+    return SCRIPT.format(
+        directives="\n".join(f"#SBATCH {line}" for line in [*lines, *extra]),
+        environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
+        folder=shlex.quote(folder),
+        command=shlex.join(command),
+        requeue=REQUEUE_CODE,
+        restarts=restarts,
+    )
+
+
+def parse_time(text: str) -> int:
+    """Seconds of a time limit in one of SLURM's forms: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+
+    Raises:
+        UsageError: the text has none of these forms, or is no time at all.
+
+    """
+    days, dash, clock = text.rpartition("-")
+    fields = clock.split(":")
+    if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):
+        raise UsageError(f"--time {text}: write hours:minutes:seconds such as 4:00:00, minutes, or days-hours")
+    numbers = [int(field) for field in fields]
+    if dash:  # hours come first
+        hours, minutes, seconds = [*numbers, 0, 0][:3]
+    elif len(numbers) < 3:  # minutes come first
+        hours, (minutes, seconds) = 0, [*numbers, 0][:2]
+    else:
+        hours, minutes, seconds = numbers
+    total = int(days or 0) * 86_400 + hours * 3600 + minutes * 60 + seconds
+    if total == 0:
+        raise UsageError(f"--time {text} is no time at all")
+    return total

@@ -1,0 +1,254 @@
+"""`lit-mnist submit`: a command as a SLURM job that is put back into the queue until its work is done."""
+
+import argparse
+import hashlib
+import os
+import re
+import shutil
+import sys
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from lit_mnist.cluster.job import CODE, SCRIPT, Job, jobs_folder, queue, read_job, run_slurm
+from lit_mnist.cluster.script import WARNING, batch_script, parse_time
+from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take_snapshot
+from lit_mnist.errors import UsageError
+from lit_mnist.redaction import redact_urls
+from lit_mnist.slurm import ENDED
+from lit_mnist.terminal import Parser, say
+from lit_mnist.tracking.journal.journal import replace_text
+from lit_mnist.tracking.provenance import SNAPSHOT
+from lit_mnist.tracking.store import URI, find_store
+
+VERBS = ("fit", "sweep", "reproduce")
+SETTINGS = ("LIT_MNIST_DATA", "LIT_MNIST_STORAGE", URI)
+"""Variables that the script sets as they are at submission. One with a password is left out: `sbatch` passes the
+whole
+environment on anyway, unless the site says otherwise (SBATCH_EXPORT)."""
+EPILOG = """\
+examples:
+  lit-mnist submit --time 4:00:00 --gpus 1 -- fit --config zhang/cnn
+  lit-mnist submit --nodes 2 --gpus 4 -- fit --config zhang/cnn --trainer.strategy ddp
+  lit-mnist submit --array 8 --gpus 1 -- sweep sweeps/zhang_feature_classifier.yaml
+
+The command after `--` is any `lit-mnist fit`, `sweep` or `reproduce`. Submitting the same command again continues
+the
+same run or study.
+"""
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(
+        "lit-mnist submit",
+        usage="lit-mnist submit [OPTIONS] -- fit|sweep|reproduce ...",
+        description="Run a command as a SLURM job that is put back into the queue until its work is done.",
+        epilog=EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--name", help="of the job and key of its run (default: made from the command)")
+    parser.add_argument("--time", help="time limit of each start of the job, such as 4:00:00")
+    parser.add_argument("--gpus", type=_count, default=0, help="GPUs on each node (default: 0)")
+    parser.add_argument("--cpus", type=_positive, help="CPU cores for each process")
+    parser.add_argument("--nodes", type=_positive, default=1, help="nodes that train one network (default: 1)")
+    parser.add_argument("--mem", help="memory on each node, such as 16G")
+    parser.add_argument("--partition")
+    parser.add_argument("--account")
+    parser.add_argument("--array", type=_positive, metavar="N", help="N tasks that share one sweep")
+    parser.add_argument(
+        "--restarts", type=_count, default=20, help="how often the job may be requeued (default: 20)"
+    )
+    parser.add_argument("--after", metavar="JOB", help="start when this job has succeeded: its name or SLURM's id")
+    parser.add_argument(
+        "--sbatch", action="append", default=[], metavar="FLAG", help="any option of sbatch; repeatable"
+    )
+    parser.add_argument(
+        "--no-snapshot", action="store_true", help="run the checkout as it then is, not a copy of it"
+    )
+    parser.add_argument("--dry-run", action="store_true", help="print the script; submit and write nothing")
+    parser.add_argument(
+        "command", nargs=argparse.REMAINDER, metavar="-- COMMAND", help="fit, sweep or reproduce ..."
+    )
+    return parser.parse_args(arguments)
+
+
+def submit(arguments: Sequence[str]) -> None:
+    """Write the job's folder and submit its script.
+
+    Args:
+        arguments: Those of `lit-mnist submit`.
+
+    Raises:
+        UsageError: the options or the command do not hold together.
+        UserError: SLURM is not here or refuses the job; a job of that name is queued or running.
+
+    """
+    options = _parse(arguments)
+    command = options.command[1:] if options.command[:1] == ["--"] else options.command
+    _check(options, command)
+    name = options.name or _default_name(command)
+    home = find_store().home
+    folder = jobs_folder(home) / name
+    code = None if options.no_snapshot else folder / CODE
+    if options.dry_run:
+        print(_script(options, command, name, folder, plan_snapshot(code)), end="")
+        return
+    if shutil.which("sbatch") is None:
+        raise UsageError("there is no `sbatch` here: submit on a login node of a SLURM cluster, or take --dry-run")
+    earlier = read_job(folder)
+    if earlier and (active := [entry for entry in queue(earlier.ids[-1:]) if entry.state not in ENDED]):
+        raise UsageError(
+            f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
+    replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
+    job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
+    job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
+    job.ids, job.array = [*(earlier.ids if earlier else []), job_id], options.array or 0
+    job.write(folder)
+    say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
+
+
+def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
+    """Refuse what could not work, before anything is written."""
+    if not command:
+        raise UsageError("what is to be submitted? `lit-mnist submit [OPTIONS] -- fit --config zhang/cnn`")
+    if command[0] not in VERBS:
+        raise UsageError(f"submit takes {', '.join(VERBS)}, and not {command[0]!r}")
+    if options.time is not None:
+        parse_time(options.time)
+    if options.name is not None and not re.fullmatch(r"[\w.-]+", options.name):
+        raise UsageError(f"--name {options.name}: letters, digits, dots, dashes and underscores only")
+    if command[0] == "fit" and (given := {"--resume", "--key", "--offline"} & set(command)):
+        raise UsageError(f"{given.pop()}: a job finds its run by its name; give --name to continue an earlier job")
+    if options.array and command[0] != "sweep":
+        raise UsageError("--array: several tasks can share a sweep only; submit each fit as a job of its own")
+    if command[0] == "sweep" and options.nodes > 1:
+        raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
+    storage = _value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
+    if (options.array and "://" not in storage) or (options.array and storage.startswith("sqlite")):
+        raise UsageError(
+            "--array: tasks on several nodes need a study in a database: set LIT_MNIST_STORAGE to"
+            " postgresql+psycopg://HOST/NAME; a file is not safe on a network file system"
+        )
+
+
+def _script(
+    options: argparse.Namespace, command: Sequence[str], name: str, folder: Path, snapshot: Snapshot
+) -> str:
+    limit = parse_time(options.time) if options.time else None
+    # A fit needs a process for each device, which srun starts; a sweep starts its own.
+    tasks = 1 if command[0] != "fit" else int(_value(command, "--trainer.devices") or max(options.gpus, 1))
+    log = folder / ("log-%A_%a.txt" if options.array else "log-%j.txt")
+    directives = {
+        "job-name": name,
+        "output": str(log),
+        "open-mode": "append",  # a restart continues the same file
+        "requeue": None,
+        "signal": f"B:USR1@{WARNING if limit is None else min(WARNING, limit // 4)}",
+        "time": options.time,
+        "nodes": str(options.nodes),
+        "ntasks-per-node": str(tasks),
+        "cpus-per-task": options.cpus and str(options.cpus),
+        "gpus-per-node": str(options.gpus) if options.gpus else False,
+        "mem": options.mem,
+        "partition": options.partition,
+        "account": options.account,
+        "array": f"0-{options.array - 1}" if options.array else None,
+        "dependency": options.after and f"afterok:{_job_id(options.after, folder.parent)}",
+    }
+    flags = ("requeue",)
+    given = {key: value for key, value in directives.items() if key in flags or value}
+    environment = {
+        SNAPSHOT: f"{snapshot.commit}:{snapshot.digest}",
+        "PYTHONPATH": str(snapshot.folder),
+        "PYTHONSAFEPATH": "1",
+        **{key: value for key in SETTINGS if (value := os.environ.get(key)) and redact_urls(value) == value},
+    }
+    return batch_script(
+        given, options.sbatch, environment, str(Path.cwd()), _full_command(options, command, name, snapshot,
+        tasks),
+        options.restarts,
+    )  # fmt: skip
+
+
+def _full_command(
+    options: argparse.Namespace, command: Sequence[str], name: str, snapshot: Snapshot, tasks: int
+) -> list[str]:
+    """The command as the job runs it: from the snapshot, with its key, and by srun if it has several processes."""
+    words = [_in_snapshot(word, snapshot) for word in command]
+    if command[0] == "fit":
+        words += ["--key", name]
+        for flag, count in (("--trainer.devices", tasks), ("--trainer.num_nodes", options.nodes)):
+            if count > 1 and _value(command, flag) is None:
+                words += [flag, str(count)]
+    start = ["srun", "--kill-on-bad-exit"] if command[0] == "fit" and tasks * options.nodes > 1 else []
+    return [*start, sys.executable, "-m", "lit_mnist.cli", *words]
+
+
+def _in_snapshot(word: str, snapshot: Snapshot) -> str:
+    """The copy of a file that an argument names, so that a later edit of the file does not change the job."""
+    path = Path(word).absolute()
+    if path.is_file() and path.is_relative_to(snapshot.source):
+        inside = path.relative_to(snapshot.source)
+        if inside in code_files(snapshot.source):
+            return str(snapshot.folder / inside)
+    return word
+
+
+def _job_id(name: str, folder: Path) -> str:
+    """SLURM's id of the job `name`, which may be such an id itself."""
+    if (job := read_job(folder / name)) is not None and job.ids:
+        return job.ids[-1]
+    if name.isdecimal():
+        return name
+    raise UsageError(f"--after {name}: there is no such job; `lit-mnist jobs` lists them")
+
+
+def _default_name(command: Sequence[str]) -> str:
+    """A name that the same command always gets: what it trains, and a hash of its arguments."""
+    subject = _value(command, "--config") or next((w for w in command[1:] if not w.startswith("-")), "")
+    words = [command[0], *Path(subject).with_suffix("").parts[-2:]] if subject else [command[0]]
+    digest = hashlib.sha256("\0".join(command).encode()).hexdigest()[:6]
+    return re.sub(r"[^\w.-]+", "-", "-".join([*words, digest]))
+
+
+def _study(command: Sequence[str]) -> str | None:
+    """The name of the study that a sweep works on."""
+    if command[0] != "sweep":
+        return None
+    import yaml
+
+    spec = next((word for word in command[1:] if word.endswith((".yaml", ".yml"))), None)
+    try:
+        content: Mapping[str, object] = yaml.safe_load(Path(spec).read_text()) if spec else {}
+        return str(content["study"])
+    except (OSError, yaml.YAMLError, KeyError, TypeError):
+        return None
+
+
+def _value(command: Sequence[str], flag: str) -> str | None:
+    """The last value that `flag` has in the command."""
+    found = None
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
+
+
+def _count(text: str) -> int:
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError("must be 0 or more")
+    return value
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value

@@ -1,0 +1,122 @@
+"""`lit-mnist submit` and `jobs` on a machine without SLURM: the script, the copy of the code, what is refused."""
+
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from lit_mnist.cluster.script import parse_time
+from lit_mnist.cluster.snapshot import checkout, code_digest, take_snapshot
+from lit_mnist.errors import UsageError
+
+Cli = Callable[..., tuple[int, str, str]]
+
+
+@pytest.fixture(autouse=True)
+def no_slurm(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """A PATH with git and bash, and without SLURM."""
+    programs = tmp_path / "programs"
+    programs.mkdir()
+    for name in ("git", "bash"):
+        found = subprocess.run(["which", name], capture_output=True, text=True).stdout.strip()
+        if found:
+            (programs / name).symlink_to(found)
+    monkeypatch.setenv("PATH", str(programs))
+    for name in ("LIT_MNIST_STORAGE", "MLFLOW_TRACKING_URI"):
+        monkeypatch.delenv(name, raising=False)
+
+
+def test_the_script_asks_for_the_options_and_runs_a_copy_of_the_code(cli: Cli, project: Path) -> None:
+    options = ["--name", "first", "--time", "4:00:00", "--gpus", "2", "--cpus", "4", "--sbatch=--qos=long"]
+    code, script, _ = cli("submit", "--dry-run", *options, "--", "fit", "--config", "zhang/cnn")
+    assert code == 0
+    wanted = {"--job-name=first", "--time=4:00:00", "--gpus-per-node=2", "--ntasks-per-node=2", "--cpus-per-task=4",
+              "--qos=long", "--requeue", "--signal=B:USR1@120", "--nodes=1"}  # fmt: skip
+    assert wanted <= {line.removeprefix("#SBATCH ") for line in script.splitlines()}
+    assert f"PYTHONPATH={project}/mlruns/jobs/first/code" in script
+    assert "fit --config zhang/cnn --key first --trainer.devices 2" in script
+    subprocess.run(["bash", "-n"], input=script, text=True, check=True)
+    assert not (project / "mlruns").exists()
+
+
+def test_the_same_command_has_the_same_name_and_another_one_another(cli: Cli, project: Path) -> None:
+    def name(*command: str) -> str:
+        script = cli("submit", "--dry-run", "--", *command)[1]
+        return script.partition("--job-name=")[2].split()[0]
+
+    first = name("fit", "--config", "zhang/cnn")
+    assert first.startswith("fit-zhang-cnn-") and name("fit", "--config", "zhang/cnn") == first
+    assert name("fit", "--config", "zhang/cnn", "--seed_everything", "1") != first
+
+
+def test_no_password_is_in_the_script(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIT_MNIST_STORAGE", "postgresql+psycopg://me:verysecret@db.example/studies")
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://mlflow.example:5000")
+    script = cli("submit", "--dry-run", "--array", "4", "--", "sweep", "sweep.yaml")[1]
+    assert "--array=0-3" in script and "http://mlflow.example:5000" in script and "verysecret" not in script
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ("-- fit --config zhang/cnn", "there is no `sbatch` here"),
+        ("", "what is to be submitted?"),
+        ("-- runs", "not 'runs'"),
+        ("-- fit --config zhang/cnn --resume last", "--resume: a job finds its run by its name"),
+        ("--array 4 -- fit --config zhang/cnn", "--array: several tasks can share a sweep only"),
+        ("--array 4 -- sweep demo.yaml", "need a study in a database"),
+        ("--array 4 -- sweep demo.yaml --storage sqlite:///here.db", "need a study in a database"),
+        ("--nodes 2 -- sweep demo.yaml", "--nodes: a trial runs on one node"),
+        ("--time soon -- fit --config zhang/cnn", "--time soon"),
+        ("--name a/b -- fit --config zhang/cnn", "--name a/b"),
+        ("--gpus -1 -- fit --config zhang/cnn", "--gpus"),
+        ("--nodes 0 -- fit --config zhang/cnn", "--nodes"),
+        ("--after nobody --dry-run -- fit --config zhang/cnn", "--after nobody"),
+    ],
+)
+def test_what_cannot_work_is_one_line(arguments: str, message: str, cli: Cli, project: Path) -> None:
+    code, _, err = cli("submit", *arguments.split())
+    assert code == 2 and err.count("\n") == 1 and message in err
+    assert not (project / "mlruns").exists()
+
+
+def test_jobs_without_slurm_or_without_jobs(cli: Cli, project: Path) -> None:
+    assert cli("jobs")[0] == 0
+    code, _, err = cli("jobs", "nobody")
+    assert code == 2 and "there is no job 'nobody'" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "seconds"),
+    [("30", 1800), ("1:30", 90), ("4:00:00", 14_400), ("1-0", 86_400), ("1-1:30", 91_800), ("2-0:0:5", 172_805)],
+)
+def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: int) -> None:
+    assert parse_time(text) == seconds
+
+
+@pytest.mark.parametrize("text", ["", "0", "-5", "1:2:3:4", "4h", "0:00"])
+def test_a_time_limit_that_is_none_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="--time"):
+        parse_time(text)
+
+
+def test_the_copy_holds_the_code_and_keeps_it_when_the_checkout_changes(tmp_path: Path) -> None:
+    snapshot = take_snapshot(tmp_path / "code")
+    assert snapshot.digest == code_digest(checkout())
+    assert (snapshot.folder / "lit_mnist" / "configs" / "zhang" / "cnn.yaml").exists()
+    assert not list(snapshot.folder.rglob("__pycache__"))
+    again = take_snapshot(tmp_path / "code")
+    assert again.digest == snapshot.digest
+
+
+def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
+    short = ["--data", "MiniMNISTDataModule", "--model.channels", "[2,2]", "--data.train_size", "null",
+             "--data.train_per_class", "10", "--data.val_size", "100", "--tracking.figures", "false"]  # fmt: skip
+    command = ["fit", "--config", "zhang/cnn", *short, "--key", "mine", "--trainer.max_epochs"]
+    assert "in experiment zhang/cnn" in cli(*command, "1")[1]
+    assert "nothing left to do" in cli(*command, "1")[1]
+    assert "goes on from step 2" in cli(*command, "2")[1]
+    for wrong in (["--key"], ["--key", "a'b"], ["--key", "mine", "--resume", "last"]):
+        code, _, err = cli("fit", "--config", "zhang/cnn", *wrong)
+        assert code == 2 and "--key" in err and err.count("\n") == 1
