@@ -31,8 +31,8 @@ def test_the_script_asks_for_the_options_and_runs_a_copy_of_the_code(cli: Cli, p
     options = ["--name", "first", "--time", "4:00:00", "--gpus", "2", "--cpus", "4", "--sbatch=--qos=long"]
     code, script, _ = cli("submit", "--dry-run", *options, "--", "fit", "--config", "zhang/cnn")
     assert code == 0
-def test_the_script_asks_for_the_options_and_runs_a_copy(cli: Cli, project: Path) -> None:
-              "--qos=long", "--requeue", "--signal=B:USR1@120", "--nodes=1"}  # fmt: skip
+    wanted = {"--job-name=first", "--time=4:00:00", "--gpus-per-node=2", "--ntasks-per-node=2",
+              "--cpus-per-task=4", "--qos=long", "--requeue", "--signal=B:USR1@120", "--nodes=1"}  # fmt: skip
     assert wanted <= {line.removeprefix("#SBATCH ") for line in script.splitlines()}
     assert f"PYTHONPATH={project}/mlruns/jobs/first/code" in script
     assert "fit --config zhang/cnn --key first --trainer.devices 2" in script
