@@ -12,8 +12,11 @@ from lit_mnist.errors import UsageError
 REQUEUE_CODE = 75
 """The exit code for "saved, more to do" (EX_TEMPFAIL in sysexits.h); the batch script requeues the job on it."""
 ENDED = ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
-TASK_VARIABLES = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE",
-                  "SLURM_NPROCS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK", "NODE_RANK")  # fmt: skip
+TASK_VARIABLES = (
+    "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
+    "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK",
+    "NODE_RANK",
+)  # fmt: skip
 """What makes Lightning take a process for one rank of a distributed training."""
 
 

@@ -184,6 +184,8 @@ def _full_command(
         for flag, count in (("--trainer.devices", tasks), ("--trainer.num_nodes", options.nodes)):
             if count > 1 and _value(command, flag) is None:
                 words += [flag, str(count)]
+    if command[0] == "sweep" and options.gpus > 1 and _value(command, "--workers") is None:
+        words += ["--workers", str(options.gpus)]
     start = ["srun", "--kill-on-bad-exit"] if command[0] == "fit" and tasks * options.nodes > 1 else []
     return [*start, sys.executable, "-m", "lit_mnist.cli", *words]
 

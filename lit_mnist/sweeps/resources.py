@@ -2,10 +2,15 @@
 
 import os
 
+from lit_mnist.slurm import allocation
+
 
 def cores() -> int:
     """Return how many cores this process may use, which on a cluster are those of its allocation."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    job = allocation()
+    # A cluster without cgroups confines a job by its word only.
+    return min(found, job.cpus) if job is not None and job.cpus else found
 
 
 def threads_each(workers: int) -> int:

@@ -22,7 +22,7 @@ from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
-from lit_mnist.tracking.queries.lookup import KEY, find_key
+from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
@@ -105,26 +105,16 @@ def fit(
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
-        rank_0_run, found, tags = run_of_rank_0(), None, dict(tags or {})
-        wanted = options.resume
-        if options.key is not None:
-            tags[KEY] = options.key
-            wanted = rank_0_run or find_key(options.key, options.offline)
-        if wanted is not None:
-            try:
-                found = find_run_to_resume(wanted, options.offline, rank_0_run)
-            except UserError:
-                watch.check()  # a signal during the wait for a store that is away matters more than its error
-                raise
+        found = _find_run(options, watch)
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
-        # torch takes the host's cores for its own; a job that has fewer would be slowed down by the surplus
-        # threads.
+        # By default torch uses all cores of the host, which slows down a job that was given fewer.
         threads = cli.config["threads"] or (job.cpus if job and "OMP_NUM_THREADS" not in os.environ else None)
         if threads is not None:
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model)
+        tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if point is not None and _is_done(work, point):
             return None
@@ -142,6 +132,25 @@ def fit(
         clean_folder(run)
     show(result, "fit")
     return result
+
+
+def _find_run(options: argparse.Namespace, watch: SignalWatch) -> FoundRun | None:
+    """Find the run that `--resume` or `--key` names; None if the fit starts a new one.
+
+    Raises:
+        UserError: there is no run to resume, or the store cannot be opened.
+        Interrupted: a signal came meanwhile.
+
+    """
+    rank_0_run = run_of_rank_0()
+    try:
+        wanted = options.resume
+        if options.key is not None:
+            wanted = rank_0_run or find_key(options.key, options.offline)
+        return None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)
+    except UserError:
+        watch.check()  # a signal during the wait for a store that is away matters more than its error
+        raise
 
 
 def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:

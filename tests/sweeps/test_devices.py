@@ -13,13 +13,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from servers import wait_for
-from small import spec_text, trial_runs, work
+from small import spec_text, trial_runs, work, write_spec
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.study import create_or_open_study
 from lit_mnist.sweeps.workers.distributed import wait_or_kill
+from lit_mnist.tracking.store import connect, find_store
 
 LR = [0.01, 1e-7]
 
@@ -105,3 +106,20 @@ def test_a_process_that_hangs_after_its_parent_has_died_is_killed() -> None:
         failure.start()
         assert process.wait() == -signal.SIGKILL
         failure.cancel()
+
+
+def test_a_sweep_in_a_job_of_several_tasks_trains_and_logs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is that of the second task of `srun --ntasks=2 lit-mnist sweep small.yaml`."""
+    variables = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "sweep", "SLURM_STEP_ID": "0", "SLURM_NTASKS": "2",
+                 "SLURM_STEP_NUM_TASKS": "2", "SLURM_PROCID": "1", "SLURM_LOCALID": "1", "SLURM_NODEID": "0",
+                 "SLURM_NTASKS_PER_NODE": "2", "SLURM_CPUS_PER_TASK": "1"}  # fmt: skip
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    command = [sys.executable, "-m", "lit_mnist.cli", "sweep", write_spec(trials=1)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    client = connect(find_store())
+    experiment = client.get_experiment_by_name("sweeps/small")
+    [trial] = client.search_runs([experiment.experiment_id], "tags.`sweep.trial` = '0'")
+    assert trial.info.status == "FINISHED" and trial.data.tags["slurm.job"] == "7"
+    assert client.get_metric_history(trial.info.run_id, "train/loss")
