@@ -52,6 +52,19 @@ def pytest_sessionfinish(session: pytest.Session) -> Generator[None, None, None]
 
 
 @pytest.fixture(autouse=True)
+def same_environment() -> Generator[None, None, None]:
+    """Restore the environment variables after each test.
+
+    A training on several devices in this process leaves Lightning's LOCAL_RANK behind, with which every later one,
+    also in a child process, waits for ranks that nobody starts.
+    """
+    before = dict(os.environ)
+    yield
+    os.environ.clear()
+    os.environ.update(before)
+
+
+@pytest.fixture(autouse=True)
 def data_of_a_new_user(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     if FULL_DATA and request.node.get_closest_marker("full_data"):
         monkeypatch.setenv("LIT_MNIST_DATA", FULL_DATA)

@@ -24,6 +24,8 @@ from lit_mnist.terminal import note
 
 RANK_0 = "LIT_MNIST_RANK_0"
 """Environment variable that rank 0 sets for the ranks it starts: its process id and its run's id."""
+CONNECT_ATTEMPTS = 3
+"""How often a rank other than 0 tries to reach rank 0, a second apart."""
 HANG_TIMEOUT = 60.0
 """Seconds after a signal without a new batch, after which a process of a distributed training is killed."""
 
@@ -112,10 +114,17 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
     errors: list[BaseException] = []
 
     def connect_in_thread() -> None:
-        try:
-            connect()
-        except BaseException as error:
-            errors.append(error)
+        for attempt in range(1, CONNECT_ATTEMPTS + 1):
+            try:
+                connect()
+                return
+            except BaseException as error:
+                # A rank that starts before rank 0 listens may reach another program on that port, which was free a
+                # moment ago, and be disconnected by it.
+                if trainer.is_global_zero or attempt == CONNECT_ATTEMPTS:
+                    errors.append(error)
+                    return
+                time.sleep(1)
 
     def setup_distributed() -> None:
         # The thread of an interrupted wait stays in C++ until the process ends.
@@ -124,6 +133,10 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
         while thread.is_alive():
             thread.join(0.2)
             watch.check()
+        if errors and not trainer.is_global_zero:
+            # `other_rank_context` would end this rank with 0, and rank 0 would wait for it for 30 minutes.
+            note(f"rank {trainer.global_rank} cannot reach rank 0: {' '.join(str(errors[0]).split())}")
+            os._exit(1)
         if errors:
             raise errors[0]
 
