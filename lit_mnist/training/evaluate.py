@@ -21,6 +21,7 @@ from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.checkpoints.files import BEST, LAST, load_weights
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.lightning.ranks import make_rendezvous_interruptible
 from lit_mnist.training.lightning.signals import StopEvaluation
 from lit_mnist.training.report import Result, show, test_figures
 
@@ -51,6 +52,7 @@ def evaluate(
     noted = SignalWatch() if watch is None else nullcontext(watch)
     with noted as watch, _loaded_run(run_id, checkpoint, overrides) as (run, cli, step):
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
+        make_rendezvous_interruptible(trainer, watch)
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
             measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
