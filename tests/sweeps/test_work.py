@@ -204,13 +204,13 @@ import os, signal, sys
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
 from small import work
 
-send = MLflowWriter._call
+send = MLflowWriter._send
 def send_or_die(self, kind, items):
     if kind == "status" and items[0]["status"] == "FINISHED":
         os.kill(os.getpid(), signal.SIGKILL)
     send(self, kind, items)
 
-MLflowWriter._call = send_or_die
+MLflowWriter._send = send_or_die
 work(trials=1)
 """
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
-from rich.console import Group
+from rich.console import Console, Group
 from rich.live import Live
 from rich.table import Table
 from rich.text import Text
@@ -38,7 +38,7 @@ class ProgressDisplay:
         self.study, self.spec, self.workers = study, spec, workers
         self._printed = {trial.number for trial in get_trials(study) if trial.state.is_finished()}
         # Without a terminal only the lines of finished trials are printed: redrawing would fill a log file.
-        self._live = Live(auto_refresh=False, transient=True) if sys.stdout.isatty() else None
+        self._live = Live(console=Console(), auto_refresh=False, transient=True) if sys.stdout.isatty() else None
         self._refreshed, self._validations = 0.0, 0
 
     def __enter__(self) -> "ProgressDisplay":
