@@ -1,7 +1,9 @@
 """Signals only set a flag; whoever holds it looks when there is nothing to lose."""
 
+import math
 import os
 import signal
+import time
 from types import FrameType
 from typing import Any
 
@@ -11,6 +13,10 @@ from lit_mnist.slurm import REQUEUE_CODE, allocation
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
 """Signals that clusters send before they end a job; our scripts ask for the first, submitit for the second."""
+
+REPETITION = 1.0
+"""Seconds within which the same signal counts once: SLURM sends SIGTERM to every process of a job, and the batch
+script passes its own on."""
 
 
 class SignalWatch:
@@ -22,6 +28,8 @@ class SignalWatch:
     def __init__(self) -> None:
         self.received: int | None = None
         self._count = 0
+        self._last = (0, -math.inf)
+        """The last signal that was counted, and when."""
         self._previous: dict[int, Any] = {}
 
     def __enter__(self) -> "SignalWatch":
@@ -42,6 +50,10 @@ class SignalWatch:
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        if number == self._last[0] and now - self._last[1] < REPETITION:
+            return
+        self._last = (number, now)
         self._count += 1
         if self._count > 2:
             os._exit(exit_code(number))
@@ -52,9 +64,8 @@ class SignalWatch:
 def exit_code(number: int) -> int:
     """Return the exit code of a process that the signal ended.
 
-    It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved
-    and the
-    job should be started again. With 0 the cluster would take the work for done.
+    It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved,
+    and the job should be started again. With 0 the cluster would take the work for done.
     """
     if number in WARNINGS or (number == signal.SIGTERM and allocation() is not None):
         return REQUEUE_CODE

@@ -47,8 +47,10 @@ from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
 from lit_mnist.training.lightning.ranks import (
     HangGuard,
+    LaunchedRanks,
     forks_processes,
     is_lost_peer,
+    is_started_rank,
     make_rendezvous_interruptible,
     other_rank_context,
     rank_0_context,
@@ -101,11 +103,14 @@ def fit(
     """
     options, flags = _split_options(arguments)
     job = allocation()
-    if job is not None and not job.step:
+    if job is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch:
         watch.check()
-        found = _find_run(options, watch)
+        peers = LaunchedRanks.connect() if options.resume or options.key else None
+        found, done = _find_run(options, watch, peers)
+        if done:
+            return None
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
         # By default torch uses all cores of the host, which slows down a job that was given fewer.
@@ -116,7 +121,7 @@ def fit(
         point = None if found is None else find_resume_point(found, cli.model)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
-        if point is not None and _is_done(work, point):
+        if _is_done(work, peers):
             return None
         watch.check()
         # Only now is the run created: what cannot even start leaves none behind.
@@ -134,20 +139,29 @@ def fit(
     return result
 
 
-def _find_run(options: argparse.Namespace, watch: SignalWatch) -> FoundRun | None:
+def _find_run(
+    options: argparse.Namespace, watch: SignalWatch, peers: LaunchedRanks | None
+) -> tuple[FoundRun | None, bool]:
     """Find the run that `--resume` or `--key` names; None if the fit starts a new one.
+
+    Returns:
+        The run, and True if rank 0 has said that it has nothing left to train.
 
     Raises:
         UserError: there is no run to resume, or the store cannot be opened.
         Interrupted: a signal came meanwhile.
 
     """
-    rank_0_run = run_of_rank_0()
+    rank_0_run, done = run_of_rank_0(), False
     try:
         wanted = options.resume
-        if options.key is not None:
+        if peers is not None and peers.rank > 0:
+            wanted, done = peers.receive(watch)
+        elif options.key is not None:
             wanted = rank_0_run or find_key(options.key, options.offline)
-        return None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)
+        if wanted is None or done:
+            return None, done
+        return find_run_to_resume(wanted, options.offline, rank_0_run), False
     except UserError:
         watch.check()  # a signal during the wait for a store that is away matters more than its error
         raise
@@ -165,7 +179,7 @@ def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]
         if error.argument_name == "--key":
             raise UsageError("--key needs a name, which this command's run is found by later") from None
         raise UsageError("--resume needs a run's id, its beginning, or last") from None
-    if known.key is not None and not re.fullmatch(r"[\w.-]+", known.key):
+    if known.key is not None and not re.fullmatch(r"\w[\w.-]*", known.key):
         raise UsageError(f"--key {known.key!r}: letters, digits, dots, dashes and underscores only")
     if known.key is not None and known.resume is not None:
         raise UsageError("--key finds the run to resume itself: leave --resume out")
@@ -244,7 +258,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
 
     """
     devices = trainer.world_size // trainer.num_nodes
-    check_tasks(devices, trainer.num_nodes, "fit")
+    check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
     batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
@@ -266,13 +280,22 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
         raise UsageError(f"--trainer.precision {wanted}: a CPU has no float16 mixed precision; take bf16-mixed")
 
 
-def _is_done(job: _Fit, point: ResumePoint) -> bool:
-    """Return True, and say so, if the run is finished and its training has nothing left to do."""
-    if point.checkpoint is None:
-        return False
-    reason = nothing_left(point.checkpoint.content, job.trainer, job.cli.model)
-    # A run that was killed at the very end still has to draw its figures, or to send what it has logged.
-    if reason is None or point.status != "FINISHED" or (not job.offline and has_unsent(point.folder)):
+def _is_done(job: _Fit, peers: LaunchedRanks | None) -> bool:
+    """Return True, and say so, if the run is finished and its training has nothing left to do.
+
+    Rank 0 decides, and tells the ranks that were launched beside it which run it resumes.
+    """
+    if peers is not None and peers.rank > 0:
+        return False  # `_find_run` has returned what rank 0 decided
+    point, reason = job.point, None
+    if point is not None and point.checkpoint is not None:
+        reason = nothing_left(point.checkpoint.content, job.trainer, job.cli.model)
+        # A run that was killed at the very end still has to draw its figures, or to send what it has logged.
+        if point.status != "FINISHED" or (not job.offline and has_unsent(point.folder)):
+            reason = None
+    if peers is not None:
+        peers.send(point.run.id if point else None, done=reason is not None)
+    if reason is None or point is None:
         return False
     if job.trainer.is_global_zero:
         print(f"run {point.run.id} is finished, {reason}: nothing left to do")

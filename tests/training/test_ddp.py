@@ -44,6 +44,32 @@ def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
 
 
+def test_two_devices_in_a_batch_script_are_one_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment is that of `sbatch --ntasks=2`, whose script starts `fit` without srun."""
+    for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2"}.items():
+        monkeypatch.setenv(name, value)
+    lit_mnist(*FIT, *DDP)
+    (run,) = runs(find_store())
+    assert run["status"] == "FINISHED"
+
+
+def test_torchrun_trains_one_run_and_resumes_it_by_its_key(project: Path) -> None:
+    # The option precedes the program, so that torchrun does not take the rest for its own.
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29547",
+               "-m", "lit_mnist.cli", *FIT, *DDP, "--key", "both"]  # fmt: skip
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for steps in ("80", "100", "100"):
+        done = subprocess.run(
+            [*command, "--trainer.max_steps", steps], capture_output=True, text=True, env=environment
+        )
+        assert done.returncode == 0, done.stderr
+    assert "nothing left to do" in done.stdout
+    (run,) = runs(find_store())
+    assert run["status"] == "FINISHED"
+    points = connect(find_store()).get_metric_history(run["id"], "train/loss")
+    assert max(point.step for point in points) == 100
+
+
 def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
     (run,) = runs(find_store())

@@ -14,12 +14,15 @@ from contextlib import contextmanager, suppress
 from typing import Any
 
 import torch
+from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.strategies.launchers.multiprocessing import _MultiProcessingLauncher
 from torch import distributed
+from torch.distributed import TCPStore  # type: ignore[attr-defined]
 
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import WATCHED, SignalWatch, exit_code
+from lit_mnist.slurm import allocation
 from lit_mnist.terminal import note
 
 RANK_0 = "LIT_MNIST_RANK_0"
@@ -68,6 +71,62 @@ def run_of_rank_0() -> str | None:
 
     threading.Thread(target=end_with_parent, daemon=True).start()
     return run_id
+
+
+def is_started_rank() -> bool:
+    """True if Lightning or `torchrun` has started this process as one rank of a training."""
+    return RANK_0 in os.environ or "TORCHELASTIC_RUN_ID" in os.environ
+
+
+class LaunchedRanks:
+    """Passes rank 0's choice of the run on to the ranks that `srun` or `torchrun` started beside it.
+
+    Each of them would otherwise look the run up by itself: `--resume last` would find rank 0 at work and take an
+    older run, and `--key` would find the run that rank 0 has just created.
+    """
+
+    def __init__(self, rank: int, host: str, port: int, listen: bool) -> None:
+        self.rank = rank
+        self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
+
+    @classmethod
+    def connect(cls) -> "LaunchedRanks | None":
+        """Connect this process with the other ranks; None if it is alone, or if Lightning starts the ranks."""
+        job = allocation()
+        if job is not None and job.step and job.tasks > 1:
+            slurm = SLURMEnvironment()
+            # Rank 0 will listen on the main port when the training starts.
+            return cls(job.rank, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
+        if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
+            rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
+            return cls(rank, os.environ["MASTER_ADDR"], port, listen=False)  # torchrun itself listens there
+        return None
+
+    @property
+    def _key(self) -> str:
+        # torchrun keeps its store when it restarts the ranks.
+        return f"lit_mnist/run/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+
+    def send(self, run_id: str | None, done: bool) -> None:
+        """Tell the other ranks which run is resumed, None for a new one, and if it has nothing left to train."""
+        self._store.set(self._key, f"{run_id or ''} {int(done)}")
+
+    def receive(self, watch: SignalWatch) -> tuple[str | None, bool]:
+        """Return what rank 0 has sent.
+
+        Raises:
+            Interrupted: a signal came before.
+            UserError: rank 0 has ended.
+
+        """
+        try:
+            while not self._store.check([self._key]):
+                watch.check()
+                time.sleep(0.2)
+            run_id, _, done = self._store.get(self._key).decode().partition(" ")
+        except distributed.DistError:
+            raise UserError("rank 0 of this training has ended; its message says why") from None
+        return run_id or None, done == "1"
 
 
 class RankConsensus:
