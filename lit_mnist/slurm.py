@@ -2,22 +2,24 @@
 
 import os
 import subprocess
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
 
 from lit_mnist.errors import UsageError
 
 REQUEUE_CODE = 75
 """The exit code for "saved, more to do" (EX_TEMPFAIL in sysexits.h); the batch script requeues the job on it."""
-ENDED = ("CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL")
+ENDED = (
+    "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
+    "PREEMPTED", "REVOKED",
+)  # fmt: skip
+"""States of a job that has ended and will not start again."""
 TASK_VARIABLES = (
     "SLURM_STEP_ID", "SLURM_STEPID", "SLURM_STEP_NUM_TASKS", "SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID",
     "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK",
     "NODE_RANK",
 )  # fmt: skip
-"""What makes Lightning take a process for one rank of a distributed training."""
+"""Variables by which Lightning takes a process for one rank of a distributed training."""
 
 
 @dataclass(frozen=True)
@@ -25,37 +27,22 @@ class Allocation:
     """What a job has been given, as far as one of its processes can tell.
 
     Attributes:
-        job: The job's id; that of the array task where it is one.
-        array_task: Its index in a job array; None outside one.
+        job: The job's id; each task of a job array has its own.
         restarts: How often SLURM has started the job again.
         node: The name of this node.
         step: True if `srun` started this process.
         tasks: The processes of the job step, over all nodes.
-        rank: The index of this process among them.
+        rank: The index of this process among them; 0 in the batch script.
         cpus: CPU cores for each task; None if the job did not ask for a number.
-        end: When the time limit is reached, in seconds since 1970; None if the environment does not say.
     """
 
     job: str
-    array_task: int | None
     restarts: int
     node: str
     step: bool
     tasks: int
     rank: int
     cpus: int | None
-    end: float | None
-
-    def seconds_left(self) -> float:
-        """Return the seconds until the time limit, asking SLURM if need be; infinity if there is no limit."""
-        end = self.end
-        if end is None:
-            output = _ask("squeue", "--noheader", "--jobs", self.job, "--format", "%e").stdout.strip()
-            try:
-                end = datetime.fromisoformat(output).timestamp()
-            except ValueError:  # "NONE" or nothing
-                return float("inf")
-        return end - time.time()
 
     @property
     def tags(self) -> dict[str, str]:
@@ -66,9 +53,8 @@ class Allocation:
 def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None:
     """The job that this process runs in; None outside SLURM.
 
-    Interactive shells (`salloc`, `srun --pty bash`) count as outside: Lightning treats them so (issue 8446
-    there), and
-    a user who types a command there wants it to behave as on any machine.
+    Interactive shells (`salloc`, `srun --pty bash`) count as outside, as they do for Lightning: a command that is
+    typed there should behave as on any machine.
     """
     if "SLURM_JOB_ID" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
@@ -79,17 +65,14 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
 
     # SLURM sets STEP_ID to a number in what srun starts, and in the batch script not at all.
     step = number("SLURM_STEP_ID") is not None
-    end = number("SLURM_JOB_END_TIME")  # not set by SLURM 22.05
     return Allocation(
         job=environment["SLURM_JOB_ID"],
-        array_task=number("SLURM_ARRAY_TASK_ID"),
         restarts=number("SLURM_RESTART_COUNT") or 0,
         node=environment.get("SLURMD_NODENAME", ""),
         step=step,
         tasks=(number("SLURM_STEP_NUM_TASKS") if step else number("SLURM_NTASKS")) or 1,
         rank=(number("SLURM_PROCID") or 0) if step else 0,
         cpus=number("SLURM_CPUS_PER_TASK"),
-        end=None if end is None else float(end),
     )
 
 
@@ -100,40 +83,38 @@ def this_job() -> str:
 
 
 def leave_tasks() -> None:
-    """Make this process, and those that it starts, no rank of a job step: what it trains is its own.
+    """Make this process, and those that it starts, independent of the other tasks of the job.
 
-    Without this, Lightning's `rank_zero_only` silences the logger of every sweep worker whose SLURM_PROCID is not
-    0, and
-    a `Trainer(devices=1)` refuses to start in a job of several tasks.
+    Without this, Lightning's `rank_zero_only` silences the logger of each sweep worker whose SLURM_PROCID is not
+    0, and a `Trainer(devices=1)` refuses to start in a job of several tasks.
     """
     for name in TASK_VARIABLES:
         os.environ.pop(name, None)
 
 
-def check_tasks(devices: int, nodes: int, command: str) -> None:
-    """Refuse a job whose number of processes does not fit the Trainer.
+def check_tasks(devices: int, nodes: int) -> None:
+    """Refuse a `fit` in a job whose number of processes does not match the Trainer.
 
     Args:
         devices: Devices that the training uses on each node.
         nodes: Nodes that it uses.
-        command: `fit` or `sweep`, for the message.
 
     Raises:
-        UsageError: SLURM runs another number of processes than one for each device.
+        UsageError: `srun` started another number of processes than one for each device, or no process on the other
+            nodes.
 
     """
     job, wanted = allocation(), devices * nodes
-    # Outside a step, Lightning starts the processes of one node itself.
+    # Outside a job step, Lightning starts the processes of one node itself.
     if job is None or (job.step and job.tasks == wanted) or (not job.step and nodes == 1):
         return
     if job.step:
         raise UsageError(
-            f"{command}: srun started {job.tasks} processes and the training uses {wanted} ({nodes} nodes ×"
-            f" {devices} devices): take `srun --ntasks={wanted}`, or set --trainer.devices and"
-            " --trainer.num_nodes to match"
+            f"srun started {job.tasks} processes and the training uses {wanted} ({nodes} nodes × {devices} devices"
+            f" each): take `srun --ntasks={wanted}`, or set --trainer.devices and --trainer.num_nodes to match"
         )
     raise UsageError(
-        f"{command}: the training uses {nodes} nodes and nothing starts its processes on the others: put"
+        f"--trainer.num_nodes {nodes}: nothing in this job starts processes on the other nodes; put"
         f" `srun --ntasks={wanted}` before the command, or let `lit-mnist submit` write the script"
     )
 
@@ -149,18 +130,15 @@ def is_gone(job: str, restarts: int) -> bool | None:
     here = allocation()
     if here is not None and here.job == job and here.restarts > restarts:
         return True  # SLURM starts a job again only after all processes of the start before are gone
-    done = _ask("squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T")
+    command = ["squeue", "--noheader", "--array", "--jobs", job, "--states", "all", "--format", "%A %T"]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
     if done.returncode:
         # SLURM forgets a job MinJobAge seconds (300 by default) after its end, and then calls its id invalid.
         return True if "Invalid job id" in done.stderr else None
-    state = done.stdout.strip()
+    # One task of an array has the id of the whole array, for which squeue lists every task.
+    states = [state for found, state in (line.split() for line in done.stdout.splitlines()) if found == job]
     # A job that waits to be started again has no process; one that is COMPLETING may still have some.
-    return state in ("", "PENDING", *ENDED)
-
-
-def _ask(*command: str) -> "subprocess.CompletedProcess[str]":
-    """Run one of SLURM's commands; one that is missing or does not answer in 10 s counts as failed."""
-    try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
-    except (OSError, subprocess.TimeoutExpired) as error:
-        return subprocess.CompletedProcess(command, 1, "", str(error))
+    return all(state in ("PENDING", *ENDED) for state in states)

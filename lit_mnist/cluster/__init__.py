@@ -6,6 +6,5 @@
 - `submit.py`: `lit-mnist submit`.
 - `jobs.py`: `lit-mnist jobs`.
 
-What a process inside a job knows about its allocation is in `lit_mnist.slurm`, which training and sweeps use as
-well.
+`lit_mnist.slurm`, which training and sweeps use too, knows the allocation of the running process.
 """

@@ -1,6 +1,7 @@
 """A job's folder `mlruns/jobs/NAME`: what was submitted, and what has become of it."""
 
 import json
+import re
 import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
@@ -25,7 +26,6 @@ class Job:
         submitted: When, in seconds since 1970.
         restarts: How often the job may be put back into the queue.
         ids: SLURM's ids of the job, one for each submission, the newest last.
-        array: The number of array tasks; 0 for a plain job.
     """
 
     name: str
@@ -36,7 +36,6 @@ class Job:
     submitted: float = 0.0
     restarts: int = 0
     ids: list[str] = field(default_factory=list)
-    array: int = 0
 
     def write(self, folder: Path) -> None:
         """Write it to the job's folder."""
@@ -81,23 +80,28 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
         return []
     # `squeue --jobs` refuses the whole list if it has forgotten one of the ids: ask for this user's and select.
     output = run_slurm(
-        "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r|%A"
+        "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r"
     )
     found = []
     for line in output.splitlines():
-        base, task, state, elapsed, node, reason, own = line.split("|")
+        base, task, state, elapsed, node, reason = line.split("|")
         if base in ids:
             name = base if task == "N/A" else f"{base}_{task}"
-            found.append(QueueEntry(name, state, elapsed, node, reason, _restarts(own, state)))
+            # squeue does not list how often a job was started again.
+            restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name))
+            found.append(QueueEntry(name, state, elapsed, node, reason, int(restarts[1]) if restarts else 0))
     return found
 
 
-def _restarts(job_id: str, state: str) -> int:
-    """How often SLURM has started the job again, which `squeue` does not list."""
-    for word in run_slurm("scontrol", "show", "job", job_id).split():
-        if word.startswith("Restarts="):
-            return int(word.removeprefix("Restarts="))
-    return 0
+def flag_value(command: Sequence[str], flag: str) -> str | None:
+    """The last value of `flag` in the command, written as `--flag value` or `--flag=value`; None without one."""
+    found = None
+    for word, following in zip(command, [*command[1:], ""], strict=True):
+        if word == flag:
+            found = following
+        elif word.startswith(f"{flag}="):
+            found = word.partition("=")[2]
+    return found
 
 
 def run_slurm(program: str, *arguments: str) -> str:

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lit_mnist.cluster.job import Job, QueueEntry, jobs_folder, queue, read_job, run_slurm
+from lit_mnist.cluster.job import Job, QueueEntry, flag_value, jobs_folder, queue, read_job, run_slurm
 from lit_mnist.errors import UsageError, nearest
 from lit_mnist.slurm import ENDED
 from lit_mnist.terminal import Parser, print_table, say
@@ -63,6 +63,8 @@ def jobs(arguments: Sequence[str]) -> None:
     if wanted is not None and wanted not in found:
         raise UsageError(f"there is no job {wanted!r}{nearest(wanted, found, listed=bool(found))}")
     if options.cancel:
+        if all(entry.state in ENDED for entry in queue(found[wanted].ids[-1:])):
+            raise UsageError(f"job {wanted} has ended already")
         run_slurm("scancel", *found[wanted].ids[-1:])
         say(f"job {wanted} ({found[wanted].ids[-1]}) is cancelled; submitting it again continues its run")
         return
@@ -82,7 +84,7 @@ def jobs(arguments: Sequence[str]) -> None:
 
 
 def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
-    """A row for each task of the job that SLURM knows; one without SLURM's word if it has forgotten the job."""
+    """A row for each task of the job that SLURM knows; one row in state `ended` if it has forgotten the job."""
     run, status, best = _study_progress(job) if job.study else _run_progress(job)
     known = [entry for entry in entries if job.ids and entry.id.partition("_")[0] == job.ids[-1]]
     if not known:
@@ -90,7 +92,7 @@ def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
     for entry in known:
         base, _, task = entry.id.partition("_")
         pattern = f"log-{base}_{task}.txt" if task else f"log-{base}.txt"
-        # SLURM's reason is worth a word only while a job waits.
+        # The reason says something only while the job waits.
         state = f"PENDING ({entry.reason})" if entry.state == "PENDING" and entry.reason != "None" else entry.state
         yield Row(
             f"{job.name}[{task}]" if task else job.name, entry.id, state, entry.node,
@@ -118,8 +120,7 @@ def _study_progress(job: Job) -> tuple[str, str, str]:
     from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study, study_names
     from lit_mnist.sweeps.study.summary import read_summary
 
-    words = dict(zip(job.command, job.command[1:], strict=False))
-    url = words.get("--storage") or default_storage()
+    url = flag_value(job.command, "--storage") or default_storage()
     name = job.study or ""
     if "://" not in url and not Path(url).exists():
         return name, "", ""

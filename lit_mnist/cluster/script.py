@@ -36,17 +36,24 @@ while :; do
 done
 
 if [ "$code" = {requeue} ]; then
+  # One task of an array has the id of the whole array as its SLURM_JOB_ID.
+  job=${{SLURM_ARRAY_JOB_ID:+${{SLURM_ARRAY_JOB_ID}}_$SLURM_ARRAY_TASK_ID}}
+  job=${{job:-$SLURM_JOB_ID}}
   # A job that is not RUNNING is ended by SLURM: one that is preempted or requeued starts again by itself, and one
   # that the user has cancelled (COMPLETING in SLURM 22.05) must not start again.
-  state=$(scontrol show job "$SLURM_JOB_ID" 2>/dev/null | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p')
-  if [ "$state" != RUNNING ]; then
-    echo "SLURM ends job $SLURM_JOB_ID itself ($state): this script does not requeue it"
-  elif [ "${{SLURM_RESTART_COUNT:-0}}" -lt {restarts} ]; then
-    echo "job $SLURM_JOB_ID is requeued (restart $((${{SLURM_RESTART_COUNT:-0}} + 1)) of {restarts})"
-    scontrol requeue "$SLURM_JOB_ID"
+  state=$(scontrol show job "$job" 2>/dev/null | sed -n 's/.*JobState=\\([A-Z_]*\\).*/\\1/p')
+  restart=$((${{SLURM_RESTART_COUNT:-0}} + 1))
+  if [ -n "$state" ] && [ "$state" != RUNNING ]; then
+    echo "SLURM ends job $job itself ($state): this script does not requeue it"
+  elif [ "$restart" -le {restarts} ]; then
+    echo "job $job is requeued (restart $restart of {restarts})"
+    for attempt in 1 2 3 4 5; do  # the controller may be busy
+      scontrol requeue "$job" && break
+      sleep 5
+    done
     sleep 60  # SLURM ends this script as part of the requeue; exiting first would count as the job's end
   else
-    echo "job $SLURM_JOB_ID was restarted {restarts} times (--restarts): not put back into the queue"
+    echo "job $job was restarted {restarts} times (--restarts): it is not requeued"
   fi
 fi
 exit "$code"
@@ -72,7 +79,8 @@ def batch_script(
         restarts: How often the job may be put back into the queue.
 
     """
-    lines = [f"--{name}" if value is None else f"--{name}={value}" for name, value in options.items()]
+    # sbatch splits a directive at spaces and understands quotes.
+    lines = [shlex.quote(f"--{name}" if value is None else f"--{name}={value}") for name, value in options.items()]
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in [*lines, *extra]),
         environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),

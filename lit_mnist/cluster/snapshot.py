@@ -41,8 +41,7 @@ def code_files(source: Path) -> list[Path]:
     """The files that make up the code, relative to `source`.
 
     In a checkout these are all files that git tracks, with uncommitted changes, and the untracked ones that it
-    does not
-    ignore; otherwise those of the package.
+    does not ignore; otherwise those of the package.
     """
     if (source / ".git").exists():
         listed = _git(source, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
@@ -69,9 +68,8 @@ def plan_snapshot(target: Path | None) -> Snapshot:
 def take_snapshot(target: Path) -> Snapshot:
     """Copy the code to `target`, which is replaced if it exists.
 
-    A job that is running from an earlier copy keeps its open files, but not modules that it has yet to import: do
-    not
-    call this for the folder of a job that is queued or running.
+    Do not call this for the folder of a job that is queued or running: it would lose modules that it has not yet
+    imported.
     """
     snapshot = plan_snapshot(target)
     temporary = target.with_name(f".{target.name}.new")

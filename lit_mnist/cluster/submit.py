@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lit_mnist.cluster.job import CODE, SCRIPT, Job, jobs_folder, queue, read_job, run_slurm
+from lit_mnist.cluster.job import CODE, SCRIPT, Job, flag_value, jobs_folder, queue, read_job, run_slurm
 from lit_mnist.cluster.script import WARNING, batch_script, parse_time
 from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take_snapshot
 from lit_mnist.errors import UsageError
@@ -21,20 +21,19 @@ from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import SNAPSHOT
 from lit_mnist.tracking.store import URI, find_store
 
+NAME = r"\w[\w.-]*"
 VERBS = ("fit", "sweep", "reproduce")
 SETTINGS = ("LIT_MNIST_DATA", "LIT_MNIST_STORAGE", URI)
-"""Variables that the script sets as they are at submission. One with a password is left out: `sbatch` passes the
-whole
-environment on anyway, unless the site says otherwise (SBATCH_EXPORT)."""
+"""Variables that the script sets to their values at submission. One with a password is left out; `sbatch` passes
+the environment on anyway, unless the site forbids it (SBATCH_EXPORT)."""
 EPILOG = """\
 examples:
   lit-mnist submit --time 4:00:00 --gpus 1 -- fit --config zhang/cnn
   lit-mnist submit --nodes 2 --gpus 4 -- fit --config zhang/cnn --trainer.strategy ddp
   lit-mnist submit --array 8 --gpus 1 -- sweep sweeps/zhang_feature_classifier.yaml
 
-The command after `--` is any `lit-mnist fit`, `sweep` or `reproduce`. Submitting the same command again continues
-the
-same run or study.
+The command after `--` is any `lit-mnist fit`, `sweep` or `reproduce`. Submitting the same command again
+continues the same run or study.
 """
 
 
@@ -50,7 +49,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--name", help="of the job and key of its run (default: made from the command)")
     parser.add_argument("--time", help="time limit of each start of the job, such as 4:00:00")
     parser.add_argument("--gpus", type=_count, default=0, help="GPUs on each node (default: 0)")
-    parser.add_argument("--cpus", type=_positive, help="CPU cores for each process")
+    parser.add_argument(
+        "--cpus", type=_positive, help="CPU cores for each process of a fit, or for all workers of a sweep"
+    )
     parser.add_argument("--nodes", type=_positive, default=1, help="nodes that train one network (default: 1)")
     parser.add_argument("--mem", help="memory on each node, such as 16G")
     parser.add_argument("--partition")
@@ -64,7 +65,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--sbatch", action="append", default=[], metavar="FLAG", help="any option of sbatch; repeatable"
     )
     parser.add_argument(
-        "--no-snapshot", action="store_true", help="run the checkout as it then is, not a copy of it"
+        "--no-snapshot",
+        action="store_true",
+        help="run the checkout as it is when the job starts, instead of a copy",
     )
     parser.add_argument("--dry-run", action="store_true", help="print the script; submit and write nothing")
     parser.add_argument(
@@ -106,7 +109,7 @@ def submit(arguments: Sequence[str]) -> None:
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
     job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
-    job.ids, job.array = [*(earlier.ids if earlier else []), job_id], options.array or 0
+    job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
 
@@ -119,16 +122,20 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise UsageError(f"submit takes {', '.join(VERBS)}, and not {command[0]!r}")
     if options.time is not None:
         parse_time(options.time)
-    if options.name is not None and not re.fullmatch(r"[\w.-]+", options.name):
+    if options.name is not None and not re.fullmatch(NAME, options.name):
         raise UsageError(f"--name {options.name}: letters, digits, dots, dashes and underscores only")
-    if command[0] == "fit" and (given := {"--resume", "--key", "--offline"} & set(command)):
-        raise UsageError(f"{given.pop()}: a job finds its run by its name; give --name to continue an earlier job")
+    flags = {word.partition("=")[0] for word in command}
+    if command[0] == "fit" and (given := [name for name in ("--resume", "--key", "--offline") if name in flags]):
+        raise UsageError(f"{given[0]}: a job finds its run by its name; give --name to continue an earlier job")
+    devices = flag_value(command, "--trainer.devices")
+    if command[0] == "fit" and devices is not None and not re.fullmatch("[1-9][0-9]*", devices):
+        raise UsageError(f"--trainer.devices {devices}: a job needs a number; or leave it out and give --gpus")
     if options.array and command[0] != "sweep":
         raise UsageError("--array: several tasks can share a sweep only; submit each fit as a job of its own")
     if command[0] == "sweep" and options.nodes > 1:
         raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
-    storage = _value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
-    if (options.array and "://" not in storage) or (options.array and storage.startswith("sqlite")):
+    storage = flag_value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
+    if options.array and ("://" not in storage or storage.startswith("sqlite")):
         raise UsageError(
             "--array: tasks on several nodes need a study in a database: set LIT_MNIST_STORAGE to"
             " postgresql+psycopg://HOST/NAME; a file is not safe on a network file system"
@@ -140,7 +147,7 @@ def _script(
 ) -> str:
     limit = parse_time(options.time) if options.time else None
     # A fit needs a process for each device, which srun starts; a sweep starts its own.
-    tasks = 1 if command[0] != "fit" else int(_value(command, "--trainer.devices") or max(options.gpus, 1))
+    tasks = 1 if command[0] != "fit" else int(flag_value(command, "--trainer.devices") or max(options.gpus, 1))
     log = folder / ("log-%A_%a.txt" if options.array else "log-%j.txt")
     directives = {
         "job-name": name,
@@ -152,26 +159,22 @@ def _script(
         "nodes": str(options.nodes),
         "ntasks-per-node": str(tasks),
         "cpus-per-task": options.cpus and str(options.cpus),
-        "gpus-per-node": str(options.gpus) if options.gpus else False,
+        "gpus-per-node": str(options.gpus or ""),
         "mem": options.mem,
         "partition": options.partition,
         "account": options.account,
         "array": f"0-{options.array - 1}" if options.array else None,
         "dependency": options.after and f"afterok:{_job_id(options.after, folder.parent)}",
     }
-    flags = ("requeue",)
-    given = {key: value for key, value in directives.items() if key in flags or value}
+    given = {name: value for name, value in directives.items() if name == "requeue" or value}
     environment = {
         SNAPSHOT: f"{snapshot.commit}:{snapshot.digest}",
         "PYTHONPATH": str(snapshot.folder),
         "PYTHONSAFEPATH": "1",
         **{key: value for key in SETTINGS if (value := os.environ.get(key)) and redact_urls(value) == value},
     }
-    return batch_script(
-        given, options.sbatch, environment, str(Path.cwd()), _full_command(options, command, name, snapshot,
-        tasks),
-        options.restarts,
-    )  # fmt: skip
+    full = _full_command(options, command, name, snapshot, tasks)
+    return batch_script(given, options.sbatch, environment, str(Path.cwd()), full, options.restarts)
 
 
 def _full_command(
@@ -182,21 +185,25 @@ def _full_command(
     if command[0] == "fit":
         words += ["--key", name]
         for flag, count in (("--trainer.devices", tasks), ("--trainer.num_nodes", options.nodes)):
-            if count > 1 and _value(command, flag) is None:
+            if count > 1 and flag_value(command, flag) is None:
                 words += [flag, str(count)]
-    if command[0] == "sweep" and options.gpus > 1 and _value(command, "--workers") is None:
+    if command[0] == "sweep" and options.gpus > 1 and flag_value(command, "--workers") is None:
         words += ["--workers", str(options.gpus)]
-    start = ["srun", "--kill-on-bad-exit"] if command[0] == "fit" and tasks * options.nodes > 1 else []
+    start = []
+    if command[0] == "fit" and tasks * options.nodes > 1:
+        # Since SLURM 22.05, srun does not take --cpus-per-task over from sbatch.
+        start = ["srun", "--kill-on-bad-exit", *([f"--cpus-per-task={options.cpus}"] if options.cpus else [])]
     return [*start, sys.executable, "-m", "lit_mnist.cli", *words]
 
 
 def _in_snapshot(word: str, snapshot: Snapshot) -> str:
     """The copy of a file that an argument names, so that a later edit of the file does not change the job."""
-    path = Path(word).absolute()
-    if path.is_file() and path.is_relative_to(snapshot.source):
+    flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
+    path = Path(value).absolute()
+    if value and path.is_file() and path.is_relative_to(snapshot.source):
         inside = path.relative_to(snapshot.source)
         if inside in code_files(snapshot.source):
-            return str(snapshot.folder / inside)
+            return f"{flag}{equals}{snapshot.folder / inside}"
     return word
 
 
@@ -211,7 +218,7 @@ def _job_id(name: str, folder: Path) -> str:
 
 def _default_name(command: Sequence[str]) -> str:
     """A name that the same command always gets: what it trains, and a hash of its arguments."""
-    subject = _value(command, "--config") or next((w for w in command[1:] if not w.startswith("-")), "")
+    subject = flag_value(command, "--config") or next((w for w in command[1:] if not w.startswith("-")), "")
     words = [command[0], *Path(subject).with_suffix("").parts[-2:]] if subject else [command[0]]
     digest = hashlib.sha256("\0".join(command).encode()).hexdigest()[:6]
     return re.sub(r"[^\w.-]+", "-", "-".join([*words, digest]))
@@ -231,26 +238,11 @@ def _study(command: Sequence[str]) -> str | None:
         return None
 
 
-def _value(command: Sequence[str], flag: str) -> str | None:
-    """The last value that `flag` has in the command."""
-    found = None
-    for word, following in zip(command, [*command[1:], ""], strict=True):
-        if word == flag:
-            found = following
-        elif word.startswith(f"{flag}="):
-            found = word.partition("=")[2]
-    return found
-
-
-def _count(text: str) -> int:
-    value = int(text)
-    if value < 0:
-        raise argparse.ArgumentTypeError("must be 0 or more")
-    return value
+def _count(text: str, least: int = 0) -> int:
+    if not text.isdecimal() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"{text} must be a whole number of {least} or more")
+    return int(text)
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    return _count(text, least=1)

@@ -124,10 +124,10 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
         if (host == this_host() and sees_process) or own is not None:
             return Liveness(State.DEAD, host, process)
 
-    # SLURM knows at once what heartbeats tell after two minutes only.
-    gone = is_gone(slurm, int(tags.get("slurm.restart") or 0)) if slurm else None
-    if gone is not None:
-        return Liveness(State.DEAD if gone else State.ALIVE, host, process)
+    # SLURM knows at once what heartbeats show after two minutes. A job that still runs proves nothing: this
+    # process of it may have been killed.
+    if slurm and is_gone(slurm, int(tags.get("slurm.restart") or 0)):
+        return Liveness(State.DEAD, host, process)
 
     heartbeats = []
     if tags.get(HEARTBEAT, "").isdecimal():

@@ -72,7 +72,7 @@ def log_of(name: str, project: Path) -> str:
     return "".join(path.read_text() for path in sorted((project / "mlruns" / "jobs" / name).glob("log-*.txt")))
 
 
-def in_training(name: str, project: Path, steps: int = 60) -> None:
+def in_training(name: str, project: Path) -> None:
     """Wait until the job's run has a checkpoint."""
 
     def reached() -> bool:
@@ -193,3 +193,30 @@ def test_a_job_whose_node_goes_down_continues_on_another(project: Path, undistur
         subprocess.run(["scontrol", "update", "NodeName=n1", "State=RESUME"], capture_output=True, check=False)
     assert row("stranded")["restarts"] == 1
     assert_same("stranded", undisturbed)
+
+
+DDP = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
+
+
+def test_two_processes_of_srun_train_one_run_through_a_warning_and_a_cancellation(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Both nodes are this machine, whose name does not lead to its loopback interface.
+    monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    finish("whole", submit("whole", command=[*FIT, *DDP]), project)
+    status, *whole = result("whole")
+    assert status == "FINISHED"
+
+    job = submit("pair", command=[*FIT, *DDP])
+    in_training("pair", project)
+    slurm("scancel", "--batch", "--signal", "USR1", job)
+    wait_for(lambda: row("pair")["restarts"] == 1 and row("pair")["state"] == "RUNNING", "restarted job")
+    lit_mnist("jobs", "--cancel", "pair")
+    wait_for(lambda: state(job) == "CANCELLED", "cancelled job")
+    finish("pair", submit("pair", command=[*FIT, *DDP]), project)
+    assert_same("pair", (whole[0], whole[1]))
+    finish(
+        "pair", submit("pair", command=[*FIT, *DDP]), project
+    )  # nothing is left, and no rank waits for the other
+    assert "nothing left to do" in log_of("pair", project)

@@ -1,5 +1,6 @@
 """`lit-mnist submit` and `jobs` on a machine without SLURM: the script, the copy of the code, what is refused."""
 
+import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from lit_mnist.cluster.script import parse_time
-from lit_mnist.cluster.snapshot import checkout, code_digest, take_snapshot
+from lit_mnist.cluster.snapshot import PACKAGE, code_digest, take_snapshot
 from lit_mnist.errors import UsageError
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -101,13 +102,26 @@ def test_a_time_limit_that_is_none_is_refused(text: str) -> None:
         parse_time(text)
 
 
-def test_the_copy_holds_the_code_and_keeps_it_when_the_checkout_changes(tmp_path: Path) -> None:
+@pytest.mark.skipif(shutil.which("git") is None, reason="git is not installed")
+def test_the_copy_has_uncommitted_changes_and_stays_as_it_was_submitted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    package = tmp_path / "repository" / "lit_mnist"
+    shutil.copytree(PACKAGE / "cluster", package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package.parent / ".gitignore").write_text("*.log\n")
+    for command in (["init", "--quiet"], ["add", "."]):
+        subprocess.run(["git", "-C", str(package.parent), *command], check=True)
+    (package / "job.py").write_text("edited = True\n")
+    (package / "untracked.py").write_text("added = True\n")
+    (package / "training.log").write_text("ignored\n")
+    monkeypatch.setattr("lit_mnist.cluster.snapshot.PACKAGE", package)
+
     snapshot = take_snapshot(tmp_path / "code")
-    assert snapshot.digest == code_digest(checkout())
-    assert (snapshot.folder / "lit_mnist" / "configs" / "zhang" / "cnn.yaml").exists()
-    assert not list(snapshot.folder.rglob("__pycache__"))
-    again = take_snapshot(tmp_path / "code")
-    assert again.digest == snapshot.digest
+    (package / "job.py").write_text("edited_later = True\n")
+    copy = snapshot.folder / "lit_mnist"
+    assert (copy / "job.py").read_text() == "edited = True\n"
+    assert (copy / "untracked.py").exists() and not (copy / "training.log").exists()
+    assert snapshot.digest != code_digest(package.parent)  # the checkout's code is another now
 
 
 def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
