@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -24,6 +25,7 @@ from lit_mnist.tracking.logger import FILES, MLflowTracker
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
+from lit_mnist.tracking.store import find_store
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
     LAST,
@@ -40,6 +42,8 @@ from lit_mnist.training.checkpoints.resume_point import (
     find_resume_point,
     find_run_to_resume,
     nothing_left,
+    point_to_send,
+    received_point,
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
@@ -105,12 +109,21 @@ def fit(
     job = allocation()
     if job is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
-    with SignalWatch() if watch is None else nullcontext(watch) as watch:
+    with (
+        SignalWatch() if watch is None else nullcontext(watch) as watch,
+        TemporaryDirectory(prefix="lit_mnist-") as received,
+    ):
         watch.check()
         peers = LaunchedRanks.connect() if options.resume or options.key else None
-        found, done = _find_run(options, watch, peers)
-        if done:
+        from_rank_0 = None if peers is None or peers.rank == 0 else peers.receive(Path(received), watch)
+        if from_rank_0 is None:
+            found = _find_run(options, watch)
+        elif from_rank_0["done"]:
             return None
+        elif from_rank_0["run"] is None:
+            found = None
+        else:
+            found = FoundRun(from_rank_0["run"], Path(received), find_store(), None, "RUNNING")
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
         # By default torch uses all cores of the host, which slows down a job that was given fewer.
@@ -118,7 +131,12 @@ def fit(
         if threads is not None:
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
-        point = None if found is None else find_resume_point(found, cli.model)
+        if found is None:
+            point = None
+        elif from_rank_0 is None:
+            point = find_resume_point(found, cli.model)
+        else:
+            point = received_point(found, from_rank_0["best_is_lost"], cli.model)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if _is_done(work, peers):
@@ -139,29 +157,20 @@ def fit(
     return result
 
 
-def _find_run(
-    options: argparse.Namespace, watch: SignalWatch, peers: LaunchedRanks | None
-) -> tuple[FoundRun | None, bool]:
+def _find_run(options: argparse.Namespace, watch: SignalWatch) -> FoundRun | None:
     """Find the run that `--resume` or `--key` names; None if the fit starts a new one.
-
-    Returns:
-        The run, and True if rank 0 has said that it has nothing left to train.
 
     Raises:
         UserError: there is no run to resume, or the store cannot be opened.
         Interrupted: a signal came meanwhile.
 
     """
-    rank_0_run, done = run_of_rank_0(), False
+    rank_0_run = run_of_rank_0()
     try:
         wanted = options.resume
-        if peers is not None and peers.rank > 0:
-            wanted, done = peers.receive(watch)
-        elif options.key is not None:
+        if options.key is not None:
             wanted = rank_0_run or find_key(options.key, options.offline)
-        if wanted is None or done:
-            return None, done
-        return find_run_to_resume(wanted, options.offline, rank_0_run), False
+        return None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)
     except UserError:
         watch.check()  # a signal during the wait for a store that is away matters more than its error
         raise
@@ -283,10 +292,10 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
 def _is_done(job: _Fit, peers: LaunchedRanks | None) -> bool:
     """Return True, and say so, if the run is finished and its training has nothing left to do.
 
-    Rank 0 decides, and tells the ranks that were launched beside it which run it resumes.
+    Rank 0 decides, and sends the ranks that were launched beside it what it resumes.
     """
     if peers is not None and peers.rank > 0:
-        return False  # `_find_run` has returned what rank 0 decided
+        return False  # rank 0 has decided so
     point, reason = job.point, None
     if point is not None and point.checkpoint is not None:
         reason = nothing_left(point.checkpoint.content, job.trainer, job.cli.model)
@@ -294,7 +303,7 @@ def _is_done(job: _Fit, peers: LaunchedRanks | None) -> bool:
         if point.status != "FINISHED" or (not job.offline and has_unsent(point.folder)):
             reason = None
     if peers is not None:
-        peers.send(point.run.id if point else None, done=reason is not None)
+        peers.send(*point_to_send(point, done=reason is not None))
     if reason is None or point is None:
         return False
     if job.trainer.is_global_zero:

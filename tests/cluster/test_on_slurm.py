@@ -84,6 +84,15 @@ def in_training(name: str, project: Path) -> None:
     wait_for(reached, f"checkpoint of {name}: {log_of(name, project)}")
 
 
+def steps_done(name: str, project: Path) -> int:
+    """The step of the newest checkpoint of the job's run."""
+    [record] = [
+        path for path in (project / "mlruns" / "runs").glob("*/run.json") if f'"key": "{name}"' in path.read_text()
+    ]
+    content = torch.load(record.parent / "checkpoints" / "last.ckpt", weights_only=True)
+    return int(content["global_step"])
+
+
 def result(name: str) -> tuple[str, dict[str, list[tuple[int, float]]], dict[str, torch.Tensor]]:
     """Status, metric history and weights of the one run with that key."""
     client = connect(find_store())
@@ -121,11 +130,13 @@ def finish(name: str, job: str, project: Path) -> None:
         raise AssertionError(f"{state(job)}: {log_of(name, project)}") from None
 
 
-def pid_of(name: str) -> int:
-    """The process of the job's training."""
+def pid_of(name: str, rank: int = 0) -> int:
+    """The process of the job's training, of that rank."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
-        if "--key" in words and name in words and "srun" not in words[0]:
+        if "--key" not in words or name not in words or "srun" in words[0]:
+            continue
+        if process.environ().get("SLURM_PROCID", "0") == str(rank):
             return process.pid
     raise AssertionError(f"{name} does not run")
 
@@ -145,7 +156,8 @@ def test_a_requeued_job_continues_its_run_and_dependent_jobs_wait(project: Path,
 def test_a_warning_before_the_time_limit_puts_the_job_back_into_the_queue(project: Path, undisturbed) -> None:
     job = submit("warned")
     in_training("warned", project)
-    slurm("scancel", "--batch", "--signal", "USR1", job)  # as --signal=B:USR1@... does
+    # As --signal=B:USR1@... does. SLURM's shortest limit is a minute: `make soak` waits for a real one.
+    slurm("scancel", "--batch", "--signal", "USR1", job)
     finish("warned", job, project)
     assert row("warned")["restarts"] == 1 and "requeued (restart 1 of 20)" in log_of("warned", project)
     assert_same("warned", undisturbed)
@@ -195,28 +207,35 @@ def test_a_job_whose_node_goes_down_continues_on_another(project: Path, undistur
     assert_same("stranded", undisturbed)
 
 
-DDP = ["--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "2"]
-
-
-def test_two_processes_of_srun_train_one_run_through_a_warning_and_a_cancellation(
+def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_cancellation(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    command = [*FIT, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "1"]
     # Both nodes are this machine, whose name does not lead to its loopback interface.
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
-    finish("whole", submit("whole", command=[*FIT, *DDP]), project)
+
+    def start(name: str) -> str:
+        return submit(name, "--nodes", "2", command=command)
+
+    finish("whole", start("whole"), project)
     status, *whole = result("whole")
     assert status == "FINISHED"
 
-    job = submit("pair", command=[*FIT, *DDP])
+    job = start("pair")
     in_training("pair", project)
     slurm("scancel", "--batch", "--signal", "USR1", job)
     wait_for(lambda: row("pair")["restarts"] == 1 and row("pair")["state"] == "RUNNING", "restarted job")
+    step = wait_for(lambda: steps_done("pair", project), "resumed training")
+    wait_for(lambda: steps_done("pair", project) > step, "checkpoint of the resumed training")
+    os.kill(pid_of("pair", rank=1), signal.SIGKILL)
+    wait_for(lambda: state(job) == "FAILED", "failed job")
+    step, job = steps_done("pair", project), start("pair")
+    wait_for(lambda: steps_done("pair", project) > step, "checkpoint of the job submitted again")
     lit_mnist("jobs", "--cancel", "pair")
     wait_for(lambda: state(job) == "CANCELLED", "cancelled job")
-    finish("pair", submit("pair", command=[*FIT, *DDP]), project)
+    wait_for(lambda: result("pair")[0] == "KILLED", "saved run")
+    finish("pair", start("pair"), project)
     assert_same("pair", (whole[0], whole[1]))
-    finish(
-        "pair", submit("pair", command=[*FIT, *DDP]), project
-    )  # nothing is left, and no rank waits for the other
+    finish("pair", start("pair"), project)  # nothing is left, and no rank waits for the other
     assert "nothing left to do" in log_of("pair", project)

@@ -70,6 +70,40 @@ def test_torchrun_trains_one_run_and_resumes_it_by_its_key(project: Path) -> Non
     assert max(point.step for point in points) == 100
 
 
+def test_two_nodes_without_a_shared_disk_go_on_from_the_checkpoint_of_the_first(project: Path) -> None:
+    """Each node's folder, with the runs and the store in it, is unknown to the other."""
+    nodes = [project / "first", project / "second"]
+    for node in nodes:
+        node.mkdir()
+        (node / "pyproject.toml").touch()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    train = ["-m", "lit_mnist.cli", *FIT, "--trainer.num_nodes", "2", "--trainer.accelerator", "cpu",
+             "--trainer.strategy", "ddp", "--key", "both", "--trainer.log_every_n_steps", "20"]  # fmt: skip
+
+    def start(node: Path, steps: str) -> subprocess.Popen[str]:
+        launch = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={nodes.index(node)}"]
+        address = ["--master-addr=127.0.0.1", "--master-port=29563"]
+        command = [sys.executable, "-m", *launch, *address, *train, "--trainer.max_steps", steps]
+        return subprocess.Popen(command, cwd=node, env=environment, stderr=subprocess.PIPE, text=True)
+
+    for limit in ("60", "100"):
+        for process in [start(node, limit) for node in nodes]:
+            _, errors = process.communicate(timeout=120)
+            assert process.returncode == 0, errors
+    assert not list(nodes[1].glob("mlruns/runs/*"))
+    os.chdir(nodes[0])
+    (run,) = runs(find_store())
+    assert run["status"] == "FINISHED"
+    steps = [point.step for point in connect(find_store()).get_metric_history(run["id"], "train/loss")]
+    assert steps == sorted(set(steps)) and steps[-1] == 100
+
+    os.chdir(project)
+    lit_mnist(*FIT, *DDP, "--trainer.log_every_n_steps", "20", "--trainer.max_steps", "100")
+    (undisturbed,) = runs(find_store())
+    assert run["metrics"]["train/loss"] == undisturbed["metrics"]["train/loss"]
+    assert run["metrics"]["val/loss"] == undisturbed["metrics"]["val/loss"]
+
+
 def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
     (run,) = runs(find_store())

@@ -97,6 +97,29 @@ def find_resume_point(run: FoundRun, model: LitModel) -> ResumePoint:
     return ResumePoint(run, run.folder, run.status, choose_checkpoint(run.folder / CHECKPOINTS, model))
 
 
+def point_to_send(point: ResumePoint | None, done: bool) -> tuple[dict[str, Any], dict[str, Path]]:
+    """What rank 0 tells the ranks that were launched beside it, and the files that they need.
+
+    Args:
+        point: Where training goes on; None for a new run.
+        done: There is nothing left to train.
+
+    """
+    if point is None or done:
+        return {"run": None, "done": done}, {}
+    files, lost = {CONFIG: point.folder / CONFIG}, False
+    if point.checkpoint is not None:
+        files[f"{CHECKPOINTS}/{LAST}"], lost = point.checkpoint.path, point.checkpoint.best_is_lost
+    return {"run": point.run.id, "done": False, "best_is_lost": lost}, files
+
+
+def received_point(run: FoundRun, best_is_lost: bool, model: LitModel) -> ResumePoint:
+    """The resume point that rank 0 has sent to this rank, which does not look for one itself."""
+    path = run.folder / CHECKPOINTS / LAST
+    checkpoint = Checkpoint(path, read_checkpoint(path, model), best_is_lost) if path.exists() else None
+    return ResumePoint(run, run.folder, run.status, checkpoint)
+
+
 def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
     """Return the checkpoint in `folder` to go on from, or None if there is none.
 

@@ -4,13 +4,15 @@ Rank 0 does all tracking. With `--trainer.strategy ddp` Lightning starts the oth
 line again; on a cluster `srun` or `torchrun` starts all of them.
 """
 
+import json
 import os
 import signal
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -24,11 +26,14 @@ from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import WATCHED, SignalWatch, exit_code
 from lit_mnist.slurm import allocation
 from lit_mnist.terminal import note
+from lit_mnist.tracking.store import one_line
 
 RANK_0 = "LIT_MNIST_RANK_0"
 """Environment variable that rank 0 sets for the ranks it starts: its process id and its run's id."""
 CONNECT_ATTEMPTS = 3
 """How often a rank other than 0 tries to reach rank 0, a second apart."""
+PART = 4 * 2**20
+"""Bytes in one message between ranks: TCPStore's limit is 8 MiB (MAX_PAYLOAD_LEN, torch 2.8)."""
 HANG_TIMEOUT = 60.0
 """Seconds after a signal without a new batch, after which a process of a distributed training is killed."""
 
@@ -79,19 +84,31 @@ def is_started_rank() -> bool:
 
 
 class LaunchedRanks:
-    """Passes rank 0's choice of the run on to the ranks that `srun` or `torchrun` started beside it.
+    """Passes on from where rank 0 resumes to the ranks that `srun` or `torchrun` started beside it.
 
     Each of them would otherwise look the run up by itself: `--resume last` would find rank 0 at work and take an
-    older run, and `--key` would find the run that rank 0 has just created.
+    older run, and `--key` would find the run that rank 0 has just created. The checkpoint is sent with it, so that
+    all ranks start at the same step, with or without a file system that all nodes see.
     """
 
     def __init__(self, rank: int, host: str, port: int, listen: bool) -> None:
         self.rank = rank
-        self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
+        try:
+            self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
+        except distributed.DistError as error:
+            wrong = "listen on" if listen else "reach"
+            raise UserError(
+                f"rank {rank} cannot {wrong} {host}:{port} ({one_line(error)}); set MASTER_ADDR and MASTER_PORT"
+            ) from None
 
     @classmethod
     def connect(cls) -> "LaunchedRanks | None":
-        """Connect this process with the other ranks; None if it is alone, or if Lightning starts the ranks."""
+        """Connect this process with the other ranks; None if it is alone, or if Lightning starts the ranks.
+
+        Raises:
+            UserError: rank 0 cannot be reached.
+
+        """
         job = allocation()
         if job is not None and job.step and job.tasks > 1:
             slurm = SLURMEnvironment()
@@ -105,14 +122,20 @@ class LaunchedRanks:
     @property
     def _key(self) -> str:
         # torchrun keeps its store when it restarts the ranks.
-        return f"lit_mnist/run/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
+        return f"lit_mnist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
-    def send(self, run_id: str | None, done: bool) -> None:
-        """Tell the other ranks which run is resumed, None for a new one, and if it has nothing left to train."""
-        self._store.set(self._key, f"{run_id or ''} {int(done)}")
+    def send(self, message: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Send a message of plain types, and files under the names that they will have at the other ranks."""
+        sizes = {}
+        for name, path in files.items():
+            content = path.read_bytes()
+            sizes[name] = len(content)
+            for start in range(0, len(content), PART):
+                self._store.set(f"{self._key}/{name}/{start}", content[start : start + PART])  # type: ignore[arg-type]
+        self._store.set(self._key, json.dumps({"message": message, "sizes": sizes}))
 
-    def receive(self, watch: SignalWatch) -> tuple[str | None, bool]:
-        """Return what rank 0 has sent.
+    def receive(self, folder: Path, watch: SignalWatch) -> Any:
+        """Return the message of rank 0, and write its files to `folder`.
 
         Raises:
             Interrupted: a signal came before.
@@ -123,10 +146,15 @@ class LaunchedRanks:
             while not self._store.check([self._key]):
                 watch.check()
                 time.sleep(0.2)
-            run_id, _, done = self._store.get(self._key).decode().partition(" ")
+            received = json.loads(self._store.get(self._key))
+            for name, size in received["sizes"].items():
+                path = folder / name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                parts = (self._store.get(f"{self._key}/{name}/{start}") for start in range(0, size, PART))
+                path.write_bytes(b"".join(parts))
         except distributed.DistError:
             raise UserError("rank 0 of this training has ended; its message says why") from None
-        return run_id or None, done == "1"
+        return received["message"]
 
 
 class RankConsensus:
