@@ -21,6 +21,9 @@ TASK_VARIABLES = (
 )  # fmt: skip
 """Variables by which Lightning takes a process for one rank of a distributed training."""
 
+RANK_LEFT = "LIT_MNIST_TASK"
+"""The variable in which `leave_tasks` leaves the rank of the srun task, for `task_name`."""
+
 
 @dataclass(frozen=True)
 class Allocation:
@@ -82,12 +85,25 @@ def this_job() -> str:
     return f"{job.job}.{job.restarts}" if job else ""
 
 
+def task_name(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the name of this array task or srun task, as in 7_2 or 7 task 3; empty outside SLURM."""
+    if (job := allocation(environment)) is None:
+        return ""
+    name, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    name = f"{name}_{index}" if name and index else job.job
+    rank = str(job.rank) if job.step and job.tasks > 1 else environment.get(RANK_LEFT, "")
+    return f"{name} task {rank}" if rank else name
+
+
 def leave_tasks() -> None:
     """Make this process, and those that it starts, independent of the other tasks of the job.
 
     Without this, Lightning's `rank_zero_only` silences the logger of each sweep worker whose SLURM_PROCID is not
     0, and a `Trainer(devices=1)` refuses to start in a job of several tasks.
     """
+    job = allocation()
+    if job is not None and job.step and job.tasks > 1:
+        os.environ[RANK_LEFT] = str(job.rank)
     for name in TASK_VARIABLES:
         os.environ.pop(name, None)
 

@@ -14,7 +14,7 @@ What is stored, as Optuna's user attributes:
 - of a study: `spec` (the YAML), `stored` (what must not change within a study), `trials` (how many in all),
   `longest` (validations of the longest training), `experiment` and `run_id` (its MLflow run), `spent` (seconds),
   `summed` (the number of trials when it was last summarised).
-- of a trial: `owner`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun` (a run may
-  exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason` (why),
-  `values` (objectives by seed), `seconds`.
+- of a trial: `owner`, `heartbeat`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun`
+  (a run may exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason`
+  (why), `values` (objectives by seed), `seconds`, `first_save` (seconds to its first checkpoint or validation).
 """

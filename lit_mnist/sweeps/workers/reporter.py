@@ -1,7 +1,7 @@
 """The Lightning callback by which a trial's training reports to its study and is pruned."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +11,7 @@ from torch import Tensor
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.search.optuna_private import has_reported
 from lit_mnist.sweeps.search.spec import Objective
+from lit_mnist.sweeps.study.leases import check_owner
 from lit_mnist.sweeps.study.summary import UNREPORTED
 from lit_mnist.sweeps.study.trial_runs import REASON, STATE
 from lit_mnist.tracking.logger import MLflowTracker
@@ -23,8 +24,7 @@ class Reporter(Callback):
         objective: The metric to report.
         trial: The trial to report to; None on ranks other than 0.
         reports: True if the pruner sees the values. Those of later seeds, and of studies with several objectives,
-        it
-            does not see: their validations are only counted.
+            it does not see: their validations are only counted.
         seed: The training's seed.
         reason: Why the trial was pruned, if that happened before an interruption.
         on_run: Called with the id of the MLflow run as soon as it exists.
@@ -42,6 +42,8 @@ class Reporter(Callback):
     ) -> None:
         self.objective, self.trial, self.reports, self.seed = objective, trial, reports, seed
         self.reason, self._on_run = reason, on_run
+        self.owner: Mapping[str, Any] | None = None
+        """The worker to which the trial must be leased whenever the study learns of a validation."""
         self.validations, self.seconds, self.parameters = 0, 0.0, 0
         self._started: float | None = None
 
@@ -71,6 +73,8 @@ class Reporter(Callback):
         if trainer.sanity_checking:
             return
         step, self.validations = self.validations, self.validations + 1
+        if self.trial is not None and self.owner is not None:
+            check_owner(self.trial.storage, self.trial, self.owner)
         if not self.reports:
             self._count_unreported()
             return

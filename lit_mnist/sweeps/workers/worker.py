@@ -87,7 +87,7 @@ def _work_on_trial(leases: Leases, trial: Trial, signals: SignalWatch, plan: Tri
     """Train the trial; release it if it cannot be ended here."""
     try:
         with Heartbeats(leases, trial):
-            TrialWork(leases.study, leases.spec, trial, signals, plan).run()
+            TrialWork(leases, leases.suggest(trial), signals, plan).run()
     except BusyError as error:
         # The trial's run is still locked: its last worker was taken for dead, or is about to end. Wait a moment,
         # or this worker would lease the same trial at once.
