@@ -26,7 +26,6 @@ from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import WATCHED, SignalWatch, exit_code
 from lit_mnist.slurm import allocation
 from lit_mnist.terminal import note
-from lit_mnist.tracking.store import one_line
 
 RANK_0 = "LIT_MNIST_RANK_0"
 """Environment variable that rank 0 sets for the ranks it starts: its process id and its run's id."""
@@ -96,9 +95,9 @@ class LaunchedRanks:
         try:
             self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
         except distributed.DistError as error:
-            wrong = "listen on" if listen else "reach"
+            wrong, reason = "listen on" if listen else "reach", " ".join(str(error).split())
             raise UserError(
-                f"rank {rank} cannot {wrong} {host}:{port} ({one_line(error)}); set MASTER_ADDR and MASTER_PORT"
+                f"rank {rank} cannot {wrong} {host}:{port} ({reason}); set MASTER_ADDR and MASTER_PORT"
             ) from None
 
     @classmethod
