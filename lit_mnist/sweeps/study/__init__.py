@@ -6,7 +6,9 @@
 - `study`: creates a study from its specification; says whether it is finished.
 - `leases`: which worker works on which trial; takes over trials of dead workers. All limits of this are here.
 - `heartbeats`: how a worker shows other machines that it is alive.
-- `trial_runs`: the MLflow runs of a study and its trials.
+- `job_time`: whether a SLURM job has enough time left to begin a trial.
+- `study_run`: the MLflow run of a study, to which all its sweeps write.
+- `trial_runs`: the MLflow runs of its trials.
 - `summary`: a read-only snapshot, for progress, tables and figures.
 
 What is stored, as Optuna's user attributes:

@@ -236,7 +236,8 @@ class TrialWork:
 
     def _fit_distributed(self, seed: int, arguments: list[str], tags: dict[str, str], reports: bool) -> Outcome:
         study, number = self.study.study_name, self.trial.number
-        job = Job(study, number, seed, arguments, tags, reports, self.plan.validations, self.leases.owner)
+        validations, owner = self.plan.validations, self.leases.owner
+        job = Job(study, number, seed, arguments, tags, reports, validations, owner, time.monotonic())
         result = fit_distributed(job, self.signals)
         self._add_run(result["run"])
         return result["metrics"], result["reason"]
