@@ -82,6 +82,15 @@ def this_job() -> str:
     return f"{job.job}.{job.restarts}" if job else ""
 
 
+def threads_of_job() -> int | None:
+    """The threads that a process of this job should compute with; None if it need not set a number.
+
+    By default torch uses all cores of the host, which slows down a job that was given fewer.
+    """
+    job = allocation()
+    return None if job is None or "OMP_NUM_THREADS" in os.environ else job.cpus
+
+
 def leave_tasks() -> None:
     """Make this process, and those that it starts, independent of the other tasks of the job.
 
