@@ -106,8 +106,7 @@ def fit(
 
     """
     options, flags = _split_options(arguments)
-    job = allocation()
-    if job is not None and not job.step and not is_started_rank():
+    if (job := allocation()) is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with (
         SignalWatch() if watch is None else nullcontext(watch) as watch,
