@@ -97,7 +97,9 @@ class StudySummary:
         if trial.state == TrialState.COMPLETE:
             value = trial.values[0]
         elif trial.state == TrialState.PRUNED and (reported := trial.intermediate_values):
-            value = math.fsum(reported.values()) / len(reported) if self.steps_are_seeds else reported[max(reported)]
+            value = (
+                math.fsum(reported.values()) / len(reported) if self.steps_are_seeds else reported[max(reported)]
+            )
         else:
             return None
         return value if math.isfinite(value) else None
