@@ -77,9 +77,11 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
             study = create_or_open_study(storage, spec, validations)
             with study_run(study, spec) as run:
                 _monitor(study, spec, launcher, signals)
-                _summarise(study, run)
+                # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
+                # figures of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
                     signals.check()
+                _summarise(study, run)
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
