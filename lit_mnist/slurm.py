@@ -89,6 +89,15 @@ def this_job() -> str:
     return f"{job.job}.{job.restarts}" if job else ""
 
 
+def threads_of_job() -> int | None:
+    """The threads that a process of this job should compute with; None if it need not set a number.
+
+    By default torch uses all cores of the host, which slows down a job that was given fewer.
+    """
+    job = allocation()
+    return None if job is None or "OMP_NUM_THREADS" in os.environ else job.cpus
+
+
 def task_name(environment: Mapping[str, str] = os.environ) -> str:
     """Return the name of this array task or srun task, as in 7_2 or 7 task 3; empty outside SLURM."""
     if (job := allocation(environment)) is None:

@@ -16,11 +16,11 @@ from lit_mnist.sweeps.study.job_time import JobEndsError
 from lit_mnist.sweeps.study.leases import OWNER, OwnerWatch
 from lit_mnist.sweeps.study.locks import study_lock
 from lit_mnist.sweeps.study.study import RUNNING, experiment_name, get_trials, is_finished
-from lit_mnist.sweeps.study.trial_runs import ROLE, STUDY_RUN
+from lit_mnist.sweeps.study.trial_runs import ROLE
 from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_INTERVAL, heartbeat_tag
 from lit_mnist.tracking.process import process_tags
 from lit_mnist.tracking.provenance import git_state, package_versions, source_tags, version_tags
-from lit_mnist.tracking.queries.reader import STUDY
+from lit_mnist.tracking.queries.reader import STUDY, STUDY_RUN
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
