@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
@@ -217,6 +218,21 @@ def check_fit(cli: LitCLI) -> None:
         )
 
 
+def check_batch_size(data: ImageDataModule, devices: int) -> None:
+    """Refuse a batch that several devices cannot share equally.
+
+    Raises:
+        UsageError: the batch size is no multiple of the number of devices.
+
+    """
+    batch_size = int(data.hparams["batch_size"])
+    if batch_size % devices and not data.full_dataset_per_rank:
+        raise UsageError(
+            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+            f" take a multiple of {devices}"
+        )
+
+
 def _prepare(
     cli: LitCLI,
     point: ResumePoint | None,
@@ -271,12 +287,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
-    if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
+    check_batch_size(cli.datamodule, trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(
