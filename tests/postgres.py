@@ -31,7 +31,9 @@ class Postgres:
         folder.mkdir()
         if os.getuid() == 0:
             shutil.chown(folder, SUPERUSER)
-        self._run("initdb", "-D", str(folder / "data"), "-U", SUPERUSER, "--auth=trust", "--no-sync")
+        # With LC_ALL=C the encoding would be SQL_ASCII, which psycopg does not decode.
+        options = ["--encoding=UTF8", "--auth=trust", "--no-sync"]
+        self._run("initdb", "-D", str(folder / "data"), "-U", SUPERUSER, *options)
 
     def start(self) -> None:
         options = f"-c listen_addresses=127.0.0.1 -p {self.port} -k {self.folder} {TUNED}"

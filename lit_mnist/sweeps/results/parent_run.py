@@ -28,7 +28,12 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     run.log_text(json.dumps(plain, indent=1), "summary.json")
     counts = {name: float(plain["trials"][name]) for name in ("complete", "pruned", "failed")}
     done = len(summary.finished)
-    run.log_metrics({"trials": float(done), **counts, **plain["best"]}, done)
+    metrics = {"trials": float(done), **counts, **plain["best"]}
+    if run.steps is None:
+        # Several sweeps, and each start of one, log here: one point for each number of trials.
+        names = run.data().data.metrics
+        run.steps = {name: max(step for step, _ in run.history(name)) for name in metrics if name in names}
+    run.log_metrics(metrics, done)
     if all(summary.value(trial) is None for trial in summary.trials):
         return
     drawn = draw_figures(summary)

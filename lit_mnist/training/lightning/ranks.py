@@ -26,7 +26,6 @@ from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import WATCHED, SignalWatch, exit_code
 from lit_mnist.slurm import allocation
 from lit_mnist.terminal import note
-from lit_mnist.tracking.store import one_line
 
 RANK_0 = "LIT_MNIST_RANK_0"
 """Environment variable that rank 0 sets for the ranks it starts: its process id and its run's id."""
@@ -96,9 +95,9 @@ class LaunchedRanks:
         try:
             self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
         except distributed.DistError as error:
-            wrong = "listen on" if listen else "reach"
+            wrong, reason = "listen on" if listen else "reach", " ".join(str(error).split())
             raise UserError(
-                f"rank {rank} cannot {wrong} {host}:{port} ({one_line(error)}); set MASTER_ADDR and MASTER_PORT"
+                f"rank {rank} cannot {wrong} {host}:{port} ({reason}); set MASTER_ADDR and MASTER_PORT"
             ) from None
 
     @classmethod
@@ -116,7 +115,10 @@ class LaunchedRanks:
             return cls(job.rank, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
             rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
-            return cls(rank, os.environ["MASTER_ADDR"], port, listen=False)  # torchrun itself listens there
+            # torchrun has a store at that port already, unless its rendezvous is one that shares none with ranks.
+            listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            where = (os.environ["MASTER_ADDR"], port if listens else port + 1)
+            return cls(rank, *where, listen=not listens and rank == 0)
         return None
 
     @property
