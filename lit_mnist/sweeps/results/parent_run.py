@@ -7,8 +7,10 @@ from typing import Any
 import optuna
 
 from lit_mnist.sweeps.results.figures import draw_figures
+from lit_mnist.sweeps.results.html import page
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs
 from lit_mnist.tracking.run import Run
+from lit_mnist.tracking.store import find_store
 
 
 def log_summary(study: optuna.Study, run: Run) -> None:
@@ -37,6 +39,8 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     drawn = draw_figures(summary)
     for name, figure in drawn.items():
         run.log_figure(figure, name)
+    experiment_id = run.client.get_run(run.id).info.experiment_id
+    run.log_text(page(study, drawn, find_store().uri, experiment_id), "figures/study.html")
 
 
 def summary_json(summary: StudySummary) -> dict[str, Any]:

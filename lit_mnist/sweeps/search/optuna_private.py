@@ -9,16 +9,18 @@ import inspect
 import math
 from collections.abc import Container, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+if TYPE_CHECKING:
+    from optuna.importance import PedAnovaImportanceEvaluator
 
 __all__ = [
     "BracketHyperbandPruner",
@@ -169,11 +171,13 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
     return options
 
 
-def importance_evaluator(quantile: float) -> PedAnovaImportanceEvaluator:
+def importance_evaluator(quantile: float) -> "PedAnovaImportanceEvaluator":
     """PED-ANOVA: how much each parameter matters for being among the best `quantile` of the trials.
 
     Optuna 4 calls the argument `baseline_quantile`.
     """
+    from optuna.importance import PedAnovaImportanceEvaluator  # imports scikit-learn, which workers do without
+
     names = ("target_quantile", "baseline_quantile")
     arguments = inspect.signature(PedAnovaImportanceEvaluator).parameters
     options: dict[str, Any] = {next(name for name in names if name in arguments): quantile}
