@@ -17,6 +17,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
 from lit_mnist.slurm import allocation, check_tasks, leave_tasks
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
@@ -61,7 +62,7 @@ from lit_mnist.training.lightning.ranks import (
     run_of_rank_0,
 )
 from lit_mnist.training.progress import progress_callback
-from lit_mnist.training.report import Result, fit_figures, show
+from lit_mnist.training.report import ReconstructionSeries, Result, fit_figures, show
 
 
 @dataclass
@@ -242,6 +243,8 @@ def _prepare(
     best = best_callback(cli.model)
     # ExactResume is first: the checkpoint of a step is written before any other callback begins the next one.
     ours: list[Callback] = [exact_resume, *callbacks, best]
+    if isinstance(cli.model, Autoencoder) and cli.config["tracking"].figures:
+        ours.append(ReconstructionSeries(tracker))
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         ours.append(progress_callback())
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])

@@ -109,6 +109,19 @@ def test_the_file_loads_without_this_package(file_format: str, cnn: str, cli: Cl
     assert described["metrics"]["val/acc"] > 0.5 and described["output"]["classes"] == list("0123456789")
 
 
+def test_the_best_trial_of_a_study_has_the_figure_of_its_predictions(study_run: str) -> None:
+    client = connect(find_store())
+    runs = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`sweep.trial` != ''", output_format="list"
+    )
+    [best] = json.loads(Path(client.download_artifacts(study_run, "summary.json")).read_text())["best_trials"]
+    drawn = {
+        run.info.run_id: [item.path for item in client.list_artifacts(run.info.run_id, "figures")] for run in runs
+    }
+    assert len(drawn) == 2 and drawn.pop(best["runs"][0]) == ["figures/val_reconstructions.png"]
+    assert list(drawn.values()) == [[]]
+
+
 @mlflow_pt2
 def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cli, project: Path) -> None:
     code, out, err = cli("export", study_run, "--format", "mlflow", "--register", "digits", "--output", "copy")

@@ -16,11 +16,13 @@ from optuna.distributions import FloatDistribution, IntDistribution
 from optuna.exceptions import ExperimentalWarning
 from optuna.trial import create_trial
 
+from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results import figures
 from lit_mnist.sweeps.results.heat_map import heat_map
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs
 from lit_mnist.terminal import note
 from lit_mnist.tracking.run import Run
+from lit_mnist.training.evaluate import draw_best_checkpoint
 
 MIN_TRIALS = 3
 """Complete trials from which parameter importances are estimated."""
@@ -48,6 +50,12 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     pair = heat_map_parameters(summary, importances)
     for name, figure in draw_figures(summary, importances, pair).items():
         run.log_figure(figure, name)
+    # Trials draw nothing, since hundreds of figures fill a disk: only the best one gets what a fit has.
+    for run_id in runs(summary.best()[0])[:1] if summary.best() else ():
+        try:
+            draw_best_checkpoint(run_id)
+        except UserError as error:
+            note(f"no figure of the best trial's predictions: {error}")
     if importlib.util.find_spec("plotly") is None:
         note("figures/study.html is not written: it needs plotly, `pip install 'lit-mnist[html]'`")
         return
