@@ -52,7 +52,7 @@ class ImageDataModule(LightningDataModule):
         val_noise: Level of the corruption in validation; as in training by default.
         test_noise: Level of the corruption in testing; as in training by default.
         rotation: Largest angle, in degrees, by which training images are rotated.
-        seed: Seed of the split, the order and the noise; that of seed_everything by default.
+        seed: Seed of the split, the order and the noise; 0 by default, seed_everything on the command line.
 
     """
 
@@ -164,8 +164,11 @@ class ImageDataModule(LightningDataModule):
 
     def _files_version(self) -> Hashable:
         """A value that changes when the files of the training images change."""
+        if self.spec.files is None:  # images that `_read` gets elsewhere: only the root tells them apart
+            root: str | None = self.hparams["root"]
+            return root
         folder = find_root(self.spec, self.hparams["root"]).folder
-        files = [path for name in (self.spec.files or ())[:2] if (path := find_file(folder, name)) is not None]
+        files = [path for name in self.spec.files[:2] if (path := find_file(folder, name)) is not None]
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
     def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
@@ -207,7 +210,9 @@ class ImageDataModule(LightningDataModule):
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
         if not 0 < val_size < len(labels):
-            raise UsageError(f"--data.val_size {size} must leave some of {len(labels):,} images on either side")
+            raise UsageError(
+                f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,}"
+            )
         val, train = stratified(labels, val_size, self.seed, "val")
         if self.hparams["train_per_class"] is not None:
             train = train[self._per_class(labels[train], "train_per_class", images[train])]
@@ -231,8 +236,8 @@ class ImageDataModule(LightningDataModule):
     def _train_size_exceeded(self, wanted: int, available: int) -> int:
         """The number of training images to use where fewer than `train_size` are available: an error here."""
         raise UsageError(
-            f"--data.train_size {wanted}: {self.dataset} has {available:,} images left beside the"
-            f" {self.hparams['val_size']} of validation"
+            f"--data.train_size {wanted}: {self.dataset} has only {available:,} images left for training"
+            f" (--data.val_size is {self.hparams['val_size']})"
         )
 
     def _check_arguments(self) -> None:
@@ -271,9 +276,6 @@ class MiniMNISTDataModule(ImageDataModule):
         images, labels = load_mini()[:2] if train else load_mini()[2:]
         return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
-    def _files_version(self) -> Hashable:
-        return None
-
     def _check_arguments(self) -> None:
         super()._check_arguments()
         if self.hparams["root"] is not None:
@@ -282,8 +284,7 @@ class MiniMNISTDataModule(ImageDataModule):
     def _train_size_exceeded(self, wanted: int, available: int) -> int:
         # Not an error: the papers' configurations, with their train_size, are tried on these images.
         rank_zero_warn(
-            f"MiniMNIST has {available:,} training images beside validation: --data.train_size {wanted}"
-            " takes them all",
+            f"MiniMNIST has only {available:,} images for training: --data.train_size {wanted} uses all of them",
         )
         return available
 

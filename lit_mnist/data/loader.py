@@ -98,8 +98,8 @@ class InMemoryLoader:
         self._given = 0
         total = len(images)
         if stage == "train":
-            # Equal shares make the mean over ranks the mean over the batch. The images left out, fewer than there
-            # are ranks, are others in each epoch.
+            # Every rank gets as many images, so that the mean over ranks is the mean over the batch. For that the
+            # last batch drops up to world_size - 1 images; the order decides which, so they differ by epoch.
             total -= (total % batch_size) % world_size
             self.bounds = [*range(0, total, batch_size), total]
         else:
@@ -114,8 +114,9 @@ class InMemoryLoader:
     def sampler(self) -> Any:
         """The loader itself, because Lightning announces each epoch to `loader.sampler.set_epoch`.
 
-        With `overfit_batches` Lightning (2.6) warns about any other than a sequential sampler, and keeps a loader
-        that has no `dataset` as it is. With `same_epoch` the epochs are equal and there is nothing to warn about.
+        Lightning (2.6) warns if `overfit_batches` is used with a sampler that is not sequential, but does not
+        replace it in a loader without `dataset`. With `same_epoch` all epochs are equal, so a sequential sampler
+        is returned to avoid the warning.
         """
         return SequentialSampler(range(len(self.images))) if self.same_epoch else self
 

@@ -60,11 +60,17 @@ def test_another_epoch_or_seed_gives_other_batches(transforms: BatchTransforms) 
     assert not equal(first, epoch(mini_loader(transforms=transforms, seed=2), 0))
 
 
-def test_noise_and_rotation_differ_from_step_to_step() -> None:
-    loader = mini_loader()
-    order = torch.arange(64)
-    for part in (0, 1):
-        assert not torch.equal(loader._batch(order, 0)[part], loader._batch(order, 1)[part])
+@pytest.mark.parametrize("transforms", [BatchTransforms("gaussian", 0.5), BatchTransforms(rotation=10.0)])
+def test_noise_and_rotation_differ_by_step_epoch_and_seed(transforms: BatchTransforms) -> None:
+    """The order is held fixed, so that only noise and rotation can make two batches differ."""
+
+    def batch(number: int = 0, step: int = 0, seed: int = 1) -> torch.Tensor:
+        loader = mini_loader(transforms=transforms, seed=seed)
+        loader.set_epoch(number)
+        return loader._batch(torch.arange(64), step).x
+
+    assert torch.equal(batch(), batch())
+    assert not any(torch.equal(batch(), other) for other in (batch(number=1), batch(step=1), batch(seed=2)))
 
 
 def test_evaluation_is_the_same_in_every_epoch() -> None:
@@ -186,7 +192,7 @@ def test_validation_and_testing_can_have_another_noise_than_training() -> None:
 
 def test_mini_warns_and_uses_all_images_for_a_larger_train_size() -> None:
     data = MiniMNISTDataModule(train_size=40000)
-    with pytest.warns(UserWarning, match="MiniMNIST has 3,600 training images"):
+    with pytest.warns(UserWarning, match="MiniMNIST has only 3,600 images for training"):
         data.setup("fit")
     assert data.train and len(data.train[0]) == 3600
 

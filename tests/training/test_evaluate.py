@@ -136,7 +136,7 @@ def test_an_autoencoder_logs_the_same_images_over_the_epochs_once_each(project: 
 
 
 @pytest.mark.parametrize("digit", DIGITS)
-def test_predict_labels_a_image_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
+def test_predict_labels_an_image_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
     plain, scan = _said(cli, "predict", "--run", cnn, f"{digit}.png", f"scan {digit}.png").splitlines()
     assert re.fullmatch(rf"{digit}\.png: {digit}  [0-9.]+%", plain)
     assert re.fullmatch(rf"scan {digit}\.png: {digit}  [0-9.]+%  \(.*inverted: dark on light, .*\)", scan)
@@ -185,8 +185,8 @@ def test_a_checkpoint_that_does_not_load_is_one_line(cnn: str, autoencoder: str,
 
 
 @pytest.mark.parametrize(("name", "says"), [("gone.png", "gone.png does not exist"), (".", ". is a folder"),
-                                            ("pyproject.toml", "pyproject.toml is no image")])  # fmt: skip
-def test_a_image_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
+                                            ("pyproject.toml", "pyproject.toml is not an image")])  # fmt: skip
+def test_an_image_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
     _fails(cli, "predict", "--run", cnn, "0.png", name, says=says)
 
 

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import MINI, Cli, enter_project
-from servers import LEAN, wait_for
+from servers import wait_for
 
 from lit_mnist import models
 from lit_mnist.cli import main
@@ -143,7 +143,7 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
         sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/digits@champion",
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    environment = _environment() | LEAN | {"MLFLOW_TRACKING_URI": find_store().uri}
+    environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {"MLFLOW_TRACKING_URI": find_store().uri}
     with (project / "served.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
