@@ -200,12 +200,20 @@ def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def check_fit(cli: LitCLI) -> None:
-    """Refuse a model that cannot take the data.
+    """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, or takes images of another shape, or the strategy is sharded.
 
     """
+    # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
+    strategy = str(cli.config["trainer"]["strategy"])
+    for name in ("fsdp", "deepspeed", "model_parallel", "modelparallel"):
+        if name in strategy.lower():
+            raise UsageError(
+                f"--trainer.strategy {name}: checkpoints are single files, which sharded strategies do not write;"
+                " take ddp, since every model here fits on one device"
+            )
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
