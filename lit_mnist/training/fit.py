@@ -19,6 +19,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
 from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
@@ -62,7 +63,7 @@ from lit_mnist.training.lightning.ranks import (
     run_of_rank_0,
 )
 from lit_mnist.training.progress import progress_callback
-from lit_mnist.training.report import Result, fit_figures, show
+from lit_mnist.training.report import ReconstructionSeries, Result, fit_figures, show
 
 
 @dataclass
@@ -200,12 +201,20 @@ def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def check_fit(cli: LitCLI) -> None:
-    """Refuse a model that cannot take the data.
+    """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, or takes images of another shape, or the strategy is sharded.
 
     """
+    # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
+    strategy = str(cli.config["trainer"]["strategy"])
+    for name in ("fsdp", "deepspeed", "model_parallel", "modelparallel"):
+        if name in strategy.lower():
+            raise UsageError(
+                f"--trainer.strategy {name}: checkpoints are single files, which sharded strategies do not write;"
+                " take ddp, since every model here fits on one device"
+            )
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
@@ -259,6 +268,8 @@ def _prepare(
     best = best_callback(cli.model)
     # ExactResume is first: the checkpoint of a step is written before any other callback begins the next one.
     ours: list[Callback] = [exact_resume, *callbacks, best]
+    if isinstance(cli.model, Autoencoder) and cli.config["tracking"].figures:
+        ours.append(ReconstructionSeries(tracker))
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         ours.append(progress_callback())
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])

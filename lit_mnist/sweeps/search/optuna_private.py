@@ -123,7 +123,7 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
     try:
         yield
     finally:
-        del study._get_trials  # type: ignore[method-assign]  # the method of the class is visible again
+        del study._get_trials  # the method of the class is visible again
 
 
 def set_constraint(trial: Trial, name: str, excess: float) -> None:
