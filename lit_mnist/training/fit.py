@@ -201,7 +201,8 @@ def check_fit(cli: LitCLI) -> None:
     """Refuse a model that cannot take the data.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
+            that does not take place.
 
     """
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
@@ -214,6 +215,8 @@ def check_fit(cli: LitCLI) -> None:
         raise UsageError(
             f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
         )
+    if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
+        raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
 
 
 def _prepare(

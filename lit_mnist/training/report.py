@@ -30,9 +30,16 @@ class Result:
 
 
 def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
-    """Log the loss curves, and figures of the predictions for the validation images; returns their locations."""
+    """Log the loss curves, and figures of the predictions for the validation images, if there are any.
+
+    Returns:
+        Paths or addresses of the figures.
+
+    """
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
+    if not data.sizes()["val"]:
+        return drawn
     return drawn + [
         run.log_figure(figure, f"val_{name}")
         for name, figure in model_figures(model, data, _alone(data).val_dataloader(), "validation")
