@@ -11,11 +11,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lit_mnist.cluster.job import CODE, SCRIPT, Job, flag_value, jobs_folder, queue, read_job, run_slurm
-from lit_mnist.cluster.script import WARNING, batch_script, parse_time
+from lit_mnist.cluster.script import batch_script, parse_time
 from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take_snapshot
 from lit_mnist.errors import UsageError
 from lit_mnist.redaction import redact_urls
-from lit_mnist.slurm import ENDED
+from lit_mnist.slurm import ENDED, warning_time
 from lit_mnist.terminal import Parser, say
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import SNAPSHOT
@@ -154,7 +154,7 @@ def _script(
         "output": str(log),
         "open-mode": "append",  # a restart continues the same file
         "requeue": None,
-        "signal": f"B:USR1@{WARNING if limit is None else min(WARNING, limit // 4)}",
+        "signal": f"B:USR1@{warning_time(limit)}",
         "time": options.time,
         "nodes": str(options.nodes),
         "ntasks-per-node": str(tasks),

@@ -50,7 +50,7 @@ def evaluate(
 
     """
     noted = SignalWatch() if watch is None else nullcontext(watch)
-    with noted as watch, _loaded_run(run_id, checkpoint, overrides) as (run, cli, step):
+    with noted as watch, loaded_run(run_id, checkpoint, overrides) as (run, cli, step):
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
         start = time.perf_counter()
@@ -83,7 +83,7 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
         UserError: there is no such run or checkpoint, or an image cannot be read.
 
     """
-    with _loaded_run(run_id, checkpoint, []) as (_, cli, _):
+    with loaded_run(run_id, checkpoint, []) as (_, cli, _):
         model, class_names = cli.model.eval(), cli.datamodule.class_names
     shape = model.hparams.get("image_shape", cli.datamodule.image_shape)
     read = [read_image(path, shape) for path in images]
@@ -119,7 +119,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 
 
 @contextmanager
-def _loaded_run(run_id: str, checkpoint: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI, int]]:
+def loaded_run(run_id: str, checkpoint: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI, int]]:
     """Open a run, and yield it with its model, whose weights are loaded, its data, and the checkpoint's step."""
     store = find_store()
     found = find_run(connect(store), store, run_id).info.run_id

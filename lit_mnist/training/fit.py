@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -18,7 +19,7 @@ from lightning.pytorch.profilers import PassThroughProfiler
 
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.slurm import allocation, check_tasks, leave_tasks
+from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
@@ -43,7 +44,6 @@ from lit_mnist.training.checkpoints.resume_point import (
     find_run_to_resume,
     nothing_left,
     point_to_send,
-    received_point,
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
@@ -106,8 +106,7 @@ def fit(
 
     """
     options, flags = _split_options(arguments)
-    job = allocation()
-    if job is not None and not job.step and not is_started_rank():
+    if (job := allocation()) is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with (
         SignalWatch() if watch is None else nullcontext(watch) as watch,
@@ -115,30 +114,17 @@ def fit(
     ):
         watch.check()
         peers = LaunchedRanks.connect() if options.resume or options.key else None
-        from_rank_0 = None if peers is None or peers.rank == 0 else peers.receive(Path(received), watch)
-        if from_rank_0 is None:
-            found = _find_run(options, watch)
-        elif from_rank_0["done"]:
+        found, sent = _find_run(options, watch, peers, Path(received))
+        if sent and sent["done"]:
             return None
-        elif from_rank_0["run"] is None:
-            found = None
-        else:
-            found = FoundRun(from_rank_0["run"], Path(received), find_store(), None, "RUNNING")
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
-        # By default torch uses all cores of the host, which slows down a job that was given fewer.
-        threads = cli.config["threads"] or (job.cpus if job and "OMP_NUM_THREADS" not in os.environ else None)
-        if threads is not None:
+        if (threads := cli.config["threads"] or threads_of_job()) is not None:
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
-        if found is None:
-            point = None
-        elif from_rank_0 is None:
-            point = find_resume_point(found, cli.model)
-        else:
-            point = received_point(found, from_rank_0["best_is_lost"], cli.model)
-        tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
-        work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
+        point = None if found is None else find_resume_point(found, cli.model, sent)
+        key = {KEY: options.key} if options.key else {}
+        work = _prepare(cli, point, callbacks, watch, options.offline, leased, {**(tags or {}), **key})
         if _is_done(work, peers):
             return None
         watch.check()
@@ -150,27 +136,42 @@ def fit(
             if point is not None:
                 point.discard()
             raise
-        if run is None or result is None:
-            return None
-        clean_folder(run)
-    show(result, "fit")
+        if run is not None:
+            clean_folder(run)
+    if result is not None:
+        show(result, "fit")
     return result
 
 
-def _find_run(options: argparse.Namespace, watch: SignalWatch) -> FoundRun | None:
+def _find_run(
+    options: argparse.Namespace, watch: SignalWatch, peers: LaunchedRanks | None, folder: Path
+) -> tuple[FoundRun | None, Mapping[str, Any] | None]:
     """Find the run that `--resume` or `--key` names; None if the fit starts a new one.
+
+    Args:
+        options: The options of this fit.
+        watch: Notes signals.
+        peers: The ranks that were launched beside this one; those other than rank 0 do not look for the run.
+        folder: Receives what rank 0 sends of the run.
+
+    Returns:
+        The run, and on a rank other than 0 what rank 0 has sent.
 
     Raises:
         UserError: there is no run to resume, or the store cannot be opened.
         Interrupted: a signal came meanwhile.
 
     """
+    if peers is not None and peers.rank > 0:
+        sent = peers.receive(folder, watch)
+        run = sent["run"]
+        return (None if run is None else FoundRun(run, folder, find_store(), None, "RUNNING")), sent
     rank_0_run = run_of_rank_0()
     try:
         wanted = options.resume
         if options.key is not None:
             wanted = rank_0_run or find_key(options.key, options.offline)
-        return None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)
+        return (None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)), None
     except UserError:
         watch.check()  # a signal during the wait for a store that is away matters more than its error
         raise

@@ -9,6 +9,7 @@ from typing import Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
+from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage
@@ -20,6 +21,7 @@ __all__ = [
     "constraints_of",
     "forget_cached_trials",
     "has_reported",
+    "importance_evaluator",
     "load_trial",
     "sampler_options",
     "set_constraint",
@@ -110,6 +112,17 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
     if has_constraints and not HAS_NAMED_CONSTRAINTS and "constraints_func" in arguments:
         options["constraints_func"] = lambda trial: trial.system_attrs.get(CONSTRAINTS, ())
     return options
+
+
+def importance_evaluator(quantile: float) -> PedAnovaImportanceEvaluator:
+    """PED-ANOVA: how much each parameter matters for being among the best `quantile` of the trials.
+
+    Optuna 4 calls the argument `baseline_quantile`.
+    """
+    names = ("target_quantile", "baseline_quantile")
+    arguments = inspect.signature(PedAnovaImportanceEvaluator).parameters
+    options: dict[str, Any] = {next(name for name in names if name in arguments): quantile}
+    return PedAnovaImportanceEvaluator(**options)
 
 
 class NumberedQMCSampler(QMCSampler):

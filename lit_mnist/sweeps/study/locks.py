@@ -12,10 +12,9 @@ from typing import cast
 
 from filelock import FileLock
 from optuna.storages import BaseStorage
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
 from lit_mnist.sweeps.study.retry import RetryingStorage
 
@@ -52,43 +51,41 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
 
     """
     opened = cast(RetryingStorage, storage)
-    if opened.server is None:
+    if opened.engine is None:
         assert opened.file is not None, "a storage is a server or a file"
         # A hash, because a study's name may hold characters that a file's name must not.
         digest = hashlib.sha256(study.encode()).hexdigest()[:12]
         with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
             yield HeldLock()
         return
-    server = opened.server
-    connection = opened.retry(lambda: acquire_advisory_lock(server, study))
+    engine = opened.engine
+    assert engine is not None, "a server has an engine"
+    connection = opened.retry(lambda: acquire_advisory_lock(engine, study))
     try:
         yield HeldLock(connection)
     finally:
         with suppress(SQLAlchemyError):  # a server that has restarted has freed the lock already
             connection.rollback()
         connection.close()
-        connection.engine.dispose()
+        # Whoever held the lock used a second connection for its calls. The server has few (100 by default), and
+        # opening one takes milliseconds: keep none of them for the hours of a trial.
+        engine.dispose()
 
 
-def acquire_advisory_lock(server: URL, name: str) -> Connection:
+def acquire_advisory_lock(engine: Engine, name: str) -> Connection:
     """Wait for the lock `name` of a PostgreSQL server; the connection returned holds it.
 
-    The lock belongs to the connection's transaction and is freed with it. It has a connection of its own, since
-    Optuna commits and returns its connections to a pool between two calls. The empty name, which no study has, is
-    that of the lock under which tables are created.
+    The lock belongs to the connection's transaction and is freed with it. The connection is one of the pool that
+    Optuna uses, and a process that waits for the lock calls nothing else: however many wait, each has one
+    connection. The empty name, which no study has, is that of the lock under which tables are created.
     """
     # 63 bits of a hash: the server knows its locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
-    engine = create_engine(server, poolclass=NullPool)
+    connection = engine.connect()
     try:
-        connection = engine.connect()
-        try:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        except BaseException:
-            connection.close()
-            raise
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     except BaseException:
-        engine.dispose()
+        connection.close()
         raise
     return connection
 

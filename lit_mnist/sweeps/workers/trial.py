@@ -12,17 +12,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import optuna
 import torch
-from optuna.pruners import NopPruner
-from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
 from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
-from lit_mnist.sweeps.study.leases import reason_to_give_up
+from lit_mnist.sweeps.study.leases import Leases, check_owner, reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
 from lit_mnist.sweeps.study.summary import STATES
 from lit_mnist.sweeps.study.trial_runs import TrialRuns
@@ -97,18 +94,16 @@ class TrialWork:
     """The work on one trial.
 
     Args:
-        study: The study.
-        spec: Its specification.
+        leases: The worker's leases.
         trial: The trial, leased to this worker, with its parameters.
         signals: Where signals are noted.
         plan: What all trainings of the study have in common.
 
     """
 
-    def __init__(
-        self, study: optuna.Study, spec: Spec, trial: Trial, signals: SignalWatch, plan: TrialPlan
-    ) -> None:
-        self.study, self.spec, self.trial, self.signals, self.plan = study, spec, trial, signals, plan
+    def __init__(self, leases: Leases, trial: Trial, signals: SignalWatch, plan: TrialPlan) -> None:
+        self.leases, self.trial, self.signals, self.plan = leases, trial, signals, plan
+        self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         attributes = study.user_attrs
         goal = f"{spec.objectives[0].direction} {spec.objectives[0].metric}"
@@ -226,6 +221,7 @@ class TrialWork:
                 return self._fit_distributed(seed, arguments, tags, reports)
             pruned = self.trial.user_attrs.get("pruned") if reports else None
             reporter = Reporter(self.spec.objectives[0], self.trial, reports, seed, pruned, self._add_run)
+            reporter.owner = self.leases.owner
             with suppress_stdout():
                 result = fit(arguments, [reporter], self.signals, tags, leased=True)
             assert result is not None, "one process is rank 0, and an unfinished run has something left"
@@ -240,7 +236,8 @@ class TrialWork:
 
     def _fit_distributed(self, seed: int, arguments: list[str], tags: dict[str, str], reports: bool) -> Outcome:
         study, number = self.study.study_name, self.trial.number
-        job = Job(study, number, seed, arguments, tags, reports, self.plan.validations)
+        validations, owner = self.plan.validations, self.leases.owner
+        job = Job(study, number, seed, arguments, tags, reports, validations, owner, time.monotonic())
         result = fit_distributed(job, self.signals)
         self._add_run(result["run"])
         return result["metrics"], result["reason"]
@@ -253,6 +250,7 @@ class TrialWork:
 
     def _conclude(self, state: TrialState, reason: str | None) -> None:
         """Store how the trial ended, first in MLflow and then in the study."""
+        check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
         if not self.run_ids and reason is not None:
             self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason, self.point))
@@ -270,10 +268,7 @@ class TrialWork:
         self.trial.set_user_attr("seconds", self._total_seconds())
         if reason is not None:
             self.trial.set_user_attr("reason", reason)
-        # `tell` calls the sampler's after_trial and the pruner. Neither may stop the study or store anything: a
-        # trial that is told again after an outage would do it twice.
-        self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
-        self.study.tell(self.trial, means, state)
+        self.leases.tell(self.trial, means, state)
 
     def _mean(self, metric: str) -> float:
         return math.fsum(metrics[metric] for metrics in self.metrics) / len(self.metrics)
