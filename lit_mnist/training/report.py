@@ -87,7 +87,7 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
 
 
 def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, columns: int = 10) -> Figure:
-    batch = _one_per_class(batches, columns)
+    batch = one_per_class(batches, columns)
     rows = {"original": batch.clean}
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x
@@ -95,7 +95,7 @@ def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, c
     return figures.image_rows({name: row.cpu().numpy() for name, row in rows.items()}, title)
 
 
-def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
+def one_per_class(batches: Iterable[Batch], columns: int = 10) -> Batch:
     """The first image of each class, in the classes' order; at most `columns`."""
     found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for batch in batches:
