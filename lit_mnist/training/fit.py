@@ -204,7 +204,8 @@ def check_fit(cli: LitCLI) -> None:
     """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape, or the strategy is sharded.
+        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
+            that does not take place; or the strategy is sharded.
 
     """
     # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
@@ -225,6 +226,8 @@ def check_fit(cli: LitCLI) -> None:
         raise UsageError(
             f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
         )
+    if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
+        raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
 
 
 def check_batch_size(data: ImageDataModule, devices: int) -> None:

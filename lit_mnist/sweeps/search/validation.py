@@ -160,7 +160,7 @@ def training_length(cli: LitCLI) -> Length:
     steps = per_epoch * (1 if max_epochs is None else max_epochs)
     if max_steps is not None:
         steps = max_steps if max_epochs is None else min(steps, max_steps)
-    if trainer["limit_val_batches"] == 0:
+    if trainer["limit_val_batches"] == 0 or not cli.datamodule.sizes()["val"]:
         return Length(steps, 0)
 
     whole_epochs, rest = divmod(steps, per_epoch)
