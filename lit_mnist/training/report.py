@@ -139,7 +139,7 @@ class ReconstructionSeries(Callback):
             return
         if self._batch is None:
             # A loader of its own: a position in the Trainer's would be part of the next checkpoint.
-            self._batch = _one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
+            self._batch = one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
         assert self.tracker.run is not None and isinstance(pl_module, LitModel)
         with torch.inference_mode():
             rows = [self._batch.clean, _predict(pl_module, self._batch.x)]
