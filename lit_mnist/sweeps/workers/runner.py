@@ -11,7 +11,7 @@ import optuna
 from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.resources import visible_gpus
+from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
@@ -88,11 +88,16 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
-    """Return what runs the workers of the study: processes on this machine."""
+    """Return what runs the workers of the study: processes on this machine.
+
+    Raises:
+        UsageError: this machine has too few GPUs for that many workers.
+
+    """
     gpus = visible_gpus()
-    if gpus and plan_trials(spec).is_distributed:
-        gpus = []  # each trial takes several GPUs, so its worker has to see all of them
-    return WorkerPool(spec.name, url, workers, gpus)
+    plan = plan_trials(spec) if gpus else None  # parses a configuration, which takes a tenth of a second
+    shares = worker_gpus(gpus, workers, plan.devices) if plan is not None and plan.may_use_gpus else []
+    return WorkerPool(spec.name, url, workers, shares)
 
 
 def _monitor(
