@@ -62,6 +62,11 @@ def _run(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that share the cores or GPUs (default: 1)"
     )
+    parser.add_argument(
+        "--keep-checkpoints",
+        choices=("all", "best", "none"),
+        help="checkpoints that a trial keeps once it has ended (default: best; a pruned trial keeps none)",
+    )
     _add_storage(parser)
     parser.add_argument(
         "--plan", action="store_true", help="check everything and estimate time and disk; train nothing"
@@ -88,7 +93,7 @@ def _run(arguments: Sequence[str]) -> None:
     from lit_mnist.sweeps.workers.runner import sweep as run_sweep
 
     quiet()
-    run_sweep(known.spec, known.trials, known.workers, known.storage)
+    run_sweep(known.spec, known.trials, known.workers, known.storage, known.keep_checkpoints)
 
 
 def _show_results(verb: str, arguments: Sequence[str]) -> None:

@@ -328,3 +328,29 @@ def test_a_signal_before_the_next_trial_ends_the_work() -> None:
         watch.received = 15
         work_on(study, watch)
     assert not study.get_trials()
+
+
+@pytest.mark.parametrize("keep", [None, "all", "none"])
+def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, project: Path, cli: Cli) -> None:
+    study = work(
+        trials=2,
+        space={"model.lr": {"low": 1e-7, "high": 0.1, "log": True}},
+        points=[{"model.lr": 0.01}, {"model.lr": 1e-7}],
+        pruner={"name": "median", "n_startup_trials": 1},
+        flags={"trainer.max_epochs": 2},
+        keep_checkpoints=keep,
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    client, ids = connect(find_store()), [run.info.run_id for run in trial_runs(study)]
+    kept = [
+        sorted(Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")) for run_id in ids
+    ]
+    both = ["best.ckpt", "last.ckpt"]
+    assert kept == {None: [["best.ckpt"], []], "all": [both, both], "none": [[], []]}[keep]
+    assert cli("sweep", "best", "small")[0] == 0
+    code, out, err = cli("validate", "--run", ids[0])
+    assert (code, "val/acc" in out) == ((0, True) if keep != "none" else (1, False)), err
+    history_before = history(ids[0])
+    code, out, err = cli("fit", "--resume", ids[0], "--trainer.max_epochs", "3")
+    assert code == (0 if keep == "all" else 1) and ("kept no checkpoint to resume from" in err) == (keep != "all")
+    assert keep == "all" or history(ids[0]) == history_before

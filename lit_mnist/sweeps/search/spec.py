@@ -106,6 +106,7 @@ def _by_name(content: Any) -> Any:
     return {"name": content} if isinstance(content, str) else content
 
 
+KeepCheckpoints = Literal["all", "best", "none"]
 Metric = Annotated[str, AfterValidator(_check_metric)]
 AnySampler = Annotated[
     _TPE | _Random | _Grid | _CMAES | _GP | _QMC, Field(discriminator="name"), BeforeValidator(_by_name)
@@ -162,6 +163,8 @@ class SpecFile(StrictModel):
     source: Source | None = None
     points: list[dict[str, Any]] = Field(default=[])
     """Points to try first."""
+    keep_checkpoints: KeepCheckpoints = "best"
+    """Checkpoints that a trial keeps once it has ended; with `best`, a pruned one keeps none."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +200,8 @@ class Spec:
     """The YAML that all this was read from."""
     content: Mapping[str, Any]
     """The parsed YAML."""
+    keep_checkpoints: KeepCheckpoints = "best"
+    """Checkpoints that a trial keeps once it has ended; it may change within a study."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -296,6 +301,7 @@ def parse_spec(text: str, name: str) -> Spec:
         points=tuple(file.points),
         text=text,
         content=content,
+        keep_checkpoints=file.keep_checkpoints,
     )
 
 

@@ -1,6 +1,7 @@
 """Creates a study from its specification, compares the two later on, and says whether the study is finished."""
 
 import json
+from dataclasses import replace
 from typing import Any
 
 import optuna
@@ -13,6 +14,8 @@ from lit_mnist.sweeps.search.spec import Spec, parse_spec
 from lit_mnist.sweeps.study.locks import study_lock
 from lit_mnist.sweeps.study.storage import open_study, study_names
 
+KEEP_CHECKPOINTS = "keep_checkpoints"
+"""Attribute: which checkpoints the trials keep, as last asked for by the specification or the command line."""
 MAX_VALIDATIONS = "longest"
 """Study attribute: validations of the study's longest training."""
 TIME_SPENT = "spent"
@@ -45,6 +48,8 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
         study = open_study(storage, spec.name)
         stored = study.user_attrs
         # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
+        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
+            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
         if "stored" not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
             if max_validations is not None:
@@ -80,7 +85,8 @@ def check_stored(storage: BaseStorage, spec: Spec) -> str:
 def stored_spec(study: optuna.Study) -> Spec:
     """The specification that is stored in the study, with the number of trials last asked for."""
     spec = parse_spec(study.user_attrs["spec"], study.study_name)
-    return spec.with_trials(study.user_attrs["trials"])
+    keep = study.user_attrs.get(KEEP_CHECKPOINTS, spec.keep_checkpoints)
+    return replace(spec.with_trials(study.user_attrs["trials"]), keep_checkpoints=keep)
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -4,6 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import cast
 
@@ -15,7 +16,7 @@ from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
@@ -46,7 +47,9 @@ TIME_SAVE_INTERVAL = 10.0
 """Seconds after which the time spent on the study is stored; a sweep that is killed loses less than that."""
 
 
-def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
+def sweep(
+    path: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
+) -> None:
     """Run the trials that are left of the study described in the file `path`.
 
     Args:
@@ -54,6 +57,7 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         trials: How many trials the study has in all; None for what the specification says.
         workers: How many processes train them.
         url: Where the study is kept; None for the default storage.
+        keep: Checkpoints that a trial keeps once it has ended; None for what the specification says.
 
     Raises:
         UserError: the specification is wrong, or something that the sweep needs is missing.
@@ -63,6 +67,8 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
     spec = load_spec(Path(path))
     if trials is not None:
         spec = spec.with_trials(trials)
+    if keep is not None:
+        spec = replace(spec, keep_checkpoints=keep)
     url = url or default_storage()
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)

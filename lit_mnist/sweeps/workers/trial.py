@@ -213,6 +213,7 @@ class TrialWork:
             name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
             arguments = [
                 *self.stage.arguments("full", seed), *source_flags, *QUIET_FLAGS,
+                "--tracking.keep_checkpoints", self.spec.keep_checkpoints,
                 # Sums depend on the number of threads: the run keeps it for whoever resumes or repeats the trial.
                 "--threads", str(torch.get_num_threads()),
                 "--tracking.experiment", self.runs.experiment, "--tracking.name", name,
