@@ -3,7 +3,6 @@
 import contextlib
 import signal
 import time
-from pathlib import Path
 from typing import cast
 
 import optuna
@@ -14,7 +13,7 @@ from lit_mnist.sweeps.resources import visible_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec
+from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import study_lock
@@ -24,6 +23,7 @@ from lit_mnist.sweeps.study.study import (
     add_time_spent,
     check_stored,
     create_or_open_study,
+    find_spec,
     get_trials,
     is_finished,
     is_out_of_time,
@@ -45,11 +45,11 @@ TIME_SAVE_INTERVAL = 10.0
 """Seconds after which the time spent on the study is stored; a sweep that is killed loses less than that."""
 
 
-def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
-    """Run the trials that are left of the study described in the file `path`.
+def sweep(given: str, trials: int | None, workers: int, url: str | None) -> None:
+    """Run the trials that are left of a study.
 
     Args:
-        path: The specification, a YAML file.
+        given: The specification, a YAML file, or the name of a stored study.
         trials: How many trials the study has in all; None for what the specification says.
         workers: How many processes train them.
         url: Where the study is kept; None for the default storage.
@@ -59,9 +59,12 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = load_spec(Path(path))
-    if trials is not None:
-        spec = spec.with_trials(trials)
+    spec = find_spec(given, url)
+    run_spec(spec if trials is None else spec.with_trials(trials), workers, url)
+
+
+def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+    """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)
