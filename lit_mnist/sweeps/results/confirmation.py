@@ -99,7 +99,7 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
         text = f"  trial {found.number}: {show_metric(metric, found.summary.mean, found.summary.interval)}"
         if found.difference is not None and found.p is not None:
             worse = show_metric(metric, found.difference.mean, found.difference.interval)
-            text += f", worse by {worse} (p {found.p:.2g}{', tied' if found.is_tied else ''})"
+            text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
         lines.append(f"{text}  {show_point(found.point)}")
     tied = [str(found.number) for found in confirmed[1:] if found.is_tied or found.p is None]
     if len(confirmed) == 1:

@@ -184,7 +184,7 @@ class Leases:
         """
         # Each trial has a sampler seeded by its number: an interrupted study suggests what an uninterrupted one
         # does.
-        self.study.sampler = make_sampler(self.spec, leased.number)
+        self.study.sampler = make_sampler(self.spec, leased.number, get_trials(self.study))
         self.study.pruner = make_pruner(self.spec, self.validations)
         forget_cached_trials(self.study)
         trial = Trial(self.study, trial_id(leased))  # anew: Optuna 4 asks the sampler in this constructor
