@@ -83,6 +83,23 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )
 
 
+def local_task(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return the index of this process among the tasks of its job step on this node, and their number.
+
+    Outside a job step, the process is alone: (0, 1).
+    """
+    job, index = allocation(environment), environment.get("SLURM_LOCALID", "")
+    if job is None or not job.step or not index.isdecimal():
+        return 0, 1
+    # One number for each node, with repetitions abbreviated: "2(x3),1".
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.removesuffix(")") or 1)
+    node = int(environment.get("SLURM_NODEID", 0))
+    return int(index), max(counts[node] if node < len(counts) else 1, int(index) + 1)
+
+
 def this_job() -> str:
     """Return the job of this process as ID.RESTARTS; empty outside SLURM."""
     job = allocation()
@@ -133,7 +150,7 @@ def time_limit() -> TimeLimit | None:
 def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
     """Start and end of a start of the job, in seconds since 1970."""
     words = [os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END")]
-    if not all(map(str.isdecimal, words)):  # SLURM sets these two since 22.05, but not at every site
+    if not all(map(str.isdecimal, words)):  # SLURM 22.05 does not set these two, newer versions do
         # SLURM_JOB_ID of one task of an array is the id of the whole array, for which squeue lists every task.
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         command = ["squeue", "--noheader", "--jobs", f"{array}_{task}" if array else job, "--format", "%S %e"]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_mnist.errors import UsageError
 from lit_mnist.slurm import allocation, leave_tasks
+from lit_mnist.sweeps.resources import take_task_share
 from lit_mnist.terminal import Parser, quiet
 
 USAGE = """\
@@ -111,8 +112,9 @@ def _confirm(arguments: Sequence[str]) -> None:
 
 def _prepare_workers(workers: int) -> None:
     """Start the workers' imports, which then run beside this process's own."""
-    if allocation() is not None:
-        leave_tasks()  # before the fork server starts, whose environment every worker inherits
+    if allocation() is not None:  # before the fork server starts, whose environment every worker inherits
+        take_task_share()
+        leave_tasks()
     from lit_mnist.sweeps.workers.spawn import prepare
 
     prepare(workers)

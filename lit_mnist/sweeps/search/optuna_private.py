@@ -3,8 +3,12 @@
 `tests/sweeps/test_optuna_contract.py` names the attribute that an upgrade of Optuna has changed.
 """
 
+import copy
+import heapq
 import inspect
-from collections.abc import Container, Mapping
+import math
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 import optuna
@@ -12,6 +16,7 @@ from optuna.distributions import BaseDistribution, CategoricalDistribution, Floa
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
 
 if TYPE_CHECKING:
@@ -24,6 +29,7 @@ __all__ = [
     "forget_cached_trials",
     "has_reported",
     "importance_evaluator",
+    "limit_trials",
     "load_trial",
     "sampler_options",
     "set_constraint",
@@ -69,6 +75,55 @@ def has_reported(trial: Trial, step: int) -> bool:
 def forget_cached_trials(study: optuna.Study) -> None:
     """Make samplers read the trials anew: `Study` caches them, and only `Study.ask` clears the cache."""
     study._thread_local.cached_all_trials = None
+
+
+@contextmanager
+def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Iterator[None]:
+    """While entered, samplers learn from about `count` trials: the best, all that run, and the newest.
+
+    They are read once. TPE would read all trials for each group of parameters, and compare each candidate with all
+    of them.
+
+    Args:
+        study: A study with a single objective.
+        count: How many trials; None for no limit.
+        best: How many of the best finished trials are always among them. TPE tells the 25 best from the others;
+            Hyperband shows it those of one bracket only.
+
+    """
+    trials = study.get_trials(deepcopy=False) if count is not None else []
+    if count is None or len(trials) <= count:
+        yield
+        return
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+
+    def rank(trial: FrozenTrial) -> tuple[float, ...]:
+        violation = sum(max(0.0, excess) for excess in constraints_of(trial).values())
+        if trial.state == TrialState.COMPLETE:
+            return violation, 0, 0, sign * trial.values[0]
+        if (step := trial.last_step) is None:
+            return violation, 1, 1, 0
+        value = trial.intermediate_values[step]
+        return violation, 1, -step, math.inf if math.isnan(value) else sign * value
+
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    chosen = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
+    chosen |= {trial.number for trial in heapq.nsmallest(best, finished, key=rank)}
+    rest = [trial.number for trial in finished if trial.number not in chosen]
+    chosen |= set(rest[-max(1, count - len(chosen)) :])
+    kept = [trial for trial in trials if trial.number in chosen]  # samplers expect them by number
+
+    def get_trials(
+        deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in kept if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    study._get_trials = get_trials  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del study._get_trials  # the method of the class is visible again
 
 
 def set_constraint(trial: Trial, name: str, excess: float) -> None:
