@@ -19,11 +19,12 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.search.optuna_private import storage_of
+from lit_mnist.sweeps.search.optuna_private import load_trial, storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, OwnerWatch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
+from lit_mnist.sweeps.workers.trial import PrunedError, TrialWork, plan_trials
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
@@ -354,3 +355,23 @@ def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, 
     code, out, err = cli("fit", "--resume", ids[0], "--trainer.max_epochs", "3")
     assert code == (0 if keep == "all" else 1) and ("kept no checkpoint to resume from" in err) == (keep != "all")
     assert keep == "all" or history(ids[0]) == history_before
+
+
+def test_wilcoxon_ends_a_trial_after_the_seeds_that_suffice() -> None:
+    study = work(
+        metric="val/loss", direction="minimize", trials=2, sampler="grid", repeats=5, pruner="wilcoxon",
+        points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
+        flags={"data.train_per_class": 40, "data.batch_size": 10},
+    )  # fmt: skip
+    best, pruned = study.get_trials()
+    assert (best.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert list(best.intermediate_values.values()) == [value for (value,) in best.user_attrs["values"]]
+    # Four of four worse: p = 1/16, the first below the threshold of 0.1.
+    assert list(pruned.intermediate_values) == [0, 1, 2, 3] and len(pruned.user_attrs["runs"]) == 4
+    assert pruned.user_attrs["reason"] == "after seed 3: 4 seeds are worse than those of the best trial"
+    # A worker that takes the trial over, after the one that decided was killed, does not train on.
+    spec = stored_spec(study)
+    taken = TrialWork(Leases(study, spec, 0, 1), load_trial(study, 1), SignalWatch(), plan_trials(spec))
+    taken.metrics = [{"val/loss": value} for value in pruned.intermediate_values.values()]
+    with pytest.raises(PrunedError, match="after seed 3"):
+        taken._prune_by_seeds(3)

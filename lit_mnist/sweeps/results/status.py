@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import is_confirmation, open_storage, open_study, study_names
 from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.process import is_alive, this_host
@@ -62,7 +62,7 @@ def list_studies(storage: str | None) -> None:
     """Print a line for each study."""
     opened = open_storage(storage)
     rows = []
-    for name in study_names(opened):
+    for name in filter(lambda name: not is_confirmation(name), study_names(opened)):
         summary = load_summary(opened, name)
         front = summary.best()
         if len(front) > 1:

@@ -5,7 +5,6 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from pathlib import Path
 from typing import cast
 
 import optuna
@@ -16,7 +15,7 @@ from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec, load_spec
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
@@ -26,6 +25,7 @@ from lit_mnist.sweeps.study.study import (
     add_time_spent,
     check_stored,
     create_or_open_study,
+    find_spec,
     get_trials,
     is_finished,
     is_out_of_time,
@@ -48,12 +48,12 @@ TIME_SAVE_INTERVAL = 10.0
 
 
 def sweep(
-    path: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
+    given: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
 ) -> None:
-    """Run the trials that are left of the study described in the file `path`.
+    """Run the trials that are left of a study.
 
     Args:
-        path: The specification, a YAML file.
+        given: The specification, a YAML file, or the name of a stored study.
         trials: How many trials the study has in all; None for what the specification says.
         workers: How many processes train them.
         url: Where the study is kept; None for the default storage.
@@ -64,11 +64,14 @@ def sweep(
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = load_spec(Path(path))
+    spec = find_spec(given, url)
     if trials is not None:
         spec = spec.with_trials(trials)
-    if keep is not None:
-        spec = replace(spec, keep_checkpoints=keep)
+    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url)
+
+
+def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+    """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)
