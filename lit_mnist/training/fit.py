@@ -22,6 +22,7 @@ from lit_mnist.slurm import allocation, check_tasks, leave_tasks
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
@@ -335,6 +336,8 @@ def _open(job: _Fit) -> Iterator[Run | None]:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
             _announce(run, point, config_diff(run.folder / CONFIG, config))
+        if run.experiment_id:
+            print(show_page(run.store, run.experiment_id, run.id), flush=True)
         # From here on the run can be resumed: it has its configuration, and its parameters.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)

@@ -27,15 +27,16 @@ from lit_mnist.sweeps.study.study import (
     is_finished,
     is_out_of_time,
 )
-from lit_mnist.sweeps.study.trial_runs import ROLE, STUDY_RUN
+from lit_mnist.sweeps.study.trial_runs import STUDY_RUN
 from lit_mnist.sweeps.workers.launcher import Launcher
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
 from lit_mnist.terminal import say
 from lit_mnist.tracking.folder import BusyError
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.provenance import git_state, package_versions, version_tags
-from lit_mnist.tracking.queries.reader import STUDY
+from lit_mnist.tracking.queries.reader import ROLE, STUDY
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, find_store, import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze
@@ -76,8 +77,11 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
             validations = max((probe.validations for probe in probes), default=None)
             study = create_or_open_study(storage, spec, validations)
             with study_run(study, spec) as run:
+                page = show_page(run.store, run.experiment_id, run.id)
+                say(page)
                 _monitor(study, spec, launcher, signals)
                 _summarise(study, run)
+                say(page)
                 if not is_finished(study):
                     signals.check()
 
@@ -166,6 +170,8 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[Run]:
                 run = _reopen_run(run_id, opened)
         if run_id is None:
             run.log_params({"sampler": spec.sampler, "pruner": spec.pruner, "seeds": list(spec.seeds)})
+        if "experiment_id" not in study.user_attrs:  # for `sweep status`, which does not ask the tracking store
+            study.set_user_attr("experiment_id", run.experiment_id)
         run.log_text(spec.text, "spec.yaml")
         run.set_tags({**git_state(), **version_tags(package_versions()), STUDY_RUN: run.id})
         yield run

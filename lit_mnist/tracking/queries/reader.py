@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
 """Tags of the runs of a sweep's trials."""
+ROLE = "sweep.role"
+"""The tag that is `study` for a study's own run, and `trial` for the group run of a trial's seeds."""
+RESULT = "sweep.result"
+"""The tag of a study's run with its best value, in a few words."""
 GOAL = "sweep.goal"
 """The tag that says what a study optimizes, such as `minimize val/loss`."""
 MONITOR = "monitor"
@@ -164,6 +168,14 @@ class DatabaseReader:
         )
         return [name for (name,) in self._select(sql, STUDY)]
 
+    def study_runs(self, limit: int) -> list[RunData]:
+        """Return the own runs of the newest studies, newest first."""
+        sql = (
+            "SELECT run_uuid FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = 'study'"
+            " AND lifecycle_stage = 'active' ORDER BY start_time DESC, run_uuid LIMIT ?"
+        )
+        return self.runs([run_id for (run_id,) in self._select(sql, ROLE, limit)])
+
     def trial_runs(self, study: str) -> list[RunData]:
         """Return the runs of a study's trials, oldest first."""
         sql = (
@@ -262,6 +274,10 @@ class ClientReader:
     def studies(self) -> list[str]:
         """Return the names of the studies."""
         return sorted({run.tags[STUDY] for run in self._search(f"tags.`{STUDY}` LIKE '%'")})
+
+    def study_runs(self, limit: int) -> list[RunData]:
+        """Return the own runs of the newest studies, newest first."""
+        return list(self._search(f"tags.`{ROLE}` = 'study'", limit=limit))
 
     def trial_runs(self, study: str) -> list[RunData]:
         """Return the runs of a study's trials, oldest first."""
