@@ -2,7 +2,9 @@
 
 import json
 import os
+import random
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -13,7 +15,7 @@ from typing import Any
 import psutil
 import pytest
 import torch
-from conftest import MINI, enter_project
+from conftest import MINI, SOAK, enter_project
 from slurm import cluster, slurm
 
 from lit_mnist.tracking.store import connect, find_store
@@ -49,13 +51,13 @@ def row(name: str) -> dict[str, Any]:
     return found
 
 
-def wait_for(condition: Callable[[], Any], what: str) -> Any:
-    end = time.monotonic() + LIMIT
+def wait_for(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
+    end = time.monotonic() + limit
     while time.monotonic() < end:
         if found := condition():
             return found
         time.sleep(0.3)
-    raise AssertionError(f"no {what} within {LIMIT:.0f} s")
+    raise AssertionError(f"no {what} within {limit:.0f} s")
 
 
 def state(job: str) -> str:
@@ -123,9 +125,9 @@ def assert_same(name: str, undisturbed: tuple[dict[str, Any], dict[str, torch.Te
     assert all(torch.equal(weights[key], value) for key, value in undisturbed[1].items())
 
 
-def finish(name: str, job: str, project: Path) -> None:
+def finish(name: str, job: str, project: Path, limit: float = LIMIT) -> None:
     try:
-        wait_for(lambda: state(job) == "COMPLETED", f"end of job {name}")
+        wait_for(lambda: state(job) == "COMPLETED", f"end of job {name}", limit)
     except AssertionError:
         raise AssertionError(f"{state(job)}: {log_of(name, project)}") from None
 
@@ -239,3 +241,60 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     assert_same("pair", (whole[0], whole[1]))
     finish("pair", start("pair"), project)  # nothing is left, and no rank waits for the other
     assert "nothing left to do" in log_of("pair", project)
+
+
+def longer(epochs: int) -> list[str]:
+    """A training of so many epochs, a tenth of a second each or more."""
+    return [*FIT, "--trainer.max_epochs", str(epochs)]
+
+
+def undisturbed_result(epochs: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    lit_mnist(*longer(epochs), "--key", f"undisturbed-{epochs}")
+    status, points, weights = result(f"undisturbed-{epochs}")
+    assert status == "FINISHED"
+    return points, weights
+
+
+@pytest.mark.soak
+def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: Path) -> None:
+    seed = int(os.environ.get("LIT_MNIST_SOAK_SEED", random.randrange(10**6)))
+    print(f"seed {seed}: LIT_MNIST_SOAK_SEED={seed} does the same again")
+    chance, epochs = random.Random(seed), 60 * SOAK
+    whole = undisturbed_result(epochs)
+    job = submit("soaked", command=longer(epochs))
+    in_training("soaked", project)
+    waits: list[float] = []
+    while state(job) != "COMPLETED" and len(waits) < SOAK:
+        time.sleep(chance.uniform(0, 5))
+        before, began = steps_done("soaked", project), time.monotonic()
+        way = chance.choice(["warning", "requeue", "cancel", "kill"])
+        if way == "warning":
+            slurm("scancel", "--batch", "--signal", "USR1", job)
+        elif way == "requeue":
+            slurm("scontrol", "requeue", job)
+        elif state(job) == "RUNNING":
+            if way == "cancel":
+                lit_mnist("jobs", "--cancel", "soaked")
+            else:
+                os.kill(pid_of("soaked"), signal.SIGKILL)
+            wait_for(lambda job=job: state(job) in ("CANCELLED", "FAILED"), "ended job")
+            job = submit("soaked", command=longer(epochs))
+
+        def goes_on(before: int = before, job: str = job) -> bool:
+            return steps_done("soaked", project) > before + 50 or state(job) == "COMPLETED"
+
+        wait_for(goes_on, f"progress: {log_of('soaked', project)[-2000:]}")
+        waits.append(time.monotonic() - began)
+        print(f"{len(waits)} {way}: at step {before}; the next checkpoint {waits[-1]:.1f} s later")
+    finish("soaked", job, project)
+    print(f"median time to the next checkpoint: {statistics.median(waits):.1f} s, longest {max(waits):.1f} s")
+    assert_same("soaked", whole)
+
+
+@pytest.mark.soak
+def test_a_job_that_takes_longer_than_its_time_limit_is_finished_by_its_restarts(project: Path) -> None:
+    epochs = 800
+    whole = undisturbed_result(epochs)
+    finish("limited", submit("limited", "--time", "1", command=longer(epochs)), project, limit=1200)
+    assert row("limited")["restarts"] >= 1
+    assert_same("limited", whole)

@@ -1,5 +1,6 @@
 """`lit-mnist sweep` with real workers: killed, interrupted, started again, a study has its trials once each."""
 
+import json
 import os
 import signal
 import sys
@@ -21,6 +22,7 @@ from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.runner import study_run
 from lit_mnist.sweeps.workers.spawn import WorkerConfig
+from lit_mnist.tracking.store import connect, find_store
 
 LONG = {
     "data.train_per_class": 100,
@@ -97,6 +99,9 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
     assert [trial.state for trial in small().get_trials()] == [*[TrialState.COMPLETE] * 3, TrialState.RUNNING]
     assert small().get_trials()[3].user_attrs["owner"] is None
     assert trial_runs(small())[3].info.status == "KILLED"
+    # No figures after a signal, which may leave little time: the last summary is that of the finished study.
+    summary = connect(find_store()).download_artifacts(small().user_attrs["run_id"], "summary.json")
+    assert json.loads(Path(summary).read_text())["trials"]["wanted"] == 3
     assert psutil.Process().children(recursive=True) == psutil.Process().children()  # which workers are not
 
     study = work(flags=LONG, trials=5)

@@ -80,10 +80,12 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
                 page = show_page(run.store, run.experiment_id, run.id)
                 say(page)
                 _monitor(study, spec, launcher, signals)
-                _summarise(study, run)
-                say(page)
+                # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
+                # figures of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
                     signals.check()
+                _summarise(study, run)
+                say(page)
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
