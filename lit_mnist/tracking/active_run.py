@@ -181,6 +181,18 @@ class Run:
         points += self.journal.points(metric)
         return [(step, value) for _, value, _, step in newest_per_step(points)]
 
+    def tags(self) -> dict[str, str]:
+        """The run's tags: those in its journal, and those of the store if it answers."""
+        # The journal alone is not enough: of a run whose folder was fetched from the store it begins late.
+        tags: dict[str, str] = {}
+        if self.mlflow is not None:
+            with contextlib.suppress(Exception):  # each kind of store raises its own
+                tags |= self.data().data.tags
+        for _, entry in self.journal.entries():
+            if entry["kind"] == "tags":
+                tags |= entry["values"]
+        return tags
+
     def data(self) -> "MlflowRun":
         """The run as MLflow has it."""
         return self.client.get_run(self.id)

@@ -48,6 +48,7 @@ from lit_mnist.training.checkpoints.resume_point import (
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.description import command_tag, describe, describe_experiment
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
 from lit_mnist.training.lightning.ranks import (
@@ -139,6 +140,8 @@ def fit(
         else:
             point = received_point(found, from_rank_0["best_is_lost"], cli.model)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
+        if found is None:
+            tags |= command_tag(arguments, tags)
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if _is_done(work, peers):
             return None
@@ -341,6 +344,7 @@ def _open(job: _Fit) -> Iterator[Run | None]:
         # From here on the run can be resumed: it has its configuration, and its parameters.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
+        job.tags = describe(run, job.tags)
         run.submit(lambda: _log_provenance(run, job))
         (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
@@ -375,20 +379,14 @@ def _log_provenance(run: Run, job: _Fit) -> None:
     tags = device_tags(job.trainer.strategy.root_device.type, job.trainer.world_size)
     tags |= {**git_state(), **version_tags(versions), "monitor": job.cli.model.monitor}
     if job.point is not None:
-        before: dict[str, str] = {}
-        for _, entry in run.journal.entries():
-            if entry["kind"] == "tags":
-                before |= entry["values"]
-        if "monitor" not in before and run.mlflow is not None:
-            # The journal does not go back to the run's beginning: its folder was fetched from the store.
-            with suppress(Exception):  # the store may be away; the tags are journaled all the same
-                before = run.data().data.tags
+        before = run.tags()
         changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
         tags |= {f"config_diff.{name}": change for name, change in changes.items()}
     run.set_tags(tags)
     run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
     data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
+    describe_experiment(run)
 
 
 def _mark_killed(run: Run) -> None:
@@ -454,4 +452,5 @@ def _conclude(job: _Fit, run: Run, took: float) -> Result:
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
     drawn = fit_figures(run, job.cli.model, job.cli.datamodule) if job.cli.config["tracking"].figures else []
+    describe(run, job.tags, metrics, drawn)
     return Result(run.id, metrics, took, drawn)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.tracking.folder import CONFIG, run_folders
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.provenance import source_tags
-from lit_mnist.tracking.queries.reader import GOAL, ROLE, SEED, STUDY, TRIAL
+from lit_mnist.tracking.queries.reader import GOAL, ROLE, SEED, STUDY, STUDY_RUN, TRIAL
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 PARENT = "mlflow.parentRunId"
-STUDY_RUN = "sweep.run"
-"""Tag with the id of the study's run. Names do not identify a study: one in another storage may have the same."""
 STATE, REASON = "sweep.state", "sweep.reason"
 """Tags of a trial's runs: how the trial ended, and why if it was pruned or failed."""
 

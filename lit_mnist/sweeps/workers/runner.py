@@ -27,7 +27,6 @@ from lit_mnist.sweeps.study.study import (
     is_finished,
     is_out_of_time,
 )
-from lit_mnist.sweeps.study.trial_runs import STUDY_RUN
 from lit_mnist.sweeps.workers.launcher import Launcher
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
@@ -36,7 +35,7 @@ from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import this_host
 from lit_mnist.tracking.provenance import git_state, package_versions, version_tags
-from lit_mnist.tracking.queries.reader import ROLE, STUDY
+from lit_mnist.tracking.queries.reader import ROLE, STUDY, STUDY_RUN
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, find_store, import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze

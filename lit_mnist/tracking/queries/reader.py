@@ -27,6 +27,8 @@ if TYPE_CHECKING:
 
 STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
 """Tags of the runs of a sweep's trials."""
+STUDY_RUN = "sweep.run"
+"""Tag with the id of the study's run. Names do not identify a study: one in another storage may have the same."""
 ROLE = "sweep.role"
 """The tag that is `study` for a study's own run, and `trial` for the group run of a trial's seeds."""
 RESULT = "sweep.result"
