@@ -81,8 +81,8 @@ def test_two_nodes_without_a_shared_disk_go_on_from_the_checkpoint_of_the_first(
              "--trainer.strategy", "ddp", "--key", "both", "--trainer.log_every_n_steps", "20"]  # fmt: skip
 
     def start(node: Path, steps: str) -> subprocess.Popen[str]:
-        launch = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", f"--node-rank={nodes.index(node)}"]
-        address = ["--master-addr=127.0.0.1", "--master-port=29563"]
+        launch = ["torch.distributed.run", "--nnodes=2", "--nproc-per-node=1", "--rdzv-backend=c10d"]
+        address = ["--rdzv-endpoint=127.0.0.1:29563", f"--local-addr=127.0.0.{nodes.index(node) + 1}"]
         command = [sys.executable, "-m", *launch, *address, *train, "--trainer.max_steps", steps]
         return subprocess.Popen(command, cwd=node, env=environment, stderr=subprocess.PIPE, text=True)
 

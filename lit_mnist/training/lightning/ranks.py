@@ -115,7 +115,10 @@ class LaunchedRanks:
             return cls(job.rank, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
             rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
-            return cls(rank, os.environ["MASTER_ADDR"], port, listen=False)  # torchrun itself listens there
+            # torchrun has a store at that port already, unless its rendezvous is one that shares none with ranks.
+            listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            where = (os.environ["MASTER_ADDR"], port if listens else port + 1)
+            return cls(rank, *where, listen=not listens and rank == 0)
         return None
 
     @property
