@@ -14,6 +14,7 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
@@ -27,6 +28,7 @@ from lit_mnist.sweeps.study.study import (
     is_finished,
     is_out_of_time,
 )
+from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.sweeps.workers.launcher import Launcher
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
@@ -76,15 +78,18 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
             validations = max((probe.validations for probe in probes), default=None)
             study = create_or_open_study(storage, spec, validations)
             with study_run(study, spec) as run:
-                page = show_page(run.store, run.experiment_id, run.id)
-                say(page)
-                _monitor(study, spec, launcher, signals)
+                address = show_page(run.store, run.experiment_id, run.id)
+                say(address)
+                page = StudyPage(study, spec)
+                with page:
+                    _monitor(study, spec, launcher, signals, page)
                 # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
                 # figures of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
                     signals.check()
                 _summarise(study, run)
-                say(page)
+            page.finish(read_summary(study))  # after the run has uploaded its figures
+            say(address)
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
@@ -95,7 +100,7 @@ def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
     return WorkerPool(spec.name, url, workers, gpus)
 
 
-def _monitor(study: optuna.Study, spec: Spec, launcher: Launcher, signals: SignalWatch) -> None:
+def _monitor(study: optuna.Study, spec: Spec, launcher: Launcher, signals: SignalWatch, page: StudyPage) -> None:
     """Start the workers, and show their progress until the study is finished or a signal comes."""
     since = time.monotonic()
 
@@ -107,7 +112,7 @@ def _monitor(study: optuna.Study, spec: Spec, launcher: Launcher, signals: Signa
 
     with ProgressDisplay(study, spec, launcher.workers) as display:
         launcher.start()
-        has_progressed = False
+        has_progressed, finished = False, -1
         try:
             while launcher.poll(has_progressed, lambda: is_finished(study)):
                 if signals.received is not None:
@@ -115,6 +120,8 @@ def _monitor(study: optuna.Study, spec: Spec, launcher: Launcher, signals: Signa
                     launcher.close()
                     break
                 has_progressed = display.update()
+                if finished != (finished := len((summary := read_summary(study)).finished)):
+                    page.update(summary)
                 if is_finished(study):
                     launcher.close(kill=True)
                     break
@@ -127,6 +134,7 @@ def _monitor(study: optuna.Study, spec: Spec, launcher: Launcher, signals: Signa
         finally:
             save_time()
         display.update()
+        page.update(read_summary(study))
     what_next = ""
     if signals.received is not None:
         what_next = "; the same command goes on"
@@ -150,6 +158,7 @@ def _report_if_finished(storage: BaseStorage, spec: Spec) -> bool:
     if study.user_attrs.get("summed") != spec.trials:  # the sweep that finished it was killed before its summary
         with study_run(study, spec) as run:
             _summarise(study, run)
+        StudyPage(study, spec).finish(read_summary(study))
     say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
     return True
 

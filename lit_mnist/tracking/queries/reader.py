@@ -35,6 +35,8 @@ RESULT = "sweep.result"
 """The tag of a study's run with its best value, in a few words."""
 GOAL = "sweep.goal"
 """The tag that says what a study optimizes, such as `minimize val/loss`."""
+GOALS = "sweep.goals"
+"""The same of a study with several objectives, separated by commas."""
 MONITOR = "monitor"
 """The tag with the metric by which a run's best checkpoint is chosen."""
 ID_LENGTH = 32
@@ -170,13 +172,13 @@ class DatabaseReader:
         )
         return [name for (name,) in self._select(sql, STUDY)]
 
-    def study_runs(self, limit: int) -> list[RunData]:
+    def study_runs(self, limit: int | None = None) -> list[RunData]:
         """Return the own runs of the newest studies, newest first."""
         sql = (
             "SELECT run_uuid FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = 'study'"
             " AND lifecycle_stage = 'active' ORDER BY start_time DESC, run_uuid LIMIT ?"
         )
-        return self.runs([run_id for (run_id,) in self._select(sql, ROLE, limit)])
+        return self.runs([run_id for (run_id,) in self._select(sql, ROLE, -1 if limit is None else limit)])
 
     def trial_runs(self, study: str) -> list[RunData]:
         """Return the runs of a study's trials, oldest first."""
@@ -277,7 +279,7 @@ class ClientReader:
         """Return the names of the studies."""
         return sorted({run.tags[STUDY] for run in self._search(f"tags.`{STUDY}` LIKE '%'")})
 
-    def study_runs(self, limit: int) -> list[RunData]:
+    def study_runs(self, limit: int | None = None) -> list[RunData]:
         """Return the own runs of the newest studies, newest first."""
         return list(self._search(f"tags.`{ROLE}` = 'study'", limit=limit))
 
