@@ -21,6 +21,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "validate": ("measure a run's checkpoint on the validation images", "lit_mnist.training.command:validate"),
     "test": ("measure a run's checkpoint on the test images", "lit_mnist.training.command:test"),
     "predict": ("label or reconstruct images", "lit_mnist.training.command:predict"),
+    "export": ("write a run's network as a file, or as an MLflow model", "lit_mnist.training.command:export"),
     "reproduce": ("check what the papers claim", "lit_mnist.papers.command:reproduce"),
     "sweep": ("search for good hyperparameters", "lit_mnist.sweeps.command:sweep"),
     "data": ("fetch, verify and find the datasets", "lit_mnist.data.command:data"),

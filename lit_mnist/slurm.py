@@ -2,13 +2,17 @@
 
 import os
 import subprocess
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from lit_mnist.errors import UsageError
 
 REQUEUE_CODE = 75
 """The exit code for "saved, more to do" (EX_TEMPFAIL in sysexits.h); the batch script requeues the job on it."""
+WARNING = 120
+"""Seconds before the time limit at which SLURM sends SIGUSR1; a quarter of the limit if that is less."""
 ENDED = (
     "CANCELLED", "COMPLETED", "FAILED", "TIMEOUT", "NODE_FAIL", "OUT_OF_MEMORY", "DEADLINE", "BOOT_FAIL",
     "PREEMPTED", "REVOKED",
@@ -20,6 +24,9 @@ TASK_VARIABLES = (
     "NODE_RANK",
 )  # fmt: skip
 """Variables by which Lightning takes a process for one rank of a distributed training."""
+
+RANK_LEFT = "LIT_MNIST_TASK"
+"""The variable in which `leave_tasks` leaves the rank of the srun task, for `task_name`."""
 
 
 @dataclass(frozen=True)
@@ -76,10 +83,97 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )
 
 
+def local_task(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return the index of this process among the tasks of its job step on this node, and their number.
+
+    Outside a job step, the process is alone: (0, 1).
+    """
+    job, index = allocation(environment), environment.get("SLURM_LOCALID", "")
+    if job is None or not job.step or not index.isdecimal():
+        return 0, 1
+    # One number for each node, with repetitions abbreviated: "2(x3),1".
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.removesuffix(")") or 1)
+    node = int(environment.get("SLURM_NODEID", 0))
+    return int(index), max(counts[node] if node < len(counts) else 1, int(index) + 1)
+
+
 def this_job() -> str:
     """Return the job of this process as ID.RESTARTS; empty outside SLURM."""
     job = allocation()
     return f"{job.job}.{job.restarts}" if job else ""
+
+
+def threads_of_job() -> int | None:
+    """The threads that a process of this job should compute with; None if it need not set a number.
+
+    By default torch uses all cores of the host, which slows down a job that was given fewer.
+    """
+    job = allocation()
+    return None if job is None or "OMP_NUM_THREADS" in os.environ else job.cpus
+
+
+def task_name(environment: Mapping[str, str] = os.environ) -> str:
+    """Return the name of this array task or srun task, as in 7_2 or 7 task 3; empty outside SLURM."""
+    if (job := allocation(environment)) is None:
+        return ""
+    name, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    name = f"{name}_{index}" if name and index else job.job
+    rank = str(job.rank) if job.step and job.tasks > 1 else environment.get(RANK_LEFT, "")
+    return f"{name} task {rank}" if rank else name
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """The time limit of a job, in seconds.
+
+    Attributes:
+        left: Until SLURM ends this start of the job.
+        total: From the start to that end.
+    """
+
+    left: float
+    total: float
+
+
+def time_limit() -> TimeLimit | None:
+    """Return the time limit of this job; None outside SLURM, without a limit, and where it cannot be found out."""
+    if (job := allocation()) is None or (span := _job_span(job.job, job.restarts)) is None:
+        return None
+    start, end = span
+    return TimeLimit(end - time.time(), end - start)
+
+
+@lru_cache(maxsize=1)
+def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
+    """Start and end of a start of the job, in seconds since 1970."""
+    words = [os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END")]
+    if not all(map(str.isdecimal, words)):  # SLURM sets these two since 22.05, but not at every site
+        # SLURM_JOB_ID of one task of an array is the id of the whole array, for which squeue lists every task.
+        array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+        command = ["squeue", "--noheader", "--jobs", f"{array}_{task}" if array else job, "--format", "%S %e"]
+        environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
+        try:
+            done = subprocess.run(
+                command, capture_output=True, text=True, timeout=10, check=False, env=environment
+            )
+        except (OSError, subprocess.TimeoutExpired):
+            return None
+        words = done.stdout.split()
+    # Without a time limit the end is in a year, or no number.
+    return (float(words[0]), float(words[1])) if len(words) == 2 and all(map(str.isdecimal, words)) else None
+
+
+def warning_time(limit: float | None) -> int:
+    """Return how many seconds before the time limit the batch script asks SLURM for its warning, SIGUSR1.
+
+    Args:
+        limit: The time limit in seconds; None if it is not known.
+
+    """
+    return WARNING if limit is None else min(WARNING, int(limit) // 4)
 
 
 def leave_tasks() -> None:
@@ -88,6 +182,9 @@ def leave_tasks() -> None:
     Without this, Lightning's `rank_zero_only` silences the logger of each sweep worker whose SLURM_PROCID is not
     0, and a `Trainer(devices=1)` refuses to start in a job of several tasks.
     """
+    job = allocation()
+    if job is not None and job.step and job.tasks > 1:
+        os.environ[RANK_LEFT] = str(job.rank)
     for name in TASK_VARIABLES:
         os.environ.pop(name, None)
 

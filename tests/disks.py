@@ -1,4 +1,4 @@
-"""A small disk that a test may fill."""
+"""A small file system that a test can fill."""
 
 import shutil
 import subprocess
@@ -8,10 +8,10 @@ import pytest
 
 
 def on_small_disk(folder: Path, megabytes: int, command: list[str]) -> list[str]:
-    """`command`, run in a disk of its own that is mounted at `folder`; skips where that is not allowed."""
+    """Returns `command` wrapped to run on a small tmpfs at `folder`; skips the test if mounting is not allowed."""
     mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && cd "$0" && exec "$@"'
     folder.mkdir()
     prefix = ["unshare", "-rm", "sh", "-c", mount, str(folder)]
     if not shutil.which("unshare") or subprocess.run([*prefix, "true"], check=False).returncode:
-        pytest.skip("needs leave to mount a small disk")
+        pytest.skip("mounting a tmpfs is not permitted")
     return [*prefix, *command]

@@ -13,8 +13,9 @@ from pathlib import Path
 
 from mlflow import MlflowClient
 
-PATIENCE = 180
-LEAN = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
+START_TIMEOUT = 180
+"""Seconds. On two busy cores a server has taken more than a minute to start."""
+WITHOUT_EXTRAS = {"MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false", "MLFLOW_DISABLE_TELEMETRY": "true"}
 
 
 class Server:
@@ -37,7 +38,7 @@ class Server:
         ]  # fmt: skip
         with (self.folder / "log").open("a") as log:
             self._process = subprocess.Popen(
-                command, stdout=log, stderr=log, env={**os.environ, **LEAN}, start_new_session=True
+                command, stdout=log, stderr=log, env={**os.environ, **WITHOUT_EXTRAS}, start_new_session=True
             )
         try:
             wait_for(self.answers, "a server that answers")
@@ -70,10 +71,10 @@ class Server:
         os.killpg(self._process.pid, number)
 
 
-def wait_for(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    deadline = time.monotonic() + patience
+def wait_for(condition: Callable[[], object], what: str, timeout: float = START_TIMEOUT) -> None:
+    deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, f"waited {patience} s for {what}"
+        assert time.monotonic() < deadline, f"waited {timeout} s for {what}"
         time.sleep(0.05)
 
 

@@ -36,7 +36,7 @@ FORBIDDEN = {
     "lit_mnist.sweeps.study": ("sweeps.workers", "sweeps.results", "sweeps.command"),
     "lit_mnist.sweeps.results": ("sweeps.command",),
     "lit_mnist.papers": ("sweeps", "cluster"),
-    "lit_mnist.cluster": (),
+    "lit_mnist.cluster": ("papers",),
 }
 """Package or module to what it must not import; names without a dot are libraries or packages of lit_mnist."""
 EXEMPT = {

@@ -46,7 +46,7 @@ def _commands(page: str, run: bool | None = None) -> list[list[str]]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_valid(page: str, cli: Cli, project: Path) -> None:
-    """Called in an empty project, each fails for want of a run or a study, but not for its arguments."""
+    """In an empty project a command may fail because there is no run, but not because of its arguments."""
     assert not re.findall(r"\{[A-Z_]+\}", PAGES[page]), "a figure is left open"
     for program, *words in _commands(page):
         if program == "make":

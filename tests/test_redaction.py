@@ -97,15 +97,15 @@ def test_a_runs_folder_and_tags_hold_no_password_and_it_is_synced_with_that_of_t
 
 
 def _heed_interrupts() -> None:
-    """A shell lets what it runs in the background ignore SIGINT, and so the tests and what they start."""
+    """Restore the default handler of SIGINT, which a shell makes its background processes ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT])
-def test_a_database_that_keeps_silent_is_given_up_and_signals_are_heeded_meanwhile(
+def test_a_database_that_does_not_answer_times_out_and_signals_work_meanwhile(
     number: signal.Signals | None, project: Path
 ) -> None:
-    """It would be waited for more than 100 s."""
+    """Without a timeout, psycopg would wait for more than 100 s."""
     with socket.socket() as silent:
         silent.bind(("127.0.0.1", 0))
         silent.listen()

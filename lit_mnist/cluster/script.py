@@ -7,9 +7,6 @@ from collections.abc import Mapping, Sequence
 from lit_mnist.errors import UsageError
 from lit_mnist.slurm import REQUEUE_CODE
 
-WARNING = 120
-"""Seconds before the time limit at which SLURM sends SIGUSR1; a quarter of the limit if that is less."""
-
 SCRIPT = """\
 #!/bin/bash
 {directives}

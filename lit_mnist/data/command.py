@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from lit_mnist.errors import UsageError
 from lit_mnist.terminal import Parser
 
 
@@ -15,7 +16,9 @@ def data(arguments: list[str]) -> None:
     fetch.add_argument(
         "--dataset", choices=(*DOWNLOADS, "all"), help=f"which to get (default: {' and '.join(PAPER_DATASETS)})"
     )
-    fetch.add_argument("--mirror", help="base address to download from, instead of the public ones")
+    fetch.add_argument(
+        "--mirror", help="URL of a folder with the files of --dataset as NAME.gz, used instead of the public ones"
+    )
     for verb, what in (("verify", "check every file's checksum"), ("where", "which folder each comes from")):
         verbs.add_parser(verb, help=what)
     for sub in verbs.choices.values():
@@ -25,7 +28,9 @@ def data(arguments: list[str]) -> None:
     from lit_mnist.data.locate import default_root
 
     if known.verb == "fetch":
-        root = Path(known.root) if known.root else default_root()
+        if known.mirror and known.dataset in (None, "all"):
+            raise UsageError("--mirror is the URL of one dataset's files: say which with --dataset")
+        root = Path(known.root).expanduser() if known.root else default_root()
         chosen = {None: PAPER_DATASETS, "all": tuple(DOWNLOADS)}.get(known.dataset, (known.dataset,))
         download.fetch(chosen, root, known.mirror)
     elif known.verb == "verify":

@@ -39,7 +39,7 @@ def fetch(datasets: Sequence[str], root: Path, mirror: str | None = None) -> Non
     Args:
         datasets: Names in `DOWNLOADS`.
         root: Each dataset goes to `root/NAME/raw`.
-        mirror: Address of a folder that holds the four NAME.gz, instead of the public ones.
+        mirror: URL of a folder that holds the files as NAME.gz, used instead of the public ones.
 
     Raises:
         UserError: A file cannot be downloaded from any mirror, or cannot be stored.

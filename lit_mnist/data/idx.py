@@ -98,7 +98,10 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
     for kind, name in zip(dimensions, spec.files[:2] if train else spec.files[2:], strict=True):
         path = find_file(folder, name)
         if path is None:
-            raise DataError(f"{folder}: holds neither {name} nor {name}.gz; `lit-mnist data fetch` gets it")
+            raise DataError(
+                f"{folder}: holds neither {name} nor {name}.gz; `lit-mnist data fetch --dataset {spec.name}`"
+                " downloads it"
+            )
         array = read_idx(path)
         if array.ndim != dimensions[kind]:
             other = {ndim: known for known, ndim in dimensions.items()}

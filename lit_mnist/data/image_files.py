@@ -77,7 +77,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
                     notes.append("turned upright by its EXIF orientation")
                 return ImageOps.exif_transpose(image), notes
     except UnidentifiedImageError:
-        raise UsageError(f"{path} is no image that can be read; known are {', '.join(FORMATS)}") from None
+        raise UsageError(f"{path} is not an image in a supported format ({', '.join(FORMATS)})") from None
     except (Image.DecompressionBombWarning, Image.DecompressionBombError):
         raise UsageError(
             f"{path} has too many pixels; make it smaller, {Image.MAX_IMAGE_PIXELS} at most"

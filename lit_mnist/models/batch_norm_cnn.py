@@ -49,14 +49,16 @@ class BatchNormCNN(Classifier):
         depth, height, width = image_shape
         if len(channels) != len(kernel_sizes) or not channels or min(*channels, *kernel_sizes) < 1:
             raise UsageError(
-                f"--model.channels {list(channels)} and --model.kernel_sizes {list(kernel_sizes)} must be as many,"
-                " and at least 1 each"
+                f"--model.channels {list(channels)} and --model.kernel_sizes {list(kernel_sizes)} must have the"
+                " same length and be at least 1"
             )
         size = [height, width]
         for kernel in kernel_sizes:  # an unpadded convolution, then pooling, which rounds down
             size = [(side - kernel + 1) // 2 for side in size]
         if min(size) < 1:
-            raise UsageError(f"--model.kernel_sizes {list(kernel_sizes)} leave nothing of {height}×{width} pixels")
+            raise UsageError(
+                f"--model.kernel_sizes {list(kernel_sizes)} are too large for images of {height}×{width} pixels"
+            )
         blocks: list[nn.Module] = []
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
             blocks += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]

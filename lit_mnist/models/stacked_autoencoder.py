@@ -25,8 +25,8 @@ class StackedAutoencoder(Autoencoder):
     The loss is that of the last layer's reconstruction; `mse` is that of the images, decoded through all layers.
 
     Raises:
-        UsageError: loss is cross_entropy but the codes are not those of sigmoids, or there is a checkpoint for the
-            layers below, and there are none.
+        UsageError: loss is cross_entropy and the activation is not sigmoid, or a stack with a single layer is
+            given a checkpoint of the layers below.
 
     """
 
@@ -55,9 +55,13 @@ class StackedAutoencoder(Autoencoder):
         self.depth = len(hidden_sizes)
         self.encoder = stacked_encoder(image_shape, hidden_sizes, hidden_activation)
         if self.depth > 1 and self.hparams["loss"] == "cross_entropy" and hidden_activation != "sigmoid":
-            raise UsageError("--model.loss cross_entropy of codes needs --model.hidden_activation sigmoid")
+            raise UsageError(
+                "--model.loss cross_entropy needs codes between 0 and 1: take --model.hidden_activation sigmoid"
+            )
         if self.depth == 1 and below_checkpoint is not None:
-            raise UsageError("--model.below_checkpoint has no effect: below the first layer there is none")
+            raise UsageError(
+                "--model.below_checkpoint has no effect on the first layer: give two or more --model.hidden_sizes"
+            )
         # From the last layer down. Layers have the same number as in the encoder, whatever the depth, so that a
         # stack with one layer more finds their weights in this stack's checkpoint.
         sizes = [math.prod(image_shape), *hidden_sizes]
@@ -109,7 +113,7 @@ def stacked_encoder(image_shape: Sequence[int], hidden_sizes: Sequence[int], nam
 
     """
     if not hidden_sizes or min(hidden_sizes) < 1:
-        raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
+        raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must be one or more sizes of at least 1")
     sizes = [math.prod(image_shape), *hidden_sizes]
     return nn.Sequential(
         nn.Flatten(), *(nn.Sequential(nn.Linear(a, b), activation(name)) for a, b in pairwise(sizes))

@@ -5,9 +5,11 @@
 
 import base64
 import importlib
+import inspect
 import json
 import logging
 import time
+import uuid
 import zlib
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,6 +56,26 @@ UI_WORDS = (
     "orderByKey", "orderByAsc", "searchFilter", "runsHiddenMode", VIEW_TAG, DESCRIPTION,
 )  # fmt: skip
 """What `ui_path`, `artifact_path` and `saved_view` expect the UI's JavaScript to contain."""
+
+
+LOGGED_IMAGES = "mlflow.loggedImages"
+"""The tag of a run that has series of images."""
+
+
+def image_paths(key: str, step: int) -> tuple[str, str]:
+    """The artifacts of a step of an image series: the image in full, and the one that the UI shows first.
+
+    `MlflowClient.log_image` adds a random id to each name, so that an image that is logged again is there twice.
+    These names depend on key and step alone.
+    """
+    from mlflow import MlflowClient
+
+    # The page of MLflow 3.1 knows only names with %, which later versions replaced (mlflow#21085).
+    mark = "+" if "+step+" in inspect.getsource(MlflowClient.log_image) else "%"
+    unique = uuid.uuid5(uuid.NAMESPACE_URL, f"{key} {step}")
+    # The time decides only which of two images of the same step is shown.
+    name = mark.join([f"images/{key}", "step", str(step), "timestamp", str(max(step, 1)), str(unique)])
+    return f"{name}.png", f"{name}{mark}compressed.webp"
 
 
 def import_sql_store() -> None:

@@ -43,6 +43,19 @@ def this_process() -> str:
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
+def sees_processes_of(host: str, boot: str) -> bool:
+    """True if a process of that host and boot can be looked up by its number from here.
+
+    Host names do not decide it: two containers may have one name, and number their processes each for itself.
+
+    Args:
+        host: As from `this_host`.
+        boot: As from `this_boot`; empty where it is not known, so that the name has to do.
+
+    """
+    return boot == this_boot() if boot and this_boot() else host == this_host()
+
+
 def process_tags() -> dict[str, str]:
     """Tags that say which process works on a run, and in which SLURM job; see `liveness`."""
     job = allocation()

@@ -1,7 +1,7 @@
 """Training, evaluation and their configuration.
 
 Files:
-    command.py        `fit`, `validate`, `test` and `predict`: arguments and help
+    command.py        `fit`, `validate`, `test`, `predict`, `export`: arguments and help
     config_files.py   configuration files, by name or by path
     configuration.py  LitCLI: flags and files to model, data and Trainer
     config_errors.py  what jsonargparse, Lightning and torch say about wrong values, as one line
@@ -9,6 +9,7 @@ Files:
     resumable.py      the same from Python, with an ordinary Trainer
     evaluate.py       a run's checkpoint on validation or test images, or on image files
     description.py    what the UI shows as the description of a run or an experiment
+    export.py         a run's network as a pt2 or ONNX file, or as an MLflow model
     report.py         the table and the figures at the end
     progress.py       what a user sees meanwhile
     stages.py         trainings that are done once, whichever experiment or sweep needs them

@@ -1,4 +1,4 @@
-"""The commands `fit`, `validate`, `test` and `predict`: arguments and help. Imports nothing heavy at its top."""
+"""`lit-mnist fit`, `validate`, `test`, `predict`, `export`: arguments and help. Its top imports nothing heavy."""
 
 import gc
 from pathlib import Path
@@ -69,6 +69,28 @@ def predict(arguments: list[str]) -> None:
     predict(known.run, known.checkpoint, known.images, known.out)
 
 
+def export(arguments: list[str]) -> None:
+    """Write a run's network as a file that loads without this package, or as an MLflow model."""
+    parser = Parser(
+        "lit-mnist export",
+        description="Write a run's network as a file that loads without lit_mnist, or as an MLflow model. It takes"
+        " images (B, C, H, W) in [0, 1], and gives what `predict` gives: probabilities or reconstructions.",
+        allow_abbrev=False,
+    )
+    parser.add_argument(
+        "run", metavar="RUN_ID", help="a run's id, its beginning, or last; for a study's run, its best trial"
+    )
+    parser.add_argument("--format", choices=("pt2", "onnx", "mlflow"), default="pt2", help="(default: pt2)")
+    _add_checkpoint(parser)
+    parser.add_argument("--output", type=Path, metavar="PATH", help="file to write; for mlflow, folder of a copy")
+    parser.add_argument("--register", metavar="NAME", help="name in MLflow's model registry (--format mlflow)")
+    known = parser.parse_args(arguments)
+    from lit_mnist.training.export import export
+
+    quiet()
+    export(known.run, known.format, known.checkpoint, known.output, known.register)
+
+
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
     known, overrides = _run_parser(verb, description).parse_known_args(arguments)
     from lit_mnist.training.evaluate import evaluate
@@ -85,5 +107,9 @@ def _run_parser(verb: str, description: str) -> Parser:
         metavar="RUN_ID",
         help="the run's id, the beginning of its id, or last (the newest run)",
     )
-    parser.add_argument("--checkpoint", default="best", help="best (default), last, or the path of a file")
+    _add_checkpoint(parser)
     return parser
+
+
+def _add_checkpoint(parser: Parser) -> None:
+    parser.add_argument("--checkpoint", default="best", help="best (default), last, or the path of a file")

@@ -9,6 +9,7 @@ from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
@@ -16,9 +17,11 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
-from lit_mnist.slurm import allocation, check_tasks, leave_tasks
+from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
@@ -44,7 +47,6 @@ from lit_mnist.training.checkpoints.resume_point import (
     find_run_to_resume,
     nothing_left,
     point_to_send,
-    received_point,
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
@@ -63,7 +65,7 @@ from lit_mnist.training.lightning.ranks import (
     run_of_rank_0,
 )
 from lit_mnist.training.progress import progress_callback
-from lit_mnist.training.report import Result, fit_figures, show
+from lit_mnist.training.report import ReconstructionSeries, Result, fit_figures, show
 
 
 @dataclass
@@ -108,8 +110,7 @@ def fit(
 
     """
     options, flags = _split_options(arguments)
-    job = allocation()
-    if job is not None and not job.step and not is_started_rank():
+    if (job := allocation()) is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with (
         SignalWatch() if watch is None else nullcontext(watch) as watch,
@@ -117,28 +118,15 @@ def fit(
     ):
         watch.check()
         peers = LaunchedRanks.connect() if options.resume or options.key else None
-        from_rank_0 = None if peers is None or peers.rank == 0 else peers.receive(Path(received), watch)
-        if from_rank_0 is None:
-            found = _find_run(options, watch)
-        elif from_rank_0["done"]:
+        found, sent = _find_run(options, watch, peers, Path(received))
+        if sent and sent["done"]:
             return None
-        elif from_rank_0["run"] is None:
-            found = None
-        else:
-            found = FoundRun(from_rank_0["run"], Path(received), find_store(), None, "RUNNING")
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
-        # By default torch uses all cores of the host, which slows down a job that was given fewer.
-        threads = cli.config["threads"] or (job.cpus if job and "OMP_NUM_THREADS" not in os.environ else None)
-        if threads is not None:
+        if (threads := cli.config["threads"] or threads_of_job()) is not None:
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
-        if found is None:
-            point = None
-        elif from_rank_0 is None:
-            point = find_resume_point(found, cli.model)
-        else:
-            point = received_point(found, from_rank_0["best_is_lost"], cli.model)
+        point = None if found is None else find_resume_point(found, cli.model, sent)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
         if found is None:
             tags |= command_tag(arguments, tags)
@@ -154,27 +142,42 @@ def fit(
             if point is not None:
                 point.discard()
             raise
-        if run is None or result is None:
-            return None
-        clean_folder(run)
-    show(result, "fit")
+        if run is not None:
+            clean_folder(run)
+    if result is not None:
+        show(result, "fit")
     return result
 
 
-def _find_run(options: argparse.Namespace, watch: SignalWatch) -> FoundRun | None:
+def _find_run(
+    options: argparse.Namespace, watch: SignalWatch, peers: LaunchedRanks | None, folder: Path
+) -> tuple[FoundRun | None, Mapping[str, Any] | None]:
     """Find the run that `--resume` or `--key` names; None if the fit starts a new one.
+
+    Args:
+        options: The options of this fit.
+        watch: Notes signals.
+        peers: The ranks that were launched beside this one; those other than rank 0 do not look for the run.
+        folder: Receives what rank 0 sends of the run.
+
+    Returns:
+        The run, and on a rank other than 0 what rank 0 has sent.
 
     Raises:
         UserError: there is no run to resume, or the store cannot be opened.
         Interrupted: a signal came meanwhile.
 
     """
+    if peers is not None and peers.rank > 0:
+        sent = peers.receive(folder, watch)
+        run = sent["run"]
+        return (None if run is None else FoundRun(run, folder, find_store(), None, "RUNNING")), sent
     rank_0_run = run_of_rank_0()
     try:
         wanted = options.resume
         if options.key is not None:
             wanted = rank_0_run or find_key(options.key, options.offline)
-        return None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)
+        return (None if wanted is None else find_run_to_resume(wanted, options.offline, rank_0_run)), None
     except UserError:
         watch.check()  # a signal during the wait for a store that is away matters more than its error
         raise
@@ -202,12 +205,21 @@ def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def check_fit(cli: LitCLI) -> None:
-    """Refuse a model that cannot take the data.
+    """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
+            that does not take place; or the strategy is sharded.
 
     """
+    # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
+    strategy = str(cli.config["trainer"]["strategy"])
+    for name in ("fsdp", "deepspeed", "model_parallel", "modelparallel"):
+        if name in strategy.lower():
+            raise UsageError(
+                f"--trainer.strategy {name}: checkpoints are single files, which sharded strategies do not write;"
+                " take ddp, since every model here fits on one device"
+            )
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
@@ -217,6 +229,23 @@ def check_fit(cli: LitCLI) -> None:
     if list(model.get("image_shape", shape)) != shape:
         raise UsageError(
             f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
+        )
+    if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
+        raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
+
+
+def check_batch_size(data: ImageDataModule, devices: int) -> None:
+    """Refuse a batch that several devices cannot share equally.
+
+    Raises:
+        UsageError: the batch size is no multiple of the number of devices.
+
+    """
+    batch_size = int(data.hparams["batch_size"])
+    if batch_size % devices and not data.full_dataset_per_rank:
+        raise UsageError(
+            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+            f" take a multiple of {devices}"
         )
 
 
@@ -246,6 +275,8 @@ def _prepare(
     best = best_callback(cli.model)
     # ExactResume is first: the checkpoint of a step is written before any other callback begins the next one.
     ours: list[Callback] = [exact_resume, *callbacks, best]
+    if isinstance(cli.model, Autoencoder) and cli.config["tracking"].figures:
+        ours.append(ReconstructionSeries(tracker))
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         ours.append(progress_callback())
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])
@@ -274,12 +305,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
-    if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
+    check_batch_size(cli.datamodule, trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(

@@ -167,6 +167,24 @@ def test_two_concurrent_fetches_download_each_file_once(
     verify(["MNIST"], str(tmp_path))
 
 
+def test_a_mirror_needs_one_dataset_and_the_root_may_begin_with_a_tilde(
+    tmp_path: Path,
+    mirror: Mirror,
+    packed: dict[str, bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    mirror.bodies = packed
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    for which in ((), ("--dataset", "all")):
+        assert main(["data", "fetch", *which, "--mirror", mirror.url]) == 2
+        assert "say which with --dataset" in capsys.readouterr().err
+    assert not mirror.requests
+    assert main(["data", "fetch", "--dataset", "MNIST", "--root", "~/here", "--mirror", mirror.url]) == 0
+    assert (tmp_path / "here" / "MNIST" / "raw" / FILES[0]).is_file() and not (tmp_path / "~").exists()
+
+
 def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

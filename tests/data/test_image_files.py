@@ -127,8 +127,8 @@ def test_the_error_names_a_file_that_is_not_an_image(tmp_path: Path):
     wrong = {
         "": "is a folder",
         "gone.png": "does not exist",
-        "notes.png": "is no image",
-        "digit.eps": "is no image",
+        "notes.png": "is not an image",
+        "digit.eps": "is not an image",
         "huge.png": "too many pixels",
     }
     for name, reason in wrong.items():

@@ -3,6 +3,7 @@
 The commands know it only from its `DatasetSpec`.
 """
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +14,7 @@ from conftest import Cli
 from lightning.pytorch import Trainer
 from PIL import Image
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.data.idx import load_arrays
 from lit_mnist.models import CNN, DenseAutoencoder, TwoPhaseClassifier
 from lit_mnist.tracking.run import open_run
@@ -69,6 +71,24 @@ def test_a_colour_dataset_is_fitted_tested_and_predicted(model: str, project: Pa
     else:
         assert first.split()[1] in COLOUR.class_names
     assert "resized from 96×64" in second and "resized" not in first
+
+
+class MemoryDataModule(ImageDataModule):
+    """A dataset without IDX files: `root` is the brightness of its images."""
+
+    spec = replace(COLOUR, name="Memory", files=None)
+
+    def _read(self, train: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        labels = torch.arange(70) % 7
+        return torch.full((70, 3, 32, 32), int(self.hparams["root"]), dtype=torch.uint8), labels
+
+
+def test_a_dataset_without_idx_files_overrides_read() -> None:
+    for brightness in ("1", "2", "1"):  # the cache of the last split must tell the roots apart
+        data = MemoryDataModule(root=brightness, val_size=14)
+        data.setup("fit")
+        assert data.train is not None and data.sizes() == {"train": 56, "val": 14}
+        assert set(data.train[0].flatten().tolist()) == {int(brightness)}
 
 
 def test_a_flag_that_contradicts_the_dataset_is_refused(project: Path, cli: Cli) -> None:

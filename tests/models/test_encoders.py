@@ -261,15 +261,15 @@ def test_a_missing_checkpoint_is_an_error_only_for_a_model_without_other_weights
 
 def test_the_wrong_checkpoint_is_refused(stacked: str, tmp_path: Path) -> None:
     (tmp_path / "damaged.ckpt").write_bytes(b"no checkpoint")
-    with pytest.raises(UserError, match="is damaged, or no checkpoint"):
+    with pytest.raises(UserError, match="is not a readable checkpoint"):
         FeatureClassifier(encoder_checkpoint=str(tmp_path / "damaged.ckpt"))
-    with pytest.raises(UserError, match=r"--model.encoder_checkpoint .* holds another network"):
+    with pytest.raises(UserError, match=r"--model.encoder_checkpoint .* does not fit this network"):
         FeatureClassifier(**DENSE, encoder_checkpoint=stacked)
-    with pytest.raises(UserError, match=r"--model.below_checkpoint .* holds another network"):
+    with pytest.raises(UserError, match=r"--model.below_checkpoint .* does not fit this network"):
         StackedAutoencoder(hidden_sizes=[8, 8], below_checkpoint=stacked)
     same = tmp_path / "same.ckpt"
     torch.save({"state_dict": StackedAutoencoder(hidden_sizes=[32, 8]).state_dict()}, same)
-    with pytest.raises(UserError, match=r"holds another network: it goes on to decoder\.2"):
+    with pytest.raises(UserError, match=r"does not fit this network: it also has decoder\.2"):
         StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=str(same))
 
 
@@ -280,6 +280,7 @@ def test_frozen_random_weights_are_warned_about(stacked: str) -> None:
         trainer().fit(StackedAutoencoder(hidden_sizes=[8, 8]), data())
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*has random weights")
+        trainer().fit(StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked), data())
         trainer().fit(FeatureClassifier(**DENSE, freeze=False), data())
 
 
@@ -290,7 +291,7 @@ def test_frozen_random_weights_are_warned_about(stacked: str) -> None:
         ({"encoder": "lit_mnist.models.CNN"}, "there is no such autoencoder"),
         (
             {"encoder_args": {"hidden_sizs": [3]}},
-            "--model.encoder_args do not fit DenseAutoencoder: .*sizs",
+            "--model.encoder_args: DenseAutoencoder does not accept them: .*sizs",
         ),
         ({"encoder_args": {"hidden_sizes": []}}, r"--model.encoder_args: --model.hidden_sizes \[\]"),
         ({"encoder_args": {"image_shape": [3, 8, 8]}}, r"--model.image_shape is \[1, 28, 28\]"),

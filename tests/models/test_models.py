@@ -43,8 +43,6 @@ def _conv(kernel: int, *channels: int) -> int:
 # Panagakis: after each convolution but the one that gives the image, a weight and a bias a channel.
 BATCH_NORM_ENCODER = _conv(3, 1, 32, 32, 64, 128, 256) + 2 * (32 + 32 + 64 + 128 + 256)
 BATCH_NORM_DECODER = _conv(3, 256, 128, 64, 32, 32, 1) + 2 * (128 + 64 + 32 + 32)
-SMALL_BATCH_NORM = {"channels": [4, 6], "hidden_sizes": [32], "conv_dropout": 0.0, "dropout": 0.2}
-UNFROZEN = {"encoder": "ConvAutoencoder", "frozen_epochs": 0}
 SMALL: list[Case] = [
     (DenseAutoencoder, {}, _dense(784, 98, 784)),
     (DenseAutoencoder, {"hidden_sizes": [256, 64]}, _dense(784, 256, 64, 256, 784)),
@@ -197,10 +195,27 @@ def test_the_optimizer_is_the_one_that_the_hyperparameters_name(
     assert group.items() <= optimizer.param_groups[0].items()
 
 
+def test_inverse_time_is_the_decay_of_keras() -> None:
+    model = DenseAutoencoder(hidden_sizes=[4], lr=0.1, lr_schedule="inverse_time", lr_decay=0.5)
+    trainer = Trainer(
+        max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        limit_val_batches=0,
+    )  # fmt: skip
+    trainer.fit(model, MiniMNISTDataModule())
+    # After three steps: 0.1 / (1 + 0.5 * 3).
+    assert trainer.optimizers[0].param_groups[0]["lr"] == pytest.approx(0.04)
+
+
 @pytest.mark.parametrize(
     ("model_class", "arguments", "message"),
     [
         (CNN, {"optimizer": "adam", "momentum": 0.9}, "--model.momentum 0.9 has no effect on adam"),
+        (CNN, {"optimizer": "adamw"}, "--model.optimizer adamw must be one of sgd, adam, rmsprop"),
+        (CNN, {"lr_schedule": "step"}, "--model.lr_schedule step must be one of constant, linear"),
+        (CNN, {"lr_schedule": "inverse_time"}, "needs a value above 0"),
+        (CNN, {"lr_decay": 1e-4}, "--model.lr_decay 0.0001 and --model.lr_schedule constant"),
+        (DenseAutoencoder, {"loss": "l1"}, "--model.loss l1 must be one of mse, cross_entropy"),
+        (DenseAutoencoder, {"reduction": "none"}, "--model.reduction none must be one of mean, sum"),
         (CNN, {"lr": 0.0}, "--model.lr 0.0 must be above 0"),
         (CNN, {"optimizer": "sgd", "momentum": 1.0}, "--model.momentum 1.0 must lie in"),
         (CNN, {"kernel_size": 4}, "--model.kernel_size 4 must be odd"),
@@ -215,20 +230,24 @@ def test_the_optimizer_is_the_one_that_the_hyperparameters_name(
         (MLP, {"hidden_sizes": [0]}, r"--model.hidden_sizes \[0\]"),
         (MLP, {"dropout": 1.0}, "--model.dropout 1.0 must lie in"),
         (BatchNormCNN, {"conv_dropout": -0.1}, "--model.conv_dropout -0.1 must lie in"),
-        (BatchNormCNN, {"channels": [8]}, "must be as many"),
-        (BatchNormCNN, {"channels": [8] * 4, "kernel_sizes": [3] * 4}, r"\[3, 3, 3, 3\] leave nothing of 28×28"),
-        (ConvAutoencoder, {"channels": [4, 4, 4]}, "28×28 pixels cannot be halved 3 times"),
+        (BatchNormCNN, {"channels": [8]}, "must have the same length"),
+        (
+            BatchNormCNN,
+            {"channels": [8] * 4, "kernel_sizes": [3] * 4},
+            r"\[3, 3, 3, 3\] are too large for images of 28×28",
+        ),
+        (ConvAutoencoder, {"channels": [4, 4, 4]}, "28×28 pixels must be divisible by 8"),
         (ConvAutoencoder, {"code_channels": 0}, "--model.code_channels 0 must be at least 1"),
-        (DenoisingConvAutoencoder, {"image_shape": [1, 30, 28]}, "30×28 pixels cannot be halved 2 times"),
+        (DenoisingConvAutoencoder, {"image_shape": [1, 30, 28]}, "30×28 pixels must be divisible by 4"),
         (DenoisingConvAutoencoder, {"channels": 0}, "--model.channels 0 must be at least 1"),
         (BatchNormAutoencoder, {"blocks": [[8], []]}, r"--model.blocks \[\[8\], \[\]\] must hold"),
-        (BatchNormAutoencoder, {"blocks": [[4]] * 4}, "cannot be halved 3 times"),
+        (BatchNormAutoencoder, {"blocks": [[4]] * 4}, "must be divisible by 8"),
         (StackedAutoencoder, {"hidden_sizes": []}, r"--model.hidden_sizes \[\]"),
         (StackedAutoencoder, {"below_checkpoint": "x"}, "--model.below_checkpoint has no effect"),
         (
             StackedAutoencoder,
             {"hidden_sizes": [8, 8], "hidden_activation": "relu", "loss": "cross_entropy"},
-            "needs --model.hidden_activation sigmoid",
+            "take --model.hidden_activation sigmoid",
         ),
         (StackedClassifier, {"encoder_lr": -1.0}, "--model.encoder_lr -1.0 must not be negative"),
         (TwoPhaseClassifier, {"frozen_epochs": -1}, "--model.frozen_epochs -1 must not be negative"),

@@ -11,7 +11,7 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
-from lit_mnist.sweeps.workers.runner import study_run
+from lit_mnist.sweeps.study.study_run import study_run
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.store import connect, find_store
 

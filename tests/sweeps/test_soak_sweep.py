@@ -140,8 +140,10 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
     url = postgres.create("shared")
     first = create_or_open_study(opened(url), parse_spec(spec_text(trials=1), "small"))
     second = open_study(opened(url), "small")
-    trial = Leases(first, stored_spec(first), 0, 1).acquire()
+    leases = Leases(first, stored_spec(first), 0, 1)
+    trial = leases.acquire()
     assert trial is not None and len(second.get_trials()) == 1
+    trial = leases.suggest(trial)
     postgres.stop()
     back = threading.Timer(2, postgres.start)
     back.start()
@@ -162,4 +164,6 @@ def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
     trial = leases.acquire()
     assert trial is not None
     with Heartbeats(leases, trial):
-        wait_for(lambda: study.get_trials()[0].user_attrs["owner"]["beat"] > 1, "two beats")
+        wait_for(
+            lambda: study.get_trials()[0].user_attrs.get("heartbeat", {}).get("count", 0) > 1, "two heartbeats"
+        )

@@ -1,26 +1,21 @@
 """Figures of a study: which ones are drawn, and what they show."""
 
-import sys
-from pathlib import Path
+import io
 
 import matplotlib
 import matplotlib.pyplot
 import optuna
 import pytest
 from matplotlib.text import Text
-from optuna.trial import TrialState
+from optuna.distributions import CategoricalDistribution, FloatDistribution
+from optuna.trial import TrialState, create_trial
 from studied import add_trial, make_study, searched
 
-from lit_mnist.sweeps.results.figures import history
-from lit_mnist.sweeps.results.heat_map import heat_map
-from lit_mnist.sweeps.results.parent_run import (
-    draw_figures,
-    estimate_importances,
-    heat_map_parameters,
-    log_summary,
-)
+from lit_mnist.sweeps.results.figures import draw_figures, history, learning_curves, pareto_front
+from lit_mnist.sweeps.results.heat_map import heat_map, heat_map_parameters
+from lit_mnist.sweeps.results.importances import estimate_importances
+from lit_mnist.sweeps.results.plotting import address, colour_map, scale_of
 from lit_mnist.sweeps.study.summary import read_summary
-from lit_mnist.tracking.run import open_run
 
 TWO = (("val/loss", "minimize"), ("parameters", "minimize"))
 
@@ -35,17 +30,50 @@ def texts(figure) -> list[str]:
     return [t.get_text() for t in figure.findobj(lambda artist: isinstance(artist, Text)) if t.get_visible()]
 
 
+NUMERIC = {
+    "model.lr": CategoricalDistribution([0.3, 0.01, 0.1]),
+    "model.momentum": CategoricalDistribution([0.9, 0]),
+}
+
+
+def marked(figure) -> dict[str, list[tuple[float, float]]]:
+    """The places of the trials that are marked in the figure's first axes, by the label of their mark."""
+    return {
+        str(found.get_label()): [tuple(place) for place in found.get_offsets().tolist()]
+        for found in figure.axes[0].collections
+        if hasattr(found, "get_offsets") and len(found.get_offsets())
+    }
+
+
+def add(study: optuna.Study, mean, params=None, distributions=None, reported=None, **attrs) -> None:
+    """A trial that is complete with this mean of each objective, or pruned if there is none."""
+    state = TrialState.PRUNED if mean is None else TrialState.COMPLETE
+    study.add_trial(create_trial(
+        state=state, values=mean, params=params or {}, distributions=distributions or {}, user_attrs=attrs,
+        intermediate_values=dict(enumerate(reported or ())),
+    ))  # fmt: skip
+
+
+def grid_of_choices(seeds: tuple[int, ...] = (0, 1)) -> optuna.Study:
+    study = make_study("grid", seeds=seeds)
+    for lr in (0.01, 0.1, 0.3):
+        for momentum in (0, 0.9):
+            values = [[lr + momentum / 2 + 0.01 * seed] for seed in seeds]
+            mean = sum(value for (value,) in values) / len(values)
+            add(study, [mean], {"model.lr": lr, "model.momentum": momentum}, NUMERIC, values=values)
+    return study
+
+
 @pytest.mark.parametrize(
     ("count", "objectives", "names"),
     [
         (1, TWO[:1], {"history"}),
-        (9, TWO, {"history", "importances", "parallel_coordinates", "heat_map", "pareto_front"}),
+        (9, TWO, {"history", "slices", "parallel_coordinates", "heat_map", "pareto_front"}),
+        (14, TWO[:1], {"history", "importances", "slices", "parallel_coordinates", "heat_map"}),
     ],
 )
 def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> None:
-    summary = read_summary(searched(count, objectives))
-    importances = estimate_importances(summary)
-    figures = draw_figures(summary, importances, heat_map_parameters(summary, importances))
+    figures = draw_figures(read_summary(searched(count, objectives)))
     assert figures.keys() == names
     for figure in figures.values():
         assert texts(figure)
@@ -54,57 +82,130 @@ def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> 
 def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_momentum() -> None:
     summary = read_summary(searched(40))
     importances = estimate_importances(summary)
-    assert max(importances, key=importances.__getitem__) == "model.lr"
-    assert importances.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
-    assert sum(importances.values()) == pytest.approx(1)
-    assert heat_map_parameters(summary, importances) == ("model.lr", "model.momentum")
+    assert importances is not None and next(iter(importances.shares)) == "model.lr"
+    assert importances.shares.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
+    assert sum(importances.shares.values()) == pytest.approx(1)
+    assert heat_map_parameters(summary, list(importances.shares)) == ("model.lr", "model.momentum")
+
+
+def test_importances_count_pruned_trials_at_the_last_step_that_all_reached() -> None:
+    """The optimizer decides which trials are pruned, and is the same in all that are not."""
+    study = make_study()
+    space = {"optimizer": CategoricalDistribution(["sgd", "adam"]), "lr": FloatDistribution(0, 1)}
+    for number in range(24):
+        lr, is_pruned = (number * 7 % 24) / 24, number % 2 == 0
+        params = {"optimizer": "sgd" if is_pruned else "adam", "lr": lr}
+        first = (0.1 if is_pruned else 0.8) + (number * 11 % 24) / 1000  # not in the order of the rates
+        add(study, None if is_pruned else [0.9 + lr / 100], params, space, [first] if is_pruned else [first, 0.9])
+    importances = estimate_importances(read_summary(study))
+    assert importances is not None and next(iter(importances.shares)) == "optimizer"
+    assert importances.source == "24 trials (12 pruned) at validation 1, the last that all of them reached"
 
 
 def test_the_heat_map_marks_every_trial_and_the_given_point() -> None:
-    summary = read_summary(searched(30))
-    figure = heat_map(summary, "model.lr", "model.momentum")
+    study = searched(30)
+    add_trial(study, TrialState.PRUNED, 0.2, 0.3, reported={0: 0.4})
+    figure = heat_map(read_summary(study), "model.lr", "model.momentum")
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
-    assert {"given point: 11.3 %", "pruned", "failed", "95 %"} <= set(texts(figure))
-    sizes = sorted(len(c.get_offsets()) for c in axes.collections if len(c.get_offsets()) and c.get_zorder() >= 3)
-    assert sizes == [1, 1, 5, 24]  # failed, the ring, pruned, complete
+    assert {"given point: 11.35 %", "pruned, at its last value", "failed", "95 %"} <= set(texts(figure))
+    places = marked(figure)
+    assert [len(places[label]) for label in ("complete", "failed", "best")] == [24, 1, 1]
+    assert places["pruned, at its last value"] == [(0.2, 0.3)]  # the others reported nothing
     assert axes.get_xlim()[0] < 0.01 and axes.get_xlim()[1] > 1.0  # the whole space
 
 
-def test_the_history_shows_the_best_so_far() -> None:
+def test_the_history_shows_the_best_so_far_and_pruned_trials_at_their_last_value() -> None:
     study = make_study(objectives=TWO[:1])
     for value in (0.5, 0.7, 0.3, 0.4):
-        add_trial(study, TrialState.COMPLETE, mean=(value,))
-    (line,) = history(read_summary(study)).axes[0].lines
-    assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3]
+        add(study, (value,))
+    add(study, None, reported=[2.3, 0.9])
+    figure = history(read_summary(study))
+    (line,) = figure.axes[0].lines
+    assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3, 0.3]
+    assert marked(figure)["pruned, at its last value"] == [(4, 0.9)]
+    assert marked(figure)["best"] == [(2, 0.3)]
+
+
+def test_learning_curves_show_every_trial_and_end_hollow_where_it_was_pruned() -> None:
+    study = make_study(objectives=TWO[:1])
+    add(study, [0.2], reported=[0.9, 0.4, 0.2])
+    add(study, None, reported=[2.3])
+    add(study, None, reported=[1.9, 1.8])
+    figure = learning_curves(read_summary(study))
+    assert figure is not None
+    assert sorted(len(line.get_xdata()) for line in figure.axes[0].lines) == [1, 2, 3]
+    assert sorted(marked(figure)["pruned, at its last value"]) == [(1, 2.3), (2, 1.8)]
+
+
+def test_a_grid_of_numeric_choices_is_a_table_with_the_interval_of_each_cell() -> None:
+    summary = read_summary(grid_of_choices())
+    figure = draw_figures(summary)["heat_map"]
+    cells = [text for text in texts(figure) if "±" in text]
+    assert len(cells) == 6 and "75.5\n± 6.4 %" in cells
+    assert {"means of 2 seeds with their 95 % interval; framed: best", "0.01", "0.3"} <= set(texts(figure))
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "0.3"]
+
+
+def test_numeric_choices_are_numbers_and_lists_are_sorted_by_size() -> None:
+    study = grid_of_choices()
+    scale = scale_of("model.lr", study.get_trials())
+    assert (scale.kind, scale.values, scale.low, scale.high) == ("log", (0.01, 0.1, 0.3), 0.01, 0.3)
+    assert scale_of("model.momentum", study.get_trials()).kind == "linear"
+    sizes = CategoricalDistribution(["[500]", "[100, 50]", "[50]", "[300]"])
+    for choice in sizes.choices:
+        add(study, [0.1], {"sizes": choice}, {"sizes": sizes})
+    assert scale_of("sizes", study.get_trials()).values == ("[50]", "[300]", "[500]", "[100, 50]")
+
+
+def test_seeds_give_error_bars() -> None:
+    figure = history(read_summary(grid_of_choices()))
+    bars = figure.axes[0].containers
+    assert len(bars) == 6 and all(bar.has_yerr for bar in bars)
+    assert not history(read_summary(grid_of_choices(seeds=(0,)))).axes[0].containers
+
+
+def test_the_better_value_is_darker_in_both_directions() -> None:
+    def brightness(upwards: bool, share: float) -> float:
+        return sum(colour_map(upwards)(share)[:3])
+
+    assert brightness(True, 1.0) < brightness(True, 0.0)
+    assert brightness(False, 0.0) < brightness(False, 1.0)
+
+
+def test_the_pareto_front_is_labelled_with_trials_and_their_parameters() -> None:
+    study = make_study("two", (("val/mse", "minimize"), ("parameters", "minimize")))
+    sizes = CategoricalDistribution(["[10]", "[400]", "[90]"])
+    for choice, values in (("[10]", (0.5, 1e4)), ("[400]", (0.1, 4e5)), ("[90]", (0.6, 9e4))):
+        add(study, values, {"model.sizes": choice}, {"model.sizes": sizes})
+    labels = [text for text in texts(pareto_front(read_summary(study))) if text.startswith("trial ")]
+    assert labels == ["trial 1: sizes [400]", "trial 0: sizes [10]"]
+
+
+def test_every_mark_has_the_address_of_its_trial() -> None:
+    """Matplotlib writes only the first address of a collection whose marks all look the same."""
+    study = make_study(objectives=TWO[:1])
+    for number in range(3):
+        add(study, [0.1 * number])
+    figure, svg = history(read_summary(study)), io.StringIO()
+    figure.savefig(svg, format="svg")
+    assert all(f'xlink:href="{address(trial)}"' in svg.getvalue() for trial in study.get_trials())
 
 
 def test_a_parameter_that_never_varied_has_no_importance_and_no_axis() -> None:
     study = make_study()
-    for number in range(5):
-        add_trial(study, TrialState.COMPLETE, 0.1 + 0.04 * number, 0.1 * number, mean=(0.1 * number,))
-    summary = read_summary(study)
-    importances = estimate_importances(summary)
-    assert importances.keys() == {"model.lr", "model.momentum"}
-    assert "model.batch_norm" not in texts(draw_figures(summary, importances, None)["parallel_coordinates"])
-
-
-def test_without_plotly_only_the_page_is_missing(
-    project: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setitem(sys.modules, "plotly", None)  # what find_spec sees where it is not installed
-    with open_run("sweeps/lrs", system_metrics=False) as run:
-        log_summary(searched(9), run)
-    drawn = {Path(item.path).name for item in run.client.list_artifacts(run.id, "figures")}
-    assert "history.png" in drawn and "study.html" not in drawn
-    assert capsys.readouterr().err.count("it needs plotly, `pip install 'lit-mnist[html]'`") == 1
+    for number in range(12):
+        add_trial(study, TrialState.COMPLETE, 0.1 + 0.01 * number, 0.05 * number, mean=(0.05 * number,))
+    figures = draw_figures(read_summary(study))
+    assert {"model.lr", "model.momentum"} <= set(texts(figures["importances"]))
+    for figure in figures.values():
+        assert "model.batch_norm" not in texts(figure)
 
 
 def test_drawing_leaves_the_global_state_of_matplotlib_alone() -> None:
     """Optuna's matplotlib functions set the ggplot style for the whole process and leave pyplot figures open."""
     before = dict(matplotlib.rcParams)
     summary = read_summary(searched(9, TWO))
-    importances = estimate_importances(summary)
-    draw_figures(summary, importances, heat_map_parameters(summary, importances))
+    draw_figures(summary)
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.pyplot.get_fignums() == []

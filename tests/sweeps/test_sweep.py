@@ -19,8 +19,8 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
+from lit_mnist.sweeps.study.study_run import study_run
 from lit_mnist.sweeps.workers.pool import WorkerPool
-from lit_mnist.sweeps.workers.runner import study_run
 from lit_mnist.sweeps.workers.spawn import WorkerConfig
 from lit_mnist.tracking.store import connect, find_store
 

@@ -165,7 +165,7 @@ def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once() -> None:
     gone.wait()
     trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
     again = other.acquire()
-    assert again is not None and again.number == 0 and again.params == trial.params
+    assert again is not None and again.number == 0 and again.user_attrs["owner"]["worker"] == 1
 
 
 def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
@@ -179,7 +179,8 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     watch = OwnerWatch(storage_of(study))
 
     def is_dead(beat: int) -> bool:
-        trial.set_user_attr("owner", {"host": "another", "process": this_process(), "worker": 0, "beat": beat})
+        trial.set_user_attr("owner", {"host": "another", "process": this_process(), "worker": 0})
+        trial.set_user_attr("heartbeat", {"process": this_process(), "count": beat})
         return watch.is_dead(study.get_trials()[0])
 
     assert this_host() != "another" and not is_dead(1)

@@ -1,7 +1,7 @@
 """The base of all autoencoders."""
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from lit_mnist.data.loader import Batch, images_of
 from lit_mnist.errors import UsageError
 from lit_mnist.models.common.base import LitModel, Stage
-from lit_mnist.models.common.layers import activation
+from lit_mnist.models.common.layers import activation, check_choice
+
+Loss = Literal["mse", "cross_entropy"]
+Reduction = Literal["mean", "sum"]
 
 
 class Autoencoder(LitModel):
@@ -21,7 +24,7 @@ class Autoencoder(LitModel):
     `mse`, the mean over pixels, is logged with every loss, so that models with different losses can be compared.
 
     Raises:
-        UsageError: loss is cross_entropy and output_activation is not sigmoid.
+        UsageError: A name is unknown, or loss is cross_entropy and output_activation is not sigmoid.
 
     """
 
@@ -30,8 +33,8 @@ class Autoencoder(LitModel):
 
     def __init__(
         self,
-        loss: Literal["mse", "cross_entropy"] = "mse",
-        reduction: Literal["mean", "sum"] = "mean",
+        loss: Loss = "mse",
+        reduction: Reduction = "mean",
         output_activation: Literal["sigmoid", "identity"] = "sigmoid",
         **optimizer: Any,
     ) -> None:
@@ -46,6 +49,8 @@ class Autoencoder(LitModel):
 
         """
         super().__init__(**optimizer)
+        check_choice("loss", loss, get_args(Loss))
+        check_choice("reduction", reduction, get_args(Reduction))
         if loss == "cross_entropy" and output_activation != "sigmoid":
             raise UsageError("--model.loss cross_entropy needs --model.output_activation sigmoid")
         self.output = activation(output_activation)

@@ -12,7 +12,13 @@ from torch import Tensor, distributed
 
 from lit_mnist.data.loader import as_batch
 from lit_mnist.errors import UserError
-from lit_mnist.models.common.optimizers import check_optimizer, make_optimizer, make_schedule
+from lit_mnist.models.common.optimizers import (
+    OptimizerName,
+    Schedule,
+    check_optimizer,
+    make_optimizer,
+    make_schedule,
+)
 
 Stage = Literal["train", "val", "test"]
 
@@ -68,12 +74,13 @@ class LitModel(LightningModule):
         lr: Learning rate.
         momentum: Momentum of sgd and rmsprop; adam does not take any.
         weight_decay: L2 penalty, as torch.optim applies it.
-        lr_schedule: Course of the learning rate after the warm-up: constant, or falling to 0 at the end of
-            training.
+        lr_schedule: Course of the learning rate after the warm-up: constant; linear or cosine, which fall to 0 at
+            the end of training; or inverse_time, lr / (1 + lr_decay * step).
         warmup_steps: Steps over which the learning rate rises from 0.
+        lr_decay: Decay per step of the schedule inverse_time, which Keras called `decay`.
 
     Raises:
-        UsageError: A value is out of range, or momentum is given for adam.
+        UsageError: A name is unknown, a value is out of range, or a value has no effect.
 
     """
 
@@ -85,12 +92,13 @@ class LitModel(LightningModule):
 
     def __init__(
         self,
-        optimizer: Literal["sgd", "adam", "rmsprop"] = "adam",
+        optimizer: OptimizerName = "adam",
         lr: float = 1e-3,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
-        lr_schedule: Literal["constant", "linear", "cosine"] = "constant",
+        lr_schedule: Schedule = "constant",
         warmup_steps: int = 0,
+        lr_decay: float = 0.0,
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
@@ -146,7 +154,7 @@ class LitModel(LightningModule):
         if h["lr_schedule"] == "constant" and not h["warmup_steps"]:
             return optimizer
         total = self.trainer.estimated_stepping_batches
-        schedule = make_schedule(optimizer, h["lr_schedule"], h["warmup_steps"], total)
+        schedule = make_schedule(optimizer, h["lr_schedule"], h["warmup_steps"], total, h["lr_decay"])
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:

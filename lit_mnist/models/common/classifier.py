@@ -23,7 +23,13 @@ class Classifier(LitModel):
     monitor_mode = "max"
 
     def __init__(self, num_classes: int = MNIST.num_classes, **optimizer: Any) -> None:
-        """num_classes: Number of classes."""
+        """Set the number of classes.
+
+        Args:
+            num_classes: Number of classes.
+            optimizer: See LitModel.
+
+        """
         super().__init__(**optimizer)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -96,7 +96,7 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
         return autoencoder_class(**arguments)
     except TypeError as error:
         what = str(error).rpartition("__init__() ")[2]
-        raise UsageError(f"--model.encoder_args do not fit {name}: {what}") from None
+        raise UsageError(f"--model.encoder_args: {name} does not accept them: {what}") from None
     except UsageError as error:
         raise UsageError(f"--model.encoder_args: {error}") from None
 

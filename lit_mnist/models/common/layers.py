@@ -74,4 +74,17 @@ def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
     """
     height, width = image_shape[1:]
     if height % 2**times or width % 2**times:
-        raise UsageError(f"{what}: {height}×{width} pixels cannot be halved {times} times without a rest")
+        raise UsageError(
+            f"{what}: {height}×{width} pixels must be divisible by {2**times}, since they are halved {times} times"
+        )
+
+
+def check_choice(flag: str, value: object, choices: Sequence[str]) -> None:
+    """Check a hyperparameter that is one of several names: only the command line checks it against its type.
+
+    Raises:
+        UsageError: It is none of `choices`.
+
+    """
+    if value not in choices:
+        raise UsageError(f"--model.{flag} {value} must be one of {', '.join(choices)}")

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterable, Mapping
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
 
 from lit_mnist.errors import UsageError
+from lit_mnist.models.common.layers import check_choice
+
+OptimizerName = Literal["sgd", "adam", "rmsprop"]
+Schedule = Literal["constant", "linear", "cosine", "inverse_time"]
 
 
 def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused: bool) -> Optimizer:
@@ -22,17 +26,17 @@ def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused:
     return torch.optim.RMSprop(parameters, momentum=hparams["momentum"], **shared)
 
 
-def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float) -> LambdaLR:
+def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float, decay: float = 0.0) -> LambdaLR:
     """Create a schedule that raises the learning rate from 0 over `warmup` steps, then follows `schedule`.
 
-    "linear" and "cosine" fall to 0 at step `total`. The rate is a function of the step alone, so that a resumed
-    training needs no other state.
+    "linear" and "cosine" fall to 0 at step `total`; "inverse_time" is lr / (1 + decay * step), which Keras called
+    `decay`. The rate is a function of the step alone, so that a resumed training needs no other state.
 
     Raises:
-        UsageError: The schedule falls, and `total` is not finite.
+        UsageError: The schedule falls to 0, and `total` is not finite.
 
     """
-    if schedule != "constant" and not 0 < total < math.inf:
+    if schedule in ("linear", "cosine") and not 0 < total < math.inf:
         raise UsageError(
             f"--model.lr_schedule {schedule} needs an end: set --trainer.max_epochs or --trainer.max_steps"
         )
@@ -42,6 +46,8 @@ def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float
             return (step + 1) / (warmup + 1)
         if schedule == "constant":
             return 1.0
+        if schedule == "inverse_time":
+            return 1 / (1 + decay * (step - warmup))
         done = min(1.0, (step - warmup) / max(1, total - warmup))
         return 1 - done if schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
@@ -52,18 +58,26 @@ def check_optimizer(hparams: Mapping[str, Any]) -> None:
     """Check the optimiser's hyperparameters.
 
     Raises:
-        UsageError: A value is out of range, or momentum is given for adam, which has none.
+        UsageError: A name is unknown, a value is out of range, or a value has no effect: momentum with adam,
+            lr_decay without the schedule inverse_time.
 
     """
+    check_choice("optimizer", hparams["optimizer"], get_args(OptimizerName))
+    check_choice("lr_schedule", hparams["lr_schedule"], get_args(Schedule))
     if hparams["lr"] <= 0:
         raise UsageError(f"--model.lr {hparams['lr']} must be above 0")
     if not 0 <= hparams["momentum"] < 1:
         raise UsageError(f"--model.momentum {hparams['momentum']} must lie in [0, 1)")
-    for name in ("weight_decay", "warmup_steps"):
+    for name in ("weight_decay", "warmup_steps", "lr_decay"):
         if hparams[name] < 0:
             raise UsageError(f"--model.{name} {hparams[name]} must not be negative")
     if hparams["momentum"] and hparams["optimizer"] == "adam":
         raise UsageError(
             f"--model.momentum {hparams['momentum']} has no effect on adam: leave it out, or take"
             " --model.optimizer sgd"
+        )
+    if (hparams["lr_schedule"] == "inverse_time") != (hparams["lr_decay"] > 0):
+        raise UsageError(
+            f"--model.lr_decay {hparams['lr_decay']} and --model.lr_schedule {hparams['lr_schedule']}: lr_decay is"
+            " for the schedule inverse_time, which needs a value above 0"
         )

@@ -12,7 +12,7 @@ from lit_mnist.errors import UserError
 
 
 class Pretrained:
-    """Loads a model's initial weights from a checkpoint, and knows if they are still missing.
+    """Loads a model's initial weights from a checkpoint, and records whether they are still missing.
 
     They are loaded when the model is created. A missing file is not an error then, since a model that is about to
     be loaded from its own checkpoint does not need it; using the model without either is (`check`).
@@ -51,17 +51,17 @@ class Pretrained:
                 for name, value in checkpoint["state_dict"].items()
                 if name.startswith(prefix)
             }
-        except Exception as error:  # a damaged file raises whatever the unpickler stumbles on
+        except Exception as error:  # which exception a damaged file raises depends on where it is damaged
             what = " ".join(str(error).split())[:200]
-            raise UserError(f"--model.{self.flag} {self.path} is damaged, or no checkpoint: {what}") from None
+            raise UserError(f"--model.{self.flag} {self.path} is not a readable checkpoint: {what}") from None
         own = {name: value for name, value in module.state_dict().items() if name.startswith(tuple(new))}
         try:
             if unexpected := own.keys() & weights.keys():
-                raise RuntimeError(f"it goes on to {min(unexpected)}")
+                raise RuntimeError(f"it also has {min(unexpected)}, which is a new layer here")
             module.load_state_dict(weights | own)
         except RuntimeError as error:  # what load_state_dict raises if names or shapes differ
             what = " ".join(str(error).split())[:200]
-            raise UserError(f"--model.{self.flag} {self.path} holds another network: {what}") from None
+            raise UserError(f"--model.{self.flag} {self.path} does not fit this network: {what}") from None
 
     def check(self) -> None:
         """Check that the weights are there.

@@ -6,7 +6,9 @@ export.py      `lit-mnist sweep best` (a trial's configuration) and `sweep expor
 parent_run.py  what the study's parent run in MLflow receives: summary.json, metrics, figures, study.html
 description.py the study's description in MLflow's UI: which point is best, how sure that is, how to go on
 study_page.py  keeps that page up to date while the sweep runs, with the trials' names and a saved view
-figures.py     static figures: history, parameter importances, parallel coordinates, Pareto front
-heat_map.py    static figure: the first objective over two parameters
-html.py        interactive page, drawn by Optuna with plotly
+figures.py     figures: history, learning curves, importances, slices, parallel coordinates, Pareto front
+heat_map.py    figure: the first objective over two parameters, as a map or a table
+importances.py how much each parameter matters
+plotting.py    axes, palette and marks that the figures have in common
+html.py        the figures as one page with the details of each trial (template study.html)
 """

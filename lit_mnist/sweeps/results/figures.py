@@ -1,215 +1,304 @@
-"""Static figures of a study: history, parameter importances, parallel coordinates, Pareto front.
+"""Figures of a study: history, learning curves, importances, slices, parallel coordinates, Pareto front.
 
-`optuna.visualization.matplotlib` offers the same four. They were rendered and compared with these (Optuna 5.0):
+`optuna.visualization.matplotlib` has most of them too. They were rendered and compared with these (Optuna 5.0):
 
 - its history leaves out pruned and failed trials, and with several objectives the line of the best value;
 - its parallel coordinates print tick labels across the lines, and logarithmic ticks on top of each other;
 - its Pareto front has neither trial numbers nor logarithmic axes, so parameter counts crowd into a corner;
-- its importances give a share to parameters that never varied;
+- its importances are those of the complete trials alone, and give a share to parameters that never varied;
 - all of them draw with pyplot and call `plt.style.use("ggplot")`, which changes every later figure of the process.
-
-The interactive page (`html.py`) is drawn by Optuna.
 """
 
 import math
-from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from collections.abc import Sequence
 
-import matplotlib
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.cm import ScalarMappable
-from matplotlib.colors import ListedColormap, LogNorm, Normalize
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
-from optuna.distributions import CategoricalDistribution
+from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
-from lit_mnist.sweeps.study.summary import StudySummary
-from lit_mnist.tracking.queries.metrics import is_share
+from lit_mnist.sweeps.results.heat_map import heat_map, heat_map_parameters
+from lit_mnist.sweeps.results.importances import Importances, estimate_importances
+from lit_mnist.sweeps.results.plotting import (
+    BLUE,
+    GREY,
+    INK,
+    ORANGE,
+    PINK,
+    Scale,
+    add_colour_bar,
+    add_legend,
+    address,
+    apply_value_axis,
+    colour_map,
+    colour_scale,
+    label_with_direction,
+    mark_trials,
+    new_figure,
+    scale_of,
+    show_value,
+    varied_names,
+)
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed
 
-INK, GREY, BLUE, ORANGE, PINK = "#222222", "#8a8a8a", "#0072B2", "#D55E00", "#CC79A7"
-PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
-# Viridis without its brightest end, which is hard to see on white.
-COLOUR_MAP = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.94, 256)))
-NO_VALUE_MARKERS = ((TrialState.PRUNED, "v", GREY, "pruned"), (TrialState.FAIL, "x", PINK, "failed"))
-"""State, marker, colour and label of trials that ended without a value."""
 MAX_PARALLEL_AXES = 10
-PARALLEL_TICKS = 5
+MAX_SLICES = 9
+SLICE_COLUMNS = 3
+PARALLEL_TICKS = 6
+MAX_LABELLED = 12
+"""Trials of a Pareto front that are labelled with their parameters, as far as they do not overlap."""
+
+
+def draw_figures(summary: StudySummary) -> dict[str, Figure]:
+    """Draw every figure that the study has enough trials for; returns them by name.
+
+    Args:
+        summary: A study with at least one trial that is complete or was pruned after its first validation.
+
+    """
+    importances = estimate_importances(summary)
+    varied = varied_names(_with_value(summary))
+    names = list(importances.shares) if importances is not None else []
+    names += [name for name in varied if name not in names]
+    drawn = {"history": history(summary)}
+    if (pair := heat_map_parameters(summary, names)) is not None:
+        drawn["heat_map"] = heat_map(summary, *pair)
+    if len(summary.objectives) == 2:
+        drawn["pareto_front"] = pareto_front(summary)
+    if (curves := learning_curves(summary)) is not None:
+        drawn["learning_curves"] = curves
+    if importances is not None:
+        drawn["importances"] = importance_bars(summary, importances)
+    if names:
+        drawn["slices"] = slices(summary, names)
+    if len(names) > 2:
+        drawn["parallel_coordinates"] = parallel_coordinates(summary, names)
+    return drawn
 
 
 def history(summary: StudySummary) -> Figure:
-    """First objective of each trial with a line for the best so far; pruned and failed trials at the bottom."""
+    """First objective of each trial with a line for the best so far; failed trials are at the bottom."""
     metric = summary.objectives[0]
     figure = new_figure(8, 4.2, f"{summary.name}: {metric} by trial")
     axes = figure.subplots()
-    points = [(trial.number, trial.values[0]) for trial in summary.complete if math.isfinite(trial.values[0])]
-    if points:
-        numbers, values = zip(*points, strict=True)
+    places = [(trial, float(trial.number), value) for trial, value in _values(summary)]
+    if places:
+        apply_value_axis(axes, "y", metric, [value for _, _, value in places])
+        mark_trials(axes, summary, places)
+    allowed = [(trial.number, trial.values[0]) for trial in summary.complete if is_allowed(trial)]
+    allowed = [(number, value) for number, value in allowed if math.isfinite(value)]
+    if allowed:
+        numbers, values = zip(*allowed, strict=True)
         best = (np.maximum if summary.upwards[0] else np.minimum).accumulate(values)
-        axes.step(numbers, best, where="post", color=ORANGE, linewidth=1.5, label="best so far", zorder=2)
-        axes.scatter(numbers, values, s=26, color=BLUE, label="complete", zorder=3)
-        format_value_axis(axes, "y", metric, values)
-    for state, marker, colour, label in NO_VALUE_MARKERS:
-        if ended := [trial.number for trial in summary.trials if trial.state == state]:
-            # They have no value to compare, so their height is given in axes coordinates.
-            axes.scatter(ended, [0.03] * len(ended), s=30, marker=marker, color=colour, label=label,
-                         transform=axes.get_xaxis_transform())  # fmt: skip
-    axes.margins(y=0.12)
-    axes.set_xlim(-0.5, len(summary.trials) - 0.5)
+        axes.step(
+            (*numbers, len(summary.trials) - 0.5), (*best, best[-1]),
+            where="post", color=ORANGE, linewidth=1.3, label="best so far", zorder=1,
+        )  # fmt: skip
+    if failed := [trial for trial in summary.trials if trial.state == TrialState.FAIL]:
+        # They have no value to compare, so their height is given in axes coordinates.
+        at = [trial.number for trial in failed]
+        drawn = axes.scatter(at, [0.03] * len(failed), s=30, marker="x", color=PINK, label="failed",
+                             transform=axes.get_xaxis_transform())  # fmt: skip
+        drawn.set_urls([address(trial) for trial in failed])
+    axes.set_xlim(-0.5, max(len(summary.trials), 2) - 0.5)
     axes.set(xlabel="trial", ylabel=label_with_direction(metric, summary.upwards[0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-    axes.legend(frameon=False, fontsize=9, loc="upper left", bbox_to_anchor=(1, 1))
+    add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 
-def importance_bars(summary: StudySummary, importances: Mapping[str, float]) -> Figure:
-    """One bar per parameter: the share of the first objective's variation that it explains."""
-    figure = new_figure(
-        8, 1.4 + 0.42 * len(importances), f"{summary.name}: parameter importances for {summary.objectives[0]}"
-    )
+def learning_curves(summary: StudySummary) -> Figure | None:
+    """First objective of every trial over its validations; better trials are darker, pruned ones end hollow.
+
+    None if no trial reported more than one validation, or several objectives or seeds are reported instead.
+    """
+    curves = []
+    for trial in summary.trials:
+        reported = sorted(trial.intermediate_values.items())
+        points = [(step + 1, value) for step, value in reported if math.isfinite(value)]
+        if points:
+            curves.append((trial, points))
+    if summary.steps_are_seeds or max((len(points) for _, points in curves), default=0) < 2:
+        return None
+    metric, up = summary.objectives[0], summary.upwards[0]
+    seed = f" with seed {summary.seeds[0]}" if len(summary.seeds) > 1 else ""
+    figure = new_figure(8, 4.6, f"{summary.name}: learning curves of {len(curves)} trials{seed}")
     axes = figure.subplots()
-    names = list(importances)[::-1]
-    bars = axes.barh(names, [importances[name] for name in names], color=BLUE, height=0.6)
-    axes.bar_label(bars, [f"{100 * importances[name]:.0f} %" for name in names], padding=4, color=INK)
-    axes.set(xlim=(0, 1.12 * max(importances.values())), xticks=[])
+    apply_value_axis(axes, "y", metric, [value for _, points in curves for _, value in points])
+    norm = colour_scale(metric, [points[-1][1] for _, points in curves])
+    curves.sort(key=lambda curve: curve[1][-1][1], reverse=not up)
+    for rank, (trial, points) in enumerate(curves):
+        x, y = zip(*points, strict=True)
+        (line,) = axes.plot(x, y, color=colour_map(up)(norm(y[-1])), linewidth=1.2, zorder=2 + rank / len(curves))
+        line.set_url(address(trial))
+    # Marked at their last validation; an objective `best/…` may lie elsewhere on the curve.
+    ended = [(trial, float(points[-1][0]), points[-1][1]) for trial, points in curves]
+    mark_trials(axes, summary, [end for end in ended if end[0].state.is_finished()], norm, index=None)
+    axes.set(xlabel="validation", ylabel=label_with_direction(metric.removeprefix("best/"), up))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    add_colour_bar(axes, norm, metric.removeprefix("best/"), up)
+    add_legend(axes)
+    return figure
+
+
+def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
+    """One bar per parameter: its part in what distinguishes the best third of the trials from all."""
+    shares = importances.shares
+    figure = new_figure(8, 1.7 + 0.42 * len(shares), f"{summary.name}: importances for {summary.objectives[0]}")
+    axes = figure.subplots()
+    names = list(shares)[::-1]
+    bars = axes.barh(range(len(names)), [shares[name] for name in names], color=BLUE, height=0.6)
+    axes.set_yticks(range(len(names)), names, parse_math=False)
+    axes.bar_label(bars, [f"{100 * shares[name]:.0f} %" for name in names], padding=4, color=INK)
+    axes.set(xlim=(0, 1.12 * max(shares.values())), xticks=[])
+    note = f"what distinguishes the best third from all;\n{importances.source}"
+    axes.set_xlabel(note, fontsize=9, color=GREY, loc="left")
     axes.tick_params(left=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
     return figure
 
 
+def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
+    """The first objective over each parameter by itself, at most nine of them, most important first."""
+    names, values = names[:MAX_SLICES], _values(summary)
+    columns = 2 if len(names) == 4 else min(len(names), SLICE_COLUMNS)
+    rows = math.ceil(len(names) / columns)
+    figure = new_figure(
+        2 + 3.2 * columns, 0.8 + 2.9 * rows, f"{summary.name}: {summary.objectives[0]} by parameter"
+    )
+    panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
+    apply_value_axis(panels[0], "y", summary.objectives[0], [value for _, value in values])
+    for axes, name in zip(panels, names, strict=False):
+        having = [(trial, value) for trial, value in values if name in trial.params]
+        scale = scale_of(name, [trial for trial, _ in having])
+        places = [(trial, scale.place(trial.params[name]), value) for trial, value in having]
+        mark_trials(axes, summary, places, size=24)
+        scale.apply(axes, "x")
+        axes.spines[["top", "right"]].set_visible(False)
+    for axes in panels[len(names) :]:
+        axes.set_visible(False)
+    figure.supylabel(label_with_direction(summary.objectives[0], summary.upwards[0]), fontsize=10)
+    add_legend(panels[columns - 1])
+    return figure
+
+
 def parallel_coordinates(summary: StudySummary, names: Sequence[str]) -> Figure:
-    """One line per complete trial across one vertical axis per parameter; better trials are drawn on top.
+    """One line per trial across one vertical axis per parameter; the better trials are darker, and drawn on top.
 
     Args:
         summary: The study.
         names: Parameters, most important first. Only the first ten are shown.
 
     """
-    names = names[:MAX_PARALLEL_AXES]
-    figure = new_figure(max(6.5, 1.7 * len(names) + 2), 4.8, f"{summary.name}: all parameters")
+    names, values = names[:MAX_PARALLEL_AXES], _values(summary)
+    title = f"{summary.name}: all parameters (dashed: pruned)"
+    figure = new_figure(max(6.5, 1.7 * len(names) + 2), 4.8, title)
     axes = figure.subplots()
-    trials = [trial for trial in summary.complete if math.isfinite(trial.values[0])]
-    norm = colour_scale(summary.objectives[0], [trial.values[0] for trial in trials])
-    heights = [_draw_parallel_axis(axes, x, name, trials) for x, name in enumerate(names)]
-    for rank, trial in enumerate(sorted(trials, key=lambda trial: -summary.cost(trial)[0])):
+    norm = colour_scale(summary.objectives[0], [value for _, value in values])
+    scales = [scale_of(name, [trial for trial, _ in values]) for name in names]
+    for x, scale in enumerate(scales):
+        _draw_parallel_axis(axes, x, scale)
+    best = summary.best()[:1]
+    values.sort(key=lambda pair: pair[1], reverse=not summary.upwards[0])
+    for rank, (trial, value) in enumerate(values):
         # A conditional parameter is missing in some trials: NaN leaves a gap in the line.
-        line = [height.get(trial.params.get(name), np.nan) for name, height in zip(names, heights, strict=True)]
-        style = {"color": COLOUR_MAP(norm(trial.values[0])), "linewidth": 1.4, "marker": "o", "markersize": 3}
-        axes.plot(range(len(names)), line, zorder=1 + rank / len(trials), **style)
-    axes.set_xticks(range(len(names)), names, rotation=12 if len(names) > 4 else 0, fontsize=9, parse_math=False)
-    axes.set(yticks=[], xlim=(-0.3, len(names) - 0.35), ylim=(-0.04, 1.04))
+        line = [
+            scale.height(scale.place(trial.params[scale.name])) if scale.name in trial.params else np.nan
+            for scale in scales
+        ]
+        is_pruned, is_best = trial.state == TrialState.PRUNED, trial in best
+        (drawn,) = axes.plot(
+            range(len(names)), line, color=colour_map(summary.upwards[0])(norm(value)),
+            linewidth=3 if is_best else 1.3, linestyle=(0, (4, 2)) if is_pruned else "-",
+            zorder=3 if is_best else 1 + rank / len(values),
+        )  # fmt: skip
+        drawn.set_url(address(trial))
+        if is_best:
+            axes.scatter(range(len(names)), line, s=110, facecolors="none", edgecolors=ORANGE, linewidths=1.8,
+                         zorder=4)  # fmt: skip
+    rotation = 15 if len(names) > 3 else 0
+    axes.set_xticks(range(len(names)), names, rotation=rotation, fontsize=9, parse_math=False)
+    axes.set(yticks=[], xlim=(-0.3, len(names) - 0.35), ylim=(-0.05, 1.05))
     axes.tick_params(bottom=False)
     axes.spines[:].set_visible(False)
     add_colour_bar(axes, norm, summary.objectives[0], summary.upwards[0])
     return figure
 
 
-def _draw_parallel_axis(axes: Axes, x: int, name: str, trials: Sequence[FrozenTrial]) -> dict[Any, float]:
-    """Draw a parameter's vertical axis at `x`; returns the height, 0 to 1, of each of its values."""
+def _draw_parallel_axis(axes: Axes, x: int, scale: Scale) -> None:
+    """Draw a parameter's vertical axis at `x`."""
     axes.axvline(x, color=GREY, linewidth=0.8, zorder=0)
-    having = [trial for trial in trials if name in trial.params]
-    distribution, values = having[0].distributions[name], [trial.params[name] for trial in having]
-    if isinstance(distribution, CategoricalDistribution):
-        choices = sorted(set(values), key=list(distribution.choices).index)
-        heights = {value: n / max(len(choices) - 1, 1) for n, value in enumerate(choices)}
-        ticks = {str(value): height for value, height in heights.items()}
-    else:
-        scale = math.log if getattr(distribution, "log", False) else float
-        low, high = scale(min(values)), scale(max(values))
-        heights = {value: (scale(value) - low) / (high - low) if high > low else 0.5 for value in values}
-        ends = np.linspace(low, high, PARALLEL_TICKS if high > low else 1)
-        ticks = {f"{math.exp(t) if scale is math.log else t:.3g}": (t - low) / ((high - low) or 1) for t in ends}
-    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.75}
-    for text, height in ticks.items():
-        axes.text(x + 0.03, height, text, fontsize=8, color=INK, va="center", zorder=3, bbox=box, parse_math=False)
-    return heights
+    box = {"boxstyle": "round,pad=0.15", "facecolor": "white", "edgecolor": "none", "alpha": 0.8}
+    for text, height in scale.ticks(PARALLEL_TICKS).items():
+        axes.text(x + 0.04, height, text, fontsize=8, color=INK, va="center", zorder=5, bbox=box, parse_math=False)
 
 
 def pareto_front(summary: StudySummary) -> Figure:
-    """Both objectives of each trial; the trials that no other trial dominates are joined by a line."""
-    figure = new_figure(7, 4.6, f"{summary.name}: {summary.objectives[0]} against {summary.objectives[1]}")
+    """Two objectives of each trial; those that no other trial dominates are joined, and labelled."""
+    figure = new_figure(8, 5.2, f"{summary.name}: {summary.objectives[0]} against {summary.objectives[1]}")
     axes = figure.subplots()
     finite = [trial for trial in summary.complete if all(map(math.isfinite, trial.values))]
-    if finite:
-        x, y = zip(*(trial.values for trial in finite), strict=True)
-        axes.scatter(x, y, s=24, color=GREY, alpha=0.6, label="trials")
-        format_value_axis(axes, "x", summary.objectives[0], x)
-        format_value_axis(axes, "y", summary.objectives[1], y)
-    front = [trial for trial in summary.best() if all(map(math.isfinite, trial.values))]
+    for which, index in (("x", 0), ("y", 1)):
+        metric, up = summary.objectives[index], summary.upwards[index]
+        if finite:
+            apply_value_axis(axes, "x" if which == "x" else "y", metric, [trial.values[index] for trial in finite])
+        axes.set(**{f"{which}label": label_with_direction(metric, up)})
+    mark_trials(axes, summary, [(trial, *trial.values) for trial in finite], index=1, ring=False)
+    for trial in finite:
+        if (interval := summary.interval(trial, 0)) is not None:
+            axes.errorbar(
+                trial.values[0], trial.values[1], xerr=interval, color=GREY, linewidth=1, capsize=2, zorder=2
+            )
+    front = [trial for trial in summary.best() if trial in finite]
+    front.sort(key=lambda trial: tuple(trial.values))
     if front:
-        x, y = zip(*sorted(trial.values for trial in front), strict=True)
-        axes.plot(x, y, color=ORANGE, linewidth=1.2, marker="o", markersize=6, label="Pareto front")
-        # At most about eight labels, or they overlap.
-        for trial in front[:: max(1, len(front) // 8)]:
-            text = f"trial {trial.number}"
-            axes.annotate(text, trial.values, xytext=(6, 6), textcoords="offset points", fontsize=8)
-    x_label, y_label = (
-        label_with_direction(metric, up) for metric, up in zip(summary.objectives, summary.upwards, strict=True)
-    )
-    axes.set(xlabel=x_label, ylabel=y_label)
-    axes.margins(0.1)
-    axes.legend(frameon=False, fontsize=9)
+        axes.plot(*zip(*(trial.values for trial in front), strict=True), color=ORANGE, linewidth=1.4, zorder=2.5,
+                  marker="o", markersize=9, markerfacecolor="none", label="Pareto front")  # fmt: skip
+    axes.margins(0.12)
+    if front:  # room for the labels, which stand on the better side
+        transform = axes.transScale.transform
+        (low, _), (high, _) = transform([(axes.get_xlim()[0], 1), (axes.get_xlim()[1], 1)])
+        wider = (low, high + 0.4 * (high - low)) if summary.upwards[0] else (low - 0.4 * (high - low), high)
+        back = axes.transScale.inverted().transform
+        axes.set_xlim(*(back((end, 0))[0] for end in wider))
+    add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)
+    _label_front(axes, summary, front)
     return figure
 
 
-# Style shared with the heat map.
-
-
-def new_figure(width: float, height: float, title: str) -> Figure:
-    """Create an empty figure of `width` × `height` inches.
-
-    It is a plain `Figure` without pyplot, so nothing has to be closed and no backend is chosen.
-    """
-    figure = Figure(figsize=(width, height), layout="constrained")
-    # A dollar sign in a study's name is not a formula.
-    figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
-    return figure
-
-
-def label_with_direction(metric: str, upwards: bool) -> str:
-    """Axis label: the metric and which direction is better."""
-    return f"{metric} ({'higher' if upwards else 'lower'} is better)"
-
-
-def format_value_axis(axes: Axes, which: Literal["x", "y"], metric: str, values: Sequence[float]) -> None:
-    """Format an axis of objective values: percent for shares, logarithmic for values over several decades."""
-    if is_share(metric):
-        (axes.xaxis if which == "x" else axes.yaxis).set_major_formatter(PERCENT)
-    elif _spans_decades(values):
-        use_log_axis(axes, which, values)
-
-
-def use_log_axis(axes: Axes, which: Literal["x", "y"], values: Sequence[float]) -> None:
-    """Make an axis logarithmic, with plain numbers instead of powers of ten as tick labels."""
-    axes.set(**{f"{which}scale": "log"})
-    axis = axes.xaxis if which == "x" else axes.yaxis
-    few_decades = max(values) < 300 * min(values)
-    axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
-    axis.set_major_formatter("{x:g}")
-    axis.set_minor_formatter(NullFormatter())
-
-
-def colour_scale(metric: str, values: Sequence[float]) -> Normalize:
-    """Map the range of `values` to colours, logarithmically where they span decades."""
-    low, high = min(values), max(values)
-    if low == high:
-        low, high = low - 0.5, high + 0.5
-    return LogNorm(low, high) if not is_share(metric) and _spans_decades(values) else Normalize(low, high)
-
-
-def add_colour_bar(axes: Axes, norm: Normalize, metric: str, upwards: bool) -> None:
-    """Add a colour bar for the metric beside the axes."""
+def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]) -> None:
+    """Label trials of the front with their number and parameters, leaving out labels that would overlap."""
     figure = axes.get_figure()
-    assert figure is not None
-    bar = figure.colorbar(
-        ScalarMappable(norm, COLOUR_MAP), ax=axes, pad=0.02, format=PERCENT if is_share(metric) else None
-    )
-    bar.set_label(label_with_direction(metric, upwards))
-    bar.outline.set_visible(False)
+    assert isinstance(figure, Figure)
+    figure.draw_without_rendering()  # the layout decides where the points are
+    varied = varied_names(summary.complete)
+    taken: list[tuple[float, float]] = []
+    # Labels stand on the better side of the front, where there are no trials.
+    right, above = summary.upwards
+    for trial in front:
+        x, y = axes.transData.transform(trial.values)
+        if len(taken) >= MAX_LABELLED or any(abs(x - a) < 150 and abs(y - b) < 14 for a, b in taken):
+            continue
+        taken.append((x, y))
+        values = [f"{name.rpartition('.')[2]} {show_value(trial.params[name])}" for name in varied[:2]
+                  if name in trial.params]  # fmt: skip
+        axes.annotate(
+            f"trial {trial.number}: {', '.join(values)}" if values else f"trial {trial.number}",
+            trial.values, xytext=(8 if right else -8, 5 if above else -5), textcoords="offset points", fontsize=8,
+            ha="left" if right else "right", va="bottom" if above else "top", color=INK, parse_math=False,
+            zorder=6, bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
+        )  # fmt: skip
 
 
-def _spans_decades(values: Sequence[float]) -> bool:
-    return min(values) > 0 and max(values) > 20 * min(values)
+def _values(summary: StudySummary) -> list[tuple[FrozenTrial, float]]:
+    """Every trial with a value of the first objective, by number: its last one if it was pruned."""
+    found = [(trial, summary.value(trial)) for trial in summary.trials]
+    return [(trial, value) for trial, value in found if value is not None]
+
+
+def _with_value(summary: StudySummary) -> list[FrozenTrial]:
+    return [trial for trial, _ in _values(summary)]

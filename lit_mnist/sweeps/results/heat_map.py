@@ -1,90 +1,211 @@
-"""The heat map of a study: its first objective over two of its parameters.
+"""The heat map of a study: its first objective over two of its parameters, as a table where these form a grid.
 
 Optuna's contour plot (5.0) marks neither pruned trials nor the points that were given to the study, and it colours
 the whole plane, also where no trial is near. This one colours only what lies between trials.
 """
 
+import itertools
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
+from matplotlib.patches import Rectangle
 from matplotlib.tri import LinearTriInterpolator, Triangulation
 from numpy.typing import NDArray
-from optuna.trial import FrozenTrial
+from optuna.trial import FrozenTrial, TrialState
 
-from lit_mnist.sweeps.results.figures import (
-    COLOUR_MAP,
+from lit_mnist.sweeps.results.plotting import (
     INK,
-    NO_VALUE_MARKERS,
+    ORANGE,
     PERCENT,
+    PINK,
+    Scale,
     add_colour_bar,
+    add_legend,
+    address,
+    colour_map,
     colour_scale,
+    mark_trials,
     new_figure,
-    use_log_axis,
+    scale_of,
+    show_metric,
+    show_value,
 )
-from lit_mnist.sweeps.study.summary import StudySummary
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed
 from lit_mnist.tracking.queries.metrics import is_share
+from lit_mnist.tracking.queries.statistics import summarise
 
 MIN_INTERPOLATED = 8
 """Number of distinct places from which the space between the trials is coloured."""
 GRID = 200
 CONTOURS = (0.5, 0.9, 0.95, 0.98)
 """Shares at which a contour line is drawn."""
+MAX_CELLS = 14
+"""Rows and columns that a table of a grid has at most."""
 Array = NDArray[Any]
 
 
-def heat_map(summary: StudySummary, x_name: str, y_name: str) -> Figure:
-    """Draw each complete trial as a point coloured by the first objective.
+def heat_map_parameters(summary: StudySummary, names: Sequence[str]) -> tuple[str, str] | None:
+    """The parameters of the heat map: a learning rate and its momentum, or else the first two that are suitable.
 
-    With enough trials the space between them is coloured too. Pruned and failed trials have their own markers, and
-    a ring marks each point that was given to the study.
+    Numbers that every trial has come first, also where they are given as choices; then any two parameters of which
+    every combination was tried.
 
     Args:
-        summary: A study with at least one complete trial.
-        x_name: Numeric parameter of the horizontal axis.
-        y_name: Numeric parameter of the vertical axis.
+        summary: The study.
+        names: Its parameters that varied, most important first.
 
     """
+    trials = [trial for trial in summary.trials if summary.value(trial) is not None]
+    everywhere = [name for name in names if all(name in trial.params for trial in trials)]
+    numeric = [name for name in everywhere if scale_of(name, trials).is_numeric]
+    for rate in numeric:
+        momentum = f"{rate.rpartition('.')[0]}.momentum"
+        if rate.endswith(".lr") and momentum in numeric:
+            return rate, momentum
+    if len(numeric) > 1:
+        return numeric[0], numeric[1]
+    for pair in itertools.combinations(everywhere, 2):
+        if is_full_grid(summary, *(scale_of(name, trials) for name in pair)):
+            return pair
+    return None
+
+
+def heat_map(summary: StudySummary, x_name: str, y_name: str) -> Figure:
+    """Draw the first objective over two parameters: a table if every combination was tried, else a map.
+
+    Args:
+        summary: A study with at least one trial that has a value.
+        x_name: Parameter of the horizontal axis.
+        y_name: Parameter of the vertical axis.
+
+    """
+    trials = [trial for trial in summary.trials if summary.value(trial) is not None]
+    x, y = (scale_of(name, trials) for name in (x_name, y_name))
+    return _table(summary, x, y) if is_full_grid(summary, x, y) else _map(summary, x, y, trials)
+
+
+def is_full_grid(summary: StudySummary, x: Scale, y: Scale) -> bool:
+    """True if every combination of the parameters' values was tried, and they fit a table."""
+    if not all(2 <= len(scale.values) <= MAX_CELLS for scale in (x, y)):
+        return False
+    tried = {(trial.params.get(x.name), trial.params.get(y.name)) for trial in summary.finished}
+    return all(pair in tried for pair in itertools.product(x.values, y.values))
+
+
+def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
+    """One cell for each combination, with the mean of its trials and their interval."""
     metric = summary.objectives[0]
-    figure = new_figure(8, 5.4, f"{summary.name}: {metric} over {x_name} and {y_name}")
+    cells: dict[tuple[Any, Any], list[FrozenTrial]] = {}
+    for trial in summary.finished:
+        place = trial.params.get(x.name), trial.params.get(y.name)
+        if place in itertools.product(x.values, y.values):
+            cells.setdefault(place, []).append(trial)
+    contents = {place: _cell(summary, trials) for place, trials in cells.items()}
+    numbers = [value for value, _ in contents.values() if value is not None]
+    norm, cmap = colour_scale(metric, numbers), colour_map(summary.upwards[0])
+    crowded = len(x.values) > 8
+    figure = new_figure(
+        max(6.0, 2.4 + (0.82 if crowded else 1.0) * len(x.values)), max(3.2, 1.8 + 0.5 * len(y.values)),
+        f"{summary.name}: {metric} over {x.name} and {y.name}",
+    )  # fmt: skip
     axes = figure.subplots()
-    trials = [trial for trial in summary.complete if math.isfinite(trial.values[0])]
-    values = np.array([trial.values[0] for trial in trials])
-    points = _points(trials, x_name, y_name)
-    norm = colour_scale(metric, values.tolist())
-    logs = []
-    for column, (which, name) in enumerate((("x", x_name), ("y", y_name))):
-        distribution: Any = trials[0].distributions[name]
-        logs.append(bool(getattr(distribution, "log", False)))
-        if logs[-1]:
-            use_log_axis(axes, "x" if which == "x" else "y", points[:, column].tolist())
-        # The whole search space, and beyond it any given point that lies outside.
-        ends = np.array([min(distribution.low, *points[:, column]), max(distribution.high, *points[:, column])])
-        low, high = np.log(ends) if logs[-1] else ends
-        limits = np.array([low - 0.04 * (high - low), high + 0.04 * (high - low)])
-        axes.set(**{f"{which}lim": np.exp(limits) if logs[-1] else limits})
-    if (surface := _interpolate(points, values, logs)) is not None:
-        axes.pcolormesh(*surface, cmap=COLOUR_MAP, norm=norm, shading="nearest", alpha=0.75)
+    best = {trial.number for trial in summary.best()}
+    for (x_value, y_value), trials in cells.items():
+        value, text = contents[x_value, y_value]
+        column, row = x.values.index(x_value), y.values.index(y_value)
+        colour = "#EEEEEE" if value is None else cmap(norm(value))
+        is_pruned = all(trial.state != TrialState.COMPLETE for trial in trials)
+        cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white" if is_pruned else colour, linewidth=2,
+                         edgecolor=colour if is_pruned else "white", url=address(trials[0]))  # fmt: skip
+        axes.add_patch(cell)
+        is_dark = not is_pruned and np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) < 0.5
+        axes.text(column, row, text, ha="center", va="center", fontsize=7 if crowded else 8.5,
+                  color="white" if is_dark else INK, url=address(trials[0]))  # fmt: skip
+        if best & {trial.number for trial in trials}:
+            axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ORANGE,
+                                     linewidth=2.5, zorder=3))  # fmt: skip
+    for which, scale in (("x", x), ("y", y)):
+        # A table has a column for each value, also where the parameter is a number.
+        labels = [show_value(value) for value in scale.values]
+        (axes.set_xticks if which == "x" else axes.set_yticks)(range(len(labels)), labels, parse_math=False)
+        (axes.set_xlabel if which == "x" else axes.set_ylabel)(scale.name, parse_math=False)
+    axes.set(xlim=(-0.5, len(x.values) - 0.5), ylim=(-0.5, len(y.values) - 0.5))
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    axes.set_title(_table_note(summary, cells), loc="left", fontsize=9, color="#555555")
+    add_colour_bar(axes, norm, metric, summary.upwards[0])
+    return figure
+
+
+def _cell(summary: StudySummary, trials: Sequence[FrozenTrial]) -> tuple[float | None, str]:
+    """Value and text of a cell: the mean of its complete trials, or else the last value of a pruned one."""
+    metric = summary.objectives[0]
+    complete = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE and is_allowed(trial)]
+    complete = [value for value in complete if math.isfinite(value)]
+    if len(complete) > 1:
+        mean = summarise(complete)
+        return mean.mean, _two_lines(show_metric(metric, mean.mean, mean.interval))
+    if complete:
+        of_seeds = next(summary.interval(trial) for trial in trials if summary.value(trial) == complete[0])
+        return complete[0], _two_lines(show_metric(metric, complete[0], of_seeds))
+    pruned = [value for trial in trials if (value := summary.value(trial)) is not None]
+    if pruned:
+        return pruned[0], f"{show_metric(metric, pruned[0])}\npruned"
+    return None, "failed" if any(trial.state == TrialState.FAIL for trial in trials) else "pruned"
+
+
+def _two_lines(text: str) -> str:
+    return text.replace(" ± ", "\n± ")
+
+
+def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenTrial]]) -> str:
+    """What the numbers of the cells are."""
+    most, framed = max(map(len, cells.values())), "best" if len(summary.objectives) == 1 else "Pareto front"
+    if most > 1:
+        return f"means of up to {most} trials with their 95 % interval; framed: {framed}"
+    if len(summary.seeds) > 1:
+        return f"means of {len(summary.seeds)} seeds with their 95 % interval; framed: {framed}"
+    return f"seed {summary.seeds[0]} alone, so without an interval; framed: {framed}"
+
+
+def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -> Figure:
+    """Each trial as a point coloured by the first objective; with enough trials the space between is coloured too.
+
+    A label marks each point that was given to the study.
+    """
+    metric = summary.objectives[0]
+    figure = new_figure(8, 5.4, f"{summary.name}: {metric} over {x.name} and {y.name}")
+    axes = figure.subplots()
+    norm = colour_scale(metric, [value for trial in trials if (value := summary.value(trial)) is not None])
+    x.apply(axes, "x")
+    y.apply(axes, "y")
+    # What was pruned has a value of an earlier epoch, which is not comparable with those at the end.
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    values = np.array([trial.values[0] for trial in complete])
+    points = np.array([[t.params[x.name], t.params[y.name]] for t in complete], dtype=float).reshape(-1, 2)
+    if (surface := _interpolate(points, values, [x.kind == "log", y.kind == "log"])) is not None:
+        axes.pcolormesh(*surface, cmap=colour_map(summary.upwards[0]), norm=norm, shading="nearest", alpha=0.6,
+                        rasterized=True)  # fmt: skip  # in an SVG: an image instead of 40,000 rectangles
         levels = [level for level in CONTOURS if surface[2].min() < level < surface[2].max()]
         if is_share(metric) and levels:
             lines = axes.contour(*surface, levels=levels, colors=INK, linewidths=0.8)
             axes.clabel(lines, fmt=PERCENT, fontsize=8)
-    x, y = points.T
-    edge: dict[str, Any] = {"edgecolors": "white", "linewidths": 0.8}
-    axes.scatter(x, y, c=values, cmap=COLOUR_MAP, norm=norm, s=42, zorder=3, **edge)
-    for state, marker, colour, label in NO_VALUE_MARKERS:
-        ended = [t for t in summary.trials if t.state == state and x_name in t.params and y_name in t.params]
-        if ended:
-            x, y = _points(ended, x_name, y_name).T
-            axes.scatter(x, y, marker=marker, s=32, color=colour, zorder=3, label=label)
-    if axes.get_legend_handles_labels()[0]:
-        axes.legend(frameon=False, fontsize=9, ncols=2, loc="lower right", bbox_to_anchor=(1.01, 0.98))
-    _ring_given_points(axes, summary, x_name, y_name)
-    axes.set_xlabel(x_name, parse_math=False)
-    axes.set_ylabel(y_name, parse_math=False)
+    places = [(trial, float(trial.params[x.name]), float(trial.params[y.name])) for trial in trials]
+    mark_trials(axes, summary, places, norm, index=None, size=42)
+    failed = [trial for trial in summary.trials if trial.state == TrialState.FAIL]
+    failed = [trial for trial in failed if x.name in trial.params and y.name in trial.params]
+    if failed:
+        at_x, at_y = zip(*((trial.params[x.name], trial.params[y.name]) for trial in failed), strict=True)
+        drawn = axes.scatter(at_x, at_y, marker="x", s=32, color=PINK, zorder=3, label="failed")
+        drawn.set_urls([address(trial) for trial in failed])
+    _label_given_points(axes, summary, x.name, y.name)
     add_colour_bar(axes, norm, metric, summary.upwards[0])
+    add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)
     return figure
 
@@ -102,6 +223,8 @@ def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array,
         are too few places, or all of them lie on a line, which encloses no area.
 
     """
+    if len(points) < MIN_INTERPOLATED or (np.ptp(points, axis=0) == 0).any():
+        return None
     scaled = np.column_stack([np.log(c) if log else c for c, log in zip(points.T, logs, strict=True)])
     low, size = scaled.min(0), np.ptp(scaled, axis=0)
     unit, inverse = np.unique(np.round((scaled - low) / size, 6), axis=0, return_inverse=True)
@@ -114,27 +237,21 @@ def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array,
     return columns, rows, surface
 
 
-def _ring_given_points(axes: Axes, summary: StudySummary, x_name: str, y_name: str) -> None:
-    """Ring each point that was given to the study, and print the value that was reached there."""
-    metric = summary.objectives[0]
+def _label_given_points(axes: Axes, summary: StudySummary, x_name: str, y_name: str) -> None:
+    """Label each point that was given to the study with the value that was reached there."""
     for given in summary.given:
         if x_name not in given or y_name not in given:
             continue
         place = (float(given[x_name]), float(given[y_name]))
         text = "given point"
-        for trial in summary.complete:
-            if (trial.params.get(x_name), trial.params.get(y_name)) == place:
-                value = trial.values[0]
-                text += f": {100 * value:.1f} %" if is_share(metric) else f": {value:.4g}"
+        for trial in summary.trials:
+            value = summary.value(trial)
+            if value is not None and (trial.params.get(x_name), trial.params.get(y_name)) == place:
+                text += f": {show_metric(summary.objectives[0], value)}"
                 break
-        axes.scatter(*place, s=170, facecolors="none", edgecolors=INK, linewidths=1.8, zorder=4)
+        axes.scatter(*place, s=170, marker="D", facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
         # Left of the point where the text would run out of the axes.
         on_right = axes.transAxes.inverted().transform(axes.transData.transform(place))[0] > 0.6
         box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
         axes.annotate(text, place, xytext=(-12 if on_right else 12, -4), textcoords="offset points", fontsize=9,
-                      color=INK, bbox=box, zorder=5, ha="right" if on_right else "left")  # fmt: skip
-
-
-def _points(trials: list[FrozenTrial], x_name: str, y_name: str) -> Array:
-    """The two parameters of each trial, (N, 2)."""
-    return np.array([[trial.params[x_name], trial.params[y_name]] for trial in trials], dtype=float)
+                      color=INK, bbox=box, zorder=6, ha="right" if on_right else "left")  # fmt: skip

@@ -28,6 +28,7 @@ from lit_mnist.sweeps.study.study import COMPLETE, PRUNED
 from lit_mnist.sweeps.study.summary import StudySummary, point, runs
 from lit_mnist.sweeps.study.trial_runs import PRUNED_MARK, STATE, param_name, run_name
 from lit_mnist.terminal import note
+from lit_mnist.tracking.descriptions import image, join
 from lit_mnist.tracking.mlflow_private import DESCRIPTION, VIEW_TAG, saved_view
 from lit_mnist.tracking.process import shown_arguments
 from lit_mnist.tracking.queries.reader import RESULT, ROLE, STUDY_RUN, TRIAL
@@ -131,6 +132,7 @@ class StudyPage:
             with self._reported():
                 self.save_view()
                 self.write(summary, figures=True)
+                self._show_mistakes(summary)
 
     def _work(self) -> None:
         with self._reported():
@@ -171,6 +173,14 @@ class StudyPage:
             name = run_name(trial.number, point(trial), summary.budget, seed, PRUNED_MARK)
             self._client.update_run(run_id, name=name)
 
+    def _show_mistakes(self, summary: StudySummary) -> None:
+        """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
+        ranked = best_first(summary)
+        for run_id, path in self._find_figures(ranked)[-1:]:
+            text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+            if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
+                self._client.set_tag(run_id, DESCRIPTION, join([text, shown]))
+
     def _count_images(self, trial: FrozenTrial) -> int | None:
         """Number of validation images of a trial's run; None if it is not known there."""
         for run_id in runs(trial)[:1]:
@@ -183,11 +193,10 @@ class StudyPage:
     def _find_figures(self, ranked: list[FrozenTrial]) -> list[tuple[str, str]]:
         """The map of the study, and the mistakes of its best trial, as far as they are among the artifacts."""
         found = []
-        for run_id, names, most in (
-            (self.run_id, FIGURES, 1),
-            (self.run_id, MISTAKES, 1),
-            *((run_id, MISTAKES, 1) for trial in ranked[:1] for run_id in runs(trial)[:1]),
+        for run_id, names in (
+            (self.run_id, FIGURES),
+            *((run_id, MISTAKES) for trial in ranked[:1] for run_id in runs(trial)[:1]),
         ):
             there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
-            found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:most]
+            found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
         return found

@@ -6,7 +6,9 @@
 - `study`: creates a study from its specification; says whether it is finished.
 - `leases`: which worker works on which trial; takes over trials of dead workers. All limits of this are here.
 - `heartbeats`: how a worker shows other machines that it is alive.
-- `trial_runs`: the MLflow runs of a study and its trials.
+- `job_time`: whether a SLURM job has enough time left to begin a trial.
+- `study_run`: the MLflow run of a study, to which all its sweeps write.
+- `trial_runs`: the MLflow runs of its trials.
 - `summary`: a read-only snapshot, for progress, tables and figures.
 
 What is stored, as Optuna's user attributes:
@@ -14,7 +16,7 @@ What is stored, as Optuna's user attributes:
 - of a study: `spec` (the YAML), `stored` (what must not change within a study), `trials` (how many in all),
   `longest` (validations of the longest training), `experiment` and `run_id` (its MLflow run), `spent` (seconds),
   `summed` (the number of trials when it was last summarised).
-- of a trial: `owner`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun` (a run may
-  exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason` (why),
-  `values` (objectives by seed), `seconds`.
+- of a trial: `owner`, `heartbeat`, `deaths`, `released` (see `leases`), `point` (hyperparameters by flag), `begun`
+  (a run may exist), `runs` (MLflow ids by seed), `validations` (by seed, if not reported), `pruned` and `reason`
+  (why), `values` (objectives by seed), `seconds`, `first_save` (seconds to its first checkpoint or validation).
 """

@@ -1,21 +1,21 @@
 """Heartbeats: how a worker shows workers on other machines that it is alive."""
 
-import os
 import threading
+import time
+from typing import cast
 
 from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import Trial
-from sqlalchemy.exc import SQLAlchemyError
 
 from lit_mnist.sweeps.search.optuna_private import trial_id
-from lit_mnist.sweeps.study.leases import HEARTBEAT_INTERVAL, OWNER, Leases
-from lit_mnist.sweeps.study.locks import study_lock
-from lit_mnist.sweeps.study.retry import StorageGoneError
+from lit_mnist.sweeps.study.leases import HEARTBEAT, HEARTBEAT_INTERVAL, HEARTBEAT_TIMEOUT, Leases, check_owner
+from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.sweeps.study.study import RUNNING, get_trials
 from lit_mnist.terminal import note
+from lit_mnist.tracking.store import reason
 
-LEASE_LOST = 3
-"""Exit code of a worker whose trial another worker has taken over."""
+READS = 2000
+"""Trials that all workers of a study together read in a second, to observe each other's heartbeats."""
 
 
 class Heartbeats:
@@ -33,10 +33,11 @@ class Heartbeats:
     def __init__(self, leases: Leases, trial: Trial) -> None:
         self.leases, self.trial = leases, trial
         self._end = threading.Event()
+        self._next_look = time.monotonic()
         self._thread = threading.Thread(target=self._run, daemon=True)
 
     def __enter__(self) -> "Heartbeats":
-        if getattr(self.leases.storage, "server", None) is not None:
+        if cast(RetryingStorage, self.leases.storage).engine is not None:
             self._thread.start()
         return self
 
@@ -46,37 +47,42 @@ class Heartbeats:
             self._thread.join()
 
     def _run(self) -> None:
-        beat = 0
+        count, is_noted = 0, False
         while not self._end.wait(HEARTBEAT_INTERVAL):
-            beat += 1
+            count += 1
             try:
-                if not self._send(beat):
+                if not self._send(count):
                     return
-            except (StorageGoneError, UpdateFinishedTrialError):
-                # Not lost: the thread that trains meets the first itself, and causes the second when it ends a
-                # trial.
-                return
-            except SQLAlchemyError:
-                continue  # an outage in the middle of it; the storage's own retries cover single calls only
+                self._observe_others()
+                is_noted = False
+            except UpdateFinishedTrialError:
+                return  # the thread that trains has just ended the trial
+            except Exception as error:
+                # Whatever it is, this thread must not die of it in silence: the worker would be taken for dead. It
+                # goes on, and finds out with the next heartbeat that arrives whether the trial was taken over.
+                if not is_noted:
+                    note(f"no heartbeat of trial {self.trial.number} can be sent: {reason(error)}; trying again")
+                is_noted = True
 
-    def _send(self, beat: int) -> bool:
+    def _send(self, count: int) -> bool:
         """Store a heartbeat; return False if the trial has ended."""
-        leases = self.leases
-        # Under the lock, because reading the owner and writing it must be one step: another worker that takes the
-        # trial over between the two would be overwritten, and both would train.
-        with study_lock(leases.storage, leases.study.study_name):
-            stored = leases.storage.get_trial(trial_id(self.trial))
-            if stored.state != RUNNING:
-                return False
-            # Watch the other owners meanwhile. A worker that looked at them only when it needs a trial would have
-            # to wait for HEARTBEAT_TIMEOUT each time.
-            for other in get_trials(leases.study):
-                if other.state == RUNNING:
-                    leases.owners.is_dead(other)
-            if not leases.is_owner(stored):
-                # This process was suspended or cut off for longer than HEARTBEAT_TIMEOUT. It must not write to the
-                # study, the run or the checkpoints any more, which now are another worker's: end without clean-up.
-                note(f"trial {stored.number} was taken over by another worker")
-                os._exit(LEASE_LOST)
-            leases.storage.set_trial_user_attr(trial_id(self.trial), OWNER, {**leases.owner, "beat": beat})
+        # Without the study's lock, which another worker may hold for long. Between the two calls somebody may take
+        # the trial over; a heartbeat in an attribute beside `owner` does not undo that, and names its process.
+        leases, number = self.leases, trial_id(self.trial)
+        if check_owner(leases.storage, self.trial, leases.owner).state != RUNNING:
+            return False
+        leases.storage.set_trial_user_attr(number, HEARTBEAT, {"process": leases.owner["process"], "count": count})
         return True
+
+    def _observe_others(self) -> None:
+        """Look at the other workers' heartbeats now and then.
+
+        A worker that looked at them only when it needs a trial would have to wait for HEARTBEAT_TIMEOUT each time.
+        With n workers each look reads n trials, so that the time between two looks is n squared over READS.
+        """
+        if time.monotonic() < self._next_look:
+            return
+        running = [trial for trial in get_trials(self.leases.study) if trial.state == RUNNING]
+        for trial in running:
+            self.leases.owners.is_dead(trial)
+        self._next_look = time.monotonic() + max(HEARTBEAT_TIMEOUT / 2, len(running) ** 2 / READS)

@@ -1,6 +1,7 @@
 """Leases: which worker works on which trial, and when another worker may take the trial over.
 
-A lease is a trial's attribute `owner`: host, process, worker's number, and a heartbeat that its worker increments.
+A lease is a trial's attribute `owner`: which process works on the trial, and where. In a storage that several
+machines share, its worker increments the attribute `heartbeat` beside it.
 
 A dead worker's trial is taken over in `Leases.acquire`, by any worker that looks for its next trial: under the
 study's lock it picks a running trial whose owner is dead (`OwnerWatch.is_dead`) and stores itself as the owner.
@@ -9,34 +10,45 @@ A worker that lives but cannot go on with its trial releases it (`release`, `rel
 has been taken over or released too often without getting any further fails (`reason_to_give_up`).
 """
 
+import os
 import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import optuna
+from optuna.pruners import NopPruner
+from optuna.samplers import RandomSampler
 from optuna.storages import BaseStorage
-from optuna.trial import FrozenTrial, Trial, create_trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
-from lit_mnist.sweeps.search.optuna_private import forget_cached_trials, storage_of, trial_id
+from lit_mnist.slurm import task_name, this_job
+from lit_mnist.sweeps.search.optuna_private import forget_cached_trials, limit_trials, storage_of, trial_id
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.locks import study_lock
 from lit_mnist.sweeps.study.retry import is_connection_error
 from lit_mnist.sweeps.study.study import RUNNING, get_trials, is_out_of_time
 from lit_mnist.sweeps.study.summary import count_validations
-from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.terminal import note
+from lit_mnist.tracking.process import is_alive, sees_processes_of, this_boot, this_host, this_process
 
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a worker for its trial, in a storage that several machines share."""
 HEARTBEAT_TIMEOUT = 20.0
 """Seconds without a new heartbeat after which a worker on another machine counts as dead."""
+LEASE_LOST = 3
+"""Exit code of a worker whose trial another worker has taken over."""
+TPE_TRIALS = 1000
+"""How many trials of a study TPE learns from: with all 10,000 of a large study, suggesting takes a second."""
 MAX_DEATHS = 10
 """Deaths of its workers, with no validation between, after which a trial fails."""
 MAX_RELEASES = 3
 """Releases after an error, with no validation between, after which a trial fails with that error."""
 OWNER = "owner"
 """Trial attribute: who works on the trial; None after a release."""
+HEARTBEAT = "heartbeat"
+"""Trial attribute: `process` of the worker that sent it, and `count`, which grows with each heartbeat."""
 DEATHS = "deaths"
 """Trial attribute: `count` of dead owners since the trial had `validations`."""
 RELEASED = "released"
@@ -46,8 +58,8 @@ RELEASED = "released"
 class OwnerWatch:
     """Decides which owners of trials are dead, from what one worker has observed.
 
-    A process on this machine is looked up. On another machine a process lives as long as its heartbeats change, by
-    the observer's monotonic clock: clocks of different machines are never compared.
+    A process on this machine is looked up. On another machine, or in another container, a process lives as long as
+    its heartbeats change, by the observer's monotonic clock: clocks of different machines are never compared.
 
     Args:
         storage: The study's.
@@ -57,7 +69,7 @@ class OwnerWatch:
     def __init__(self, storage: BaseStorage) -> None:
         self.storage = storage
         self._observed: dict[int, tuple[Any, float]] = {}
-        """By trial number: the owner as last read, and when it was first read like this."""
+        """By trial number: owner and heartbeat as last read, and when they were first read like this."""
         self._outages = 0
 
     def is_dead(self, trial: FrozenTrial) -> bool:
@@ -65,15 +77,16 @@ class OwnerWatch:
         owner = trial.user_attrs.get(OWNER)
         if not owner:
             return True
-        if owner["host"] == this_host():
+        if sees_processes_of(owner["host"], owner.get("boot", "")):
             return not is_alive(owner["process"])
         # While the storage was unreachable, no heartbeat could arrive either: begin to watch anew.
         outages = getattr(self.storage, "outages", 0)
         if outages != self._outages:
             self._observed, self._outages = {}, outages
         now = time.monotonic()
-        if self._observed.get(trial.number, (None, 0.0))[0] != owner:
-            self._observed[trial.number] = (owner, now)
+        sign = (owner, trial.user_attrs.get(HEARTBEAT))
+        if self._observed.get(trial.number, (None, 0.0))[0] != sign:
+            self._observed[trial.number] = (sign, now)
         return now - self._observed[trial.number][1] > HEARTBEAT_TIMEOUT
 
 
@@ -92,13 +105,21 @@ class Leases:
         self.study, self.spec, self.validations = study, spec, validations
         self.storage = storage_of(study)
         self.owners = OwnerWatch(self.storage)
-        self.owner = {"host": this_host(), "process": this_process(), "worker": worker, "beat": 0}
+        self.owner = {
+            "host": this_host(), "boot": this_boot(), "process": this_process(),
+            "job": this_job(), "task": task_name(), "worker": worker,
+        }  # fmt: skip
 
     def acquire(self) -> Trial | None:
-        """Return a trial that is now leased to this worker, with all its parameters; None if there is none now.
+        """Return a trial that is now leased to this worker; None if there is none now.
 
-        The trial is one that a dead worker left or a living one released, or else a new one.
+        The trial is one that a dead worker left or a living one released, or else a new one. `suggest` gives it
+        its parameters.
         """
+        # Optuna 4 asks the sampler when a `Trial` is made, which here is not the time for it.
+        self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
+        if not self._may_find():
+            return None
         while True:
             try:
                 # The lock makes it one step to see that a trial is free and to store the new owner.
@@ -127,8 +148,17 @@ class Leases:
 
     def is_owner(self, trial: FrozenTrial) -> bool:
         """True if the trial is leased to this worker."""
-        owner = trial.user_attrs.get(OWNER) or {}
-        return all(owner.get(key) == self.owner[key] for key in ("host", "process"))
+        return is_leased_to(self.owner, trial)
+
+    def tell(self, trial: Trial, values: Sequence[float] | None, state: TrialState) -> None:
+        """End the trial in the study, unless another worker has taken it over."""
+        # Under the lock, nobody can take the trial over between the check and the result.
+        with study_lock(self.storage, self.study.study_name):
+            check_owner(self.storage, trial, self.owner)
+            # `tell` calls the sampler's after_trial and the pruner. Neither may stop the study or store anything:
+            # a trial that is told again after an outage would do it twice.
+            self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
+            self.study.tell(trial, values, state)
 
     def release(self, trial: Trial) -> None:
         """Leave an unfinished trial to the next worker that looks for one."""
@@ -147,6 +177,36 @@ class Leases:
         trial.set_user_attr(RELEASED, {**released, "reason": reason})
         self.release(trial)
         return released["count"]
+
+    def suggest(self, leased: Trial) -> Trial:
+        """Return the trial with all its parameters; the sampler suggests those that it lacks.
+
+        Not under the study's lock, and while heartbeats are sent: a Gaussian process may take a minute for it.
+        Workers that suggest at the same moment do not see each other's points.
+        """
+        # Each trial has a sampler seeded by its number: an interrupted study suggests what an uninterrupted one
+        # does.
+        self.study.sampler = make_sampler(self.spec, leased.number)
+        self.study.pruner = make_pruner(self.spec, self.validations)
+        forget_cached_trials(self.study)
+        is_limited = self.spec.sampler == "tpe" and len(self.spec.objectives) == 1
+        with limit_trials(self.study, TPE_TRIALS if is_limited else None):
+            trial = Trial(self.study, trial_id(leased))  # anew: Optuna 4 asks the sampler in this constructor
+            if "point" not in trial.user_attrs:
+                trial.set_user_attr("point", self.spec.space.suggest(trial))
+        return trial
+
+    def _may_find(self) -> bool:
+        """False if every trial of the study has ended or is worked on: then the lock is not worth waiting for.
+
+        At the end of a study most workers look for a trial once a second, while others train the last ones.
+        """
+        trials = get_trials(self.study)
+        if len(trials) < self.study.user_attrs["trials"]:
+            return True
+        # Of every trial, not only up to the first that is dead: each look counts as an observation.
+        found = [t.state == RUNNING and (self.is_owner(t) or self.owners.is_dead(t)) for t in trials]
+        return any(found)
 
     def _choose_left(self, trials: Sequence[FrozenTrial], may_create: bool) -> FrozenTrial | None:
         """Return the trial to take over, if one comes before a new trial."""
@@ -167,7 +227,7 @@ class Leases:
             deaths = _count_again(left.user_attrs.get(DEATHS), count_validations(left))
             self.storage.set_trial_user_attr(trial_id(left), DEATHS, deaths)
         self.storage.set_trial_user_attr(trial_id(left), OWNER, self.owner)
-        return self._with_parameters(left.number, trial_id(left))
+        return Trial(self.study, trial_id(left))
 
     def _create(self, number: int) -> Trial:
         given = self.spec.points[number : number + 1]
@@ -176,19 +236,27 @@ class Leases:
         # could take it over before the owner is stored.
         template = create_trial(state=RUNNING, user_attrs={OWNER: self.owner}, system_attrs=fixed)
         study_id = self.storage.get_study_id_from_name(self.study.study_name)
-        return self._with_parameters(number, self.storage.create_new_trial(study_id, template))
+        return Trial(self.study, self.storage.create_new_trial(study_id, template))
 
-    def _with_parameters(self, number: int, id_in_storage: int) -> Trial:
-        """Return the trial after the sampler has suggested the parameters that it lacks."""
-        # Each trial has a sampler seeded by its number: an interrupted study suggests what an uninterrupted one
-        # does.
-        self.study.sampler = make_sampler(self.spec, number)
-        self.study.pruner = make_pruner(self.spec, self.validations)
-        forget_cached_trials(self.study)
-        trial = Trial(self.study, id_in_storage)
-        if "point" not in trial.user_attrs:
-            trial.set_user_attr("point", self.spec.space.suggest(trial))
-        return trial
+
+def is_leased_to(owner: Mapping[str, Any], trial: FrozenTrial) -> bool:
+    """True if that owner's process works on the trial."""
+    stored = trial.user_attrs.get(OWNER) or {}
+    return all(stored.get(key) == owner[key] for key in ("host", "boot", "process"))
+
+
+def check_owner(storage: BaseStorage, trial: Trial, owner: Mapping[str, Any]) -> FrozenTrial:
+    """Return the trial as stored; end this process if somebody else than `owner` works on it now.
+
+    That happens to a process that was suspended, or cut off from the database, for longer than HEARTBEAT_TIMEOUT.
+    It must write nothing more to the study, the run and the checkpoints, which are another worker's now, so it
+    ends without any clean-up.
+    """
+    stored = storage.get_trial(trial_id(trial))
+    if stored.state == RUNNING and not is_leased_to(owner, stored):
+        note(f"trial {trial.number} was taken over by another worker")
+        os._exit(LEASE_LOST)
+    return stored
 
 
 def reason_to_give_up(trial: Trial) -> str | None:

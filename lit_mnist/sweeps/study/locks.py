@@ -1,23 +1,33 @@
-"""Locks between processes: of a study, and of a journal file.
+"""Locks between processes: of a study, and of a journal file; and what keeps two machines off one file.
 
 The operating system or the database server frees each of them when its holder dies, however it dies.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
 
 from filelock import FileLock
 from optuna.storages import BaseStorage
-from sqlalchemy import create_engine, text
-from sqlalchemy.engine import URL, Connection
+from sqlalchemy import text
+from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
-from sqlalchemy.pool import NullPool
 
+from lit_mnist.errors import UserError
 from lit_mnist.sweeps.study.retry import RetryingStorage
+from lit_mnist.tracking.journal.journal import replace_text
+from lit_mnist.tracking.process import sees_processes_of, this_boot, this_host
+
+HOST_INTERVAL = 10.0
+"""Seconds between two signs that a machine uses a storage that is a file."""
+HOST_TIMEOUT = 60.0
+"""Seconds without such a sign after which another machine may use the file."""
 
 
 class HeldLock:
@@ -52,45 +62,85 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
 
     """
     opened = cast(RetryingStorage, storage)
-    if opened.server is None:
+    if opened.engine is None:
         assert opened.file is not None, "a storage is a server or a file"
         # A hash, because a study's name may hold characters that a file's name must not.
         digest = hashlib.sha256(study.encode()).hexdigest()[:12]
         with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
             yield HeldLock()
         return
-    server = opened.server
-    connection = opened.retry(lambda: acquire_advisory_lock(server, study))
+    engine = opened.engine
+    assert engine is not None, "a server has an engine"
+    connection = opened.retry(lambda: acquire_advisory_lock(engine, study))
     try:
         yield HeldLock(connection)
     finally:
         with suppress(SQLAlchemyError):  # a server that has restarted has freed the lock already
             connection.rollback()
         connection.close()
-        connection.engine.dispose()
+        # Whoever held the lock used a second connection for its calls. The server has few (100 by default), and
+        # opening one takes milliseconds: keep none of them for the hours of a trial.
+        engine.dispose()
 
 
-def acquire_advisory_lock(server: URL, name: str) -> Connection:
+def acquire_advisory_lock(engine: Engine, name: str) -> Connection:
     """Wait for the lock `name` of a PostgreSQL server; the connection returned holds it.
 
-    The lock belongs to the connection's transaction and is freed with it. It has a connection of its own, since
-    Optuna commits and returns its connections to a pool between two calls. The empty name, which no study has, is
-    that of the lock under which tables are created.
+    The lock belongs to the connection's transaction and is freed with it. The connection is one of the pool that
+    Optuna uses, and a process that waits for the lock calls nothing else: however many wait, each has one
+    connection. The empty name, which no study has, is that of the lock under which tables are created.
     """
     # 63 bits of a hash: the server knows its locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
-    engine = create_engine(server, poolclass=NullPool)
+    connection = engine.connect()
     try:
-        connection = engine.connect()
-        try:
-            connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
-        except BaseException:
-            connection.close()
-            raise
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
     except BaseException:
-        engine.dispose()
+        connection.close()
         raise
     return connection
+
+
+@contextmanager
+def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
+    """Keep sweeps on other machines and in other containers off a storage that is a file.
+
+    The locks of a file may hold on one machine only (NFS, Lustre), and processes elsewhere cannot be looked up:
+    two machines would damage the file and take over each other's trials. A file beside it says which one uses it.
+
+    Yields:
+        A function to be called every few seconds, which shows that this machine still does.
+
+    Raises:
+        UserError: another machine uses the file, at the start or when the function is called.
+
+    """
+    file = cast(RetryingStorage, storage).file
+    if file is None:
+        yield lambda: None
+        return
+    path, renewed = file.with_name(f".{file.name}.host"), -HOST_INTERVAL
+
+    def renew() -> None:
+        nonlocal renewed
+        if time.monotonic() - renewed < HOST_INTERVAL:
+            return
+        renewed = time.monotonic()
+        # By the clock of the file system, since those of two machines may differ.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as now, suppress(OSError, ValueError):
+            age = Path(now.name).stat().st_mtime - path.stat().st_mtime
+            user = json.loads(path.read_text())
+            if age < HOST_TIMEOUT and not sees_processes_of(user["host"], user["boot"]):
+                raise UserError(
+                    f"the studies in {file} are in use on {user['host']} (last seen {max(age, 0):.0f} s ago):"
+                    " a file serves one machine or container; for several take"
+                    " --storage postgresql+psycopg://HOST/NAME"
+                )
+        replace_text(path, json.dumps({"host": this_host(), "boot": this_boot()}))
+
+    renew()
+    yield renew
+    path.unlink(missing_ok=True)  # another sweep of this machine writes it again
 
 
 class JournalLock:

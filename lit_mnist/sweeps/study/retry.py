@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage
-from sqlalchemy.engine import URL
+from sqlalchemy.engine import Engine
 from sqlalchemy.exc import InterfaceError, OperationalError
 
 from lit_mnist.errors import UserError
@@ -34,13 +34,13 @@ class RetryingStorage:
     Args:
         wrapped: The storage, as Optuna opened it.
         name: Its URL or path without a password, for messages.
-        server: Of a database server that several machines may share; None for a file.
+        engine: Connections to a database server that several machines may share; None for a file.
         file: Of a storage that is a file on this machine; None for a server.
 
     """
 
-    def __init__(self, wrapped: BaseStorage, name: str, server: URL | None, file: Path | None) -> None:
-        self.wrapped, self.name, self.server, self.file = wrapped, name, server, file
+    def __init__(self, wrapped: BaseStorage, name: str, engine: Engine | None, file: Path | None) -> None:
+        self.wrapped, self.name, self.engine, self.file = wrapped, name, engine, file
         self.outages = 0
         """How many calls have failed because the database was unreachable."""
         self._noted = -OUTAGE_TIMEOUT

@@ -11,8 +11,10 @@ from filelock import FileLock
 from optuna.exceptions import StorageInternalError
 from optuna.storages import BaseStorage, JournalStorage, RDBStorage, get_storage
 from optuna.storages.journal import JournalFileBackend
+from sqlalchemy import create_engine
 from sqlalchemy.engine import make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.redaction import redact
@@ -102,7 +104,7 @@ def _open_journal(path: Path) -> RetryingStorage:
     lock.release()
     # Any: Optuna's base class of such locks is private, and has no more than these two methods.
     journal = JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
-    return RetryingStorage(journal, str(path), server=None, file=path)
+    return RetryingStorage(journal, str(path), engine=None, file=path)
 
 
 # Optuna (4.4 to 5.0) creates its tables without a lock: of 20 processes that opened a new database at once, 15
@@ -114,7 +116,7 @@ def _open_sqlite(path: Path) -> RetryingStorage:
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):
         storage = get_storage(RDBStorage(f"{SQLITE}{path}"))
-    return RetryingStorage(storage, f"{SQLITE}{path}", server=None, file=path)
+    return RetryingStorage(storage, f"{SQLITE}{path}", engine=None, file=path)
 
 
 def _open_postgresql(url: str) -> RetryingStorage:
@@ -123,12 +125,12 @@ def _open_postgresql(url: str) -> RetryingStorage:
     url = with_time_limit(url.replace("postgresql://", "postgresql+psycopg://", 1))
     if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
         raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
-    server = make_url(url)
-    connection = acquire_advisory_lock(server, "")
+    engine = create_engine(make_url(url), poolclass=NullPool)
+    connection = acquire_advisory_lock(engine, "")
     try:
-        # With pool_pre_ping a connection that a restarted server has closed is replaced instead of used.
-        storage = get_storage(RDBStorage(url, engine_kwargs={"pool_pre_ping": True}))
+        # With pool_pre_ping a connection that a restarted server has closed is replaced instead of used. Two
+        # connections: that of the study's lock, while it is held, and one for calls; see `study_lock`.
+        database = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4})
     finally:
         connection.close()
-        connection.engine.dispose()
-    return RetryingStorage(storage, redact(url), server=server, file=None)
+    return RetryingStorage(get_storage(database), redact(url), engine=database.engine, file=None)

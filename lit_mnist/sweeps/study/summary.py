@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.optuna_private import constraints_of
+from lit_mnist.tracking.queries.statistics import summarise
 
 UNREPORTED = "validations"
 """Trial attribute: number of validations by seed, for seeds whose values are not reported to the pruner."""
@@ -40,6 +41,8 @@ class StudySummary:
     """How many trials the study will have in all."""
     given: tuple[Mapping[str, Any], ...]
     """The points that the specification names, which are tried first."""
+    steps_are_seeds: bool
+    """True if a trial's intermediate values are its results for one seed after another, not its validations."""
     trials: tuple[FrozenTrial, ...]
     """All trials, by number."""
 
@@ -86,6 +89,28 @@ class StudySummary:
         allowed = [trial for trial in self.complete if is_allowed(trial)]
         return min(allowed, key=lambda trial: self.cost(trial)[index], default=None)
 
+    def value(self, trial: FrozenTrial) -> float | None:
+        """Return the trial's first objective: its result, or the last value it reported before it was pruned.
+
+        None for trials without either, and where the value is not finite.
+        """
+        if trial.state == TrialState.COMPLETE:
+            value = trial.values[0]
+        elif trial.state == TrialState.PRUNED and (reported := trial.intermediate_values):
+            value = (
+                math.fsum(reported.values()) / len(reported) if self.steps_are_seeds else reported[max(reported)]
+            )
+        else:
+            return None
+        return value if math.isfinite(value) else None
+
+    def interval(self, trial: FrozenTrial, index: int = 0) -> float | None:
+        """Return half the 95 % confidence interval of an objective's mean; None if the trial has one seed."""
+        if trial.state != TrialState.COMPLETE:
+            return None
+        values = [objectives[index] for objectives in trial.user_attrs.get("values", [])]
+        return summarise(values).interval if values else None
+
     def cost(self, trial: FrozenTrial) -> tuple[float, ...]:
         """Return the trial's values with their signs changed where needed, so that less is better."""
         return tuple(-value if up else value for up, value in zip(self.upwards, trial.values, strict=True))
@@ -102,6 +127,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
         seeds=tuple(stored["seeds"]),
         budget=attributes["trials"],
         given=tuple(stored.get("points", ())),
+        steps_are_seeds=stored.get("pruner") == "wilcoxon",
         trials=tuple(study.get_trials(deepcopy=False)),
     )
 

@@ -61,6 +61,10 @@ class Job:
     """True if the pruner sees the value of each validation."""
     validations: int
     """Of the study's longest training."""
+    owner: Mapping[str, Any]
+    """The worker to which the trial is leased."""
+    begun: float
+    """When the work on the training began, by `time.monotonic`."""
 
 
 def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
@@ -137,6 +141,7 @@ def run_job(path: Path) -> None:
         pruned = trial.user_attrs.get("pruned") if trial is not None and job.reports else None
         run_ids: list[str] = []
         reporter = Reporter(spec.objectives[0], trial, job.reports, job.seed, pruned, run_ids.append)
+        reporter.owner, reporter.begun = job.owner, job.begun
         try:
             with suppress_stdout():
                 result = fit(list(job.arguments), [reporter], signals, job.tags, leased=True)

@@ -1,7 +1,7 @@
 """The Lightning callback by which a trial's training reports to its study and is pruned."""
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -11,6 +11,8 @@ from torch import Tensor
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.search.optuna_private import has_reported
 from lit_mnist.sweeps.search.spec import Objective
+from lit_mnist.sweeps.study.job_time import FIRST_SAVE
+from lit_mnist.sweeps.study.leases import check_owner
 from lit_mnist.sweeps.study.summary import UNREPORTED
 from lit_mnist.sweeps.study.trial_runs import REASON, STATE
 from lit_mnist.tracking.logger import MLflowTracker
@@ -23,8 +25,7 @@ class Reporter(Callback):
         objective: The metric to report.
         trial: The trial to report to; None on ranks other than 0.
         reports: True if the pruner sees the values. Those of later seeds, and of studies with several objectives,
-        it
-            does not see: their validations are only counted.
+            it does not see: their validations are only counted.
         seed: The training's seed.
         reason: Why the trial was pruned, if that happened before an interruption.
         on_run: Called with the id of the MLflow run as soon as it exists.
@@ -42,8 +43,13 @@ class Reporter(Callback):
     ) -> None:
         self.objective, self.trial, self.reports, self.seed = objective, trial, reports, seed
         self.reason, self._on_run = reason, on_run
+        self.owner: Mapping[str, Any] | None = None
+        """The worker to which the trial must be leased whenever the study learns of a validation."""
+        self.begun = time.monotonic()
+        """When the work on this training began, by a clock that all processes of the machine share."""
         self.validations, self.seconds, self.parameters = 0, 0.0, 0
         self._started: float | None = None
+        self._is_saved = False
 
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: its validations so far, and the seconds that it has taken."""
@@ -66,11 +72,18 @@ class Reporter(Callback):
         if self.reason is not None:
             trainer.should_stop = True
 
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Note how long it took until the training could be resumed."""
+        self._note_first_save()
+
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Report the objective, or count the validation, and stop the training if the trial is pruned."""
         if trainer.sanity_checking:
             return
         step, self.validations = self.validations, self.validations + 1
+        self._note_first_save()
+        if self.trial is not None and self.owner is not None:
+            check_owner(self.trial.storage, self.trial, self.owner)
         if not self.reports:
             self._count_unreported()
             return
@@ -117,6 +130,12 @@ class Reporter(Callback):
         counts: dict[str, int] = self.trial.user_attrs.get(UNREPORTED, {})
         if self.validations > counts.get(str(self.seed), 0):
             self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
+
+    def _note_first_save(self) -> None:
+        """Store the seconds to the first checkpoint or validation; see `job_time`."""
+        if self.trial is not None and not self._is_saved:
+            self._is_saved = True
+            self.trial.set_user_attr(FIRST_SAVE, round(time.monotonic() - self.begun, 3))
 
     def _elapsed(self) -> float:
         return self.seconds + (0.0 if self._started is None else time.perf_counter() - self._started)

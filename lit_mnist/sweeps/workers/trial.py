@@ -12,17 +12,15 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-import optuna
 import torch
-from optuna.pruners import NopPruner
-from optuna.samplers import RandomSampler
 from optuna.trial import Trial, TrialState
 
 from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.resources import Devices, count_devices
 from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
-from lit_mnist.sweeps.study.leases import reason_to_give_up
+from lit_mnist.sweeps.study.leases import Leases, check_owner, reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
 from lit_mnist.sweeps.study.summary import STATES
 from lit_mnist.sweeps.study.trial_runs import TrialRuns
@@ -56,8 +54,14 @@ class TrialPlan:
 
     validations: int
     """Of the longest training."""
-    is_distributed: bool
-    """True if each training takes several devices."""
+    devices: tuple[Devices, ...]
+    """`trainer.devices` of each of the space's probe points, which have every value that it may take."""
+    may_use_gpus: bool
+    """False if all trainings run on the CPU, whatever GPUs there are."""
+
+    def is_distributed(self, point: Mapping[str, Any]) -> bool:
+        """True if the training of `point` takes several devices."""
+        return count_devices(point.get("trainer.devices", self.devices[0])) != 1
 
 
 def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
@@ -76,39 +80,34 @@ def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
         trainer: Mapping[str, Any] = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
         return trainer
 
-    def is_distributed(trainer: Mapping[str, Any]) -> bool:
-        devices = trainer["devices"]  # a number, a list of indices, "auto", or -1 for all
-        count = len(devices) if isinstance(devices, list) else devices
-        return bool(trainer["num_nodes"] > 1 or str(count) != "1")
-
     points = spec.space.probe_points()
     stage = trial_stage(spec, points[0])
     trainer = trainer_of(stage)
     while (stage_below := stage.source) is not None:
         stage = stage_below
-        if is_distributed(trainer_of(stage)):
+        if count_devices(trainer_of(stage)["devices"]) != 1:
             raise UsageError(f"source {stage.config}: a sweep trains its sources on one device")
     epochs = [point.get("trainer.max_epochs", trainer["max_epochs"]) for point in points]
     limits = [count for count in epochs if isinstance(count, int) and count > 0]
-    return TrialPlan(validations or max(limits, default=UNKNOWN_VALIDATIONS), is_distributed(trainer))
+    devices = tuple(point.get("trainer.devices", trainer["devices"]) for point in points)
+    accelerators = {point.get("trainer.accelerator", trainer["accelerator"]) for point in points}
+    return TrialPlan(validations or max(limits, default=UNKNOWN_VALIDATIONS), devices, accelerators != {"cpu"})
 
 
 class TrialWork:
     """The work on one trial.
 
     Args:
-        study: The study.
-        spec: Its specification.
+        leases: The worker's leases.
         trial: The trial, leased to this worker, with its parameters.
         signals: Where signals are noted.
         plan: What all trainings of the study have in common.
 
     """
 
-    def __init__(
-        self, study: optuna.Study, spec: Spec, trial: Trial, signals: SignalWatch, plan: TrialPlan
-    ) -> None:
-        self.study, self.spec, self.trial, self.signals, self.plan = study, spec, trial, signals, plan
+    def __init__(self, leases: Leases, trial: Trial, signals: SignalWatch, plan: TrialPlan) -> None:
+        self.leases, self.trial, self.signals, self.plan = leases, trial, signals, plan
+        self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         attributes = study.user_attrs
         goals = [f"{objective.direction} {objective.metric}" for objective in spec.objectives]
@@ -232,10 +231,11 @@ class TrialWork:
         # The pruner compares trials by the first seed alone, and works with a single objective only.
         reports = seed == self.spec.seeds[0] and len(self.spec.objectives) == 1
         try:
-            if self.plan.is_distributed:
+            if self.plan.is_distributed(self.point):
                 return self._fit_distributed(seed, arguments, tags, reports)
             pruned = self.trial.user_attrs.get("pruned") if reports else None
             reporter = Reporter(self.spec.objectives[0], self.trial, reports, seed, pruned, self._add_run)
+            reporter.owner = self.leases.owner
             with suppress_stdout():
                 result = fit(arguments, [reporter], self.signals, tags, leased=True)
             assert result is not None, "one process is rank 0, and an unfinished run has something left"
@@ -250,7 +250,8 @@ class TrialWork:
 
     def _fit_distributed(self, seed: int, arguments: list[str], tags: dict[str, str], reports: bool) -> Outcome:
         study, number = self.study.study_name, self.trial.number
-        job = Job(study, number, seed, arguments, tags, reports, self.plan.validations)
+        validations, owner = self.plan.validations, self.leases.owner
+        job = Job(study, number, seed, arguments, tags, reports, validations, owner, time.monotonic())
         result = fit_distributed(job, self.signals)
         self._add_run(result["run"])
         return result["metrics"], result["reason"]
@@ -263,6 +264,7 @@ class TrialWork:
 
     def _conclude(self, state: TrialState, reason: str | None) -> None:
         """Store how the trial ended, first in MLflow and then in the study."""
+        check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
         if not self.run_ids and reason is not None:
             self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason))
@@ -280,10 +282,7 @@ class TrialWork:
         self.trial.set_user_attr("seconds", self._total_seconds())
         if reason is not None:
             self.trial.set_user_attr("reason", reason)
-        # `tell` calls the sampler's after_trial and the pruner. Neither may stop the study or store anything: a
-        # trial that is told again after an outage would do it twice.
-        self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
-        self.study.tell(self.trial, means, state)
+        self.leases.tell(self.trial, means, state)
 
     def _mean(self, metric: str) -> float:
         return math.fsum(metrics[metric] for metrics in self.metrics) / len(self.metrics)

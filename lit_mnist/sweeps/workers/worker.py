@@ -12,9 +12,10 @@ from optuna.trial import Trial
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.study.heartbeats import Heartbeats
+from lit_mnist.sweeps.study.job_time import reason_to_stop
 from lit_mnist.sweeps.study.leases import MAX_RELEASES, Leases
 from lit_mnist.sweeps.study.storage import open_storage, open_study
-from lit_mnist.sweeps.study.study import MAX_VALIDATIONS, is_over, stored_spec
+from lit_mnist.sweeps.study.study import MAX_VALIDATIONS, get_trials, is_over, stored_spec
 from lit_mnist.sweeps.workers.errors import (
     ReleasedError,
     affects_all_trials,
@@ -73,6 +74,8 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
     with gc_freeze():
         while True:
             signals.check()
+            if reason_to_stop(get_trials(study)) is not None:
+                return  # the sweep says why
             trial = leases.acquire()
             if trial is not None:
                 _work_on_trial(leases, trial, signals, plan)
@@ -87,7 +90,7 @@ def _work_on_trial(leases: Leases, trial: Trial, signals: SignalWatch, plan: Tri
     """Train the trial; release it if it cannot be ended here."""
     try:
         with Heartbeats(leases, trial):
-            TrialWork(leases.study, leases.spec, trial, signals, plan).run()
+            TrialWork(leases, leases.suggest(trial), signals, plan).run()
     except BusyError as error:
         # The trial's run is still locked: its last worker was taken for dead, or is about to end. Wait a moment,
         # or this worker would lease the same trial at once.

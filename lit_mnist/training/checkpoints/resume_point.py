@@ -87,14 +87,26 @@ def find_run_to_resume(wanted: str, offline: bool, run_of_rank_0: str | None = N
     return run
 
 
-def find_resume_point(run: FoundRun, model: LitModel) -> ResumePoint:
+def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | None = None) -> ResumePoint:
     """Return where `run` goes on: from its newest good checkpoint that fits `model`.
+
+    Args:
+        run: The run to resume.
+        model: The model to be trained.
+        sent: What rank 0 has sent to this rank, with the checkpoint that it has chosen; see `point_to_send`.
 
     Raises:
         UserError: there are checkpoints, and none of them will do.
 
     """
-    return ResumePoint(run, run.folder, run.status, choose_checkpoint(run.folder / CHECKPOINTS, model))
+    folder = run.folder / CHECKPOINTS
+    if sent is None:
+        checkpoint = choose_checkpoint(folder, model)
+    elif (path := folder / LAST).exists():
+        checkpoint = Checkpoint(path, read_checkpoint(path, model), sent["best_is_lost"])
+    else:
+        checkpoint = None
+    return ResumePoint(run, run.folder, run.status, checkpoint)
 
 
 def point_to_send(point: ResumePoint | None, done: bool) -> tuple[dict[str, Any], dict[str, Path]]:
@@ -111,13 +123,6 @@ def point_to_send(point: ResumePoint | None, done: bool) -> tuple[dict[str, Any]
     if point.checkpoint is not None:
         files[f"{CHECKPOINTS}/{LAST}"], lost = point.checkpoint.path, point.checkpoint.best_is_lost
     return {"run": point.run.id, "done": False, "best_is_lost": lost}, files
-
-
-def received_point(run: FoundRun, best_is_lost: bool, model: LitModel) -> ResumePoint:
-    """The resume point that rank 0 has sent to this rank, which does not look for one itself."""
-    path = run.folder / CHECKPOINTS / LAST
-    checkpoint = Checkpoint(path, read_checkpoint(path, model), best_is_lost) if path.exists() else None
-    return ResumePoint(run, run.folder, run.status, checkpoint)
 
 
 def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
