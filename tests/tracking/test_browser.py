@@ -17,14 +17,14 @@ pytestmark = pytest.mark.browser
 SPEC = """
 study: walk
 config: zhang/cnn
-flags: {data: MiniMNISTDataModule, data.train_size: null, data.train_per_class: 20, data.val_size: 100,
-        data.batch_size: 20, model.channels: [2, 4], trainer.max_epochs: 1}
+flags: {data: MiniMNISTDataModule, data.train_size: null, data.train_per_class: 40, data.val_size: 500,
+        data.batch_size: 20, model.channels: [4, 8], trainer.max_epochs: 3}
 metric: val/acc
 direction: maximize
 sampler: {name: grid}
 space:
-  model.lr: {low: 0.0001, high: 0.01, log: true, points: 2}
-  model.optimizer: {choices: [rmsprop, sgd]}
+  model.lr: {low: 0.001, high: 0.004, log: true, points: 2}
+  model.optimizer: {choices: [rmsprop, adam]}
 """
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -64,12 +64,13 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: `pip install playwright`")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
-        page = browser.new_context(viewport={"width": 1280, "height": 1000}).new_page()
-        page.set_default_timeout(PATIENCE)
-        page.add_init_script(
+        context = browser.new_context(viewport={"width": 1280, "height": 1000})
+        context.set_default_timeout(PATIENCE)
+        context.add_init_script(
             "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
             "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')"
         )
+        page = context.new_page()
         for _ in range(60):  # the server may still start
             try:
                 page.goto(study_link)
@@ -91,16 +92,20 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         shoot(page, "study")
 
         # The best trial: whole command, how to go on, its value.
-        page.get_by_role("link", name=f"trial {answer[1]}").first.click()
-        page.get_by_text("Trial ").first.wait_for()
+        page = follow(page, f"trial {answer[1]}")
         page.get_by_text(re.compile(r"lit-mnist fit --resume [0-9a-f]{32}")).first.wait_for()
         trial = page.inner_text("body")
+        page.get_by_text("Show more").first.click()
+        mistakes = page.locator("img[src*='val_confusion_matrix']").first
+        mistakes.scroll_into_view_if_needed()
+        wait_for_picture(page, mistakes)
+        shoot(page, "trial")
         assert "lit-mnist fit --config zhang/cnn" in trial and f"best/val/acc {float(answer[2]):.2f}" in trial
 
         # Back to the study, and on to the list of trials: sorted, with exactly the swept columns.
-        page.get_by_role("link", name="study walk").first.click()
+        page = follow(page, "study walk")
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
-        page.get_by_role("link", name="all trials, best first").first.click()
+        page = follow(page, "all trials, best first")
         cells = page.locator(".ag-center-cols-container .ag-cell[col-id='metrics.`val/acc`'], "
                              ".ag-cell[col-id='metrics.`val/acc`']")  # fmt: skip
         cells.first.wait_for()
@@ -116,6 +121,13 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         ]  # fmt: skip
         shoot(page, "trials")
         browser.close()
+
+
+def follow(page, name: str):
+    """Click a link of a description; returns its page, which MLflow opens in a tab of its own."""
+    with page.context.expect_page() as opened:
+        page.get_by_role("link", name=name).first.click()
+    return opened.value
 
 
 def wait_for_picture(page, picture) -> None:
