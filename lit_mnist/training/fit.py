@@ -25,6 +25,7 @@ from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
@@ -50,6 +51,7 @@ from lit_mnist.training.checkpoints.resume_point import (
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.description import command_tag, describe, describe_experiment
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
 from lit_mnist.training.lightning.ranks import (
@@ -126,8 +128,10 @@ def fit(
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model, sent)
-        key = {KEY: options.key} if options.key else {}
-        work = _prepare(cli, point, callbacks, watch, options.offline, leased, {**(tags or {}), **key})
+        tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
+        if found is None:
+            tags |= command_tag(arguments, tags)
+        work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if _is_done(work, peers):
             return None
         watch.check()
@@ -362,9 +366,12 @@ def _open(job: _Fit) -> Iterator[Run | None]:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
             _announce(run, point, config_diff(run.folder / CONFIG, config))
+        if run.experiment_id:
+            print(show_page(run.store, run.experiment_id, run.id), flush=True)
         # From here on the run can be resumed: it has its configuration, and its parameters.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
+        job.tags = describe(run, job.tags)
         run.submit(lambda: _log_provenance(run, job))
         (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
@@ -399,20 +406,14 @@ def _log_provenance(run: Run, job: _Fit) -> None:
     tags = device_tags(job.trainer.strategy.root_device.type, job.trainer.world_size)
     tags |= {**git_state(), **version_tags(versions), "monitor": job.cli.model.monitor}
     if job.point is not None:
-        before: dict[str, str] = {}
-        for _, entry in run.journal.entries():
-            if entry["kind"] == "tags":
-                before |= entry["values"]
-        if "monitor" not in before and run.mlflow is not None:
-            # The journal does not go back to the run's beginning: its folder was fetched from the store.
-            with suppress(Exception):  # the store may be away; the tags are journaled all the same
-                before = run.data().data.tags
+        before = run.tags()
         changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
         tags |= {f"config_diff.{name}": change for name, change in changes.items()}
     run.set_tags(tags)
     run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
     data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
+    describe_experiment(run)
 
 
 def _mark_killed(run: Run) -> None:
@@ -490,4 +491,5 @@ def _conclude(job: _Fit, run: Run, took: float) -> Result:
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
     drawn = fit_figures(run, job.cli.model, job.cli.datamodule) if job.cli.config["tracking"].figures else []
+    describe(run, job.tags, metrics, drawn)
     return Result(run.id, metrics, took, drawn)

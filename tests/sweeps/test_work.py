@@ -99,8 +99,11 @@ def test_repeats_are_grouped_with_mean_and_interval() -> None:
     (group,) = {run.data.tags["mlflow.parentRunId"] for run in trial_runs(study)}
     found = connect(find_store()).get_run(group)
     assert found.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
-    assert found.data.metrics["val/loss/mean"] == pytest.approx(trial.value)
+    assert found.data.metrics["val/loss"] == pytest.approx(trial.value)
     assert found.data.metrics["val/loss/interval"] > 0
+    assert float(found.data.params["lr"]) == trial.params["model.lr"]
+    assert found.info.run_name == f"00 lr={trial.params['model.lr']:.3g}" and trial.user_attrs["group"] == group
+    assert [run.info.run_name[:5] for run in trial_runs(study)] == ["00 s0", "00 s1"]
 
 
 def test_a_network_that_is_too_large_is_not_trained() -> None:

@@ -110,8 +110,16 @@ class TrialWork:
         self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         attributes = study.user_attrs
-        goal = f"{spec.objectives[0].direction} {spec.objectives[0].metric}"
-        self.runs = TrialRuns(study.study_name, attributes["experiment"], attributes["run_id"], trial.number, goal)
+        goals = [f"{objective.direction} {objective.metric}" for objective in spec.objectives]
+        self.runs = TrialRuns(
+            study.study_name,
+            attributes["experiment"],
+            attributes["run_id"],
+            trial.number,
+            goals,
+            self.point,
+            attributes["trials"],
+        )
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
         """Of each seed that is trained, in the order of the seeds."""
@@ -134,7 +142,9 @@ class TrialWork:
             self._fail_if_hopeless()
             self._prune_if_too_large()
             if len(self.spec.seeds) > 1:
-                self.runs.open_group()
+                group = self.runs.open_group()
+                if self.trial.user_attrs.get("group") != group:
+                    self.trial.set_user_attr("group", group)
             for seed in self.spec.seeds:
                 self.signals.check()
                 self.metrics.append(self._train_seed(seed))
@@ -225,7 +235,7 @@ class TrialWork:
         else:
             source_flags, tags = take_source(self.stage, "full", seed, self.signals)
             tags |= self.runs.tags(seed)
-            name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
+            name = self.runs.name(seed if len(self.spec.seeds) > 1 else None)
             arguments = [
                 *self.stage.arguments("full", seed), *source_flags, *QUIET_FLAGS,
                 "--tracking.keep_checkpoints", self.spec.keep_checkpoints,
@@ -275,7 +285,7 @@ class TrialWork:
         check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
         if not self.run_ids and reason is not None:
-            self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason, self.point))
+            self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason))
         elif state == FAIL:
             self.runs.mark(self.run_ids[-1], STATES[state], reason)
         self.runs.close_group(STATES[state], reason, self.metrics)

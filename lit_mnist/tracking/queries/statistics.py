@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 CONFIDENCE = 0.95
+NORMAL_QUANTILE = 1.959964
+"""Standard deviations within which 95 % of a normal distribution lie."""
 
 
 @dataclass(frozen=True)
@@ -66,3 +68,40 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def wilson(share: float, count: int) -> tuple[float, float]:
+    """Return Wilson's 95 % confidence interval of a share that was measured on `count` images.
+
+    Unlike the share ± 1.96 standard errors it stays within 0 and 1, and is right near both, where accuracies are.
+    """
+    square = NORMAL_QUANTILE**2
+    centre = (share + square / (2 * count)) / (1 + square / count)
+    half = (
+        NORMAL_QUANTILE / (1 + square / count) * math.sqrt(share * (1 - share) / count + square / (4 * count**2))
+    )
+    return max(0.0, centre - half), min(1.0, centre + half)
+
+
+def shares_differ(first: float, second: float, count: int) -> bool:
+    """True if Newcombe's 95 % interval of the difference of two shares of `count` images each excludes 0."""
+    high, low = max(first, second), min(first, second)
+    margin = math.hypot(high - wilson(high, count)[0], wilson(low, count)[1] - low)
+    return high - low > margin
+
+
+def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
+    """Return a mean with half its interval, both to two figures of the interval, such as `0.783 ± 0.052`.
+
+    Without an interval, or with one that is 0 or infinite, the mean has four figures.
+
+    Args:
+        mean: The mean.
+        interval: Half the width of its confidence interval; None if unknown.
+        sign: "+" to show the sign of positive numbers, too.
+
+    """
+    if interval is None or not 1e-9 * abs(mean) < interval < math.inf:
+        return format(mean, f"{sign}#.4g").rstrip(".")
+    digits = max(0, 1 - math.floor(math.log10(interval)))
+    return f"{mean:{sign}.{digits}f} ± {interval:.{digits}f}"
