@@ -39,9 +39,10 @@ TINY = Experiment(
     {"encoder": ENCODER, "classifier": CLASSIFIER},
     _measure,
     (
-        Claim("better than nothing", "acc", at_least(0.0), 0.1, percent=True),
-        Claim("perfect", "mse", at_most(0.0), 0.0),
-        Claim("its error", "mse", None),
+        Claim("better than nothing", "acc", at_least(-1.0), 0.1, percent=True),
+        Claim("perfect", "mse", at_most(0.0), 0.0, margin="nothing is better than no error"),
+        Claim("as good as theirs", "mse", paper=0.1, not_comparable="they do not say how good"),
+        Claim("its error", "mse"),
     ),
     _draw,
     "4 steps instead of 6",

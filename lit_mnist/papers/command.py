@@ -6,31 +6,67 @@ from lit_mnist.terminal import Parser, quiet
 
 def reproduce(arguments: list[str]) -> None:
     """Check the papers' claims, or list them."""
-    what = "Check the papers' claims; without a name, list them and the results stored here."
+    what = "Check the papers' claims; without a name, list them and the results that are kept."
     parser = Parser("lit-mnist reproduce", description=what, allow_abbrev=False)
     parser.add_argument("names", nargs="*", metavar="NAME", help="a paper (zhang) or an experiment (zhang/cnn)")
     parser.add_argument("--all", action="store_true", help="every experiment of every paper")
-    parser.add_argument("--seeds", type=int, default=3, help="how many trainings of each stage (default: 3)")
     parser.add_argument(
-        "--preset", choices=("quick", "full"), default="quick", help="the papers' own length, or cut to minutes"
+        "--seeds",
+        help="how many seeds (10 is 0 to 9), or which (5-9,12); they are added to those kept (default: 3)",
     )
-    parser.add_argument("--table", action="store_true", help="write docs/results.md from the stored results")
+    parser.add_argument(
+        "--preset",
+        choices=("quick", "full"),
+        help="full: the papers' own length; quick (default): cut to minutes, gives numbers and no verdict",
+    )
+    parser.add_argument(
+        "--results", metavar="FOLDER", help="where results are kept (default: docs/results, or mlruns/reproduce)"
+    )
+    parser.add_argument("--replace", action="store_true", help="drop the seeds that are kept")
+    parser.add_argument(
+        "--table", action="store_true", help="write docs/results.md from the results that are kept"
+    )
     known = parser.parse_args(arguments)
     running = known.names or known.all
-    if known.table and (running or known.seeds != 3 or known.preset != "quick"):
-        raise UsageError("--table writes what is stored: it takes no other arguments")
+    if known.table and (running or known.seeds or known.preset or known.replace):
+        raise UsageError("--table writes what is kept: it takes no other arguments than --results")
     if known.all and known.names:
         raise UsageError("--all is every experiment: leave the names out")
-    if not running and (known.seeds != 3 or known.preset != "quick"):
-        raise UsageError("--seeds and --preset have no effect without an experiment: name one, or take --all")
-    if known.seeds < 1:
-        raise UsageError(f"--seeds {known.seeds} must be at least 1")
+    if not running and (known.seeds or known.preset or known.replace):
+        raise UsageError(
+            "--seeds, --preset and --replace have no effect without an experiment: name one, or take --all"
+        )
+    seeds = parse_seeds(known.seeds or "3")
     from lit_mnist.papers.report.experiment import experiments
     from lit_mnist.papers.report.reproduce import reproduce as run
+    from lit_mnist.papers.report.results import results_folder
     from lit_mnist.papers.report.table import write_table
 
     quiet()
+    folder = results_folder(known.results)
     if known.table:
-        write_table(experiments())
+        write_table(experiments(), folder)
     else:
-        run(known.names, known.all, known.seeds, known.preset)
+        run(known.names, known.all, seeds, known.preset or "quick", folder, known.replace)
+
+
+def parse_seeds(text: str) -> list[int]:
+    """The seeds that `--seeds` names: "3" is 0, 1, 2; "5-9,12-12" is 5 to 9 and 12.
+
+    Raises:
+        UsageError: `text` names no seed, or is not of this form.
+
+    """
+    try:
+        if text.isdecimal():
+            seeds = list(range(int(text)))
+        else:
+            ranges = [part.partition("-") for part in text.split(",")]
+            seeds = [
+                s for first, dash, last in ranges for s in range(int(first), int(last if dash else first) + 1)
+            ]
+    except ValueError:
+        raise UsageError(f"--seeds {text} must be a count (10) or ranges (5-9,12)") from None
+    if not seeds:
+        raise UsageError(f"--seeds {text} must name at least 1 seed")
+    return list(dict.fromkeys(seeds))

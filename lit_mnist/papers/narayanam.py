@@ -8,19 +8,22 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 from lit_mnist.papers.report.claims import Claim, at_least, at_most
-from lit_mnist.papers.report.drawing import curves
+from lit_mnist.papers.report.drawing import training_curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
-from lit_mnist.papers.report.trained import one_per_class, predict, test_split
+from lit_mnist.papers.report.trained import predict, test_split
 from lit_mnist.tracking.figures import image_rows
+from lit_mnist.training.report import one_per_class
 from lit_mnist.training.stages import Stage
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 CURVES = {"training": "train/loss_epoch", "validation": "val/loss"}
+STEADILY = "a training loss that falls steadily rises in at most one of nine steps between epochs"
+NOISY_STEADILY = "the validation loss, whose noise is larger than its last steps, may rise in three of nine"
 QUICK = ("--trainer.max_epochs", "10", "--data.train_size", "10000")
 EPOCHS = 10
-"""Epochs that the paper's figure 10 shows."""
+"""Epochs that the paper speaks of beside its figure 9."""
 
 
 def _measure(runs: Runs) -> dict[str, float]:
@@ -35,15 +38,14 @@ def _measure(runs: Runs) -> dict[str, float]:
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    histories = {name: [runs["denoising"].history(metric) for runs in seeds] for name, metric in CURVES.items()}
-    losses = curves(histories, "Narayanam, figure 10: losses of the denoising autoencoder", "cross-entropy")
+    title = "Narayanam, figure 9: losses of the denoising autoencoder"
     stage = seeds[0]["denoising"]
-    split = one_per_class(test_split(stage.data()))
+    split = one_per_class([test_split(stage.data())])
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": predict(stage.model(), split.x)}
     images = {name: row.numpy() for name, row in rows.items()}
     return {
-        "figure_10": losses,
-        "figure_9": image_rows(images, "Narayanam, figure 9: unseen digits, denoised"),
+        "figure_9": training_curves(seeds, ["denoising"], "loss", title, "cross-entropy"),
+        "figure_10": image_rows(images, "Narayanam, figure 10: unseen digits, denoised"),
     }
 
 
@@ -54,13 +56,14 @@ EXPERIMENTS = (
         {"denoising": Stage("narayanam/denoising", quick=QUICK)},
         _measure,
         (
-            Claim("training loss falls: share of the first 10 epochs", "falls_training", at_least(1.0),
-                  percent=True),
-            Claim("validation loss falls: share of the first 10 epochs", "falls_validation", at_least(0.75),
-                  percent=True),
-            Claim("the two stay close: relative distance in epoch 10", "gap", at_most(0.05), percent=True),
-            Claim("validation loss", "val_loss", None),
-            Claim("mean squared error of the test images", "mse", None),
+            Claim("training loss falls steadily: share of the first 10 epochs in which it falls",
+                  "falls_training", at_least(0.85), percent=True, margin=STEADILY),
+            Claim("validation loss falls steadily: share of the first 10 epochs in which it falls",
+                  "falls_validation", at_least(0.6), percent=True, margin=NOISY_STEADILY),
+            Claim("the two stay close: relative distance in epoch 10", "gap", at_most(0.05), percent=True,
+                  margin="lines that are 5 % apart can hardly be told apart in a figure like the paper's"),
+            Claim("validation loss in epoch 10", "val_loss"),
+            Claim("mean squared error of the test images", "mse"),
         ),
         _draw,
         "10 epochs of 10,000 images instead of 25 of 54,000",

@@ -17,6 +17,7 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
@@ -204,7 +205,8 @@ def check_fit(cli: LitCLI) -> None:
     """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape, or the strategy is sharded.
+        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
+            that does not take place; or the strategy is sharded.
 
     """
     # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
@@ -224,6 +226,23 @@ def check_fit(cli: LitCLI) -> None:
     if list(model.get("image_shape", shape)) != shape:
         raise UsageError(
             f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
+        )
+    if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
+        raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
+
+
+def check_batch_size(data: ImageDataModule, devices: int) -> None:
+    """Refuse a batch that several devices cannot share equally.
+
+    Raises:
+        UsageError: the batch size is no multiple of the number of devices.
+
+    """
+    batch_size = int(data.hparams["batch_size"])
+    if batch_size % devices and not data.full_dataset_per_rank:
+        raise UsageError(
+            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+            f" take a multiple of {devices}"
         )
 
 
@@ -283,12 +302,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
-    if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
+    check_batch_size(cli.datamodule, trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(

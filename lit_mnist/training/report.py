@@ -33,10 +33,15 @@ class Result:
 
 
 def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
-    """Log the loss curves, and figures of the predictions for the validation images; returns their locations."""
+    """Log the loss curves, and figures of the predictions for the validation images, if there are any.
+
+    Returns:
+        Paths or addresses of the figures.
+
+    """
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
-    return drawn + val_figures(run, model, data)
+    return drawn + (val_figures(run, model, data) if data.sizes()["val"] else [])
 
 
 def val_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
@@ -88,7 +93,7 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
 
 
 def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, columns: int = 10) -> Figure:
-    batch = _one_per_class(batches, columns)
+    batch = one_per_class(batches, columns)
     rows = {"original": batch.clean}
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x
@@ -96,7 +101,7 @@ def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, c
     return figures.image_rows({name: row.cpu().numpy() for name, row in rows.items()}, title)
 
 
-def _one_per_class(batches: Iterable[Batch], columns: int) -> Batch:
+def one_per_class(batches: Iterable[Batch], columns: int = 10) -> Batch:
     """The first image of each class, in the classes' order; at most `columns`."""
     found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for batch in batches:
@@ -134,7 +139,7 @@ class ReconstructionSeries(Callback):
             return
         if self._batch is None:
             # A loader of its own: a position in the Trainer's would be part of the next checkpoint.
-            self._batch = _one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
+            self._batch = one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
         assert self.tracker.run is not None and isinstance(pl_module, LitModel)
         with torch.inference_mode():
             rows = [self._batch.clean, _predict(pl_module, self._batch.x)]

@@ -1,39 +1,115 @@
-"""Verdicts of claims, and how their numbers are formatted."""
+"""The six verdicts, and how a claim's numbers are formatted."""
 
 import math
+from collections.abc import Sequence
 
 import pytest
 
-from lit_mnist.papers.report.claims import Claim, Rule, above, at_least, at_most, below, descending, within
+from lit_mnist.papers.report.claims import (
+    Claim,
+    Judgement,
+    Rule,
+    above,
+    at_least,
+    at_most,
+    below,
+    close_to,
+    descending,
+    judge,
+    within,
+)
 from lit_mnist.tracking.queries.statistics import summarise
 
-OTHERS = {"low": [1.0, 1.2], "lower": [0.5, 0.6]}
-CASES: list[tuple[Rule, float, float]] = [
-    (at_least(0.98), 0.98, 0.979),
-    (at_most(0.2), 0.2, 0.201),
-    (within(1.0, 0.05), 0.951, 0.949),
-    (within(1.0, 0.05), 1.049, 1.051),
-    (above("low", "lower"), 1.11, 1.09),
-    (above("lower", margin=0.2), 0.76, 0.74),
-    (below("low", "lower"), 0.54, 0.56),
-    (descending("low", "lower"), 1.11, 1.1),
+SPREAD = (-0.01, 0.0, 0.01, -0.005, 0.005, 0.0)
+"""Of six seeds, around their mean."""
+OTHERS = {"low": 1.0, "lower": 0.5}
+CASES: list[tuple[Rule, float, float, float]] = [
+    (at_least(0.98), 1.0, 0.96, 0.981),
+    (at_most(0.2), 0.18, 0.22, 0.199),
+    (within(1.0, 0.05), 1.0, 1.1, 1.049),
+    (within(1.0, 0.05), 1.02, 0.9, 0.949),
+    (close_to("low", 0.1), 1.05, 1.2, 1.1),
+    (above("low", "lower"), 1.1, 0.9, 1.001),
+    (below("low", "lower"), 0.4, 0.6, 0.499),
+    (descending("low", "lower"), 1.1, 0.9, 1.001),
 ]
 
 
-@pytest.mark.parametrize(("rule", "right", "wrong"), CASES, ids=lambda value: getattr(value, "text", str(value)))
-def test_the_verdict_depends_on_the_number(rule: Rule, right: float, wrong: float) -> None:
-    claim = Claim("stated", "number", rule)
-    others = {name: summarise(values) for name, values in OTHERS.items()}
-    assert claim.verdict({"number": summarise([right, right]), **others}) == "holds"
-    assert claim.verdict({"number": summarise([wrong, wrong]), **others}) == "does not hold"
-    assert claim.verdict({"number": summarise([math.nan, right]), **others}) == "does not hold"
-    unstated = Claim("not stated", "number", None)
-    assert unstated.verdict({"number": summarise([right])}) == "not stated by the paper"
+def rows(mean: float, spread: Sequence[float] = SPREAD, **others: float) -> dict[int, dict[str, float]]:
+    return {seed: {"number": mean + each, **OTHERS, **others} for seed, each in enumerate(spread)}
 
 
-def test_descending_checks_every_step() -> None:
-    numbers = {"a": summarise([3.0]), "b": summarise([1.0]), "c": summarise([2.0])}
-    assert not descending("b", "c").holds({name: summary.mean for name, summary in numbers.items()}, "a")
+def one(rule: Rule | None, rows: dict[int, dict[str, float]], cut: str = "", **claim: str) -> Judgement:
+    (judgement,) = judge([Claim("stated", "number", rule, **claim)], rows, cut)  # type: ignore[arg-type]
+    return judgement
+
+
+@pytest.mark.parametrize(("rule", "right", "wrong", "close"), CASES, ids=lambda v: getattr(v, "text", str(v)))
+def test_the_verdict_depends_on_the_interval(rule: Rule, right: float, wrong: float, close: float) -> None:
+    assert one(rule, rows(right)).verdict == "holds"
+    assert one(rule, rows(wrong)).verdict == "contradicted"
+    undecided = one(rule, rows(close))
+    assert undecided.verdict == "undecided" and "more" in undecided.why
+    # The same means with a spread a thousand times as wide decide nothing.
+    assert one(rule, rows(right, [1000 * each for each in SPREAD])).verdict == "undecided"
+    assert one(rule, rows(wrong, [1000 * each for each in SPREAD])).verdict == "undecided"
+
+
+def test_what_is_not_tested_says_why() -> None:
+    rule = at_least(0.0)
+    short = one(rule, rows(1.0), cut="2 epochs instead of 10")
+    assert (short.verdict, short.why) == ("not tested at the paper's length", "2 epochs instead of 10")
+    assert one(None, rows(1.0)).verdict == "ours"
+    unnamed = one(rule, rows(1.0), not_comparable="which network?")
+    assert (unnamed.verdict, unnamed.why) == ("not comparable", "which network?")
+    assert one(None, rows(1.0), cut="x", not_comparable="which?").verdict == "not comparable"
+    broken = one(rule, {**rows(1.0), 7: {"number": math.nan}})
+    assert (broken.verdict, broken.why) == ("undecided", "not a finite number with seed 7")
+    assert "number was not measured" in one(rule, {0: {}}).why
+
+
+def test_one_seed_decides_nothing_but_a_count() -> None:
+    single = one(at_least(0.0), rows(1.0, [0.0]))
+    assert single.verdict == "undecided" and single.seeds_needed == 6 and "at least 5 more" in single.why
+    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], rows(100.0, [0.0]))
+    assert count.verdict == "holds"
+    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], rows(101.0, [0.0]))
+    assert count.verdict == "contradicted"
+
+
+def test_orderings_are_paired_over_seeds() -> None:
+    """The seeds differ by 1, the variants of a seed by 0.1: unpaired, the difference would drown in the spread."""
+    paired = {seed: {"a": seed + 0.1 + 0.001 * seed, "b": float(seed)} for seed in range(6)}
+    (judgement,) = judge([Claim("", "a", above("b"))], paired)
+    assert judgement.verdict == "holds" and judgement.why == "closest part: +0.102 ± 0.002"
+    assert judgement.p_sign_flip == 2 / 64
+    crossed = {seed: {"a": paired[5 - seed]["a"], "b": paired[seed]["b"]} for seed in range(6)}
+    (judgement,) = judge([Claim("", "a", above("b"))], crossed)
+    assert judgement.verdict == "undecided"
+
+
+def test_an_ordering_needs_every_step_and_seeds_without_a_number_do_not_count() -> None:
+    numbers = {seed: {"a": 3.0 + each, "b": 1.0, "c": 2.0} for seed, each in enumerate(SPREAD)}
+    (judgement,) = judge([Claim("", "a", descending("b", "c"))], numbers)
+    assert judgement.verdict == "contradicted" and "-1" in judgement.why
+    (judgement,) = judge([Claim("", "a", above("b"))], {**numbers, 9: {"a": -100.0}})
+    assert judgement.verdict == "holds"
+
+
+def test_claims_of_one_experiment_are_corrected_for_their_number() -> None:
+    # t = 3 for six seeds: p = 0.030 for a single claim, more than 0.05 for the least certain of two or more.
+    values = [0.1 * v for v in (-0.2, 0.2, 0.5, 0.6, 0.4, 0.5)]
+    measured = {seed: {"number": value} for seed, value in enumerate(values)}
+    claims = [Claim(str(i), "number", at_least(0.0)) for i in range(3)]
+    alone, together = judge(claims[:1], measured), judge(claims, measured)
+    assert alone[0].p is not None and together[0].p == pytest.approx(3 * alone[0].p)
+
+
+def test_from_six_seeds_on_the_sign_flip_test_must_agree() -> None:
+    values = [3.0, 3.1, 2.9, 3.0, 3.05, -0.4]
+    judgement = one(at_least(0.0), {seed: {"number": value} for seed, value in enumerate(values)})
+    assert judgement.p is not None and judgement.p < 0.05 < (judgement.p_sign_flip or 0)
+    assert judgement.verdict == "undecided"
 
 
 def test_the_interval_is_that_of_student() -> None:
@@ -44,7 +120,8 @@ def test_the_interval_is_that_of_student() -> None:
 
 
 def test_numbers_are_formatted_for_tables() -> None:
-    share, loss = Claim("", "", None, percent=True), Claim("", "", None)
+    share, loss, count = Claim("", "", percent=True), Claim("", ""), Claim("", "", exact=True)
     assert share.show(0.98765, 0.0012) == "98.77 ± 0.12 %"
     assert loss.show(0.0361234, 0.00123) == "0.03612 ± 0.00123"
     assert (share.show(None), loss.show(688106.0), loss.show(0.5, None)) == ("–", "688,106", "0.5")
+    assert count.show(688106.0, 0.0) == "688,106"

@@ -36,7 +36,10 @@ def test_every_configuration_belongs_to_an_experiment() -> None:
 @pytest.mark.parametrize("experiment", EVERY, ids=lambda experiment: experiment.id)
 def test_an_experiment_is_complete(experiment: Experiment) -> None:
     assert experiment.paper in PAPERS and experiment.name and experiment.title
-    assert any(claim.rule is not None for claim in experiment.claims)
+    assert any(claim.rule is not None or claim.not_comparable for claim in experiment.claims)
+    for claim in experiment.claims:
+        if claim.rule is not None and not claim.rule.strict and not claim.not_comparable:
+            assert claim.margin or claim.paper is not None, f"{claim.text}: why is the bound {claim.rule.text}?"
     texts = [claim.text for claim in experiment.claims]
     assert len(texts) == len(set(texts))
     assert bool(experiment.cut) == any(_is_cut(stage) for stage in experiment.stages.values())

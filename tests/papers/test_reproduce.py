@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 from dataclasses import replace
 from pathlib import Path
@@ -12,15 +13,27 @@ from conftest import Cli
 from PIL import Image
 from tiny import TINY
 
-from lit_mnist.errors import Interrupted
+from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.papers.command import parse_seeds
 from lit_mnist.papers.report import reproduce
+from lit_mnist.papers.report.claims import Claim, at_least
 from lit_mnist.papers.report.experiment import Experiment
 from lit_mnist.papers.report.reproduce import StageProgress, run_experiment
-from lit_mnist.papers.report.results import Result, latest_result, read_result, result_path
+from lit_mnist.papers.report.results import (
+    Result,
+    best_result,
+    merge_result,
+    read_result,
+    result_path,
+    results_folder,
+    seed_entry,
+    seed_list,
+)
 from lit_mnist.papers.report.table import BEGIN, END, make_table, write_table
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.stages import Preset
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # the frozen encoder
@@ -28,79 +41,100 @@ pytestmark = [
 ]
 
 
-def _run(experiment: Experiment = TINY, seeds: int = 2) -> Result:
+def _run(
+    experiment: Experiment = TINY, seeds: tuple[int, ...] = (0, 1), preset: Preset = "quick", replace: bool = False
+) -> Result:
     with SignalWatch() as watch:
-        return run_experiment(experiment, "quick", range(seeds), watch)
+        return run_experiment(experiment, preset, seeds, watch, results_folder(), replace)
 
 
 def _trained() -> set[str]:
     return {run["id"] for run in runs(find_store()) if not run["experiment"].startswith("reproduce/")}
 
 
-def test_an_experiment_is_trained_once_judged_drawn_and_stored(
+def test_an_experiment_is_trained_once_drawn_and_kept(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = _run(seeds=1)
+    one = _run(seeds=(0,))
     before = _trained()
     out = capsys.readouterr().out
-    assert "quick: 4 steps instead of 6" in out and "2 of 2 stages" in out and "left" in out
+    assert "quick: 4 steps instead of 6; numbers only" in out and "2 of 2 stages" in out and "left" in out
     assert "run " not in out  # the output of each fit is suppressed
     result = _run()
     assert "to train: 2 of 4 stages" in capsys.readouterr().out and before < _trained()
-    assert [row[:1] for row in result["values"].values()] == list(one["values"].values())
-    assert [claim["verdict"] for claim in result["claims"]] == [
-        "holds",
-        "does not hold",
-        "not stated by the paper",
-    ]
-    stored = json.loads(result_path(TINY, "quick").read_text())
-    assert stored == result == read_result(TINY, "quick") == latest_result(TINY)
-    assert read_result(TINY, "full") is None
-    assert stored["seeds"] == [0, 1] and len(stored["values"]["acc"]) == 2 and stored["seconds"] > 0
-    assert stored["versions"]["torch"] and stored["preset"] == "quick" and stored["interval"]["acc"] is not None
-    assert stored["finding"] == f"The classifier reaches {stored['mean']['acc']:.1%}."
-    _check_the_run(stored)
+    assert result["seeds"]["0"]["values"] == one["seeds"]["0"]["values"]
+    untested = "not tested at the paper's length"
+    assert [claim["verdict"] for claim in result["claims"]] == [untested, untested, "not comparable", "ours"]
+    path = result_path(results_folder(), TINY, "quick")
+    assert path == project / "mlruns" / "reproduce" / "zhang" / "tiny.quick.json"
+    kept = json.loads(path.read_text())
+    assert kept == result == best_result(results_folder(), TINY)
+    assert list(kept["seeds"]) == ["0", "1"] and kept["length"] == "quick"
+    for entry in kept["seeds"].values():
+        assert entry["seconds"] > 0 and entry["versions"]["torch"] and len(entry["commit"]) >= 7
+    assert kept["finding"].startswith("The classifier reaches ") and kept["figures"] == ["tiny.quick.bar.png"]
+    _check_the_runs(kept)
 
     before = _trained()
-    assert len(before) == 4 and before == {run_id for row in stored["runs"] for run_id in row.values()}
+    assert len(before) == 4
+    assert before == {run_id for entry in kept["seeds"].values() for run_id in entry["runs"].values()}
     again = _run()
-    assert _trained() == before and again["values"] == stored["values"]
+    assert _trained() == before and again["claims"] == kept["claims"]
     assert "all 4 stages are finished already" in capsys.readouterr().out
 
-    # Rewording a claim must not hide its stored result.
+    # Rewording a claim must not hide its result.
     claims = tuple(replace(claim, text=f"{claim.text}, reworded") for claim in TINY.claims)
     monkeypatch.setattr(reproduce, "experiments", lambda: [replace(TINY, claims=claims)])
     _check_the_list_and_the_table(project, capsys)
 
 
-def _check_the_run(stored: Result) -> None:
+def _check_the_runs(kept: Result) -> None:
     client = connect(find_store())
-    run = client.get_run(stored["run"])
-    assert client.get_experiment(run.info.experiment_id).name == "reproduce/zhang"
-    assert run.info.status == "FINISHED" and run.data.metrics["acc"] == stored["mean"]["acc"]
-    assert [item.path for item in client.list_artifacts(run.info.run_id, "figures")] == [
-        "figures/tiny.quick.bar.png"
-    ]
-    with Image.open(stored["figures"]["bar"]) as figure:
+    ids = [run["id"] for run in runs(find_store()) if run["experiment"] == "reproduce/zhang"]
+    judged = client.get_run(ids[0])
+    assert judged.info.status == "FINISHED" and judged.data.tags["verdict.4"] == "ours"
+    assert [item.path for item in client.list_artifacts(ids[0], "figures")] == ["figures/tiny.quick.bar.png"]
+    with Image.open(results_folder() / "zhang" / kept["figures"][0]) as figure:
         assert figure.size[0] > 100
+    # The filter that the table gives finds the runs behind the numbers.
+    experiments = [experiment.experiment_id for experiment in client.search_experiments()]
+    found = client.search_runs(experiments, kept["filter"])
+    assert {run.info.run_id for run in found} == {
+        run_id for entry in kept["seeds"].values() for run_id in entry["runs"].values()
+    }
 
 
 def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     capsys.readouterr()
-    reproduce.list_experiments()
+    reproduce.list_experiments(results_folder())
     listed = capsys.readouterr().out
-    assert "perfect, reworded" in listed and "does not hold" in listed
-    write_table([TINY])
+    assert "perfect, reworded" in listed and "not tested" in listed
+    write_table([TINY], results_folder())
     assert "| perfect | 0 |" in capsys.readouterr().out
-    page = project / "docs" / "results.md"
+    page, old = project / "docs" / "results.md", results_folder()
     page.parent.mkdir()
     page.write_text(f"before\n{BEGIN}\nstale\n{END}\nafter\n")
-    write_table([TINY])
-    write_table([TINY])
+    assert results_folder() == project / "docs" / "results"  # as in a checkout
+    old.rename(results_folder())
+    write_table([TINY], results_folder())
+    write_table([TINY], results_folder())
     text = page.read_text()
-    assert text.startswith(f"before\n{BEGIN}\n|") and text.endswith(f"{END}\nafter\n") and "stale" not in text
-    assert text.count("`zhang/tiny`<br>quick, 2 seeds") == 1 and "shortened: 4 steps instead of 6" in text
-    assert "(zhang_tiny_bar.png)" in text and (project / "docs" / "zhang_tiny_bar.png").exists()
+    assert text.startswith(f"before\n{BEGIN}\n") and text.endswith(f"{END}\nafter\n") and "stale" not in text
+    assert text.count("`zhang/tiny`<br>quick, 2 seeds") == 1 and "Shortened: 4 steps instead of 6" in text
+    assert "`lit-mnist reproduce zhang/tiny --preset quick --seeds 2`" in text
+    assert "``tags.`reproduce.zhang/tiny` = 'quick'``" in text and "nothing is better than no error" in text
+    (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
+    assert (page.parent / link).is_file() and link == "results/zhang/tiny.quick.bar.png"
+
+
+def test_full_length_is_judged_and_not_touched_by_a_shortened_run(project: Path) -> None:
+    full = _run(preset="full")
+    # An accuracy is above -1, and the error above 0, by far more than two seeds differ.
+    assert full["claims"][0]["verdict"] in ("holds", "undecided") and full["claims"][0]["p"] is not None
+    path = result_path(results_folder(), TINY, "full")
+    before = path.read_text()
+    _run(seeds=(2,))
+    assert path.read_text() == before and best_result(results_folder(), TINY) == full
 
 
 def test_an_interrupted_experiment_continues(project: Path) -> None:
@@ -109,24 +143,70 @@ def test_an_interrupted_experiment_continues(project: Path) -> None:
         return {}
 
     with pytest.raises(Interrupted):
-        _run(replace(TINY, measure=interrupt), seeds=1)
+        _run(replace(TINY, measure=interrupt), seeds=(0,))
     before = _trained()
-    assert len(before) == 2 and not result_path(TINY, "quick").exists()
-    _run(seeds=1)
+    assert len(before) == 2 and not result_path(results_folder(), TINY, "quick").exists()
+    _run(seeds=(0,))
     assert _trained() == before
 
 
-def test_a_pipe_in_a_claim_does_not_break_the_table(project: Path) -> None:
-    result = {
-        **dict.fromkeys(("cut", "finding", "device"), ""),
-        "experiment": "zhang/tiny",
-        "preset": "full",
-        "seeds": [0],
-        "seconds": 1.0,
-        "claims": [{"claim": "a|b", "paper_shown": "–", "ours_shown": "1", "verdict": "holds"}],
-        "versions": dict.fromkeys(("lit_mnist", "python", "torch", "lightning", "mlflow"), "1"),
+def _merge(path: Path, numbers: dict[int, float], replace: bool = False, experiment: Experiment = TINY) -> Result:
+    entries = {
+        seed: seed_entry({"acc": n, "mse": n}, {"encoder": f"run{seed}"}, 1.5) for seed, n in numbers.items()
     }
-    assert r"| `zhang/tiny`<br>full, 1 seed | a\|b | – | 1 | holds |" in make_table([result])
+    return merge_result(path, experiment, "full", entries, replace)
+
+
+def test_seeds_of_several_machines_are_merged(project: Path) -> None:
+    path = result_path(project, TINY, "full")
+    _merge(path, {5: 0.5, 6: 0.6, 7: 0.7})
+    assert read_result(path)["claims"][0]["verdict"] == "holds"  # type: ignore[index]
+    result = _merge(path, {seed: 0.1 * seed for seed in (0, 1, 2, 5)})
+    assert list(result["seeds"]) == ["0", "1", "2", "5", "6", "7"] and result["command"].endswith("0-2,5-7")
+    (acc, *_) = result["claims"]
+    assert acc["seeds"] == 6 and acc["ours"] == pytest.approx(0.35) and acc["p_sign_flip"] == 2 / 64
+    assert read_result(path) == result
+    # A number that only the new seeds have: the others do not count for it.
+    more = replace(TINY, claims=(*TINY.claims, Claim("new", "new", at_least(0.0))))
+    merged = merge_result(path, more, "full", {8: seed_entry({"acc": 0.8, "mse": 0.8, "new": 1.0}, {}, 1.0)})
+    assert [claim["seeds"] for claim in merged["claims"]] == [7, 7, 7, 7, 1]
+    assert list(_merge(path, {9: 0.9}, replace=True)["seeds"]) == ["9"]
+
+
+def test_results_of_other_settings_are_kept_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = result_path(results_folder(), TINY, "full")
+    _merge(path, {0: 0.1})
+    before = path.read_text()
+    other = replace(TINY.stages["encoder"], flags=(*TINY.stages["encoder"].flags, "--model.lr", "0.5"))
+    changed = replace(TINY, stages={**TINY.stages, "encoder": other})
+    with pytest.raises(UserError, match=r"tiny\.json was measured with other settings of encoder: --replace"):
+        _run(changed, preset="full")
+    assert path.read_text() == before and "to train" not in capsys.readouterr().out
+    path.write_text("{}")
+    with pytest.raises(UserError, match="is not a file of results: move it away"):
+        _merge(path, {1: 0.1})
+    path.write_text('{"exp')
+    with pytest.raises(UserError, match=r"tiny\.json cannot be read"):
+        _merge(path, {1: 0.1})
+
+
+def test_seeds_are_a_count_or_ranges() -> None:
+    for text, seeds in (("3", [0, 1, 2]), ("5-7", [5, 6, 7]), ("0-2,5-7", [0, 1, 2, 5, 6, 7]), ("4-4", [4])):
+        assert parse_seeds(text) == seeds and seed_list(seeds) == text
+    for wrong in ("0", "x", "3-", "-1", "7-5"):
+        with pytest.raises(UsageError, match=f"--seeds {wrong} must"):
+            parse_seeds(wrong)
+
+
+def test_a_pipe_in_a_claim_does_not_break_the_table(project: Path) -> None:
+    piped = replace(TINY, claims=(replace(TINY.claims[0], text="a|b"),))
+    result = _merge(project / "x.json", {seed: 1 + seed / 100 for seed in range(6)}, experiment=piped)
+    assert (
+        r"| `zhang/tiny`<br>full, 6 seeds | a\|b | 10.00 % | 102.50 ± 1.96 % | holds (at least -1) |"
+        in make_table([result])
+    )
+    few = _merge(project / "y.json", {0: 1.0}, experiment=piped)
+    assert "full, **1 seed**" in make_table([few])
 
 
 def test_the_command(cli: Cli) -> None:
@@ -140,6 +220,7 @@ def test_the_command(cli: Cli) -> None:
         (("--seeds", "2"), "no effect"),
         (("zhang", "--table"), "takes no other"),
         (("zhang", "--seeds", "0"), "at least 1"),
+        (("--replace",), "no effect"),
     ):
         code, _, err = cli("reproduce", *wrong)
         assert code == 2 and why in err, wrong

@@ -1,94 +1,214 @@
-"""Claims of the papers, and the rules by which measured numbers decide whether they hold."""
+"""Claims of the papers, and how measured numbers decide whether they hold."""
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lit_mnist.tracking.queries.statistics import Summary
+from lit_mnist.papers.report.statistics import ALPHA, FLOOR, holm, p_not_positive, seeds_needed, sign_flip
+from lit_mnist.tracking.queries.statistics import summarise
 
-Verdict = Literal["holds", "does not hold", "not stated by the paper"]
+Verdict = Literal[
+    "holds", "contradicted", "undecided", "not tested at the paper's length", "not comparable", "ours"
+]
+Row = Mapping[str, float]
+"""The numbers of one seed, by name."""
 
 
 @dataclass(frozen=True)
 class Rule:
-    """A condition on an experiment's numbers."""
+    """A condition on an experiment's numbers. It consists of parts, which must all be met."""
 
     text: str
-    holds: Callable[[Mapping[str, float], str], bool]
-    """From the means over the seeds by number, and the claim's own number: True if the condition is met.
-
-    A mean that is NaN meets no condition, since every comparison with it is false.
-    """
+    slack: Callable[[Row, str], list[float]]
+    """From one seed's numbers and the claim's own: by how much each part is met, negative if it is not."""
+    strict: bool = False
+    """True if a slack of exactly 0 does not meet the condition."""
+    exclusive: bool = False
+    """True if at most one part can fail at a time, so that its failure needs no correction for several parts."""
 
 
 def at_least(bound: float) -> Rule:
     """The number is `bound` or more."""
-    return Rule(f"at least {bound:g}", lambda means, key: means[key] >= bound)
+    return Rule(f"at least {bound:g}", lambda row, key: [row[key] - bound])
 
 
 def at_most(bound: float) -> Rule:
     """The number is `bound` or less."""
-    return Rule(f"at most {bound:g}", lambda means, key: means[key] <= bound)
+    return Rule(f"at most {bound:g}", lambda row, key: [bound - row[key]])
 
 
 def within(value: float, margin: float) -> Rule:
-    """The number differs from `value` by at most `margin`."""
-    return Rule(f"within {margin:g} of {value:g}", lambda means, key: abs(means[key] - value) <= margin)
-
-
-def above(*others: str, margin: float = 0.0) -> Rule:
-    """The number is larger than each of the `others` by more than `margin`."""
-    by = f" by more than {margin:g}" if margin else ""
+    """The number differs from `value` by at most `margin`: an equivalence, decided by two one-sided tests."""
     return Rule(
-        f"above {', '.join(others)}{by}",
-        lambda means, key: all(means[key] > means[other] + margin for other in others),
+        f"within {margin:g} of {value:g}",
+        lambda row, key: [row[key] - (value - margin), value + margin - row[key]],
+        exclusive=True,
+    )
+
+
+def close_to(other: str, margin: float) -> Rule:
+    """The number differs from the number `other` of the same seed by at most `margin`: an equivalence."""
+    return Rule(
+        f"within {margin:g} of {other}",
+        lambda row, key: [row[key] - row[other] + margin, row[other] - row[key] + margin],
+        exclusive=True,
+    )
+
+
+def above(*others: str) -> Rule:
+    """The number is larger than each of the `others` of the same seed."""
+    return Rule(
+        f"above {', '.join(others)}", lambda row, key: [row[key] - row[other] for other in others], strict=True
     )
 
 
 def below(*others: str) -> Rule:
-    """The number is smaller than each of the `others`."""
+    """The number is smaller than each of the `others` of the same seed."""
     return Rule(
-        f"below {', '.join(others)}", lambda means, key: all(means[key] < means[other] for other in others)
+        f"below {', '.join(others)}", lambda row, key: [row[other] - row[key] for other in others], strict=True
     )
 
 
 def descending(*others: str) -> Rule:
     """The number and the `others`, in this order, each lie below the one before."""
-
-    def holds(means: Mapping[str, float], key: str) -> bool:
-        return all(a > b for a, b in pairwise(means[name] for name in (key, *others)))
-
-    return Rule(f"above {' above '.join(others)}", holds)
+    return Rule(
+        f"above {' above '.join(others)}",
+        lambda row, key: [a - b for a, b in pairwise(row[name] for name in (key, *others))],
+        strict=True,
+    )
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper, or something it leaves open, and the number that we measure for it."""
+    """A statement of a paper, or a number of ours beside it, and the measured number that belongs to it."""
 
     text: str
     key: str
     """Name of the number, one of those that the experiment measures."""
-    rule: Rule | None
-    """None if the paper states nothing to compare with."""
+    rule: Rule | None = None
+    """None for a number of ours, to which the paper has none."""
     paper: float | None = None
     """The paper's own number."""
     percent: bool = False
     """True if the number is a share, shown in percent."""
-
-    def verdict(self, summaries: Mapping[str, Summary]) -> Verdict:
-        """Decide from the means over the seeds."""
-        if self.rule is None:
-            return "not stated by the paper"
-        means = {name: summary.mean for name, summary in summaries.items()}
-        return "holds" if self.rule.holds(means, self.key) else "does not hold"
+    margin: str = ""
+    """Why the rule's bound is where it is, decided before the measurement; empty if it is the paper's own."""
+    not_comparable: str = ""
+    """What the paper leaves out, so that no verdict is possible; empty if it says enough."""
+    exact: bool = False
+    """True if the number does not depend on the seed, such as a count of parameters: one seed decides."""
 
     def show(self, value: float | None, interval: float | None = None) -> str:
         """Format a value, with its interval if there is one, for a table."""
         if value is None:
             return "–"
-        numbers = [value] if interval is None else [value, interval]
+        numbers = [value] if interval is None or self.exact else [value, interval]
         if self.percent:
             return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
         # Whole numbers, such as parameter counts, in full; others with four significant digits.
         return " ± ".join(f"{n:,.0f}" if n == round(n) and abs(n) >= 1 else f"{n:.4g}" for n in numbers)
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What the numbers say of a claim."""
+
+    verdict: Verdict
+    why: str = ""
+    """The reason, or what would decide the claim; for an ordering, its closest part."""
+    p: float | None = None
+    """Two-sided, corrected for all claims of the experiment that were tested (Holm)."""
+    p_sign_flip: float | None = None
+    """Of the exact sign-flip test, not corrected; its smallest value is 2 / 2 ** seeds."""
+    seeds_needed: int | None = None
+    """For an undecided claim: how many seeds in all would decide it, if mean and spread stay as they are."""
+
+
+def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> list[Judgement]:
+    """Decide the claims of an experiment; the result has one judgement for each claim, in order.
+
+    A claim holds if the 95 % interval of its slack lies wholly above 0, and is contradicted if it lies wholly
+    below. The level is corrected for the number of claims that are tested; from six seeds on the exact sign-flip
+    test must agree, so that no verdict rests on the assumption of normal values alone.
+
+    Args:
+        claims: Of one experiment.
+        rows: The numbers by seed. A seed that lacks a number of a claim does not count for that claim.
+        cut: What was shortened; nothing is tested then.
+
+    """
+    judgements: dict[int, Judgement] = {}
+    parts: dict[int, list[tuple[float, ...]]] = {}
+    for i, claim in enumerate(claims):
+        if claim.not_comparable:
+            judgements[i] = Judgement("not comparable", claim.not_comparable)
+        elif claim.rule is None:
+            judgements[i] = Judgement("ours")
+        elif cut:
+            judgements[i] = Judgement("not tested at the paper's length", cut)
+        else:
+            slacks = {seed: s for seed, row in rows.items() if (s := _slack(claim.rule, row, claim.key))}
+            broken = [str(seed) for seed, slack in slacks.items() if not all(map(math.isfinite, slack))]
+            if broken:
+                judgements[i] = Judgement("undecided", f"not a finite number with seed {', '.join(broken)}")
+            elif not slacks:
+                judgements[i] = Judgement("undecided", f"{claim.key} was not measured")
+            elif len(slacks) == 1 and not claim.exact:
+                more = f"one seed says nothing of the spread: at least {FLOOR - 1} more are needed"
+                judgements[i] = Judgement("undecided", more, seeds_needed=FLOOR)
+            else:
+                parts[i] = list(zip(*slacks.values(), strict=True))
+    met = {i: _p_met(claims[i], p) for i, p in parts.items()}
+    unmet = {i: _p_unmet(claims[i], p) for i, p in parts.items()}
+    two_sided = [min(1.0, 2 * min(met[i], unmet[i])) for i in parts]
+    for i, raw, p in zip(parts, two_sided, holm(two_sided), strict=True):
+        judgements[i] = _decide(claims[i], parts[i], met[i] <= unmet[i], p, p / raw if raw else 1.0)
+    return [judgements[i] for i in range(len(claims))]
+
+
+def _slack(rule: Rule, row: Row, key: str) -> list[float]:
+    """The slack of each part; empty if the seed lacks a number."""
+    try:
+        return rule.slack(row, key)
+    except KeyError:
+        return []
+
+
+def _p_met(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
+    """One-sided p value against "some part is not met": the largest of the parts', which needs no correction."""
+    assert claim.rule is not None
+    return max(p_not_positive(part, claim.rule.strict) for part in parts)
+
+
+def _p_unmet(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
+    """One-sided p value against "all parts are met": the smallest of the parts', times their number."""
+    assert claim.rule is not None
+    # A slack of 0 meets a condition that is not strict, so its opposite must be strict.
+    smallest = min(p_not_positive([-value for value in part], not claim.rule.strict) for part in parts)
+    return min(1.0, smallest * (1 if claim.rule.exclusive else len(parts)))
+
+
+def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: float, factor: float) -> Judgement:
+    """The judgement of a claim that was tested; `factor` is Holm's, and `p` corrected by it."""
+    closest = min(parts, key=lambda part: math.fsum(part) / len(part))
+    count = len(closest)
+    difference = summarise(closest)
+    why = ""
+    if len(parts) > 1 or (claim.rule is not None and claim.rule.strict):
+        why = f"closest part: {difference.mean:+.3g}"
+        why += f" ± {difference.interval:.2g}" if difference.interval is not None else ""
+    # All parts must be met, but a single one that fails contradicts the claim.
+    flips = None if count < 2 else max(map(sign_flip, parts)) if meets else sign_flip(closest)
+    # Slacks that are all 0 have no signs to flip.
+    agrees = claim.exact or count < FLOOR or not any(closest) or (flips is not None and flips <= ALPHA)
+    if p <= ALPHA and agrees:
+        return Judgement("holds" if meets else "contradicted", why, p, flips)
+    needed = [seeds_needed(part, ALPHA / 2 / factor) for part in (parts if meets else [closest])]
+    if any(each is None for each in needed):
+        more = "more than 200 seeds would be needed, or another margin"
+        return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips)
+    in_all = max(each for each in needed if each is not None)
+    more = f"about {in_all - count} more seeds would decide it"
+    return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips, in_all)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
+from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -9,6 +10,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter
 
 from lit_mnist.tracking.queries.statistics import Summary
+
+if TYPE_CHECKING:
+    from lit_mnist.papers.report.trained import TrainedStage
 
 Points = Sequence[tuple[int, float]]
 """Step and value."""
@@ -44,7 +48,7 @@ def bars(
         axes.axhline(height, color="#222222", linewidth=1, linestyle=style, label=label)
     axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
     axes.set_ylabel(ylabel)
-    _finish(axes, percent=ylabel.endswith("%"), legend=bool(lines))
+    finish(axes, percent=ylabel.endswith("%"), legend=bool(lines))
     return figure
 
 
@@ -71,7 +75,7 @@ def marks(
         axes.errorbar(x, means, yerr=intervals, fmt="o", capsize=3, color=colour, label=name)
     axes.set_xticks(range(len(labels)), labels)
     axes.set(xlabel=xlabel, ylabel=ylabel)
-    _finish(axes, percent=ylabel.endswith("%"))
+    finish(axes, percent=ylabel.endswith("%"))
     return figure
 
 
@@ -96,11 +100,30 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
-    _finish(axes)
+    finish(axes)
     return figure
 
 
-def _finish(axes: Axes, percent: bool = False, legend: bool = True) -> None:
+def training_curves(
+    seeds: Sequence[Mapping[str, "TrainedStage"]],
+    stages: Iterable[str],
+    kind: str,
+    title: str,
+    ylabel: str,
+    log: bool = False,
+) -> Figure:
+    """Draw training and validation `kind`, "loss" or "acc", of `stages` by step, over all seeds."""
+    several = len(stages := list(stages)) > 1
+    histories = {
+        f"{stage}, {label}" if several else label: [runs[stage].history(metric) for runs in seeds]
+        for stage in stages
+        for label, metric in (("training", f"train/{kind}_epoch"), ("validation", f"val/{kind}"))
+    }
+    return curves(histories, title, ylabel, log)
+
+
+def finish(axes: Axes, percent: bool = False, legend: bool = True) -> None:
+    """Apply the style that all figures share: shares in percent, a legend without a frame, two spines."""
     if percent:
         axes.yaxis.set_major_formatter(FuncFormatter(lambda share, _: f"{100 * share:g}"))
     if legend:

@@ -38,11 +38,11 @@ class Experiment:
     draw: Callable[[Sequence[Runs], Summaries], Mapping[str, "Figure"]]
     """Draws the paper's figures by name, from the runs of all seeds. The first one is shown in docs/results.md."""
     cut: str
-    """What the quick preset shortens; empty if nothing."""
+    """What the quick preset shortens; empty if nothing. What is shortened is not judged."""
     minutes: Mapping[Preset, float]
     """Approximate duration of three seeds on two cores."""
     finding: str = ""
-    """What the paper did not see: a template filled with the means over the seeds."""
+    """What we found beyond the paper: a template filled with the means over the seeds."""
 
     @property
     def paper(self) -> str:

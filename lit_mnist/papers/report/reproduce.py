@@ -2,18 +2,31 @@
 
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.papers.report.experiment import Experiment, experiments, select
-from lit_mnist.papers.report.results import Result, make_result, read_result, result_path, write_result
+from lit_mnist.papers.report.results import (
+    Length,
+    Result,
+    add_figures,
+    check_settings,
+    length_of,
+    merge_result,
+    read_result,
+    result_path,
+    seed_entry,
+    seed_list,
+    stage_tag,
+    summaries_of,
+)
 from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.signals import SignalWatch
 from lit_mnist.terminal import print_table, seconds
-from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import SECONDS, Preset, find_stage, stage_key, train_stage
@@ -22,96 +35,123 @@ REPORT_INTERVAL = 15.0
 """Seconds between two progress lines of the same stage."""
 
 
-def reproduce(names: Sequence[str], every: bool, seeds: int, preset: Preset) -> None:
+def reproduce(
+    names: Sequence[str], every: bool, seeds: Sequence[int], preset: Preset, folder: Path, replace: bool = False
+) -> None:
     """Run experiments by name, or all of them; list them if there are neither.
 
+    Args:
+        names: Papers or experiments.
+        every: True for all experiments.
+        seeds: Seeds to train and measure; they are added to those that are kept.
+        preset: Length of the trainings.
+        folder: Where the results are kept.
+        replace: Drop the seeds that are kept.
+
     Raises:
-        UserError: there is no such experiment, or a training has failed.
+        UserError: there is no such experiment, a training has failed, or what is kept has other settings.
         Interrupted: a signal arrived; the same command continues.
 
     """
     chosen = experiments() if every else select(names)
     if not chosen:
-        list_experiments()
+        list_experiments(folder)
         return
     with SignalWatch() as watch:
         for experiment in chosen:
-            run_experiment(experiment, preset, range(seeds), watch)
+            run_experiment(experiment, preset, seeds, watch, folder, replace)
 
 
-def list_experiments() -> None:
-    """Print each experiment: its claims, what was measured on this machine, and how long it takes."""
+def list_experiments(folder: Path) -> None:
+    """Print each experiment: its claims, what the results in `folder` say of them, and how long it takes."""
     rows = []
     for experiment in experiments():
-        results = [read_result(experiment, preset) for preset in ("quick", "full")]
+        lengths: tuple[Length, Length] = ("quick", "full")
+        results = [read_result(result_path(folder, experiment, length)) for length in lengths]
         duration = ", ".join(seconds(60 * experiment.minutes[preset]) for preset in ("quick", "full"))
         head = experiment.id
         for claim in experiment.claims:
-            if claim.rule is None:
+            if claim.rule is None and not claim.not_comparable:
                 continue
             cells = []
             for result in results:
-                # By number, not by text: a claim that was reworded still finds its stored result.
-                stored = [each for each in result["claims"] if each["number"] == claim.key] if result else []
-                cells.append(f"{stored[0]['ours_shown']}: {stored[0]['verdict']}" if stored else "–")
+                # By number and rule, not by text: a claim that was reworded still finds its result.
+                wanted = (claim.key, claim.rule and claim.rule.text)
+                claims = result["claims"] if result else []
+                kept = [each for each in claims if (each["number"], each["rule"]) == wanted]
+                cells.append(f"{kept[0]['ours_shown']}: {kept[0]['verdict']}" if kept else "–")
             rows.append([head, claim.text, claim.show(claim.paper), *cells, duration])
             head = duration = ""
     print_table(["experiment", "what the paper says", "paper", "here: quick", "here: full", "quick, full"], rows)
     print("\n`lit-mnist reproduce zhang/cnn` checks one; times are those of 3 seeds on two cores")
 
 
-def run_experiment(experiment: Experiment, preset: Preset, seeds: Sequence[int], watch: SignalWatch) -> Result:
-    """Reproduce one experiment: train its missing stages, measure, judge, draw, store and print the result.
+def run_experiment(
+    experiment: Experiment,
+    preset: Preset,
+    seeds: Sequence[int],
+    watch: SignalWatch,
+    folder: Path,
+    replace: bool = False,
+) -> Result:
+    """Reproduce one experiment: train its missing stages, measure, judge, draw, keep and print the result.
 
     Raises:
         Interrupted: a signal arrived; the next call continues.
-        UserError: a training has failed.
+        UserError: a training has failed, or what is kept in `folder` has other settings.
 
     """
     watch.check()
+    length = length_of(experiment, preset)
+    path = result_path(folder, experiment, length)
+    if not replace:  # before hours of training, not after
+        check_settings(path, experiment, length, read_result(path))
     print(f"{experiment.id}: {experiment.title}", flush=True)
-    if preset == "quick" and experiment.cut:
-        print(f"  quick: {experiment.cut}", flush=True)
+    if length == "quick":
+        print(f"  quick: {experiment.cut}; numbers only, no verdict", flush=True)
+    result: Result = {}
+    by_seed = []
     try:
-        by_seed = _train(experiment, preset, seeds, watch)
-        values = []
-        for runs in by_seed:
-            values.append(experiment.measure(runs))
+        for runs in _train(experiment, preset, seeds, watch):
+            by_seed.append(runs)
+            values = experiment.measure(runs)
             watch.check()
+            seed = seeds[len(by_seed) - 1]
+            entry = seed_entry(values, {name: stage.run_id for name, stage in runs.items()}, _training_time(runs))
+            # Each seed is kept as soon as it is measured: an interruption loses none.
+            result = merge_result(path, experiment, length, {seed: entry}, replace and len(by_seed) == 1)
+            for stage in runs.values():
+                stage.client.set_tag(stage.run_id, stage_tag(experiment), length)
     except Interrupted:
         print(f"{experiment.id} stopped; the same command continues it", flush=True)
         raise
-    summaries = {key: summarise([row[key] for row in values]) for key in values[0]}
-    run_ids = [{name: stage.run_id for name, stage in runs.items()} for runs in by_seed]
-    stages = {stage.run_id: stage for runs in by_seed for stage in runs.values()}
-    took = sum(float(s.client.get_run(run_id).data.tags.get(SECONDS, 0)) for run_id, s in stages.items())
-    result = make_result(experiment, preset, seeds, summaries, run_ids, took)
-
-    path = result_path(experiment, preset)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    summaries = summaries_of(result)
     # Drawn before the run is opened: an error while drawing leaves no FAILED run behind.
     drawn = experiment.draw(by_seed, summaries)
-    with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {preset}", system_metrics=False) as run:
-        run.log_params({"experiment": experiment.id, "preset": preset, "seeds": list(seeds)})
+    with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {length}", system_metrics=False) as run:
+        run.log_params({"experiment": experiment.id, "length": length, "seeds": seed_list(seeds)})
         run.log_metrics({key: summary.mean for key, summary in summaries.items()}, 0)
         run.set_tags({f"verdict.{i}": claim["verdict"] for i, claim in enumerate(result["claims"], 1)})
-        figures = {}
         for name, figure in drawn.items():
-            image = path.with_suffix(f".{name}.png")
-            figure.savefig(image, dpi=120)
-            run.log_file(image, "figures")
-            figures[name] = str(image)
-        result |= {"run": run.id, "figures": figures, "json": str(path)}
-        write_result(path, result)
+            file = path.with_suffix(f".{name}.png")
+            figure.savefig(file, dpi=120)
+            run.log_file(file, "figures")
+        result = add_figures(path, [path.with_suffix(f".{name}.png").name for name in drawn])
         run.log_file(path, "results")
-    _print_result(result)
+    _print_result(result, path)
     return result
+
+
+def _training_time(runs: Mapping[str, TrainedStage]) -> float:
+    """Seconds that the training of all stages of one seed took, whenever and for whatever they were trained."""
+    tags = [stage.client.get_run(stage.run_id).data.tags for stage in runs.values()]
+    return sum(float(each.get(SECONDS, 0)) for each in tags)
 
 
 def _train(
     experiment: Experiment, preset: Preset, seeds: Sequence[int], watch: SignalWatch
-) -> list[dict[str, TrainedStage]]:
-    """Train what is missing; returns the finished stages of each seed, by name."""
+) -> Iterator[dict[str, TrainedStage]]:
+    """Train what is missing; yields the finished stages of each seed, by name, as soon as they are finished."""
     store = find_store()
     client = connect(store)
     keys = {(seed, name): stage_key(s, preset, seed) for seed in seeds for name, s in experiment.stages.items()}
@@ -125,26 +165,29 @@ def _train(
         print(f"  to train: {len(missing)} of {len(keys)} stages, about {left}", flush=True)
     else:
         print(f"  all {len(keys)} stages are finished already", flush=True)
-    trained: dict[int, dict[str, TrainedStage]] = {seed: {} for seed in seeds}
-    for seed, name in keys:
-        if (seed, name) in missing:
-            progress.begin()
-        run_id = train_stage(experiment.stages[name], preset, seed, watch, [progress])
-        if (seed, name) in missing:
-            progress.end(f"{name} seed {seed}")
-        trained[seed][name] = TrainedStage(run_id, client, store, watch)
-    return list(trained.values())
+    for seed in seeds:
+        trained: dict[str, TrainedStage] = {}
+        for name, stage in experiment.stages.items():
+            if (seed, name) in missing:
+                progress.begin()
+            run_id = train_stage(stage, preset, seed, watch, [progress])
+            if (seed, name) in missing:
+                progress.end(f"{name} seed {seed}")
+            trained[name] = TrainedStage(run_id, client, store, watch)
+        yield trained
 
 
-def _print_result(result: Result) -> None:
-    rows = [[c["claim"], c["paper_shown"], c["ours_shown"], c["verdict"]] for c in result["claims"]]
+def _print_result(result: Result, path: Path) -> None:
+    rows = [[c["claim"], c["paper_shown"], c["ours_shown"], c["verdict"], c["why"]] for c in result["claims"]]
+    if result["cut"]:
+        rows = [[*row[:4], ""] for row in rows]  # the same sentence for each
     count = len(result["seeds"])
-    title = f"\n{result['experiment']}, {result['preset']} preset, {count} {'seed' if count == 1 else 'seeds'}"
-    print_table(["claim", "paper", "ours", "verdict"], rows, title)
+    title = f"\n{result['experiment']}, {result['length']} length, {count} {'seed' if count == 1 else 'seeds'}"
+    print_table(["claim", "paper", "ours", "verdict", "why"], rows, title)
     if result["finding"]:
         print(result["finding"])
-    for path in (*result["figures"].values(), result["json"]):
-        print(path)
+    for name in (*result["figures"], path.name):
+        print(path.with_name(name))
 
 
 class StageProgress(Callback):

@@ -1,101 +1,238 @@
-"""Stored results: one JSON file per experiment and preset, read by `reproduce` and by `reproduce --table`."""
+"""Kept results: one JSON file per experiment, into which each run of `reproduce` merges the seeds it has measured.
+
+    {"experiment": "zhang/cnn", "length": "full", "settings": {STAGE: KEY}, "command": …, "filter": …,
+     "seeds": {"0": {"values": {NAME: NUMBER}, "runs": {STAGE: RUN ID}, "seconds", "date", "commit", "versions",
+               "device", "platform"}},
+     "claims": [{"claim", "number", "rule", "margin", "paper", "ours", "interval", "seeds", "verdict", "why", "p",
+                 "p_sign_flip", "seeds_needed"}], "finding", "figures": [FILE NAME]}
+
+A shortened training has a file of its own, `EXPERIMENT.quick.json`, and no verdict.
+"""
 
 import json
 import platform
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from filelock import FileLock
 
+from lit_mnist.errors import UserError
+from lit_mnist.papers.report.claims import judge
 from lit_mnist.papers.report.experiment import Experiment
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
-from lit_mnist.tracking.queries.statistics import Summary
+from lit_mnist.tracking.queries.statistics import Summary, summarise
 from lit_mnist.tracking.store import find_store
-from lit_mnist.training.stages import Preset
+from lit_mnist.training.stages import Preset, stage_key
 
 Result = dict[str, Any]
+Length = Literal["full", "quick"]
+PAGE = Path("docs", "results.md")
+"""Below the project's folder."""
 
 
-def make_result(
-    experiment: Experiment,
-    preset: Preset,
-    seeds: Sequence[int],
-    summaries: Mapping[str, Summary],
-    run_ids: Sequence[Mapping[str, str]],
-    seconds: float,
-) -> Result:
-    """Build the result, of plain types, with a verdict for each claim.
+def length_of(experiment: Experiment, preset: Preset) -> Length:
+    """The length of the trainings: a quick preset that shortens nothing is the full one."""
+    return "quick" if preset == "quick" and experiment.cut else "full"
 
-    Args:
-        experiment: What was run.
-        preset: Its length.
-        seeds: In the order of the values in `summaries`.
-        summaries: The measured numbers.
-        run_ids: For each seed the ids of its stages' runs, by stage.
-        seconds: Training time of all stages, whenever they were trained.
 
-    """
-    means = {key: summary.mean for key, summary in summaries.items()}
-    claims = []
-    for claim in experiment.claims:
-        ours = summaries[claim.key]
-        claims.append({
-            "claim": claim.text,
-            "number": claim.key,
-            "rule": None if claim.rule is None else claim.rule.text,
-            "paper": claim.paper,
-            "paper_shown": claim.show(claim.paper),
-            "ours": ours.mean,
-            "interval": ours.interval,
-            "ours_shown": claim.show(ours.mean, ours.interval),
-            "verdict": claim.verdict(summaries),
-        })  # fmt: skip
-    versions = version_tags(package_versions())
+def results_folder(given: str | None = None) -> Path:
+    """The folder of the results: `given`, or docs/results in a checkout, or else mlruns/reproduce."""
+    if given is not None:
+        return Path(given).expanduser()
+    store = find_store()
+    return (
+        store.home.parent / "docs" / "results" if (store.home.parent / PAGE).exists() else store.home / "reproduce"
+    )
+
+
+def result_path(folder: Path, experiment: Experiment, length: Length) -> Path:
+    """Path of the experiment's results."""
+    suffix = ".quick.json" if length == "quick" else ".json"
+    return folder / experiment.paper / f"{experiment.name}{suffix}"
+
+
+def settings(experiment: Experiment, length: Length) -> dict[str, str]:
+    """For each stage a hash of everything that affects its weights, apart from the seed."""
+    return {name: stage_key(stage, length, 0) for name, stage in experiment.stages.items()}
+
+
+def seed_entry(values: Mapping[str, float], runs: Mapping[str, str], seconds: float) -> Result:
+    """What is kept of one seed: its numbers, its stages' runs, their training time, and the circumstances."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
-        "experiment": experiment.id,
-        "title": experiment.title,
-        "preset": preset,
-        "cut": experiment.cut if preset == "quick" else "",
-        "seeds": list(seeds),
-        "values": {key: list(summary.values) for key, summary in summaries.items()},
-        "mean": means,
-        "interval": {key: summary.interval for key, summary in summaries.items()},
-        "claims": claims,
-        "finding": experiment.finding.format_map(means),
-        "runs": [dict(ids) for ids in run_ids],
+        "values": dict(values),
+        "runs": dict(runs),
         "seconds": round(seconds, 1),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "versions": {name.removeprefix("version."): version for name, version in versions.items()},
-        "commit": git_state()["mlflow.source.git.commit"],
-        "device": device_tags(device, 1)["device"],
-        "platform": platform.platform(),
+        **_circumstances(device),
     }
 
 
-def result_path(experiment: Experiment, preset: Preset) -> Path:
-    """Path of the stored result."""
-    return find_store().home / "reproduce" / experiment.paper / f"{experiment.name}.{preset}.json"
+def merge_result(
+    path: Path, experiment: Experiment, length: Length, seeds: Mapping[int, Result], replace: bool = False
+) -> Result:
+    """Add `seeds` to the results at `path`, judge all claims again, and write the file atomically.
+
+    Args:
+        path: The file; it need not exist.
+        experiment: What was measured.
+        length: Length of the trainings.
+        seeds: An entry (`seed_entry`) by seed; it takes the place of an entry of the same seed.
+        replace: Drop what is kept instead of adding to it.
+
+    Raises:
+        UserError: the file was made with other settings.
+
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(path.with_name(f".{path.name}.lock")):  # several processes may each train some of the seeds
+        kept = None if replace else read_result(path)
+        check_settings(path, experiment, length, kept)
+        entries = {**(kept["seeds"] if kept else {}), **{str(seed): entry for seed, entry in seeds.items()}}
+        result = _assemble(experiment, length, {seed: entries[seed] for seed in sorted(entries, key=int)})
+        result["figures"] = kept["figures"] if kept else []
+        write_result(path, result)
+    return result
+
+
+def add_figures(path: Path, names: Sequence[str]) -> Result:
+    """Note in the results at `path` that the figures `names` lie beside them."""
+    with FileLock(path.with_name(f".{path.name}.lock")):
+        result = read_result(path)
+        assert result is not None, "merge_result has written it"
+        result["figures"] = list(dict.fromkeys([*names, *result["figures"]]))
+        write_result(path, result)
+    return result
+
+
+def check_settings(path: Path, experiment: Experiment, length: Length, kept: Result | None) -> None:
+    """Check that new seeds can be added to the result `kept`, which was read from `path`.
+
+    Raises:
+        UserError: a stage has other settings than those that the kept seeds were trained with.
+
+    """
+    if kept is not None and kept["settings"] != (new := settings(experiment, length)):
+        old = kept["settings"]
+        changed = sorted(name for name in old.keys() | new.keys() if old.get(name) != new.get(name))
+        raise UserError(
+            f"{path} was measured with other settings of {', '.join(changed)}: --replace starts it afresh;"
+            " --results FOLDER keeps it"
+        )
+
+
+def summaries_of(result: Result) -> dict[str, Summary]:
+    """Mean and interval over the seeds of each number; a seed that lacks a number does not count for it."""
+    rows = [entry["values"] for entry in result["seeds"].values()]
+    names = dict.fromkeys(name for row in rows for name in row)
+    return {name: summarise([row[name] for row in rows if name in row]) for name in names}
 
 
 def write_result(path: Path, result: Result) -> None:
     """Write the JSON file atomically."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    replace_text(path, json.dumps(result, indent=1, ensure_ascii=False))
+    replace_text(path, json.dumps(result, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_result(experiment: Experiment, preset: Preset) -> Result | None:
-    """Read a result that was measured on this machine; None if there is none, or the file is unreadable."""
+def read_result(path: Path) -> Result | None:
+    """Read results; None if there are none.
+
+    Raises:
+        UserError: the file is damaged or of another format. It may hold hours of training: it is not overwritten.
+
+    """
     try:
-        result = json.loads(result_path(experiment, preset).read_text())
-    except (OSError, ValueError):
+        result = json.loads(path.read_text())
+        complete = isinstance(result, dict) and {"experiment", "seeds", "settings", "claims"} <= result.keys()
+    except FileNotFoundError:
         return None
-    return result if isinstance(result, dict) and result.get("experiment") == experiment.id else None
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path} cannot be read: {error}") from error
+    if not complete:
+        raise UserError(f"{path} is not a file of results: move it away")
+    return dict(result)
 
 
-def latest_result(experiment: Experiment) -> Result | None:
-    """The result of the full preset, or else that of the quick one."""
-    return read_result(experiment, "full") or read_result(experiment, "quick")
+def best_result(folder: Path, experiment: Experiment) -> Result | None:
+    """The result at full length, or else the shortened one; None if there is neither."""
+    full = read_result(result_path(folder, experiment, "full"))
+    return full if full is not None else read_result(result_path(folder, experiment, "quick"))
+
+
+def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Result]) -> Result:
+    cut = experiment.cut if length == "quick" else ""
+    rows = {int(seed): entry["values"] for seed, entry in entries.items()}
+    result: Result = {
+        "experiment": experiment.id,
+        "title": experiment.title,
+        "length": length,
+        "cut": cut,
+        "command": f"lit-mnist reproduce {experiment.id} --preset {length} --seeds {seed_list(list(rows))}",
+        "filter": f"tags.`{stage_tag(experiment)}` = '{length}'",
+        "settings": settings(experiment, length),
+        "seeds": dict(entries),
+    }
+    summaries = summaries_of(result)
+    result["claims"] = []
+    for claim, judgement in zip(experiment.claims, judge(experiment.claims, rows, cut), strict=True):
+        ours = summaries.get(claim.key)
+        mean, interval = (ours.mean, ours.interval) if ours else (None, None)
+        result["claims"].append({
+            "claim": claim.text,
+            "number": claim.key,
+            "rule": None if claim.rule is None else claim.rule.text,
+            "margin": claim.margin,
+            "paper": claim.paper,
+            "paper_shown": claim.show(claim.paper),
+            "ours": mean,
+            "interval": interval,
+            "ours_shown": claim.show(mean, interval),
+            "seeds": len(ours.values) if ours else 0,
+            "verdict": judgement.verdict,
+            "why": judgement.why,
+            "p": judgement.p,
+            "p_sign_flip": judgement.p_sign_flip,
+            "seeds_needed": judgement.seeds_needed,
+        })  # fmt: skip
+    try:
+        result["finding"] = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
+    except KeyError:  # a number that no kept seed has
+        result["finding"] = ""
+    return result
+
+
+def stage_tag(experiment: Experiment) -> str:
+    """The tag of the runs that an experiment's numbers come from; its value is their length."""
+    return f"reproduce.{experiment.id}"
+
+
+def seed_list(seeds: Sequence[int]) -> str:
+    """Seeds as `--seeds` takes them: `10` is 0 to 9, `5-9,12` the rest of it."""
+    ordered = sorted(seeds)
+    if ordered == list(range(len(ordered))):
+        return str(len(ordered))
+    ranges: list[list[int]] = []
+    for seed in ordered:
+        if ranges and seed == ranges[-1][1] + 1:
+            ranges[-1][1] = seed
+        else:
+            ranges.append([seed, seed])
+    # A single seed other than 0 is a range too, since a plain number is a count.
+    return ",".join(f"{first}-{last}" for first, last in ranges)
+
+
+@cache
+def _circumstances(device: str) -> Result:
+    versions = version_tags(package_versions())
+    state = git_state()
+    changed = " with uncommitted changes" if state.get("git.dirty") == "true" else ""
+    return {
+        "commit": state["mlflow.source.git.commit"] + changed,
+        "versions": {name.removeprefix("version."): version for name, version in versions.items()},
+        "device": device_tags(device, 1)["device"],
+        "platform": platform.platform(),
+    }

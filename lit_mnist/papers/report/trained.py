@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.data import ImageDataModule
+from lit_mnist.data import Batch, ImageDataModule
 from lit_mnist.models import Autoencoder, LitModel
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.journal.points import stored_points
@@ -117,32 +117,17 @@ class TrainedStage:
         return dict(model_figures(self.model(), data, data.test_dataloader(), "test"))
 
 
-@dataclass(frozen=True)
-class Split:
-    """Images (N, C, H, W) as the model receives them, the same uncorrupted, and labels (N,)."""
-
-    x: Tensor
-    clean: Tensor
-    y: Tensor
-
-
-def test_split(data: ImageDataModule, count: int | None = None) -> Split:
+def test_split(data: ImageDataModule, count: int | None = None) -> Batch:
     """The test images, with the corruption that the data module adds; at most `count` of them."""
     batches = list(data.test_dataloader())
-    return Split(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
+    return Batch(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
 
 
-def train_split(data: ImageDataModule) -> Split:
+def train_split(data: ImageDataModule) -> Batch:
     """The training images without corruption or augmentation."""
     assert data.train is not None, "setup('fit') comes first"
     images = data.train[0].float().div(255)
-    return Split(images, images, data.train[1])
-
-
-def one_per_class(split: Split) -> Split:
-    """The first image of each class, in the order of the classes."""
-    first = torch.tensor([int((split.y == label).nonzero()[0]) for label in sorted(set(split.y.tolist()))])
-    return Split(split.x[first], split.clean[first], split.y[first])
+    return Batch(images, images, data.train[1])
 
 
 def predict(model: LitModel, images: Tensor) -> Tensor:
