@@ -90,7 +90,7 @@ def _figures(results: Sequence[Result], folder: Path, page: Path) -> str:
         if result["finding"]:
             lines.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
         if result["finding"] and result["figures"]:
-            image = folder / result["experiment"].partition("/")[0] / result["figures"][0]
-            link = Path(os.path.relpath(image, page.parent)).as_posix()
+            file = folder / result["experiment"].partition("/")[0] / result["figures"][0]
+            link = Path(os.path.relpath(file, page.parent)).as_posix()
             lines.append(f"![{result['title']}]({link})")
     return "\n".join(lines)
