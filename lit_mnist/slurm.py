@@ -83,6 +83,23 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )
 
 
+def local_task(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+    """Return the index of this process among the tasks of its job step on this node, and their number.
+
+    Outside a job step, the process is alone: (0, 1).
+    """
+    job, index = allocation(environment), environment.get("SLURM_LOCALID", "")
+    if job is None or not job.step or not index.isdecimal():
+        return 0, 1
+    # One number for each node, with repetitions abbreviated: "2(x3),1".
+    counts: list[int] = []
+    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+        count, _, times = part.partition("(x")
+        counts += [int(count)] * int(times.removesuffix(")") or 1)
+    node = int(environment.get("SLURM_NODEID", 0))
+    return int(index), max(counts[node] if node < len(counts) else 1, int(index) + 1)
+
+
 def this_job() -> str:
     """Return the job of this process as ID.RESTARTS; empty outside SLURM."""
     job = allocation()

@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from lit_mnist.cluster.job import CODE, SCRIPT, Job, flag_value, jobs_folder, queue, read_job, run_slurm
 from lit_mnist.cluster.script import batch_script, parse_time
@@ -16,6 +17,7 @@ from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take
 from lit_mnist.errors import UsageError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.slurm import ENDED, warning_time
+from lit_mnist.sweeps.resources import count_devices
 from lit_mnist.terminal import Parser, say
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import SNAPSHOT
@@ -108,7 +110,8 @@ def submit(arguments: Sequence[str]) -> None:
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
-    job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
+    study = _spec(command).get("study")
+    job = Job(name, command, study and str(study), snapshot.commit, snapshot.digest, time.time(), options.restarts)
     job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
@@ -188,7 +191,7 @@ def _full_command(
             if count > 1 and flag_value(command, flag) is None:
                 words += [flag, str(count)]
     if command[0] == "sweep" and options.gpus > 1 and flag_value(command, "--workers") is None:
-        words += ["--workers", str(options.gpus)]
+        words += ["--workers", str(_workers(options.gpus, _spec(command)))]
     start = []
     if command[0] == "fit" and tasks * options.nodes > 1:
         # Since SLURM 22.05, srun does not take --cpus-per-task over from sbatch.
@@ -224,18 +227,26 @@ def _default_name(command: Sequence[str]) -> str:
     return re.sub(r"[^\w.-]+", "-", "-".join([*words, digest]))
 
 
-def _study(command: Sequence[str]) -> str | None:
-    """The name of the study that a sweep works on."""
-    if command[0] != "sweep":
-        return None
+def _spec(command: Sequence[str]) -> Mapping[str, Any]:
+    """The specification that a sweep names, unchecked; empty if it cannot be read, which the sweep reports."""
     import yaml
 
-    spec = next((word for word in command[1:] if word.endswith((".yaml", ".yml"))), None)
+    path = next((word for word in command[1:] if word.endswith((".yaml", ".yml"))), None)
     try:
-        content: Mapping[str, object] = yaml.safe_load(Path(spec).read_text()) if spec else {}
-        return str(content["study"])
-    except (OSError, yaml.YAMLError, KeyError, TypeError):
-        return None
+        content = yaml.safe_load(Path(path).read_text()) if path and command[0] == "sweep" else {}
+    except (OSError, yaml.YAMLError):
+        return {}
+    return content if isinstance(content, dict) else {}
+
+
+def _workers(gpus: int, spec: Mapping[str, Any]) -> int:
+    """How many workers of a sweep share the GPUs of a node, each with as many as its largest trial takes."""
+    try:
+        devices = [(spec.get("flags") or {}).get("trainer.devices", 1)]
+        devices += (spec.get("space") or {}).get("trainer.devices", {}).get("choices", [])
+        return max(1, gpus // max(count_devices(value) or gpus for value in devices))
+    except (AttributeError, TypeError, ValueError):
+        return 1  # the specification is wrong, which the sweep reports
 
 
 def _count(text: str, least: int = 0) -> int:

@@ -28,7 +28,7 @@ _CACHE: dict[Hashable, tuple[Pair, Pair]] = {}
 """The last training and validation split, by all that determines it: most trials of a sweep use the same one."""
 _NOT_IN_SPLIT = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
-    "corruption", "noise", "val_noise", "test_noise", "rotation",
+    "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation",
 }  # fmt: skip
 """Arguments that do not affect the split."""
 
@@ -42,7 +42,8 @@ class ImageDataModule(LightningDataModule):
         root: Folder that holds the dataset; without it LIT_MNIST_DATA, ./data and Debian's package are tried.
         batch_size: Images per training step, over all devices.
         eval_batch_size: Images per evaluation step, over all devices.
-        val_size: Validation images, a count or a fraction of the training images; stratified, fixed by seed.
+        val_size: Validation images, a count or a fraction of the training images; stratified, fixed by seed. With
+            0 all images are for training: nothing is validated, and the last checkpoint is the best one.
         train_size: Training images to keep after the validation split, stratified; all by default.
         train_per_class: Training images to keep of each class, instead of train_size.
         train_choice: Which images train_per_class keeps: random, or typical: nearest to the centres of k-means.
@@ -51,6 +52,8 @@ class ImageDataModule(LightningDataModule):
         noise: Level of the corruption in training.
         val_noise: Level of the corruption in validation; as in training by default.
         test_noise: Level of the corruption in testing; as in training by default.
+        fixed_noise: Whether each training image keeps the same noise in all epochs, as in a set that was corrupted
+            before training. By default the noise is drawn anew in each epoch.
         rotation: Largest angle, in degrees, by which training images are rotated.
         seed: Seed of the split, the order and the noise; 0 by default, seed_everything on the command line.
 
@@ -72,6 +75,7 @@ class ImageDataModule(LightningDataModule):
         noise: float | None = None,
         val_noise: float | None = None,
         test_noise: float | None = None,
+        fixed_noise: bool = False,
         rotation: float = 0.0,
         seed: int | None = None,
     ) -> None:
@@ -123,18 +127,31 @@ class ImageDataModule(LightningDataModule):
 
     def train_dataloader(self) -> InMemoryLoader:
         """Shuffled batches of the training images, rotated and corrupted."""
-        transforms = BatchTransforms(self.hparams["corruption"], self.level, self.hparams["rotation"])
+        h = self.hparams
+        transforms = BatchTransforms(h["corruption"], self.level, h["rotation"], h["fixed_noise"])
         return self._loader("train", self.train, self.hparams["batch_size"], transforms)
 
-    def val_dataloader(self) -> InMemoryLoader:
-        """Batches of the validation images, corrupted at `val_noise`."""
+    def val_dataloader(self) -> InMemoryLoader | list[Batch]:
+        """Batches of the validation images, corrupted at `val_noise`.
+
+        Returns:
+            An empty list if `val_size` is 0; Lightning then trains without validating.
+
+        Raises:
+            UsageError: `val_size` is 0, and the trainer is about to validate or to predict.
+
+        """
+        if self.val is not None and not len(self.val[1]):
+            if self.trainer is not None and self.trainer.state.fn in ("validate", "predict"):
+                raise UsageError("--data.val_size 0 leaves no validation images")
+            return []
         return self._evaluation_loader("val", self.val)
 
     def test_dataloader(self) -> InMemoryLoader:
         """Batches of the test images, corrupted at `test_noise`."""
         return self._evaluation_loader("test", self.test)
 
-    def predict_dataloader(self) -> InMemoryLoader:
+    def predict_dataloader(self) -> InMemoryLoader | list[Batch]:
         """The batches of `val_dataloader`, since only `test` may read the test images."""
         return self.val_dataloader()
 
@@ -209,9 +226,11 @@ class ImageDataModule(LightningDataModule):
         """Split into training and validation; `train_size` or `train_per_class` may drop training images."""
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size
-        if not 0 < val_size < len(labels):
+        # A fraction that rounds to no image is a mistake; 0 is a choice.
+        if not 0 <= val_size < len(labels) or (size and not val_size):
             raise UsageError(
-                f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,}"
+                f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,};"
+                " 0 trains on all of them, without validation"
             )
         val, train = stratified(labels, val_size, self.seed, "val")
         if self.hparams["train_per_class"] is not None:
@@ -259,6 +278,11 @@ class ImageDataModule(LightningDataModule):
                 raise UsageError(f"--data.{flag} {level} has no effect without --data.corruption")
             if not 0 <= level <= highest:
                 raise UsageError(f"--data.{flag} {level} must lie in [0, {highest}]")
+        if h["fixed_noise"] and not h["noise"]:
+            raise UsageError("--data.fixed_noise true has no effect without --data.noise")
+        if h["fixed_noise"] and h["rotation"]:
+            # The fixed noise is drawn once, on the images as they are stored; rotation differs in every step.
+            raise UsageError("--data.fixed_noise true cannot be combined with --data.rotation")
         if not 0 <= h["rotation"] <= 180:
             raise UsageError(f"--data.rotation {h['rotation']} must lie in [0, 180] degrees")
 

@@ -12,6 +12,9 @@ from lit_mnist.data.corruptions import CORRUPTIONS, rotate
 from lit_mnist.data.randomness import keyed_generator
 from lit_mnist.errors import UsageError
 
+NOISE_BLOCK = 10_000
+"""Images whose fixed noise comes from one generator. Another number changes the noise."""
+
 
 class Batch(NamedTuple):
     """One step's images, float32 in [0, 1] of shape (B, C, H, W), and their labels, int64 of shape (B,)."""
@@ -54,6 +57,8 @@ class BatchTransforms:
     """Level of the corruption."""
     rotation: float = 0.0
     """Largest angle in degrees."""
+    fixed_noise: bool = False
+    """True if an image has the same noise in every epoch; without rotation only."""
 
 
 class InMemoryLoader:
@@ -96,6 +101,7 @@ class InMemoryLoader:
         self.position = 0
         """Number of steps of the epoch that the next iteration skips."""
         self._given = 0
+        self._corrupted: Tensor | None = None
         total = len(images)
         if stage == "train":
             # Every rank gets as many images, so that the mean over ranks is the mean over the batch. For that the
@@ -157,10 +163,27 @@ class InMemoryLoader:
             generator = keyed_generator(self.seed, "rotation", self.stage, self.epoch, step, device=device)
             clean = rotate(clean, self.transforms.rotation, generator)
         x = clean
-        if self.transforms.corruption is not None:
+        if self.transforms.fixed_noise:
+            x = self._corrupted_once().index_select(0, indices)
+        elif self.transforms.corruption is not None:
             generator = keyed_generator(self.seed, "noise", self.stage, self.epoch, step, device=device)
             x = CORRUPTIONS[self.transforms.corruption](clean, self.transforms.noise, generator)
         if self.world_size == 1:
             return Batch(x, clean, y)
         share = slice(self.rank, None, self.world_size)
         return Batch(x[share], clean[share], y[share])
+
+    def _corrupted_once(self) -> Tensor:
+        """All images with their fixed noise, float32 (N, C, H, W), four times the memory of the images; cached.
+
+        The noise is drawn in blocks, because a generator per image would cost more than the training step.
+        """
+        if self._corrupted is None:
+            assert self.transforms.corruption is not None
+            corrupt, device, blocks = CORRUPTIONS[self.transforms.corruption], self.images.device, []
+            for number, block in enumerate(torch.split(self.images, NOISE_BLOCK)):
+                generator = keyed_generator(self.seed, "fixed noise", self.stage, number, device=device)
+                clean = block.to(torch.float32).div_(255)
+                blocks.append(corrupt(clean, self.transforms.noise, generator))
+            self._corrupted = torch.cat(blocks)
+        return self._corrupted

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lit_mnist.errors import UsageError
 from lit_mnist.slurm import allocation, leave_tasks
+from lit_mnist.sweeps.resources import take_task_share
 from lit_mnist.terminal import Parser, quiet
 
 USAGE = """\
@@ -77,8 +78,9 @@ def _run(arguments: Sequence[str]) -> None:
         spec = load_spec(known.spec)
         plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
         return
-    if allocation() is not None:
-        leave_tasks()  # before the fork server starts, whose environment every worker inherits
+    if allocation() is not None:  # before the fork server starts, whose environment every worker inherits
+        take_task_share()
+        leave_tasks()
     from lit_mnist.sweeps.workers.spawn import prepare
 
     prepare(known.workers)  # starts the workers' imports, which then run beside this process's own

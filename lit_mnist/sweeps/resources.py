@@ -1,8 +1,13 @@
 """This machine's cores and GPUs, and each worker's share of them."""
 
 import os
+from collections.abc import Sequence
 
-from lit_mnist.slurm import allocation
+from lit_mnist.errors import UsageError
+from lit_mnist.slurm import allocation, local_task
+
+Devices = int | str | list[int]
+"""A value of `trainer.devices`: a number, indices (a list, or text such as "0,1"), or "auto" or -1 for all."""
 
 
 def cores() -> int:
@@ -34,3 +39,72 @@ def visible_gpus() -> list[str]:
         return [str(i) for i in range(pynvml.nvmlDeviceGetCount())]
     except pynvml.NVMLError:
         return []
+
+
+def take_task_share() -> None:
+    """Restrict this process to its share of the GPUs, where all tasks of a job step on a node see the same ones.
+
+    With `srun --ntasks-per-node=4` in a job with `--gpus-per-node=4`, each task sees all four GPUs and would take
+    the first. With `--gpus-per-task=1`, SLURM gives each task its own, and nothing is left to share.
+    """
+    index, tasks = local_task()
+    gpus = visible_gpus() if tasks > 1 else []
+    on_node = os.environ.get("SLURM_GPUS_ON_NODE", "")
+    is_bound = "SLURM_GPUS_PER_TASK" in os.environ or (on_node.isdecimal() and len(gpus) < int(on_node))
+    if not gpus or is_bound:
+        return
+    share = gpus[index * len(gpus) // tasks : (index + 1) * len(gpus) // tasks]
+    os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share or [gpus[index % len(gpus)]])
+
+
+def count_devices(devices: Devices) -> int | None:
+    """Return how many devices a training takes; None if it takes all that it sees."""
+    if isinstance(devices, str) and "," in devices:
+        return len([index for index in devices.split(",") if index.strip()])
+    if isinstance(devices, list):
+        return len(devices)
+    return None if str(devices) in ("auto", "-1") else int(devices)
+
+
+def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -> list[str]:
+    """Divide this machine's GPUs between workers.
+
+    Args:
+        gpus: Those that this process may use, see `visible_gpus`.
+        workers: How many workers there are.
+        devices: Every value of `trainer.devices` in the study.
+
+    Returns:
+        CUDA_VISIBLE_DEVICES of each worker; empty if all of them see all GPUs.
+
+    Raises:
+        UsageError: there are too few GPUs.
+
+    """
+    if not gpus:
+        return []
+    listed = [value for value in devices if isinstance(value, list) or "," in str(value)]
+    for value in listed:
+        # Indices count among all GPUs that the sweep sees, so no worker may have a narrower view.
+        indices = value if isinstance(value, list) else [int(index) for index in str(value).split(",") if index]
+        if max(indices, default=0) >= len(gpus):
+            raise UsageError(f"trainer.devices {value}: there are {len(gpus)} GPUs here, counted from 0")
+        if workers > 1 and len(indices) > 1:
+            raise UsageError(
+                f"trainer.devices {value}: each of the {workers} workers would train on the same GPUs; give their"
+                f" number, trainer.devices {len(indices)}, or take --workers 1"
+            )
+    if listed:
+        return []
+    counts = [count_devices(value) for value in devices]
+    # A training on "all" GPUs takes all of its worker's.
+    each = max(count or max(1, len(gpus) // workers) for count in counts)
+    if each == 1:
+        return [gpus[number % len(gpus)] for number in range(workers)]
+    if each * workers > len(gpus):
+        of = "1 worker" if workers == 1 else f"{workers} workers"
+        raise UsageError(
+            f"{of} with trainer.devices {each} need {each * workers} GPUs, and there are {len(gpus)} here: lower"
+            " --workers or trainer.devices"
+        )
+    return [",".join(gpus[number * each : (number + 1) * each]) for number in range(workers)]

@@ -17,13 +17,14 @@ from lit_mnist.redaction import redact_urls
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.points import Point, Rewind, newest_per_step, stored_points, tagged_rewinds
 from lit_mnist.tracking.journal.uploader import Uploader
-from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
+from lit_mnist.tracking.mlflow_private import LOGGED_IMAGES, MAX_PARAM_LENGTH, image_paths
 from lit_mnist.tracking.store import Store
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
     from mlflow import MlflowClient
     from mlflow.entities import Run as MlflowRun
+    from PIL.Image import Image
 
 
 @dataclass
@@ -132,6 +133,17 @@ class Run:
         figure.savefig(path, dpi=120)
         self.log_file(path, "figures")
         return self.locate(f"figures/{name}.png")
+
+    def log_image(self, image: "Image", key: str, step: int) -> None:
+        """Log `image` as the one of `step` in the series `key`, which MLflow shows with a slider over the steps.
+
+        A resumed run that logs an image of the same step again replaces it.
+        """
+        for path in image_paths(key, int(step)):
+            target = self._outbox_path(path)
+            image.save(target)
+            self.log_file(target, "images")
+        self.set_tags({LOGGED_IMAGES: "True"})
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
         """Log which images the run learns from: dataset, checksum, and size of each split."""

@@ -4,7 +4,9 @@
 """
 
 import importlib
+import inspect
 import logging
+import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -37,6 +39,26 @@ MAX_PARAMS_TAGS_PER_BATCH = 100
 """Parameters, or tags, that MLflow accepts in one call."""
 MAX_PARAM_LENGTH = 6000
 """Characters that MLflow accepts as the value of a parameter."""
+
+
+LOGGED_IMAGES = "mlflow.loggedImages"
+"""The tag of a run that has series of images."""
+
+
+def image_paths(key: str, step: int) -> tuple[str, str]:
+    """The artifacts of a step of an image series: the image in full, and the one that the UI shows first.
+
+    `MlflowClient.log_image` adds a random id to each name, so that an image that is logged again is there twice.
+    These names depend on key and step alone.
+    """
+    from mlflow import MlflowClient
+
+    # The page of MLflow 3.1 knows only names with %, which later versions replaced (mlflow#21085).
+    mark = "+" if "+step+" in inspect.getsource(MlflowClient.log_image) else "%"
+    unique = uuid.uuid5(uuid.NAMESPACE_URL, f"{key} {step}")
+    # The time decides only which of two images of the same step is shown.
+    name = mark.join([f"images/{key}", "step", str(step), "timestamp", str(max(step, 1)), str(unique)])
+    return f"{name}.png", f"{name}{mark}compressed.webp"
 
 
 def import_sql_store() -> None:

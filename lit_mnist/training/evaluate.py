@@ -23,7 +23,7 @@ from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.lightning.ranks import make_rendezvous_interruptible
 from lit_mnist.training.lightning.signals import StopEvaluation
-from lit_mnist.training.report import Result, show, test_figures
+from lit_mnist.training.report import Result, show, test_figures, val_figures
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -36,6 +36,8 @@ def evaluate(
     verb: str, run_id: str, checkpoint: str, overrides: list[str], watch: SignalWatch | None = None
 ) -> Result:
     """Measure a run's checkpoint and print the metrics; those of the test images are logged to the run.
+
+    Figures of its predictions are logged, too; those of the validation images for the best checkpoint only.
 
     Args:
         verb: `validate` or `test`.
@@ -64,10 +66,27 @@ def evaluate(
             known = run.data().data.metrics
             run.log_metrics({name: value for name, value in metrics.items() if known.get(name) != value}, step)
             drawn = test_figures(run, cli.model, cli.datamodule)
+        if verb == "validate" and trainer.is_global_zero and checkpoint == "best" and not overrides:
+            drawn = val_figures(run, cli.model, cli.datamodule)  # else they would not be what the run's name says
         result = Result(run.id, metrics, took, drawn)
     if trainer.is_global_zero:
         show(result, verb)
     return result
+
+
+def draw_best_checkpoint(run_id: str) -> None:
+    """Log the figures of a run's best checkpoint on the validation images, unless the run has them.
+
+    Raises:
+        UserError: the run has no configuration or no checkpoint, or the images are missing.
+
+    """
+    client = connect(find_store())
+    if any(Path(item.path).name.startswith("val_") for item in client.list_artifacts(run_id, "figures")):
+        return
+    with loaded_run(run_id, "best", []) as (run, cli, _):
+        cli.datamodule.setup("validate")
+        val_figures(run, cli.model, cli.datamodule)
 
 
 def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None:

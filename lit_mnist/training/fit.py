@@ -17,7 +17,9 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
+from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
 from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
@@ -61,7 +63,7 @@ from lit_mnist.training.lightning.ranks import (
     run_of_rank_0,
 )
 from lit_mnist.training.progress import progress_callback
-from lit_mnist.training.report import Result, fit_figures, show
+from lit_mnist.training.report import ReconstructionSeries, Result, fit_figures, show
 
 
 @dataclass
@@ -199,12 +201,21 @@ def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]
 
 
 def check_fit(cli: LitCLI) -> None:
-    """Refuse a model that cannot take the data.
+    """Refuse a model that cannot take the data, and strategies that split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, or takes images of another shape.
+        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
+            that does not take place; or the strategy is sharded.
 
     """
+    # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
+    strategy = str(cli.config["trainer"]["strategy"])
+    for name in ("fsdp", "deepspeed", "model_parallel", "modelparallel"):
+        if name in strategy.lower():
+            raise UsageError(
+                f"--trainer.strategy {name}: checkpoints are single files, which sharded strategies do not write;"
+                " take ddp, since every model here fits on one device"
+            )
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
@@ -214,6 +225,23 @@ def check_fit(cli: LitCLI) -> None:
     if list(model.get("image_shape", shape)) != shape:
         raise UsageError(
             f"--model.image_shape {list(model['image_shape'])}: those of {cli.datamodule.dataset} are {shape}"
+        )
+    if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
+        raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
+
+
+def check_batch_size(data: ImageDataModule, devices: int) -> None:
+    """Refuse a batch that several devices cannot share equally.
+
+    Raises:
+        UsageError: the batch size is no multiple of the number of devices.
+
+    """
+    batch_size = int(data.hparams["batch_size"])
+    if batch_size % devices and not data.full_dataset_per_rank:
+        raise UsageError(
+            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+            f" take a multiple of {devices}"
         )
 
 
@@ -243,6 +271,8 @@ def _prepare(
     best = best_callback(cli.model)
     # ExactResume is first: the checkpoint of a step is written before any other callback begins the next one.
     ours: list[Callback] = [exact_resume, *callbacks, best]
+    if isinstance(cli.model, Autoencoder) and cli.config["tracking"].figures:
+        ours.append(ReconstructionSeries(tracker))
     if cli.config["trainer"]["enable_progress_bar"] is not False:
         ours.append(progress_callback())
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])
@@ -271,12 +301,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    batch_size, devices = int(cli.datamodule.hparams["batch_size"]), trainer.world_size
-    if batch_size % devices and not cli.datamodule.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
+    check_batch_size(cli.datamodule, trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(

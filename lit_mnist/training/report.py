@@ -5,13 +5,16 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import Tensor
 
 from lit_mnist.data import Batch, ImageDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking import figures
+from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.run import Run
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
@@ -30,10 +33,20 @@ class Result:
 
 
 def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
-    """Log the loss curves, and figures of the predictions for the validation images; returns their locations."""
+    """Log the loss curves, and figures of the predictions for the validation images, if there are any.
+
+    Returns:
+        Paths or addresses of the figures.
+
+    """
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
-    return drawn + [
+    return drawn + (val_figures(run, model, data) if data.sizes()["val"] else [])
+
+
+def val_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
+    """Log figures of the predictions for the validation images; returns their locations."""
+    return [
         run.log_figure(figure, f"val_{name}")
         for name, figure in model_figures(model, data, _alone(data).val_dataloader(), "validation")
     ]
@@ -105,6 +118,41 @@ def _predict(model: LitModel, images: Tensor) -> Tensor:
     # A Trainer with `precision: 16-true` or the like has converted the weights.
     prediction: Tensor = model.predict_step(images.to(model.device, next(model.parameters()).dtype), 0)
     return prediction.float().cpu()
+
+
+class ReconstructionSeries(Callback):
+    """Logs reconstructions of the same eight validation images over the epochs, as a series of images in MLflow.
+
+    Args:
+        tracker: The logger, whose run is the one to log to.
+
+    """
+
+    def __init__(self, tracker: MLflowTracker) -> None:
+        self.tracker = tracker
+        self._batch: Batch | None = None
+
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log an image after each of the first ten epochs, then after every tenth, then after every hundredth."""
+        number = trainer.current_epoch + 1
+        if trainer.sanity_checking or not trainer.is_global_zero or number % 10 ** (len(str(number)) - 1):
+            return
+        if self._batch is None:
+            # A loader of its own: a position in the Trainer's would be part of the next checkpoint.
+            self._batch = one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
+        assert self.tracker.run is not None and isinstance(pl_module, LitModel)
+        with torch.inference_mode():
+            rows = [self._batch.clean, _predict(pl_module, self._batch.x)]
+        if not torch.equal(self._batch.x, self._batch.clean):
+            rows.insert(1, self._batch.x)
+        pixels = figures.drawable(torch.stack([row.cpu() for row in rows]).flatten(0, 1).numpy())
+        height, width, *channels = pixels.shape[1:]
+        grid = pixels.reshape(len(rows), -1, height, width, *channels).swapaxes(1, 2)
+        strip = grid.reshape(len(rows) * height, -1, *channels)
+        image = Image.fromarray((strip * 255).round().astype(np.uint8))
+        # Twice as large, since MLflow's page smooths what it magnifies.
+        image = image.resize((2 * image.width, 2 * image.height), Image.Resampling.NEAREST)
+        self.tracker.run.log_image(image, "val reconstructions", trainer.global_step)
 
 
 def show(result: Result, verb: str) -> None:

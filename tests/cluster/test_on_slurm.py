@@ -286,7 +286,7 @@ def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: P
         wait_for(goes_on, f"progress: {log_of('soaked', project)[-2000:]}")
         waits.append(time.monotonic() - began)
         print(f"{len(waits)} {way}: at step {before}; the next checkpoint {waits[-1]:.1f} s later")
-    finish("soaked", job, project)
+    finish("soaked", job, project, limit=1200)
     print(f"median time to the next checkpoint: {statistics.median(waits):.1f} s, longest {max(waits):.1f} s")
     assert_same("soaked", whole)
 

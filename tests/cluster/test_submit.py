@@ -58,6 +58,16 @@ def test_no_password_is_in_the_script(cli: Cli, project: Path, monkeypatch: pyte
     assert "--array=0-3" in script and "http://mlflow.example:5000" in script and "verysecret" not in script
 
 
+@pytest.mark.parametrize(("devices", "workers"), [("1", 4), ("{choices: [1, 2]}", 2), ("auto", 1), ("many", 1)])
+def test_a_sweep_gets_as_many_workers_as_its_trials_leave_gpus_for(
+    devices: str, workers: int, cli: Cli, project: Path
+) -> None:
+    section = "space" if "choices" in devices else "flags"
+    (project / "wide.yaml").write_text(f"study: wide\n{section}: {{trainer.devices: {devices}}}\n")
+    script = cli("submit", "--dry-run", "--gpus", "4", "--", "sweep", "wide.yaml")[1]
+    assert f"sweep wide.yaml --workers {workers}" in script
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

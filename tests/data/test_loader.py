@@ -73,6 +73,29 @@ def test_noise_and_rotation_differ_by_step_epoch_and_seed(transforms: BatchTrans
     assert not any(torch.equal(batch(), other) for other in (batch(number=1), batch(step=1), batch(seed=2)))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_fixed_noise_belongs_to_the_image(world_size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_mnist.data.loader.NOISE_BLOCK", 300)  # several blocks, the last one smaller
+
+    def by_image(number: int, seed: int = 1, fixed: bool = True) -> dict[bytes, bytes]:
+        """The corrupted image of each clean one, over all ranks."""
+        transforms = BatchTransforms("gaussian", 0.5, fixed_noise=fixed)
+        options = {"transforms": transforms, "seed": seed, "world_size": world_size}
+        batches = [b for rank in range(world_size) for b in epoch(mini_loader(rank=rank, **options), number)]
+        return {
+            clean.numpy().tobytes(): x.numpy().tobytes()
+            for b in batches
+            for x, clean in zip(b.x, b.clean, strict=True)
+        }
+
+    first, other_seed = by_image(0), by_image(0, seed=2)
+    assert len(first) == len(set(first.values())) == 1000  # no two images have the same noise
+    assert by_image(3) == first
+    assert all(first[image] != other_seed[image] for image in first)
+    anew = [by_image(number, fixed=False) for number in (0, 3)]
+    assert all(anew[0][image] != anew[1][image] for image in first)
+
+
 def test_evaluation_is_the_same_in_every_epoch() -> None:
     loader = mini_loader("val")
     assert equal(epoch(loader, 0), epoch(loader, 5))
@@ -208,6 +231,13 @@ def test_mini_warns_and_uses_all_images_for_a_larger_train_size() -> None:
         ({"train_per_class": 600}, "--data.train_per_class 600: MiniMNIST's class 0 has only 360"),
         ({"train_choice": "typical"}, "--data.train_choice typical has no effect"),
         ({"rotation": -1.0}, "--data.rotation"),
+        ({"val_size": 0.0001}, "--data.val_size 0.0001 must leave images"),
+        ({"val_size": -1}, "--data.val_size -1"),
+        ({"fixed_noise": True}, "--data.fixed_noise true has no effect without --data.noise"),
+        (
+            {"fixed_noise": True, "corruption": "gaussian", "noise": 0.5, "rotation": 9.0},
+            "--data.fixed_noise true cannot be combined",
+        ),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -10,10 +10,11 @@ import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import GPSampler, QMCSampler, TPESampler
-from optuna.trial import Trial
+from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 
 import lit_mnist
 from lit_mnist.sweeps.search import optuna_private
+from lit_mnist.sweeps.search.optuna_private import limit_trials
 
 pytestmark = pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 
@@ -153,3 +154,32 @@ def test_private_names_of_optuna_are_used_in_one_module() -> None:
 def _root(node: ast.Attribute) -> Any:
     """The name that an attribute is looked up on, if it is looked up on a name."""
     return node.value.id if isinstance(node.value, ast.Name) else None
+
+
+def test_samplers_of_a_large_study_see_the_best_the_running_and_the_newest_trials() -> None:
+    study = optuna.create_study(direction="maximize")
+    space = {"x": FloatDistribution(0, 1)}
+    for number in range(200):
+        state = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)[number % 3]
+        # The best are numbers 60, 63, ...: neither first nor last.
+        value = {"value": 1 - abs(number - 60) / 200} if state == TrialState.COMPLETE else {}
+        reported = {"intermediate_values": {0: 0.5}} if state == TrialState.PRUNED else {}
+        study.add_trial(create_trial(state=state, params={"x": 0.5}, distributions=space, **value, **reported))
+    running = study.ask()
+
+    class Spy(TPESampler):
+        seen: list[FrozenTrial]
+
+        def sample_relative(self, study, trial, search_space):  # type: ignore[no-untyped-def]
+            states = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+            self.seen = study._get_trials(deepcopy=False, states=states, use_cache=False)
+            return super().sample_relative(study, trial, search_space)
+
+    study.sampler = sampler = Spy(multivariate=True, group=True, constant_liar=True, seed=0)
+    with limit_trials(study, 40, best=10):
+        study.ask(space)
+    numbers = [trial.number for trial in sampler.seen]
+    assert numbers == sorted(numbers) and len(numbers) == 40
+    assert {45, 48, 51, 54, 57, 60, 63, 66, 69, 72, running.number} <= set(numbers)
+    assert {196, 198, 199} <= set(numbers) and 197 not in numbers  # 197 failed
+    assert len(study.get_trials()) == 202

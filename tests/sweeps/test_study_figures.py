@@ -143,7 +143,7 @@ def test_a_grid_of_numeric_choices_is_a_table_with_the_interval_of_each_cell() -
     figure = draw_figures(summary)["heat_map"]
     cells = [text for text in texts(figure) if "±" in text]
     assert len(cells) == 6 and "75.5\n± 6.4 %" in cells
-    assert {"means of 2 seeds with their 95 % interval; the best is framed", "0.01", "0.3"} <= set(texts(figure))
+    assert {"means of 2 seeds with their 95 % interval; framed: best", "0.01", "0.3"} <= set(texts(figure))
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "0.3"]
 
 

@@ -1,12 +1,14 @@
 """MLflow's internals are as `lit_mnist/tracking/mlflow_private.py` expects; a failure names what has changed."""
 
 import importlib
+import re
 from pathlib import Path
 from typing import Any
 
 import mlflow
 import pytest
 from mlflow.entities import Metric
+from PIL import Image
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
 
@@ -76,3 +78,17 @@ def test_the_latest_value_after_a_deletion_is_what_mlflow_makes_it(project: Path
 def test_nothing_is_deleted_where_no_database_can_be_reached_or_its_tables_are_different(project: Path) -> None:
     assert not mlflow_private.delete_points("http://127.0.0.1:1", "abc", 5, 100, [])
     assert not mlflow_private.delete_points(f"sqlite:///{project}/empty.db", "abc", 5, 100, [])
+
+
+def test_images_of_a_series_are_named_as_mlflow_names_them(project: Path) -> None:
+    client = connect(find_store())
+    run_id = client.create_run("0").info.run_id
+    client.log_image(run_id, Image.new("L", (4, 4)), key="val images", step=7, timestamp=7)
+    theirs = sorted(
+        re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", item.path) for item in client.list_artifacts(run_id, "images")
+    )
+    ours = [
+        re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", path) for path in mlflow_private.image_paths("val images", 7)
+    ]
+    assert theirs == sorted(ours), TRIED
+    assert client.get_run(run_id).data.tags[mlflow_private.LOGGED_IMAGES] == "True"

@@ -1,6 +1,7 @@
 """`lit-mnist validate`, `test` and `predict`: a run's checkpoint put to use."""
 
 import re
+from io import BytesIO
 from pathlib import Path
 
 import mlflow
@@ -99,6 +100,39 @@ def test_validate_gives_the_fits_best_value_and_logs_nothing(
         assert run.data().to_dictionary() == before
         monitor = run.data().data.tags["monitor"]
         assert values[monitor] == f"{run.data().data.metrics[f'best/{monitor}']:.4f}"
+
+
+def test_validate_draws_the_mistakes_of_a_run_without_figures(project: Path, cli: Cli) -> None:
+    run_id = _train((*CNN, "--tracking.figures", "false", "--trainer.max_epochs", "1"))
+    client = connect(find_store())
+    assert client.list_artifacts(run_id, "figures") == []
+    assert "figures/" not in _said(cli, "validate", "--run", run_id, "--checkpoint", "last")
+    out = _said(cli, "validate", "--run", run_id)
+    assert out.splitlines()[-1].endswith("figures/val_confusion_matrix.png")
+    assert [item.path for item in client.list_artifacts(run_id, "figures")] == ["figures/val_confusion_matrix.png"]
+
+
+def test_an_autoencoder_logs_the_same_images_over_the_epochs_once_each(project: Path, cli: Cli) -> None:
+    series = ("--tracking.experiment", "series", "--checkpoint.every_n_steps", "1000000")
+    run_id = _train((*AUTOENCODER, *series, "--trainer.max_epochs", "2"))
+    client = connect(find_store())
+
+    def shown() -> list[tuple[int, int]]:
+        """Step and size of each image."""
+        paths = [
+            Path(client.download_artifacts(run_id, item.path)) for item in client.list_artifacts(run_id, "images")
+        ]
+        return sorted(
+            (int(re.split(r"[+%]", path.name)[2]), Image.open(BytesIO(path.read_bytes())).width) for path in paths
+        )
+
+    steps = [step for step, _ in shown()]
+    assert len(steps) == 4 and len(set(steps)) == 2 and {width for _, width in shown()} == {8 * 28 * 2}
+    _said(cli, "fit", "--resume", run_id, "--trainer.max_epochs", "3")
+    assert len(shown()) == 6 and client.get_run(run_id).data.tags["mlflow.loggedImages"] == "True"
+    with open_run("", run_id=run_id) as run:
+        run.log_image(Image.new("L", (16, 16)), "val reconstructions", steps[0])
+    assert len(shown()) == 6 and sorted({width for _, width in shown()}) == [16, 8 * 28 * 2]
 
 
 @pytest.mark.parametrize("digit", DIGITS)

@@ -17,7 +17,7 @@ import pytest
 import torch
 import yaml
 from conftest import MINI, Cli, enter_project
-from servers import LEAN, wait_for
+from servers import wait_for
 
 from lit_mnist import models
 from lit_mnist.cli import main
@@ -109,6 +109,19 @@ def test_the_file_loads_without_this_package(file_format: str, cnn: str, cli: Cl
     assert described["metrics"]["val/acc"] > 0.5 and described["output"]["classes"] == list("0123456789")
 
 
+def test_the_best_trial_of_a_study_has_the_figure_of_its_predictions(study_run: str) -> None:
+    client = connect(find_store())
+    runs = mlflow.search_runs(
+        search_all_experiments=True, filter_string="tags.`sweep.trial` != ''", output_format="list"
+    )
+    [best] = json.loads(Path(client.download_artifacts(study_run, "summary.json")).read_text())["best_trials"]
+    drawn = {
+        run.info.run_id: [item.path for item in client.list_artifacts(run.info.run_id, "figures")] for run in runs
+    }
+    assert len(drawn) == 2 and drawn.pop(best["runs"][0]) == ["figures/val_reconstructions.png"]
+    assert list(drawn.values()) == [[]]
+
+
 @mlflow_pt2
 def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cli, project: Path) -> None:
     code, out, err = cli("export", study_run, "--format", "mlflow", "--register", "digits", "--output", "copy")
@@ -130,7 +143,7 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
         sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/digits@champion",
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
-    environment = _environment() | LEAN | {"MLFLOW_TRACKING_URI": find_store().uri}
+    environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {"MLFLOW_TRACKING_URI": find_store().uri}
     with (project / "served.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:

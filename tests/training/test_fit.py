@@ -218,6 +218,15 @@ def test_validation_in_mid_epoch_does_not_count_as_training_time(
         assert len(run.history("val/loss")) == 12
 
 
+@pytest.mark.parametrize(
+    "strategy", ["fsdp", "deepspeed_stage_2", "lightning.pytorch.strategies.FSDPStrategy", "model_parallel"]
+)
+def test_sharded_strategies_are_refused_by_name(strategy: str, cli: Cli, project: Path) -> None:
+    code, _, err = cli("fit", "--config", "zhang/cnn", *SHORT, "--trainer.strategy", strategy)
+    assert code == 2 and err.count("\n") == 1 and "take ddp" in err and "sharded" in err
+    assert not (project / "mlruns").exists()
+
+
 def test_mixed_float16_on_a_cpu_is_refused(cli: Cli) -> None:
     flags = ("--trainer.accelerator", "cpu", "--trainer.precision", "16-mixed")
     code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT, *flags)
@@ -234,3 +243,26 @@ def test_warnings_of_operations_that_are_not_deterministic_are_shown(capsys: pyt
         finally:
             torch.use_deterministic_algorithms(False)
     assert "does not have a deterministic implementation" in capsys.readouterr().err
+
+
+def test_without_validation_images_all_are_for_training(project: Path, cli: Cli) -> None:
+    flags = [*SHORT, "--data.train_per_class", "null", "--data.val_size", "0", "--data.batch_size", "200"]
+    once = ["fit", "--config", "zhang/cnn", *flags, "--model.channels", "[2,2]", "--trainer.max_epochs"]
+    code, out, err = cli(*once, "1")
+    assert code == 0 and "train/acc" in out and "val/" not in out, err
+    run_id = out.split()[1]
+    code, out, err = cli("fit", "--resume", run_id, "--trainer.max_epochs", "2")
+    assert code == 0 and "goes on from step 20" in out, err
+    with open_run("", run_id=run_id) as run:
+        assert not [name for name in run.data().data.metrics if name.startswith(("val/", "best/"))]
+        assert _artifacts(run, "checkpoints") == ["checkpoints/last.ckpt"]
+        assert _artifacts(run, "figures") == ["figures/loss_curves.png"]
+        assert _weights(run, "last")["global_step"] == 40  # 4,000 images in batches of 200, two epochs
+    code, out, _ = cli("test", "--run", run_id)
+    assert code == 0 and "taking its last checkpoint" in out and "test/acc" in out
+    assert cli("validate", "--run", run_id)[::2] == (
+        2,
+        "lit-mnist: error: --data.val_size 0 leaves no validation images\n",
+    )
+    code, _, err = cli("fit", "--config", "panagakis/classifier", *flags, "--model.patience", "3")
+    assert code == 2 and "--model.patience 3 has no effect with --data.val_size 0" in err

@@ -4,7 +4,9 @@ progress.py    live display while a sweep runs
 status.py      `lit-mnist sweep status` and `sweep list`
 export.py      `lit-mnist sweep best` (a trial's configuration) and `sweep export` (all trials as a table)
 parent_run.py  what the study's parent run in MLflow receives: summary.json, metrics, figures, study.html
-figures.py     static figures: history, parameter importances, parallel coordinates, Pareto front
-heat_map.py    static figure: the first objective over two parameters
-html.py        interactive page, drawn by Optuna with plotly
+figures.py     figures: history, learning curves, importances, slices, parallel coordinates, Pareto front
+heat_map.py    figure: the first objective over two parameters, as a map or a table
+importances.py how much each parameter matters
+plotting.py    axes, palette and marks that the figures have in common
+html.py        the figures as one page with the details of each trial (template study.html)
 """

@@ -154,7 +154,7 @@ def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.bar_label(bars, [f"{100 * shares[name]:.0f} %" for name in names], padding=4, color=INK)
     axes.set(xlim=(0, 1.12 * max(shares.values())), xticks=[])
-    note = f"what distinguishes the best third; from {importances.source}"
+    note = f"what distinguishes the best third from all;\n{importances.source}"
     axes.set_xlabel(note, fontsize=9, color=GREY, loc="left")
     axes.tick_params(left=False)
     axes.spines[["top", "right", "bottom"]].set_visible(False)
@@ -212,7 +212,7 @@ def parallel_coordinates(summary: StudySummary, names: Sequence[str]) -> Figure:
         is_pruned, is_best = trial.state == TrialState.PRUNED, trial in best
         (drawn,) = axes.plot(
             range(len(names)), line, color=colour_map(summary.upwards[0])(norm(value)),
-            linewidth=3 if is_best else 1.3, linestyle=(0, (4, 2)) if is_pruned else "-", marker="o", markersize=3,
+            linewidth=3 if is_best else 1.3, linestyle=(0, (4, 2)) if is_pruned else "-",
             zorder=3 if is_best else 1 + rank / len(values),
         )  # fmt: skip
         drawn.set_url(address(trial))
@@ -258,6 +258,12 @@ def pareto_front(summary: StudySummary) -> Figure:
         axes.plot(*zip(*(trial.values for trial in front), strict=True), color=ORANGE, linewidth=1.4, zorder=2.5,
                   marker="o", markersize=9, markerfacecolor="none", label="Pareto front")  # fmt: skip
     axes.margins(0.12)
+    if front:  # room for the labels, which stand on the better side
+        transform = axes.transScale.transform
+        (low, _), (high, _) = transform([(axes.get_xlim()[0], 1), (axes.get_xlim()[1], 1)])
+        wider = (low, high + 0.4 * (high - low)) if summary.upwards[0] else (low - 0.4 * (high - low), high)
+        back = axes.transScale.inverted().transform
+        axes.set_xlim(*(back((end, 0))[0] for end in wider))
     add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)
     _label_front(axes, summary, front)
@@ -284,7 +290,7 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
             f"trial {trial.number}: {', '.join(values)}" if values else f"trial {trial.number}",
             trial.values, xytext=(8 if right else -8, 5 if above else -5), textcoords="offset points", fontsize=8,
             ha="left" if right else "right", va="bottom" if above else "top", color=INK, parse_math=False,
-            zorder=6,
+            zorder=6, bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},
         )  # fmt: skip
 
 

@@ -165,12 +165,12 @@ def _two_lines(text: str) -> str:
 
 def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenTrial]]) -> str:
     """What the numbers of the cells are."""
-    most = max(map(len, cells.values()))
+    most, framed = max(map(len, cells.values())), "best" if len(summary.objectives) == 1 else "Pareto front"
     if most > 1:
-        return f"means of up to {most} trials with their 95 % interval; the cell of the best trial is framed"
+        return f"means of up to {most} trials with their 95 % interval; framed: {framed}"
     if len(summary.seeds) > 1:
-        return f"means of {len(summary.seeds)} seeds with their 95 % interval; the best is framed"
-    return f"seed {summary.seeds[0]} alone, so without an interval; the best is framed"
+        return f"means of {len(summary.seeds)} seeds with their 95 % interval; framed: {framed}"
+    return f"seed {summary.seeds[0]} alone, so without an interval; framed: {framed}"
 
 
 def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -> Figure:

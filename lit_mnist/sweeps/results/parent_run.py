@@ -6,9 +6,14 @@ from typing import Any
 
 import optuna
 
+from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results.figures import draw_figures
+from lit_mnist.sweeps.results.html import page
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs
+from lit_mnist.terminal import note
 from lit_mnist.tracking.run import Run
+from lit_mnist.tracking.store import find_store
+from lit_mnist.training.evaluate import draw_best_checkpoint
 
 
 def log_summary(study: optuna.Study, run: Run) -> None:
@@ -37,6 +42,14 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     drawn = draw_figures(summary)
     for name, figure in drawn.items():
         run.log_figure(figure, name)
+    experiment_id = run.client.get_run(run.id).info.experiment_id
+    run.log_text(page(study, drawn, find_store().uri, experiment_id), "figures/study.html")
+    # Trials draw nothing, since hundreds of figures fill a disk: only the best one gets what a fit has.
+    for run_id in runs(summary.best()[0])[:1] if summary.best() else ():
+        try:
+            draw_best_checkpoint(run_id)
+        except UserError as error:
+            note(f"no figure of the best trial's predictions: {error}")
 
 
 def summary_json(summary: StudySummary) -> dict[str, Any]:

@@ -302,7 +302,7 @@ def mark_trials(
         drawn = axes.scatter(
             x, y, s=size, marker=marker, zorder=3 if is_hollow else 4, label=label,
             facecolors=white if is_hollow else colours, edgecolors=colours if is_hollow else white,
-            linewidths=1.2 if is_hollow else 0.5,
+            linewidths=1.2 if is_hollow else 0.5, clip_on=False,
         )  # fmt: skip
         drawn.set_urls([address(trial) for trial in trials])
         if index is not None:

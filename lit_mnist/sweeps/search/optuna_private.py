@@ -3,17 +3,24 @@
 `tests/sweeps/test_optuna_contract.py` names the attribute that an upgrade of Optuna has changed.
 """
 
+import copy
+import heapq
 import inspect
-from collections.abc import Container, Mapping
-from typing import Any
+import math
+from collections.abc import Container, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import optuna
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution
-from optuna.importance import PedAnovaImportanceEvaluator
 from optuna.pruners import HyperbandPruner
 from optuna.samplers import BaseSampler, QMCSampler, TPESampler
 from optuna.storages import BaseStorage
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState
+
+if TYPE_CHECKING:
+    from optuna.importance import PedAnovaImportanceEvaluator
 
 __all__ = [
     "BracketHyperbandPruner",
@@ -22,6 +29,7 @@ __all__ = [
     "forget_cached_trials",
     "has_reported",
     "importance_evaluator",
+    "limit_trials",
     "load_trial",
     "sampler_options",
     "set_constraint",
@@ -69,6 +77,55 @@ def forget_cached_trials(study: optuna.Study) -> None:
     study._thread_local.cached_all_trials = None
 
 
+@contextmanager
+def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Iterator[None]:
+    """While entered, samplers learn from about `count` trials: the best, all that run, and the newest.
+
+    They are read once. TPE would read all trials for each group of parameters, and compare each candidate with all
+    of them.
+
+    Args:
+        study: A study with a single objective.
+        count: How many trials; None for no limit.
+        best: How many of the best finished trials are always among them. TPE tells the 25 best from the others;
+            Hyperband shows it those of one bracket only.
+
+    """
+    trials = study.get_trials(deepcopy=False) if count is not None else []
+    if count is None or len(trials) <= count:
+        yield
+        return
+    sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
+
+    def rank(trial: FrozenTrial) -> tuple[float, ...]:
+        violation = sum(max(0.0, excess) for excess in constraints_of(trial).values())
+        if trial.state == TrialState.COMPLETE:
+            return violation, 0, 0, sign * trial.values[0]
+        if (step := trial.last_step) is None:
+            return violation, 1, 1, 0
+        value = trial.intermediate_values[step]
+        return violation, 1, -step, math.inf if math.isnan(value) else sign * value
+
+    finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    chosen = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
+    chosen |= {trial.number for trial in heapq.nsmallest(best, finished, key=rank)}
+    rest = [trial.number for trial in finished if trial.number not in chosen]
+    chosen |= set(rest[-max(1, count - len(chosen)) :])
+    kept = [trial for trial in trials if trial.number in chosen]  # samplers expect them by number
+
+    def get_trials(
+        deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
+    ) -> list[FrozenTrial]:
+        found = [trial for trial in kept if states is None or trial.state in states]
+        return copy.deepcopy(found) if deepcopy else found
+
+    study._get_trials = get_trials  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        del study._get_trials  # the method of the class is visible again
+
+
 def set_constraint(trial: Trial, name: str, excess: float) -> None:
     """Store by how much the trial exceeds the bound on `name`, where Optuna's samplers look for it.
 
@@ -114,11 +171,13 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
     return options
 
 
-def importance_evaluator(quantile: float) -> PedAnovaImportanceEvaluator:
+def importance_evaluator(quantile: float) -> "PedAnovaImportanceEvaluator":
     """PED-ANOVA: how much each parameter matters for being among the best `quantile` of the trials.
 
     Optuna 4 calls the argument `baseline_quantile`.
     """
+    from optuna.importance import PedAnovaImportanceEvaluator  # imports scikit-learn, which workers do without
+
     names = ("target_quantile", "baseline_quantile")
     arguments = inspect.signature(PedAnovaImportanceEvaluator).parameters
     options: dict[str, Any] = {next(name for name in names if name in arguments): quantile}

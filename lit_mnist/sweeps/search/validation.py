@@ -13,11 +13,12 @@ import torch
 
 from lit_mnist.data import Batch
 from lit_mnist.errors import UsageError, UserError, nearest
+from lit_mnist.sweeps.resources import count_devices
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
 from lit_mnist.terminal import warn
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.fit import check_fit
+from lit_mnist.training.fit import check_batch_size, check_fit
 from lit_mnist.training.stages import Stage
 
 
@@ -109,6 +110,7 @@ class StageBuilder:
                 self._checkpoints[stage.source] = path
             arguments += [stage.source_flag, str(self._checkpoints[stage.source])]
         cli = LitCLI(arguments)
+        _check_devices(cli)
         check_fit(cli)
         cli.datamodule.setup("fit")
         return cli
@@ -158,7 +160,7 @@ def training_length(cli: LitCLI) -> Length:
     steps = per_epoch * (1 if max_epochs is None else max_epochs)
     if max_steps is not None:
         steps = max_steps if max_epochs is None else min(steps, max_steps)
-    if trainer["limit_val_batches"] == 0:
+    if trainer["limit_val_batches"] == 0 or not cli.datamodule.sizes()["val"]:
         return Length(steps, 0)
 
     whole_epochs, rest = divmod(steps, per_epoch)
@@ -175,9 +177,17 @@ def training_length(cli: LitCLI) -> Length:
 
 def _world_size(trainer: Any) -> int:
     """Processes of a training, as far as the configuration says."""
-    devices = trainer["devices"]
-    count = len(devices) if isinstance(devices, list) else int(devices) if str(devices).isdecimal() else 1
-    return count * int(trainer["num_nodes"])
+    return count_devices(trainer["devices"]) or 1
+
+
+def _check_devices(cli: LitCLI) -> None:
+    """Refuse a training over several nodes, and a batch that its devices cannot share: each trial would fail."""
+    if (nodes := cli.config["trainer"]["num_nodes"]) > 1:
+        raise UsageError(
+            f"trainer.num_nodes {nodes}: a trial runs on one node; use more of its GPUs with trainer.devices, and"
+            " more nodes with `lit-mnist submit --array N`, whose N tasks share the study"
+        )
+    check_batch_size(cli.datamodule, _world_size(cli.config["trainer"]))
 
 
 def _check_metrics(spec: Spec, cli: LitCLI) -> None:

@@ -23,7 +23,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from lit_mnist.slurm import task_name, this_job
-from lit_mnist.sweeps.search.optuna_private import forget_cached_trials, storage_of, trial_id
+from lit_mnist.sweeps.search.optuna_private import forget_cached_trials, limit_trials, storage_of, trial_id
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.locks import study_lock
@@ -39,6 +39,8 @@ HEARTBEAT_TIMEOUT = 20.0
 """Seconds without a new heartbeat after which a worker on another machine counts as dead."""
 LEASE_LOST = 3
 """Exit code of a worker whose trial another worker has taken over."""
+TPE_TRIALS = 1000
+"""How many trials of a study TPE learns from: with all 10,000 of a large study, suggesting takes a second."""
 MAX_DEATHS = 10
 """Deaths of its workers, with no validation between, after which a trial fails."""
 MAX_RELEASES = 3
@@ -187,9 +189,11 @@ class Leases:
         self.study.sampler = make_sampler(self.spec, leased.number)
         self.study.pruner = make_pruner(self.spec, self.validations)
         forget_cached_trials(self.study)
-        trial = Trial(self.study, trial_id(leased))  # anew: Optuna 4 asks the sampler in this constructor
-        if "point" not in trial.user_attrs:
-            trial.set_user_attr("point", self.spec.space.suggest(trial))
+        is_limited = self.spec.sampler == "tpe" and len(self.spec.objectives) == 1
+        with limit_trials(self.study, TPE_TRIALS if is_limited else None):
+            trial = Trial(self.study, trial_id(leased))  # anew: Optuna 4 asks the sampler in this constructor
+            if "point" not in trial.user_attrs:
+                trial.set_user_attr("point", self.spec.space.suggest(trial))
         return trial
 
     def _may_find(self) -> bool:

@@ -1,11 +1,14 @@
-"""Locks between processes: of a study, and of a journal file.
+"""Locks between processes: of a study, and of a journal file; and what keeps two machines off one file.
 
 The operating system or the database server frees each of them when its holder dies, however it dies.
 """
 
 import hashlib
+import json
 import os
-from collections.abc import Iterator
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import cast
@@ -16,7 +19,15 @@ from sqlalchemy import text
 from sqlalchemy.engine import Connection, Engine
 from sqlalchemy.exc import SQLAlchemyError
 
+from lit_mnist.errors import UserError
 from lit_mnist.sweeps.study.retry import RetryingStorage
+from lit_mnist.tracking.journal.journal import replace_text
+from lit_mnist.tracking.process import sees_processes_of, this_boot, this_host
+
+HOST_INTERVAL = 10.0
+"""Seconds between two signs that a machine uses a storage that is a file."""
+HOST_TIMEOUT = 60.0
+"""Seconds without such a sign after which another machine may use the file."""
 
 
 class HeldLock:
@@ -88,6 +99,48 @@ def acquire_advisory_lock(engine: Engine, name: str) -> Connection:
         connection.close()
         raise
     return connection
+
+
+@contextmanager
+def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
+    """Keep sweeps on other machines and in other containers off a storage that is a file.
+
+    The locks of a file may hold on one machine only (NFS, Lustre), and processes elsewhere cannot be looked up:
+    two machines would damage the file and take over each other's trials. A file beside it says which one uses it.
+
+    Yields:
+        A function to be called every few seconds, which shows that this machine still does.
+
+    Raises:
+        UserError: another machine uses the file, at the start or when the function is called.
+
+    """
+    file = cast(RetryingStorage, storage).file
+    if file is None:
+        yield lambda: None
+        return
+    path, renewed = file.with_name(f".{file.name}.host"), -HOST_INTERVAL
+
+    def renew() -> None:
+        nonlocal renewed
+        if time.monotonic() - renewed < HOST_INTERVAL:
+            return
+        renewed = time.monotonic()
+        # By the clock of the file system, since those of two machines may differ.
+        with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as now, suppress(OSError, ValueError):
+            age = Path(now.name).stat().st_mtime - path.stat().st_mtime
+            user = json.loads(path.read_text())
+            if age < HOST_TIMEOUT and not sees_processes_of(user["host"], user["boot"]):
+                raise UserError(
+                    f"the studies in {file} are in use on {user['host']} (last seen {max(age, 0):.0f} s ago):"
+                    " a file serves one machine or container; for several take"
+                    " --storage postgresql+psycopg://HOST/NAME"
+                )
+        replace_text(path, json.dumps({"host": this_host(), "boot": this_boot()}))
+
+    renew()
+    yield renew
+    path.unlink(missing_ok=True)  # another sweep of this machine writes it again
 
 
 class JournalLock:

@@ -112,7 +112,7 @@ class WorkerPool:
         study: The study's name.
         url: Its storage, as in LIT_MNIST_STORAGE.
         workers: How many processes.
-        gpus: GPUs of which each worker sees one only, in turn; empty if workers see all.
+        gpus: CUDA_VISIBLE_DEVICES of each worker; empty if workers see all GPUs.
 
     """
 
@@ -175,7 +175,7 @@ class WorkerPool:
         # line.
         environment = {**os.environ, "OMP_NUM_THREADS": str(self.threads), STORAGE_VARIABLE: self.url}
         if self._gpus:
-            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number % len(self._gpus)]
+            environment["CUDA_VISIBLE_DEVICES"] = self._gpus[number]
         child_stdin, stdin = context().Pipe(duplex=False)
         stderr, child_stderr = context().Pipe(duplex=False)
         # The child's ends are closed here once it has them: a pipe ends only when every copy of its end is closed.

@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import cast
 
@@ -10,14 +11,14 @@ import optuna
 from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.resources import visible_gpus
+from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
-from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.locks import one_host, study_lock
 from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
 from lit_mnist.sweeps.study.study import (
@@ -70,12 +71,12 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
         probes = check(spec)
         import_mlflow()
         signals.check()
-        with contextlib.closing(make_launcher(spec, url, workers)) as launcher:
+        with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
             # The workers' processes start up while the study and its run are created.
             validations = max((probe.validations for probe in probes), default=None)
             study = create_or_open_study(storage, spec, validations)
             with study_run(study, spec) as run:
-                _monitor(study, spec, run, launcher, signals)
+                _monitor(study, spec, run, launcher, signals, renew)
                 # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
                 # figures of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
@@ -87,15 +88,37 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
-    """Return what runs the workers of the study: processes on this machine."""
+    """Return what runs the workers of the study: processes on this machine.
+
+    Raises:
+        UsageError: this machine has too few GPUs for that many workers.
+
+    """
     gpus = visible_gpus()
-    if gpus and plan_trials(spec).is_distributed:
-        gpus = []  # each trial takes several GPUs, so its worker has to see all of them
-    return WorkerPool(spec.name, url, workers, gpus)
+    plan = plan_trials(spec) if gpus else None  # parses a configuration, which takes a tenth of a second
+    shares = worker_gpus(gpus, workers, plan.devices) if plan is not None and plan.may_use_gpus else []
+    return WorkerPool(spec.name, url, workers, shares)
 
 
-def _monitor(study: optuna.Study, spec: Spec, run: StudyRun, launcher: Launcher, signals: SignalWatch) -> None:
-    """Start the workers, and show their progress until the study is finished or a signal comes."""
+def _monitor(
+    study: optuna.Study,
+    spec: Spec,
+    run: StudyRun,
+    launcher: Launcher,
+    signals: SignalWatch,
+    renew: Callable[[], None],
+) -> None:
+    """Start the workers, and show their progress until the study is finished or a signal comes.
+
+    Args:
+        study: The study.
+        spec: Its specification.
+        run: Its run.
+        launcher: Runs the workers.
+        signals: Where signals are noted.
+        renew: Called now and then; shows that this machine uses the study.
+
+    """
     since = time.monotonic()
 
     def save_time(interval: float = 0.0) -> None:
@@ -119,6 +142,7 @@ def _monitor(study: optuna.Study, spec: Spec, run: StudyRun, launcher: Launcher,
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()
                     run.keep_running(get_trials(study))
+                    renew()
                     if is_finished(study):
                         launcher.close(kill=True)
                         break

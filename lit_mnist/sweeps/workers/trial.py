@@ -17,6 +17,7 @@ from optuna.trial import Trial, TrialState
 
 from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
+from lit_mnist.sweeps.resources import Devices, count_devices
 from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
 from lit_mnist.sweeps.study.leases import Leases, check_owner, reason_to_give_up
@@ -53,8 +54,14 @@ class TrialPlan:
 
     validations: int
     """Of the longest training."""
-    is_distributed: bool
-    """True if each training takes several devices."""
+    devices: tuple[Devices, ...]
+    """`trainer.devices` of each of the space's probe points, which have every value that it may take."""
+    may_use_gpus: bool
+    """False if all trainings run on the CPU, whatever GPUs there are."""
+
+    def is_distributed(self, point: Mapping[str, Any]) -> bool:
+        """True if the training of `point` takes several devices."""
+        return count_devices(point.get("trainer.devices", self.devices[0])) != 1
 
 
 def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
@@ -73,21 +80,18 @@ def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
         trainer: Mapping[str, Any] = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
         return trainer
 
-    def is_distributed(trainer: Mapping[str, Any]) -> bool:
-        devices = trainer["devices"]  # a number, a list of indices, "auto", or -1 for all
-        count = len(devices) if isinstance(devices, list) else devices
-        return bool(trainer["num_nodes"] > 1 or str(count) != "1")
-
     points = spec.space.probe_points()
     stage = trial_stage(spec, points[0])
     trainer = trainer_of(stage)
     while (stage_below := stage.source) is not None:
         stage = stage_below
-        if is_distributed(trainer_of(stage)):
+        if count_devices(trainer_of(stage)["devices"]) != 1:
             raise UsageError(f"source {stage.config}: a sweep trains its sources on one device")
     epochs = [point.get("trainer.max_epochs", trainer["max_epochs"]) for point in points]
     limits = [count for count in epochs if isinstance(count, int) and count > 0]
-    return TrialPlan(validations or max(limits, default=UNKNOWN_VALIDATIONS), is_distributed(trainer))
+    devices = tuple(point.get("trainer.devices", trainer["devices"]) for point in points)
+    accelerators = {point.get("trainer.accelerator", trainer["accelerator"]) for point in points}
+    return TrialPlan(validations or max(limits, default=UNKNOWN_VALIDATIONS), devices, accelerators != {"cpu"})
 
 
 class TrialWork:
@@ -217,7 +221,7 @@ class TrialWork:
         # The pruner compares trials by the first seed alone, and works with a single objective only.
         reports = seed == self.spec.seeds[0] and len(self.spec.objectives) == 1
         try:
-            if self.plan.is_distributed:
+            if self.plan.is_distributed(self.point):
                 return self._fit_distributed(seed, arguments, tags, reports)
             pruned = self.trial.user_attrs.get("pruned") if reports else None
             reporter = Reporter(self.spec.objectives[0], self.trial, reports, seed, pruned, self._add_run)
