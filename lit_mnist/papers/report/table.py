@@ -78,8 +78,11 @@ def make_table(results: Sequence[Result]) -> str:
             f" ``{result['filter']}``, on {' and '.join(where)}"
             + (f". Shortened: {result['cut']}." if result["cut"] else ".")
         )
-        margins = dict.fromkeys(c["margin"] for c in result["claims"] if c["margin"])
-        lines += [f"  - {margin}." for margin in margins]
+        margins: dict[str, list[str]] = {}
+        for claim in result["claims"]:
+            if claim["margin"] and claim["rule"] not in margins.setdefault(claim["margin"], []):
+                margins[claim["margin"]].append(claim["rule"])
+        lines += [f"  - {', '.join(rules)}: {margin}." for margin, rules in margins.items()]
     return "\n".join(lines)
 
 
