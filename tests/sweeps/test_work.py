@@ -12,6 +12,7 @@ import optuna
 import pytest
 import torch
 from conftest import Cli, enter_project
+from lightning.pytorch import Callback
 from optuna.trial import TrialState
 from small import history, spec_text, trial_runs, work, write_spec
 
@@ -198,6 +199,46 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
     study = work(trials=1)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
+
+
+class Thief(Callback):
+    """Another worker, which takes the trial over at one moment of its training."""
+
+    moment = ""
+
+    def on_train_start(self, *args: object) -> None:
+        self.take("start")
+
+    def on_train_end(self, *args: object) -> None:
+        self.take("end")
+
+    def take(self, moment: str) -> None:
+        if moment == self.moment:
+            storage = open_storage(None)
+            [trial] = open_study(storage, "small").get_trials()
+            storage.set_trial_user_attr(
+                trial._trial_id, "owner", {**trial.user_attrs["owner"], "process": "1@0.00"}
+            )
+
+
+class Exited(BaseException):
+    """Takes the place of `os._exit`, which would end the tests."""
+
+
+@pytest.mark.parametrize(("moment", "reports"), [("start", 0), ("end", 1)])
+def test_a_worker_whose_trial_was_taken_over_neither_reports_nor_ends_it(
+    moment: str, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(code: int) -> None:
+        raise Exited(code)
+
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.os._exit", leave)
+    monkeypatch.setattr(Thief, "moment", moment)
+    with pytest.raises(Exited, match="3"):
+        work(trials=1, flags={"trainer.callbacks": "test_work.Thief"})
+    [trial] = open_study(open_storage(None), "small").get_trials()
+    assert trial.state == TrialState.RUNNING and trial.user_attrs["owner"]["process"] == "1@0.00"
+    assert len(trial.intermediate_values) == reports
 
 
 KILLED_LAST = """

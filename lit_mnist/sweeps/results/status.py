@@ -28,7 +28,8 @@ def status(name: str, storage: str | None) -> None:
     for trial in summary.best():
         print(f"best: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
-    rows, workers = [], set()
+    rows: list[list[str]] = []
+    workers = set()
     for trial in running:
         owner, problem = trial.user_attrs.get("owner") or {}, _owner_problem(trial)
         if not problem:
@@ -37,13 +38,17 @@ def status(name: str, storage: str | None) -> None:
         rows.append([
             str(trial.number),
             escape(str(owner.get("host", "–"))),
+            str(owner.get("task", "")),
             f"[yellow]{problem}[/]" if problem else str(owner["worker"]),
             "" if last is None else str(last + 1),
             "" if last is None else f"{trial.intermediate_values[last]:.4g}",
             escape(show_point(point(trial))),
         ])  # fmt: skip
     if rows:
-        print_table(("trial", "host", "worker", "validation", "last value", "point"), rows)
+        header = ["trial", "host", "job", "worker", "validation", "last value", "point"]
+        if not any(row[2] for row in rows):  # outside SLURM
+            header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
+        print_table(header, rows)
     if left <= 0:
         print("finished; a higher --trials adds more")
     elif not workers:
