@@ -150,7 +150,7 @@ def time_limit() -> TimeLimit | None:
 def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
     """Start and end of a start of the job, in seconds since 1970."""
     words = [os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END")]
-    if not all(map(str.isdecimal, words)):  # SLURM sets these two since 22.05, but not at every site
+    if not all(map(str.isdecimal, words)):  # SLURM 22.05 does not set these two, newer versions do
         # SLURM_JOB_ID of one task of an array is the id of the whole array, for which squeue lists every task.
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         command = ["squeue", "--noheader", "--jobs", f"{array}_{task}" if array else job, "--format", "%S %e"]

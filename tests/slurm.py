@@ -55,12 +55,15 @@ def slurm(*arguments: str) -> str:
 
 
 @contextmanager
-def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
-    """Start munge, the controller and two nodes; yields the environment that its commands need."""
+def cluster(folder: Path, host_names: bool = False) -> Iterator[Mapping[str, str]]:
+    """Start munge, the controller and two nodes; yields the environment that its commands need.
+
+    With `host_names`, the jobs of a node see the node's name as that of their host.
+    """
     (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)
     base = 20_000 + os.getpid() % 20_000 * 2
-    configuration = folder / "slurm.conf"
+    configuration, hosts = folder / "slurm.conf", folder / "hosts"
     configuration.write_text(CONFIGURATION.format(folder=folder, port=base, n1=base + 1, n2=base + 2))
     environment = {"SLURM_CONF": str(configuration)}
     everything = {**os.environ, **environment}
@@ -75,7 +78,13 @@ def cluster(folder: Path) -> Iterator[Mapping[str, str]]:
         subprocess.run(["slurmctld", "-c"], check=True, env=everything, capture_output=True)
         for node in ("n1", "n2"):
             (folder / f"spool.{node}").mkdir()
-            subprocess.run(["slurmd", "-N", node], check=True, env=everything, capture_output=True)
+            command = ["slurmd", "-N", node]
+            if host_names:
+                # slurmd looks up the address of its host's name.
+                hosts.write_text(Path("/etc/hosts").read_text() + "\n127.0.0.1 n1 n2\n")
+                steps = f"mount --bind {hosts} /etc/hosts && hostname {node} && exec slurmd -N {node}"
+                command = ["unshare", "--uts", "--mount", "sh", "-c", steps]
+            subprocess.run(command, check=True, env=everything, capture_output=True)
         for _ in range(150):
             shown = subprocess.run(
                 ["sinfo", "-h", "-p", "main", "-o", "%T"], env=everything, capture_output=True, text=True

@@ -21,30 +21,33 @@ if TYPE_CHECKING:
 CURVES = {"training": "train/loss_epoch", "validation": "val/loss"}
 STEADILY = "a training loss that falls steadily rises in at most one of nine steps between epochs"
 NOISY_STEADILY = "the validation loss, whose noise is larger than its last steps, may rise in three of nine"
-QUICK = ("--trainer.max_epochs", "10", "--data.train_size", "10000")
+QUICK = ("--trainer.max_epochs", "10", "--data.train_size", "5000")
 EPOCHS = 10
 """Epochs that the paper speaks of beside its figure 9."""
 
 
 def _measure(runs: Runs) -> dict[str, float]:
-    stage = runs["denoising"]
-    losses = {name: [loss for _, loss in stage.history(metric)][:EPOCHS] for name, metric in CURVES.items()}
     values = {}
-    for name, by_epoch in losses.items():
-        # The share of epochs after which the loss is lower than before.
-        values[f"falls_{name}"] = sum(b < a for a, b in pairwise(by_epoch)) / (len(by_epoch) - 1)
-    train, val = losses["training"][-1], losses["validation"][-1]
-    return values | {"gap": abs(val - train) / train, "val_loss": val, "mse": stage.test_metrics()["test/mse"]}
+    for variant, stage in runs.items():
+        losses = {name: [loss for _, loss in stage.history(metric)][:EPOCHS] for name, metric in CURVES.items()}
+        for name, by_epoch in losses.items():
+            # The share of epochs after which the loss is lower than before.
+            falls = sum(b < a for a, b in pairwise(by_epoch)) / (len(by_epoch) - 1)
+            values[f"falls_{name}_{variant}"] = falls
+        train, val = losses["training"][-1], losses["validation"][-1]
+        values |= {f"gap_{variant}": abs(val - train) / train, f"val_loss_{variant}": val}
+        values[f"mse_{variant}"] = stage.test_metrics()["test/mse"]
+    return values
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    title = "Narayanam, figure 9: losses of the denoising autoencoder"
-    stage = seeds[0]["denoising"]
+    title = "Narayanam, figure 9: losses with noise drawn once (the paper), and anew in each epoch"
+    stage = seeds[0]["once"]
     split = one_per_class([test_split(stage.data())])
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": predict(stage.model(), split.x)}
     images = {name: row.numpy() for name, row in rows.items()}
     return {
-        "figure_9": training_curves(seeds, ["denoising"], "loss", title, "cross-entropy"),
+        "figure_9": training_curves(seeds, ["once", "anew"], "loss", title, "cross-entropy"),
         "figure_10": image_rows(images, "Narayanam, figure 10: unseen digits, denoised"),
     }
 
@@ -53,20 +56,27 @@ EXPERIMENTS = (
     Experiment(
         "narayanam/denoising",
         "the convolutional denoising autoencoder (figures 9 and 10)",
-        {"denoising": Stage("narayanam/denoising", quick=QUICK)},
+        {
+            # The paper corrupts the images once, before training. New noise in each epoch hides overfitting.
+            "once": Stage("narayanam/denoising", ("--data.fixed_noise", "true"), QUICK),
+            "anew": Stage("narayanam/denoising", quick=QUICK),
+        },
         _measure,
         (
             Claim("training loss falls steadily: share of the first 10 epochs in which it falls",
-                  "falls_training", at_least(0.85), percent=True, margin=STEADILY),
+                  "falls_training_once", at_least(0.85), percent=True, margin=STEADILY),
             Claim("validation loss falls steadily: share of the first 10 epochs in which it falls",
-                  "falls_validation", at_least(0.6), percent=True, margin=NOISY_STEADILY),
-            Claim("the two stay close: relative distance in epoch 10", "gap", at_most(0.05), percent=True,
+                  "falls_validation_once", at_least(0.6), percent=True, margin=NOISY_STEADILY),
+            Claim("the two stay close: relative distance in epoch 10", "gap_once", at_most(0.05), percent=True,
                   margin="lines that are 5 % apart can hardly be told apart in a figure like the paper's"),
-            Claim("validation loss in epoch 10", "val_loss"),
-            Claim("mean squared error of the test images", "mse"),
+            Claim("relative distance in epoch 10 with new noise in each epoch", "gap_anew", percent=True),
+            Claim("validation loss in epoch 10", "val_loss_once"),
+            Claim("validation loss in epoch 10 with new noise in each epoch", "val_loss_anew"),
+            Claim("mean squared error of the test images", "mse_once"),
+            Claim("mean squared error with new noise in each epoch", "mse_anew"),
         ),
         _draw,
-        "10 epochs of 10,000 images instead of 25 of 54,000",
-        {"quick": 6, "full": 60},
+        "10 epochs of 5,000 images instead of 25 of 54,000",
+        {"quick": 6, "full": 120},
     ),
 )  # fmt: skip

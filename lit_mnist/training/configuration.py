@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 import yaml
@@ -64,6 +64,7 @@ class TrackingArgs:
         name: str | None = None,
         system_metrics: bool | None = None,
         figures: bool = True,
+        keep_checkpoints: Literal["all", "best", "none"] = "all",
     ) -> None:
         """Take the names.
 
@@ -73,10 +74,13 @@ class TrackingArgs:
             system_metrics: Whether to sample the load of processor, memory, disk, network and GPU; null: after the
                 first minute only.
             figures: Whether to draw loss curves, and the predictions for the validation images.
+            keep_checkpoints: Checkpoints that a finished run keeps; without the last one it cannot be resumed with
+                more epochs. A run that is interrupted keeps both.
 
         """
         self.experiment, self.name = experiment, name
         self.system_metrics, self.figures = system_metrics, figures
+        self.keep_checkpoints = keep_checkpoints
 
 
 @dataclass(frozen=True)

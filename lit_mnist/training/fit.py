@@ -32,6 +32,7 @@ from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
 from lit_mnist.tracking.store import find_store
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
+    BEST,
     LAST,
     NEXT,
     PREVIOUS,
@@ -450,14 +451,26 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
     if run is None:
         return None
     took = time.perf_counter() - start
-    _log_files(run)
+    keep = job.cli.config["tracking"].keep_checkpoints
+    if keep == "best" and any(getattr(each, "discards_checkpoints", False) for each in trainer.callbacks):  # type: ignore[attr-defined]
+        keep = "none"
+    _log_files(run, keep)
     return _conclude(job, run, took)
 
 
-def _log_files(run: Run) -> None:
-    """Log the best and the last checkpoint, those of a user's callbacks, and all that was written to `log_dir`."""
-    for path in sorted((run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
-        if path.name not in (NEXT, PREVIOUS):
+def _log_files(run: Run, keep: str = "all") -> None:
+    """Log checkpoints, also those of a user's callbacks, and all that was written to `log_dir`.
+
+    Args:
+        run: The run.
+        keep: `all` for the best and the last checkpoint, `best` for that one, `none` for neither.
+
+    """
+    folder = run.folder / CHECKPOINTS
+    # A training that was never validated has no best checkpoint: the last one stands for it.
+    left_out = {"all": (), "best": (LAST,) if (folder / BEST).exists() else (), "none": (BEST, LAST)}[keep]
+    for path in sorted(folder.glob("[!.]*.ckpt")):
+        if path.name not in (NEXT, PREVIOUS, *left_out):
             run.log_file(path, CHECKPOINTS)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():

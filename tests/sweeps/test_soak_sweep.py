@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 import pytest
@@ -26,12 +26,14 @@ from optuna.trial import TrialState
 from postgres import Postgres
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
+from sqlalchemy import text
 
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.heartbeats import Heartbeats
 from lit_mnist.sweeps.study.leases import Leases
 from lit_mnist.sweeps.study.locks import study_lock
+from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
 
@@ -155,15 +157,31 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
     assert capsys.readouterr().err.count("is unreachable: trying again") == 1
 
 
-def test_a_worker_that_is_alive_beats_where_other_machines_may_look(
-    postgres: Postgres, opened: Callable[[str], BaseStorage], monkeypatch: pytest.MonkeyPatch
+def test_heartbeats_need_no_lock_and_outlive_an_error(
+    postgres: Postgres,
+    opened: Callable[[str], BaseStorage],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.study.heartbeats.HEARTBEAT_INTERVAL", 0.05)
-    study = create_or_open_study(opened(postgres.create("beats")), parse_spec(spec_text(trials=1), "small"))
+    url = postgres.create("beats")
+    study = create_or_open_study(opened(url), parse_spec(spec_text(trials=1), "small"))
     leases = Leases(study, stored_spec(study), 0, 1)
     trial = leases.acquire()
     assert trial is not None
-    with Heartbeats(leases, trial):
-        wait_for(
-            lambda: study.get_trials()[0].user_attrs.get("heartbeat", {}).get("count", 0) > 1, "two heartbeats"
-        )
+    engine = cast(RetryingStorage, storage_of(study)).engine
+    assert engine is not None
+
+    def count() -> int:
+        return int(study.get_trials()[0].user_attrs.get("heartbeat", {"count": 0})["count"])
+
+    # Another worker holds the study's lock, as it may do for long.
+    with study_lock(opened(url), "small"), Heartbeats(leases, trial):
+        wait_for(lambda: count() > 1, "two heartbeats")
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE trial_user_attributes RENAME TO moved"))
+        wait_for(lambda: "no heartbeat of trial 0 can be sent" in capsys.readouterr().err, "an error")
+        with engine.begin() as connection:
+            connection.execute(text("ALTER TABLE moved RENAME TO trial_user_attributes"))
+        before = count()
+        wait_for(lambda: count() > before, "a heartbeat after the error")

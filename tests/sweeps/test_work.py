@@ -12,17 +12,19 @@ import optuna
 import pytest
 import torch
 from conftest import Cli, enter_project
+from lightning.pytorch import Callback
 from optuna.trial import TrialState
 from small import history, spec_text, trial_runs, work, write_spec
 
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.search.optuna_private import storage_of
+from lit_mnist.sweeps.search.optuna_private import load_trial, storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, OwnerWatch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
+from lit_mnist.sweeps.workers.trial import PrunedError, TrialWork, plan_trials
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
@@ -203,6 +205,46 @@ def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_ta
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
 
 
+class Thief(Callback):
+    """Another worker, which takes the trial over at one moment of its training."""
+
+    moment = ""
+
+    def on_train_start(self, *args: object) -> None:
+        self.take("start")
+
+    def on_train_end(self, *args: object) -> None:
+        self.take("end")
+
+    def take(self, moment: str) -> None:
+        if moment == self.moment:
+            storage = open_storage(None)
+            [trial] = open_study(storage, "small").get_trials()
+            storage.set_trial_user_attr(
+                trial._trial_id, "owner", {**trial.user_attrs["owner"], "process": "1@0.00"}
+            )
+
+
+class Exited(BaseException):
+    """Takes the place of `os._exit`, which would end the tests."""
+
+
+@pytest.mark.parametrize(("moment", "reports"), [("start", 0), ("end", 1)])
+def test_a_worker_whose_trial_was_taken_over_neither_reports_nor_ends_it(
+    moment: str, reports: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def leave(code: int) -> None:
+        raise Exited(code)
+
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.os._exit", leave)
+    monkeypatch.setattr(Thief, "moment", moment)
+    with pytest.raises(Exited, match="3"):
+        work(trials=1, flags={"trainer.callbacks": "test_work.Thief"})
+    [trial] = open_study(open_storage(None), "small").get_trials()
+    assert trial.state == TrialState.RUNNING and trial.user_attrs["owner"]["process"] == "1@0.00"
+    assert len(trial.intermediate_values) == reports
+
+
 KILLED_LAST = """
 import os, signal, sys
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
@@ -290,3 +332,49 @@ def test_a_signal_before_the_next_trial_ends_the_work() -> None:
         watch.received = 15
         work_on(study, watch)
     assert not study.get_trials()
+
+
+@pytest.mark.parametrize("keep", [None, "all", "none"])
+def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, project: Path, cli: Cli) -> None:
+    study = work(
+        trials=2,
+        space={"model.lr": {"low": 1e-7, "high": 0.1, "log": True}},
+        points=[{"model.lr": 0.01}, {"model.lr": 1e-7}],
+        pruner={"name": "median", "n_startup_trials": 1},
+        flags={"trainer.max_epochs": 2},
+        keep_checkpoints=keep,
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    client, ids = connect(find_store()), [run.info.run_id for run in trial_runs(study)]
+    kept = [
+        sorted(Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")) for run_id in ids
+    ]
+    both = ["best.ckpt", "last.ckpt"]
+    assert kept == {None: [["best.ckpt"], []], "all": [both, both], "none": [[], []]}[keep]
+    assert cli("sweep", "best", "small")[0] == 0
+    code, out, err = cli("validate", "--run", ids[0])
+    assert (code, "val/acc" in out) == ((0, True) if keep != "none" else (1, False)), err
+    history_before = history(ids[0])
+    code, out, err = cli("fit", "--resume", ids[0], "--trainer.max_epochs", "3")
+    assert code == (0 if keep == "all" else 1) and ("kept no checkpoint to resume from" in err) == (keep != "all")
+    assert keep == "all" or history(ids[0]) == history_before
+
+
+def test_wilcoxon_ends_a_trial_after_the_seeds_that_suffice() -> None:
+    study = work(
+        metric="val/loss", direction="minimize", trials=2, sampler="grid", repeats=5, pruner="wilcoxon",
+        points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
+        flags={"data.train_per_class": 40, "data.batch_size": 10},
+    )  # fmt: skip
+    best, pruned = study.get_trials()
+    assert (best.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert list(best.intermediate_values.values()) == [value for (value,) in best.user_attrs["values"]]
+    # Four of four worse: p = 1/16, the first below the threshold of 0.1.
+    assert list(pruned.intermediate_values) == [0, 1, 2, 3] and len(pruned.user_attrs["runs"]) == 4
+    assert pruned.user_attrs["reason"] == "after seed 3: 4 seeds are worse than those of the best trial"
+    # A worker that takes the trial over, after the one that decided was killed, does not train on.
+    spec = stored_spec(study)
+    taken = TrialWork(Leases(study, spec, 0, 1), load_trial(study, 1), SignalWatch(), plan_trials(spec))
+    taken.metrics = [{"val/loss": value} for value in pruned.intermediate_values.values()]
+    with pytest.raises(PrunedError, match="after seed 3"):
+        taken._prune_by_seeds(3)

@@ -1,5 +1,6 @@
 """A stage is trained once, whoever asks for it, and goes on where it was killed."""
 
+import json
 import os
 import signal
 import threading
@@ -9,15 +10,19 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from filelock import FileLock
 from lightning.pytorch import Callback
 from tiny import CLASSIFIER, ENCODER
 
 from lit_mnist.errors import Interrupted
+from lit_mnist.papers.report.experiment import PAPERS
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
-from lit_mnist.training.stages import SOURCE, Stage, find_stage, stage_key, train_stage
+from lit_mnist.training.config_files import config_names
+from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.stages import ADDED, SOURCE, Stage, find_stage, stage_key, train_stage
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # the frozen encoder
@@ -27,6 +32,9 @@ pytestmark = [
 OTHERS = {
     "learning rate": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "0.01")),
     "data": replace(ENCODER, flags=(*ENCODER.flags, "--data.train_per_class", "19")),
+    "added option": replace(
+        ENCODER, flags=(*ENCODER.flags, "--model.lr_schedule", "inverse_time", "--model.lr_decay", "0.1")
+    ),
     "trainer": replace(ENCODER, flags=(*ENCODER.flags, "--trainer.gradient_clip_val", "1")),
     "preset": replace(ENCODER, quick=("--trainer.max_steps", "5")),
     "source": replace(ENCODER, source=replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "0.01"))),
@@ -36,6 +44,9 @@ SAME = {
     "name": replace(ENCODER, flags=(*ENCODER.flags, "--tracking.experiment", "mine", "--tracking.name", "x")),
     "spelling": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "5e-2")),
     "progress bar": replace(ENCODER, flags=(*ENCODER.flags, "--trainer.enable_progress_bar", "false")),
+    "added options": replace(
+        ENCODER, flags=(*ENCODER.flags, "--model.lr_decay", "0", "--data.fixed_noise", "false")
+    ),
 }
 
 
@@ -71,6 +82,17 @@ def test_the_key_does_not_change_with_where_the_images_lie(tmp_path: Path) -> No
     assert stage_key(replace(stage, flags=("--data.root", str(tmp_path))), "quick", 0) == stage_key(
         stage, "quick", 0
     )
+
+
+def test_a_new_option_does_not_change_the_keys_of_stored_trainings() -> None:
+    hashed: dict[str, list[str]] = {}
+    for config in sorted(name for name in config_names() if name.partition("/")[0] in PAPERS):
+        fields = yaml.safe_load(LitCLI(["--config", config]).config_yaml())
+        for group in ("model", "data"):
+            names = fields[group]["init_args"].keys() - ADDED[group].keys() - {"root"}
+            hashed[fields[group]["class_path"].rpartition(".")[2]] = sorted(names)
+    recorded = json.loads(Path(__file__).parents[1].joinpath("stored", "stage_fields.json").read_text())
+    assert hashed == recorded, "add a new field to ADDED, or every stored training and kept result is invalid"
 
 
 def test_a_stage_is_trained_once_and_linked_to_its_source(project: Path) -> None:

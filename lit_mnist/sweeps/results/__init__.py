@@ -9,6 +9,7 @@ study_page.py  keeps that page up to date while the sweep runs, with the trials'
 figures.py     figures: history, learning curves, importances, slices, parallel coordinates, Pareto front
 heat_map.py    figure: the first objective over two parameters, as a map or a table
 importances.py how much each parameter matters
+confirmation.py  the leaders with further seeds (`lit-mnist sweep confirm`), and which of them are tied
 plotting.py    axes, palette and marks that the figures have in common
 html.py        the figures as one page with the details of each trial (template study.html)
 """

@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import is_confirmation, open_storage, open_study, study_names
 from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.pages import show_page
@@ -31,7 +31,8 @@ def status(name: str, storage: str | None) -> None:
     for trial in summary.best():
         print(f"best: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
-    rows, workers = [], set()
+    rows: list[list[str]] = []
+    workers = set()
     for trial in running:
         owner, problem = trial.user_attrs.get("owner") or {}, _owner_problem(trial)
         if not problem:
@@ -40,13 +41,17 @@ def status(name: str, storage: str | None) -> None:
         rows.append([
             str(trial.number),
             escape(str(owner.get("host", "–"))),
+            str(owner.get("task", "")),
             f"[yellow]{problem}[/]" if problem else str(owner["worker"]),
             "" if last is None else str(last + 1),
             "" if last is None else f"{trial.intermediate_values[last]:.4g}",
             escape(show_point(point(trial))),
         ])  # fmt: skip
     if rows:
-        print_table(("trial", "host", "worker", "validation", "last value", "point"), rows)
+        header = ["trial", "host", "job", "worker", "validation", "last value", "point"]
+        if not any(row[2] for row in rows):  # outside SLURM
+            header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
+        print_table(header, rows)
     if left <= 0:
         print("finished; a higher --trials adds more")
     elif not workers:
@@ -63,7 +68,7 @@ def list_studies(storage: str | None) -> None:
     """Print a line for each study."""
     opened = open_storage(storage)
     rows = []
-    for name in study_names(opened):
+    for name in filter(lambda name: not is_confirmation(name), study_names(opened)):
         summary = load_summary(opened, name)
         front = summary.best()
         if len(front) > 1:

@@ -4,7 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import cast
 
 import optuna
@@ -16,7 +16,7 @@ from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
@@ -26,6 +26,7 @@ from lit_mnist.sweeps.study.study import (
     add_time_spent,
     check_stored,
     create_or_open_study,
+    find_spec,
     get_trials,
     is_finished,
     is_out_of_time,
@@ -49,23 +50,31 @@ TIME_SAVE_INTERVAL = 10.0
 """Seconds after which the time spent on the study is stored; a sweep that is killed loses less than that."""
 
 
-def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
-    """Run the trials that are left of the study described in the file `path`.
+def sweep(
+    given: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
+) -> None:
+    """Run the trials that are left of a study.
 
     Args:
-        path: The specification, a YAML file.
+        given: The specification, a YAML file, or the name of a stored study.
         trials: How many trials the study has in all; None for what the specification says.
         workers: How many processes train them.
         url: Where the study is kept; None for the default storage.
+        keep: Checkpoints that a trial keeps once it has ended; None for what the specification says.
 
     Raises:
         UserError: the specification is wrong, or something that the sweep needs is missing.
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = load_spec(Path(path))
+    spec = find_spec(given, url)
     if trials is not None:
         spec = spec.with_trials(trials)
+    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url)
+
+
+def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+    """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)

@@ -50,6 +50,26 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Summary |
     return summarise([first[seed] - second[seed] for seed in shared]) if len(shared) > 1 else None
 
 
+def p_value(difference: Summary) -> float:
+    """Return the two-sided p-value of Student's paired test that the mean of the differences is 0."""
+    count = len(difference.values)
+    variance = math.fsum((value - difference.mean) ** 2 for value in difference.values) / (count - 1)
+    if variance == 0:
+        return float(difference.mean == 0)
+    from scipy.special import stdtr  # see `summarise`
+
+    return 2 * float(stdtr(count - 1, -abs(difference.mean) / math.sqrt(variance / count)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return the p-values, in their order, adjusted by Holm's method: all of them hold at once."""
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
 def wilson(share: float, count: int) -> tuple[float, float]:
     """Return Wilson's 95 % confidence interval of a share that was measured on `count` images.
 
