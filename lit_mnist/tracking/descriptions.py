@@ -68,9 +68,10 @@ def describe_fit(
     study = ""
     if STUDY_RUN in tags and experiment_id:
         page = link(f"study {tags.get(STUDY)}", ui_path(experiment_id, tags[STUDY_RUN]))
-        study = f"Trial {escape(tags.get(TRIAL))} of the {page}."
+        study = f"Trial {escape(tags.get(TRIAL))} of the {page}: "
     command = code(tags[COMMAND]) if COMMAND in tags else ""
     resume = (
         f"Go on with it, after an interruption or with more epochs:\n\n{code(f'lit-mnist fit --resume {run_id}')}"
     )
-    return join([reached or "Training.", study, command, resume, *(image(run_id, name) for name in figures)])
+    # The link first: until the description is unfolded, the UI covers what is below its first lines.
+    return join([study + (reached or "in training"), command, resume, *(image(run_id, name) for name in figures)])

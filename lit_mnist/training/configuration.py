@@ -62,7 +62,7 @@ class TrackingArgs:
         self,
         experiment: str = "lit_mnist",
         name: str | None = None,
-        system_metrics: bool = True,
+        system_metrics: bool | None = None,
         figures: bool = True,
         keep_checkpoints: Literal["all", "best", "none"] = "all",
     ) -> None:
@@ -71,7 +71,8 @@ class TrackingArgs:
         Args:
             experiment: MLflow experiment that the run belongs to.
             name: Name of the run in the UI; by default, model, dataset and seed.
-            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
+            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU; null: after the
+                first minute only.
             figures: Whether to draw loss curves, and the predictions for the validation images.
             keep_checkpoints: Checkpoints that a finished run keeps; without the last one it cannot be resumed with
                 more epochs. A run that is interrupted keeps both.

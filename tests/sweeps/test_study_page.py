@@ -61,7 +61,7 @@ def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> 
     assert f"binomial interval {low:.3f} to {high:.3f} from 100 validation images" in answer
     assert re.fullmatch(rf"val/acc 0\.\d+ ± 0\.\d+ \(trial {best.number}\)", tags["sweep.result"])
     pruned = [trial.number for trial in study.get_trials() if trial.state == TrialState.PRUNED]
-    assert pruned and f"4 of 4 trials finished ({4 - len(pruned)} complete, {len(pruned)} pruned)" in said
+    assert pruned and f"4 of 4 finished ({4 - len(pruned)} complete, {len(pruned)} pruned)" in said
     for run in runs:
         number = int(run.data.tags["sweep.trial"])
         assert (PRUNED_MARK in run.info.run_name) == (number in pruned)
@@ -113,7 +113,7 @@ def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
     study.set_user_attr("trials", 1)
     assert "    lit-mnist sweep a.yaml --workers 2 --trials 2\n" in describe_study(read_summary(study), PLACE)
     nothing = make_study(trials=5)
-    assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n\n0 of 5 trials")
+    assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n[All trials")
 
 
 def test_intervals_are_those_of_the_textbooks() -> None:

@@ -36,9 +36,10 @@ class StudyPlace:
 def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     """Return the study's description as Markdown, the answer first: the UI shows four lines of it at first."""
     ranked = best_first(summary)
-    view = link("all trials, best first", ui_path(place.experiment_id, view=VIEW))
+    view = link("All trials, best first", ui_path(place.experiment_id, view=VIEW))
     done, left = len(summary.finished), summary.budget - len(summary.finished)
-    progress = f"{done} of {summary.budget} trials finished ({summary.counts()}): {view}."
+    # The view is linked in the first lines: until the description is unfolded, the UI covers what is below them.
+    progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
     go_on = "Go on with the trials that are left:" if left > 0 else "More trials, with a higher number:"
     more = f"--trials {2 * summary.budget}" if left <= 0 else f"--trials {summary.budget}"
     commands = code(
@@ -47,8 +48,8 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         f"lit-mnist compare --study {summary.name} --html {summary.name}.html",
     )
     return join([
-        _answer(summary, place, ranked) if ranked else "No trial is complete yet.",
-        progress,
+        f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
+        _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
         _table(summary, place, ranked),
         f"{go_on}\n\n{commands}",
         *(image(run, path) for run, path in place.figures),
@@ -136,7 +137,7 @@ def _answer(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTri
     else:
         span = f"{limits[0]:.3f} to {limits[1]:.3f}"
         how = f"one seed; 95 % binomial interval {span} from {place.images:,} validation images"
-    return f"Best: {_link(place, best)}, {shown} ({how}), with {values}.\n{_tied(summary, place, ranked)}"
+    return f"Best: {_link(place, best)}, {shown} ({how}), with {values}."
 
 
 def _tied(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
