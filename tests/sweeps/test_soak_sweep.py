@@ -185,3 +185,25 @@ def test_heartbeats_need_no_lock_and_outlive_an_error(
             connection.execute(text("ALTER TABLE moved RENAME TO trial_user_attributes"))
         before = count()
         wait_for(lambda: count() > before, "a heartbeat after the error")
+
+
+def test_processes_that_wait_for_a_lock_leave_their_connections_to_others(
+    postgres: Postgres, opened: Callable[[str], BaseStorage]
+) -> None:
+    url = postgres.create("waiting")
+    taken: list[BaseStorage] = []
+    storages = [opened(url) for _ in range(4)]
+
+    def take(storage: BaseStorage) -> None:
+        with study_lock(storage, "small"):
+            taken.append(storage)
+
+    with ThreadPoolExecutor(3) as pool, study_lock(storages[0], "small"):
+        for storage in storages[1:]:
+            pool.submit(take, storage)
+        time.sleep(0.5)
+        with cast(RetryingStorage, storages[0]).engine.connect() as connection:
+            query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
+            assert connection.execute(text(query)).scalar() == 1  # that of the holder: nobody queues for it
+        assert not taken
+    assert len(taken) == 3

@@ -6,6 +6,7 @@ The operating system or the database server frees each of them when its holder d
 import hashlib
 import json
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -24,6 +25,8 @@ from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.process import sees_processes_of, this_boot, this_host
 
+FIRST_PAUSE, MAX_PAUSE = 0.02, 0.5
+"""Seconds between the first two attempts to take a lock in PostgreSQL, and at most between later ones."""
 HOST_INTERVAL = 10.0
 """Seconds between two signs that a machine uses a storage that is a file."""
 HOST_TIMEOUT = 60.0
@@ -69,36 +72,40 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
         with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
             yield HeldLock()
         return
-    engine = opened.engine
-    assert engine is not None, "a server has an engine"
-    connection = opened.retry(lambda: acquire_advisory_lock(engine, study))
+    engine, pause = opened.engine, FIRST_PAUSE
+    while (connection := opened.retry(lambda: try_advisory_lock(engine, study))) is None:
+        # Chance separates processes that were refused together: the system's, as they are forks of one process.
+        time.sleep(pause * random.SystemRandom().uniform(0.5, 1))
+        pause = min(1.5 * pause, MAX_PAUSE)
     try:
         yield HeldLock(connection)
     finally:
         with suppress(SQLAlchemyError):  # a server that has restarted has freed the lock already
             connection.rollback()
         connection.close()
-        # Whoever held the lock used a second connection for its calls. The server has few (100 by default), and
-        # opening one takes milliseconds: keep none of them for the hours of a trial.
-        engine.dispose()
 
 
-def acquire_advisory_lock(engine: Engine, name: str) -> Connection:
-    """Wait for the lock `name` of a PostgreSQL server; the connection returned holds it.
+def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
+    """Return a connection that holds the lock `name` of a PostgreSQL server; None if another process holds it.
 
-    The lock belongs to the connection's transaction and is freed with it. The connection is one of the pool that
-    Optuna uses, and a process that waits for the lock calls nothing else: however many wait, each has one
-    connection. The empty name, which no study has, is that of the lock under which tables are created.
+    The lock belongs to the connection's transaction and is freed with it. The empty name, which no study has, is
+    that of the lock under which tables are created.
+
+    Whoever is refused tries again, without a connection meanwhile. PostgreSQL could make it wait, but then it
+    needs a second one for its heartbeats: 64 workers held 113, and a server allows 100 by default. Behind a pooler
+    such as PgBouncer, those that wait would leave no connection to the one that holds the lock.
     """
     # 63 bits of a hash: the server knows its locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
     connection = engine.connect()
     try:
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        if connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar():
+            return connection
     except BaseException:
         connection.close()
         raise
-    return connection
+    connection.close()
+    return None
 
 
 @contextmanager

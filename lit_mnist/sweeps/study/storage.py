@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -18,7 +19,7 @@ from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.redaction import redact
-from lit_mnist.sweeps.study.locks import JournalLock, acquire_advisory_lock
+from lit_mnist.sweeps.study.locks import FIRST_PAUSE, JournalLock, try_advisory_lock
 from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.tracking.store import find_store, reason, with_time_limit
 
@@ -139,11 +140,12 @@ def _open_postgresql(url: str) -> RetryingStorage:
     if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
         raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
     engine = create_engine(make_url(url), poolclass=NullPool)
-    connection = acquire_advisory_lock(engine, "")
+    while (connection := try_advisory_lock(engine, "")) is None:
+        time.sleep(FIRST_PAUSE)
     try:
-        # With pool_pre_ping a connection that a restarted server has closed is replaced instead of used. Two
-        # connections: that of the study's lock, while it is held, and one for calls; see `study_lock`.
-        database = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 2, "max_overflow": 4})
+        # With pool_pre_ping a connection that a restarted server has closed is replaced instead of used. Each
+        # process keeps one connection; others, as for a call while it holds a lock, are closed after use.
+        database = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1, "max_overflow": 4})
     finally:
         connection.close()
     return RetryingStorage(get_storage(database), redact(url), engine=database.engine, file=None)
