@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 DEBUG_HINT = "(`lit-mnist --debug ...` shows the traceback)"
 """Ends each line that stands for an exception of another library."""
@@ -34,6 +35,11 @@ class LibraryError(UsageError):
     def __init__(self, error: BaseException, subject: str) -> None:
         line = " ".join(str(error).split()) or type(error).__name__
         super().__init__(f"{subject}: {line} {DEBUG_HINT}")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # By default the class would be called with `args`, which is the finished line; a check of a sweep's points
+        # sends its error from another process.
+        return LibraryError.__new__, (LibraryError, *self.args)
 
 
 class DataError(UserError):

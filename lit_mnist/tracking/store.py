@@ -1,5 +1,6 @@
 """Which tracking store is used, and how it is opened."""
 
+import logging
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,6 +98,9 @@ def connect(store: Store) -> "MlflowClient":
     os.environ.pop(URI, None)
     if named is not None:
         os.environ[URI] = named
+    # The migrations of MLflow 3.1, by which it creates a database, write a dozen INFO lines to stderr.
+    disabled = logging.root.manager.disable
+    logging.disable(logging.INFO)
     try:
         if uri.startswith(SQLITE):
             return _connect_sqlite(uri)
@@ -107,6 +111,8 @@ def connect(store: Store) -> "MlflowClient":
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
         raise StoreError(f"cannot open the tracking store {store.name}: {reason(error)}{choice}") from None
+    finally:
+        logging.disable(disabled)
 
 
 def with_time_limit(uri: str) -> str:

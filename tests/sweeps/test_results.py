@@ -19,6 +19,7 @@ from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results import export
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.summary import read_summary, runs
@@ -178,7 +179,7 @@ def test_best_is_the_pareto_front_and_respects_constraints() -> None:
     one = make_study("one")
     for accuracy, excess in ((0.5, -1.0), (0.9, 1.0), (0.6, 0.0)):
         trial = one.ask(SPACE_OF_ONE)
-        trial.set_constraint("seconds", excess)
+        set_constraint(trial, "seconds", excess)
         one.tell(trial, accuracy)
     assert [trial.number for trial in read_summary(one).best()] == [2]
 
