@@ -17,7 +17,7 @@ from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec
-from lit_mnist.sweeps.search.validation import check
+from lit_mnist.sweeps.search.validation import check, check_machine
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
 from lit_mnist.sweeps.study.retry import RetryingStorage
@@ -81,6 +81,7 @@ def run_spec(spec: Spec, workers: int, url: str | None) -> None:
         if check_stored(storage, spec) and _report_if_finished(storage, spec):
             return
         probes = check(spec)
+        check_machine(spec, probes)
         import_mlflow()
         signals.check()
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
