@@ -44,6 +44,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     more = f"--trials {2 * summary.budget}" if left <= 0 else f"--trials {summary.budget}"
     commands = code(
         place.command if "--trials" in place.command and left > 0 else f"{_without_trials(place.command)} {more}",
+        *([f"lit-mnist sweep confirm {summary.name} --top 3 --seeds 5"] if len(summary.seeds) == 1 else []),
         f"lit-mnist sweep best {summary.name}",
         f"lit-mnist compare --study {summary.name} --html {summary.name}.html",
     )
@@ -143,9 +144,9 @@ def _answer(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTri
 def _tied(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
     tied = ties(summary, ranked, place.images)
     if tied is None:
-        return "Several seeds for each point (`repeats`) would tell which others are as good."
+        return "`sweep confirm` tells, with further seeds, which others are as good."
     if not tied:
-        return "Every other complete trial is worse than that." if len(ranked) > 1 else ""
+        return "Every other complete trial is surely worse than that." if len(ranked) > 1 else ""
     by_number = {trial.number: trial for trial in ranked}
     named = ", ".join(_link(place, by_number[number]) for number in tied[:MOST_NAMED])
     rest = f" and {len(tied) - MOST_NAMED} more" if len(tied) > MOST_NAMED else ""
