@@ -31,18 +31,38 @@ def seconds(value: float) -> str:
     return f"{minutes // 60} h {minutes % 60:02d} min"
 
 
-def print_table(columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None) -> None:
-    """Print a table as wide as `width` allows."""
-    from rich.console import Console
-    from rich.table import Table
+def print_table(
+    columns: Sequence[str], rows: Sequence[Sequence[str]], title: str | None = None, whole: Sequence[str] = ()
+) -> None:
+    """Print a table as wide as `width` allows.
 
-    table = Table(*columns, box=None, pad_edge=False)
+    Args:
+        columns: Headings.
+        rows: Cells, which may hold rich's markup.
+        title: A line above it.
+        whole: Columns whose cells are never broken or cut, such as ids; of the others the ends are left out first.
+
+    """
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    heads = [Column(name, no_wrap=bool(whole), overflow="ellipsis" if whole else "fold") for name in columns]
+    for i, head in enumerate(heads):
+        if columns[i] in whole:
+            head.min_width = max(len(_plain(cells[i])) for cells in (columns, *rows))
+    table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
     console = Console(width=width(), highlight=False)
     if title is not None:
         console.print(title)
     console.print(table)
+
+
+def _plain(markup: str) -> str:
+    from rich.text import Text
+
+    return Text.from_markup(markup).plain
 
 
 def width() -> int:

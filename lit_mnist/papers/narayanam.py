@@ -41,7 +41,7 @@ def _measure(runs: Runs) -> dict[str, float]:
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    title = "Narayanam, figure 9: losses with noise drawn once (the paper), and anew in each epoch"
+    title = "Narayanam, figure 9: noise drawn once, and anew in each epoch"
     stage = seeds[0]["once"]
     split = one_per_class([test_split(stage.data())])
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": predict(stage.model(), split.x)}

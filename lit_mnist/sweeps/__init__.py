@@ -2,6 +2,7 @@
 
 - `command.py`: the arguments of `lit-mnist sweep` and its verbs.
 - `plan.py`: `--plan`, which checks a sweep and estimates its time and disk.
+- `confirm.py`: `confirm`, which trains the best points with further seeds.
 - `timing.py`: what one training costs, from a few steps of it.
 - `search/`: what to try: the specification, the search space, samplers and pruners.
 - `study/`: the state that all workers share: storage, locks, leases of trials.

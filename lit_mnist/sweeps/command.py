@@ -11,15 +11,17 @@ from lit_mnist.sweeps.resources import take_task_share
 from lit_mnist.terminal import Parser, quiet
 
 USAGE = """\
-lit-mnist sweep SPEC.yaml [--trials N] [--workers W] [--storage URL] [--plan]
+lit-mnist sweep SPEC.yaml|NAME [--trials N] [--workers W] [--storage URL] [--plan]
+       lit-mnist sweep confirm NAME [--top 3] [--seeds 5] [--workers W] [--storage URL]
        lit-mnist sweep status|best|export NAME [--storage URL] [--out FILE]
        lit-mnist sweep list [--storage URL]"""
 DESCRIPTION = """\
 Search for good hyperparameters. A study has N trials, however often it is interrupted.
 
 The same command again runs the trials that are left. It may be started several times for one study, on one machine
-or, with a PostgreSQL storage, on many. `status` shows how far a study is, `best` writes its best configuration for
-`lit-mnist fit --config`, `export` writes a table of all trials, `list` lists the studies."""
+or, with a PostgreSQL storage, on many. NAME is that of a stored study. `status` shows how far a study is, `best`
+writes its best configuration for `lit-mnist fit --config`, `confirm` trains the best points with further seeds and
+says which are tied, `export` writes a table of all trials, `list` lists the studies."""
 RESULTS = ("status", "best", "export", "list")
 
 
@@ -34,7 +36,9 @@ def sweep(arguments: Sequence[str]) -> None:
 
     """
     verb = arguments[0] if arguments else "--help"
-    if verb in RESULTS:
+    if verb == "confirm":
+        _confirm(arguments[1:])
+    elif verb in RESULTS:
         _show_results(verb, arguments[1:])
     elif verb == "trial":  # started by a worker, see `workers/distributed.py`
         parser = Parser("lit-mnist sweep trial", allow_abbrev=False)
@@ -57,10 +61,17 @@ def _run(arguments: Sequence[str]) -> None:
         allow_abbrev=False,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("spec", metavar="SPEC.yaml", help="the specification; sweeps/ has some to copy")
+    parser.add_argument(
+        "spec", metavar="SPEC.yaml|NAME", help="the specification (sweeps/ has some to copy), or a stored study"
+    )
     parser.add_argument("--trials", type=int, help="size of the study, instead of what the specification says")
     parser.add_argument(
         "--workers", type=int, default=1, help="processes that share the cores or GPUs (default: 1)"
+    )
+    parser.add_argument(
+        "--keep-checkpoints",
+        choices=("all", "best", "none"),
+        help="checkpoints that a trial keeps once it has ended (default: best; a pruned trial keeps none)",
     )
     _add_storage(parser)
     parser.add_argument(
@@ -72,23 +83,47 @@ def _run(arguments: Sequence[str]) -> None:
             raise UsageError(f"--{name} {value} must be at least 1")
     if known.plan:
         from lit_mnist.sweeps.plan import plan
-        from lit_mnist.sweeps.search.spec import load_spec
+        from lit_mnist.sweeps.study.study import find_spec
 
         quiet()
-        spec = load_spec(known.spec)
+        spec = find_spec(known.spec, known.storage)
         plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
         return
+    _prepare_workers(known.workers)
+    from lit_mnist.sweeps.workers.runner import sweep as run_sweep
+
+    quiet()
+    run_sweep(known.spec, known.trials, known.workers, known.storage, known.keep_checkpoints)
+
+
+def _confirm(arguments: Sequence[str]) -> None:
+    """`lit-mnist sweep confirm NAME`."""
+    parser = Parser("lit-mnist sweep confirm", allow_abbrev=False)
+    parser.add_argument("study", metavar="NAME", help="name of the study")
+    parser.add_argument("--top", type=int, default=3, help="how many of the best points (default: 3)")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds, new ones (default: 5)")
+    parser.add_argument("--workers", type=int, default=1, help="processes that share the cores (default: 1)")
+    _add_storage(parser)
+    known = parser.parse_args(arguments)
+    for name, least in (("top", 1), ("seeds", 2), ("workers", 1)):
+        if (value := getattr(known, name)) < least:
+            raise UsageError(f"--{name} {value} must be at least {least}")
+    _prepare_workers(known.workers)
+    from lit_mnist.sweeps.confirm import confirm
+
+    quiet()
+    confirm(known.study, known.top, known.seeds, known.workers, known.storage)
+
+
+def _prepare_workers(workers: int) -> None:
+    """Start the workers' imports, which then run beside this process's own."""
     if allocation() is not None:  # before the fork server starts, whose environment every worker inherits
         take_task_share()
         leave_tasks()
     from lit_mnist.sweeps.workers.spawn import prepare
 
-    prepare(known.workers)  # starts the workers' imports, which then run beside this process's own
+    prepare(workers)
     gc.disable()  # collecting garbage among the million objects of the imports takes a tenth of the start-up
-    from lit_mnist.sweeps.workers.runner import sweep as run_sweep
-
-    quiet()
-    run_sweep(known.spec, known.trials, known.workers, known.storage)
 
 
 def _show_results(verb: str, arguments: Sequence[str]) -> None:

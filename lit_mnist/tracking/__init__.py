@@ -8,6 +8,8 @@
 - `store.py`: which tracking store is used, and how it is opened
 - `folder.py`: a run's folder on this machine: `run.json`, lock, reserved disk space
 - `process.py`, `liveness.py`: identity of processes; heartbeats, and whether a run's process is alive
+- `pages.py`: addresses of pages in MLflow's UI
+- `descriptions.py`: Markdown for the descriptions that the UI shows
 - `mlflow_private.py`: everything that relies on MLflow's internals
 - `journal/`: the write-ahead journal, and the thread that sends it to the store
 - `queries/`: runs are found, listed, compared and reaped

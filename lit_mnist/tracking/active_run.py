@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
@@ -60,6 +61,14 @@ class Run:
         if self.mlflow is None:
             raise UserError(f"run {self.id} is offline: `lit-mnist sync` sends it to a tracking store")
         return self.mlflow
+
+    @cached_property
+    def experiment_id(self) -> str:
+        """The id of the run's experiment; empty if the run is offline or its store does not answer."""
+        with contextlib.suppress(Exception):  # each kind of store raises its own; the id only serves addresses
+            found = self.client.get_experiment_by_name(self.experiment)
+            return str(found.experiment_id) if found else ""
+        return ""
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
@@ -183,6 +192,18 @@ class Run:
             points += fit.points(metric)
         points += self.journal.points(metric)
         return [(step, value) for _, value, _, step in newest_per_step(points)]
+
+    def tags(self) -> dict[str, str]:
+        """The run's tags: those in its journal, and those of the store if it answers."""
+        # The journal alone is not enough: of a run whose folder was fetched from the store it begins late.
+        tags: dict[str, str] = {}
+        if self.mlflow is not None:
+            with contextlib.suppress(Exception):  # each kind of store raises its own
+                tags |= self.data().data.tags
+        for _, entry in self.journal.entries():
+            if entry["kind"] == "tags":
+                tags |= entry["values"]
+        return tags
 
     def data(self) -> "MlflowRun":
         """The run as MLflow has it."""

@@ -68,7 +68,10 @@ def ui(arguments: list[str]) -> None:
     """Serve the MLflow UI."""
     parser = Parser("lit-mnist ui", description="Start the MLflow UI on the project's tracking store.")
     parser.add_argument("--port", type=int, default=5000, help="(default: 5000)")
+    parser.add_argument(
+        "--print-links", action="store_true", help="print the addresses of the newest studies; start nothing"
+    )
     known = parser.parse_args(arguments)
     from lit_mnist.tracking.queries.ui import serve
 
-    serve(known.port)
+    serve(known.port, known.print_links)

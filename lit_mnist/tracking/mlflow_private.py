@@ -3,12 +3,17 @@
 `tests/tracking/test_mlflow_contract.py` compares it with the installed MLflow and names what an upgrade changed.
 """
 
+import base64
 import importlib
 import inspect
+import json
 import logging
+import time
 import uuid
-from collections.abc import Sequence
-from typing import TYPE_CHECKING
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 if TYPE_CHECKING:
     from sqlalchemy import Connection, TableClause
@@ -39,6 +44,18 @@ MAX_PARAMS_TAGS_PER_BATCH = 100
 """Parameters, or tags, that MLflow accepts in one call."""
 MAX_PARAM_LENGTH = 6000
 """Characters that MLflow accepts as the value of a parameter."""
+MAX_NOTE_LENGTH = 5000
+"""Characters of a tag that MLflow 3.1 accepts of an experiment, the least of all limits of tags."""
+
+DESCRIPTION = "mlflow.note.content"
+"""The tag, of a run or an experiment, that the UI shows as its description, in Markdown."""
+VIEW_TAG = "mlflow.sharedViewState."
+"""Beginning of the experiment tags in which the UI keeps the views that a user has saved."""
+UI_WORDS = (
+    "viewStateShareKey", "workflowType", "machine_learning", "deflate;", "get-artifact", "selectedColumns",
+    "orderByKey", "orderByAsc", "searchFilter", "runsHiddenMode", VIEW_TAG, DESCRIPTION,
+)  # fmt: skip
+"""What `ui_path`, `artifact_path` and `saved_view` expect the UI's JavaScript to contain."""
 
 
 LOGGED_IMAGES = "mlflow.loggedImages"
@@ -137,3 +154,44 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
             if newest is not None:
                 connection.execute(insert(latest).values(**newest))
     return True
+
+
+def ui_path(experiment: str, run: str | None = None, view: str | None = None) -> str:
+    """Address of a page relative to the UI's own, in the mode for model training.
+
+    Without the parameter, MLflow 3.17 opens an experiment in its mode for language models, on an empty page.
+
+    Args:
+        experiment: The experiment's id; empty for the list of all.
+        run: A run of it; None for its list of runs.
+        view: Key of a saved view of the list.
+
+    """
+    path = f"#/experiments/{experiment}/runs" if experiment else "#/experiments"
+    shared = f"&viewStateShareKey={quote(view)}" if view else ""
+    return f"{path}{f'/{run}' if run else ''}?workflowType=machine_learning{shared}"
+
+
+def artifact_path(run: str, artifact: str) -> str:
+    """Address of an artifact relative to the UI's own, which a description shows as an image."""
+    return f"get-artifact?path={quote(artifact, safe='')}&run_uuid={run}"
+
+
+def saved_view(name: str, columns: Sequence[str], order_by: str, ascending: bool, query: str) -> str:
+    """Value of an experiment tag VIEW_TAG + key that makes a saved view of the experiment's list of runs.
+
+    Args:
+        name: What the UI calls the view.
+        columns: Columns beside the run's name, such as "metrics.`val/acc`".
+        order_by: The column to sort by.
+        ascending: Smallest first.
+        query: MLflow's filter for the runs to show.
+
+    """
+    state: Mapping[str, Any] = {
+        "selectedColumns": list(columns), "orderByKey": order_by, "orderByAsc": ascending, "searchFilter": query,
+        "runsHiddenMode": "FIRST_20_RUNS",
+    }  # fmt: skip
+    packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
+    now = time.time_ns() // 1_000_000
+    return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})

@@ -4,6 +4,7 @@ import getpass
 import os
 import platform
 import subprocess
+from collections.abc import Sequence
 from functools import lru_cache
 from importlib.metadata import distributions
 from pathlib import Path
@@ -29,17 +30,22 @@ SNAPSHOT = "LIT_MNIST_CODE"
 """Environment variable of a submitted job: COMMIT:DIGEST of the copy of the code that it runs."""
 
 
-def git_state() -> dict[str, str]:
+def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
     """Commit, and whether files were changed, of the repository of the code, or else of the working directory.
 
     The code of a submitted job is a copy; `lit-mnist submit` has noted its commit and a hash of its files.
+
+    Args:
+        exclude: Paths below the repository's root whose changes do not count.
+
     """
     if SNAPSHOT in os.environ:
         commit, _, digest = os.environ[SNAPSHOT].partition(":")
         return {"mlflow.source.git.commit": commit or "unknown", "code.digest": digest}
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if found := _git(folder, "rev-parse", "HEAD"):
-            changes = _git(folder, "status", "--porcelain")
+            ignored = [f":(exclude,top){path}" for path in exclude]
+            changes = _git(folder, "status", "--porcelain", "--", ":/", *ignored)
             dirty = "unknown" if changes is None else str(bool(changes)).lower()
             return {"mlflow.source.git.commit": found, "git.dirty": dirty}
     return {"mlflow.source.git.commit": "unknown", "git.dirty": "unknown"}

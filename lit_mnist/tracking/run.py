@@ -48,7 +48,7 @@ def open_run(
     experiment: str,
     name: str | None = None,
     run_id: str | None = None,
-    system_metrics: bool = True,
+    system_metrics: bool | None = True,
     *,
     resume: bool = False,
     offline: bool = False,
@@ -63,7 +63,7 @@ def open_run(
         experiment: MLflow experiment of a new run.
         name: The run's name in the UI; without it MLflow makes one up.
         run_id: A run to read and to add to; its status is not changed.
-        system_metrics: Sample the machine's load.
+        system_metrics: Sample the machine's load; None for runs of more than a minute only.
         resume: Continue the fit of `run_id`: it is RUNNING again, and no step is logged twice.
         offline: Use no store; everything waits in the run's folder for `lit-mnist sync`.
         leased: The caller has proof that no other host works on the run to resume (a sweep's lease), so heartbeats
@@ -118,7 +118,7 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
 
 @contextmanager
 def _create_run(
-    experiment: str, name: str | None, system_metrics: bool, offline: bool, tags: Mapping[str, str]
+    experiment: str, name: str | None, system_metrics: bool | None, offline: bool, tags: Mapping[str, str]
 ) -> Iterator[Run]:
     store = find_store()
     client = None
@@ -151,7 +151,7 @@ def _create_run(
 
 @contextmanager
 def resume_run(
-    found: FoundRun, system_metrics: bool = True, *, offline: bool = False, leased: bool = False
+    found: FoundRun, system_metrics: bool | None = True, *, offline: bool = False, leased: bool = False
 ) -> Iterator[Run]:
     """Open a run that was found, to continue its fit; for the arguments and errors see `open_run`."""
     record, folder, store, client = found.record, found.folder, found.store, None
@@ -225,12 +225,15 @@ def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -
 
 @contextmanager
 def _work_on(
-    store: Store, record: Record, client: "MlflowClient | None", journal: Journal, system_metrics: bool
+    store: Store, record: Record, client: "MlflowClient | None", journal: Journal, system_metrics: bool | None
 ) -> Iterator[Run]:
     """Yield the run, with its uploader at work, and set its status at the end."""
     steps = journal.last_steps()
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
-    system = SystemMetrics(last_step=last) if system_metrics else None
+    system = None
+    if system_metrics is not False:
+        first = 60.0 if system_metrics is None else 2.0
+        system = SystemMetrics(first=first, last_step=last, short_runs=bool(system_metrics))
     writer = MLflowWriter(client, record.id, journal) if client else None
     uploader = Uploader(journal, writer, store.name, system, heartbeat=True)
     earliest = max((rewind.time for rewind in journal.rewinds()), default=0)

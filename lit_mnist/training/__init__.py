@@ -8,6 +8,7 @@ Files:
     fit.py            one training as one MLflow run, new or resumed
     resumable.py      the same from Python, with an ordinary Trainer
     evaluate.py       a run's checkpoint on validation or test images, or on image files
+    description.py    what the UI shows as the description of a run or an experiment
     export.py         a run's network as a pt2 or ONNX file, or as an MLflow model
     report.py         the table and the figures at the end
     progress.py       what a user sees meanwhile

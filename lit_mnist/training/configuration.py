@@ -7,7 +7,7 @@ import sys
 import warnings
 from dataclasses import dataclass
 from types import NoneType
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_type_hints
 
 import torch
 import yaml
@@ -62,20 +62,25 @@ class TrackingArgs:
         self,
         experiment: str = "lit_mnist",
         name: str | None = None,
-        system_metrics: bool = True,
+        system_metrics: bool | None = None,
         figures: bool = True,
+        keep_checkpoints: Literal["all", "best", "none"] = "all",
     ) -> None:
         """Take the names.
 
         Args:
             experiment: MLflow experiment that the run belongs to.
             name: Name of the run in the UI; by default, model, dataset and seed.
-            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU.
+            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU; null: after the
+                first minute only.
             figures: Whether to draw loss curves, and the predictions for the validation images.
+            keep_checkpoints: Checkpoints that a finished run keeps; without the last one it cannot be resumed with
+                more epochs. A run that is interrupted keeps both.
 
         """
         self.experiment, self.name = experiment, name
         self.system_metrics, self.figures = system_metrics, figures
+        self.keep_checkpoints = keep_checkpoints
 
 
 @dataclass(frozen=True)

@@ -25,12 +25,14 @@ from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.queries.lookup import KEY, FoundRun, find_key
 from lit_mnist.tracking.run import Run, clean_folder, open_run, resume_run
 from lit_mnist.tracking.store import find_store
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
+    BEST,
     LAST,
     NEXT,
     PREVIOUS,
@@ -49,6 +51,7 @@ from lit_mnist.training.checkpoints.resume_point import (
 )
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
+from lit_mnist.training.description import command_tag, describe, describe_experiment
 from lit_mnist.training.gc_freeze import gc_freeze
 from lit_mnist.training.lightning.fast_step import hide_no_gpu, use_fast_step
 from lit_mnist.training.lightning.ranks import (
@@ -125,8 +128,10 @@ def fit(
             torch.set_num_threads(threads)
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model, sent)
-        key = {KEY: options.key} if options.key else {}
-        work = _prepare(cli, point, callbacks, watch, options.offline, leased, {**(tags or {}), **key})
+        tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
+        if found is None:
+            tags |= command_tag(arguments, tags)
+        work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if _is_done(work, peers):
             return None
         watch.check()
@@ -361,9 +366,12 @@ def _open(job: _Fit) -> Iterator[Run | None]:
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
             _announce(run, point, config_diff(run.folder / CONFIG, config))
+        if run.experiment_id:
+            print(show_page(run.store, run.experiment_id, run.id), flush=True)
         # From here on the run can be resumed: it has its configuration, and its parameters.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
+        job.tags = describe(run, job.tags)
         run.submit(lambda: _log_provenance(run, job))
         (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
@@ -398,20 +406,14 @@ def _log_provenance(run: Run, job: _Fit) -> None:
     tags = device_tags(job.trainer.strategy.root_device.type, job.trainer.world_size)
     tags |= {**git_state(), **version_tags(versions), "monitor": job.cli.model.monitor}
     if job.point is not None:
-        before: dict[str, str] = {}
-        for _, entry in run.journal.entries():
-            if entry["kind"] == "tags":
-                before |= entry["values"]
-        if "monitor" not in before and run.mlflow is not None:
-            # The journal does not go back to the run's beginning: its folder was fetched from the store.
-            with suppress(Exception):  # the store may be away; the tags are journaled all the same
-                before = run.data().data.tags
+        before = run.tags()
         changes = {name: f"{before[name]} → {tag}" for name, tag in tags.items() if before.get(name, tag) != tag}
         tags |= {f"config_diff.{name}": change for name, change in changes.items()}
     run.set_tags(tags)
     run.log_text("".join(f"{name}=={version}\n" for name, version in versions.items()), "packages.txt")
     data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
+    describe_experiment(run)
 
 
 def _mark_killed(run: Run) -> None:
@@ -449,14 +451,26 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
     if run is None:
         return None
     took = time.perf_counter() - start
-    _log_files(run)
+    keep = job.cli.config["tracking"].keep_checkpoints
+    if keep == "best" and any(getattr(each, "discards_checkpoints", False) for each in trainer.callbacks):  # type: ignore[attr-defined]
+        keep = "none"
+    _log_files(run, keep)
     return _conclude(job, run, took)
 
 
-def _log_files(run: Run) -> None:
-    """Log the best and the last checkpoint, those of a user's callbacks, and all that was written to `log_dir`."""
-    for path in sorted((run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
-        if path.name not in (NEXT, PREVIOUS):
+def _log_files(run: Run, keep: str = "all") -> None:
+    """Log checkpoints, also those of a user's callbacks, and all that was written to `log_dir`.
+
+    Args:
+        run: The run.
+        keep: `all` for the best and the last checkpoint, `best` for that one, `none` for neither.
+
+    """
+    folder = run.folder / CHECKPOINTS
+    # A training that was never validated has no best checkpoint: the last one stands for it.
+    left_out = {"all": (), "best": (LAST,) if (folder / BEST).exists() else (), "none": (BEST, LAST)}[keep]
+    for path in sorted(folder.glob("[!.]*.ckpt")):
+        if path.name not in (NEXT, PREVIOUS, *left_out):
             run.log_file(path, CHECKPOINTS)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():
@@ -477,4 +491,5 @@ def _conclude(job: _Fit, run: Run, took: float) -> Result:
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
     drawn = fit_figures(run, job.cli.model, job.cli.datamodule) if job.cli.config["tracking"].figures else []
+    describe(run, job.tags, metrics, drawn)
     return Result(run.id, metrics, took, drawn)

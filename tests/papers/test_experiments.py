@@ -18,7 +18,9 @@ def test_every_stage_parses() -> None:
     # The flags of the quick preset include those of the full one.
     keys = {stage: stage_key(stage, "quick", 0) for stage in STAGES}
     shared = [stages for key in set(keys.values()) if len(stages := [s for s in STAGES if keys[s] == key]) > 1]
-    assert all({stage.config for stage in stages} == {"panagakis/classifier"} for stages in shared)
+    # At full length these are one training; the quick preset cuts them alike, too.
+    alike = ({"panagakis/classifier"}, {"zhang/autoencoder"}, {"yaramsetty/layer_1"})
+    assert all({stage.config for stage in stages} in alike for stages in shared)
 
 
 def test_the_full_preset_is_the_packaged_configuration() -> None:

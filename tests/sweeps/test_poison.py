@@ -2,12 +2,14 @@
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import TrialState
-from small import spec_text, trial_runs, work
+from small import spec_text, trial_runs, work, write_spec
 from studied import add_trial, make_study
 
 from lit_mnist.errors import UsageError
@@ -46,6 +48,27 @@ def test_a_trial_that_raises_the_same_oserror_each_time_fails_and_the_others_are
     assert failed.user_attrs["reason"] == "OSError: [Errno 12] Cannot allocate memory (3 times in a row)"
     statuses = {run.data.tags["sweep.trial"]: run.info.status for run in trial_runs(study)}
     assert statuses.pop(str(failed.number)) == "FAILED" and set(statuses.values()) == {"FINISHED"}
+
+
+def test_an_error_of_the_surroundings_in_a_trial_on_two_devices_releases_it_before_it_fails(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.MAX_RELEASES", 1)
+    search = {"space": {"model.lr": {"choices": [0.06]}}, "sampler": "grid", "trials": 1,
+              "flags": {"trainer.callbacks": "test_poison.Poison", "trainer.devices": 2,
+                        "trainer.accelerator": "cpu", "trainer.strategy": "ddp"}}  # fmt: skip
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
+    with pytest.raises(ReleasedError, match="Cannot allocate memory"):
+        work(**search)
+    [trial] = work(**search).get_trials()
+    assert trial.state == TrialState.FAIL
+    assert trial.user_attrs["reason"] == "OSError: [Errno 12] Cannot allocate memory (1 times in a row)"
+
+
+def test_a_machine_on_which_no_trial_can_start_is_refused_before_there_is_a_study(cli: Cli) -> None:
+    code, _, err = cli("sweep", write_spec(flags={"trainer.accelerator": "tpu"}))
+    assert code == 2 and "error: --trainer: " in err and len(err.splitlines()) == 1
+    assert cli("sweep", "list")[1].startswith("no studies yet")
 
 
 def test_a_point_too_large_for_this_machine_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:

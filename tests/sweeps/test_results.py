@@ -142,7 +142,7 @@ def test_the_parent_run_receives_summary_metrics_figures_and_page(project: Path)
     client = connect(find_store())
     metrics = client.get_run(run.id).data.metrics
     best = max(trial.values[0] for trial in read_summary(study).complete)
-    assert metrics == {"trials": 30, "complete": 24, "pruned": 5, "failed": 1, "best/val/acc": best}
+    assert metrics == {"best/val/acc": best}
     folder = Path(client.download_artifacts(run.id, ""))
     summary = json.loads((folder / "summary.json").read_text())
     assert summary["best_trials"][0]["values"] == {"val/acc": best}

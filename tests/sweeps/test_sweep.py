@@ -80,6 +80,8 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
     killer.join()
     assert code == 0, err
     assert [line.split(":")[0] for line in sorted(out.splitlines())] == [
+        "page",
+        "page",
         "study small",
         "trial 0",
         "trial 1",

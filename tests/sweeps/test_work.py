@@ -19,11 +19,12 @@ from small import history, spec_text, trial_runs, work, write_spec
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
 from lit_mnist.signals import SignalWatch
-from lit_mnist.sweeps.search.optuna_private import storage_of
+from lit_mnist.sweeps.search.optuna_private import load_trial, storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, OwnerWatch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
+from lit_mnist.sweeps.workers.trial import PrunedError, TrialWork, plan_trials
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
 from lit_mnist.tracking.store import connect, find_store
@@ -98,8 +99,11 @@ def test_repeats_are_grouped_with_mean_and_interval() -> None:
     (group,) = {run.data.tags["mlflow.parentRunId"] for run in trial_runs(study)}
     found = connect(find_store()).get_run(group)
     assert found.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
-    assert found.data.metrics["val/loss/mean"] == pytest.approx(trial.value)
+    assert found.data.metrics["val/loss"] == pytest.approx(trial.value)
     assert found.data.metrics["val/loss/interval"] > 0
+    assert float(found.data.params["lr"]) == trial.params["model.lr"]
+    assert found.info.run_name == f"00 lr={trial.params['model.lr']:.3g}" and trial.user_attrs["group"] == group
+    assert [run.info.run_name[:5] for run in trial_runs(study)] == ["00 s0", "00 s1"]
 
 
 def test_a_network_that_is_too_large_is_not_trained() -> None:
@@ -328,3 +332,49 @@ def test_a_signal_before_the_next_trial_ends_the_work() -> None:
         watch.received = 15
         work_on(study, watch)
     assert not study.get_trials()
+
+
+@pytest.mark.parametrize("keep", [None, "all", "none"])
+def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, project: Path, cli: Cli) -> None:
+    study = work(
+        trials=2,
+        space={"model.lr": {"low": 1e-7, "high": 0.1, "log": True}},
+        points=[{"model.lr": 0.01}, {"model.lr": 1e-7}],
+        pruner={"name": "median", "n_startup_trials": 1},
+        flags={"trainer.max_epochs": 2},
+        keep_checkpoints=keep,
+    )
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE", "PRUNED"]
+    client, ids = connect(find_store()), [run.info.run_id for run in trial_runs(study)]
+    kept = [
+        sorted(Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")) for run_id in ids
+    ]
+    both = ["best.ckpt", "last.ckpt"]
+    assert kept == {None: [["best.ckpt"], []], "all": [both, both], "none": [[], []]}[keep]
+    assert cli("sweep", "best", "small")[0] == 0
+    code, out, err = cli("validate", "--run", ids[0])
+    assert (code, "val/acc" in out) == ((0, True) if keep != "none" else (1, False)), err
+    history_before = history(ids[0])
+    code, out, err = cli("fit", "--resume", ids[0], "--trainer.max_epochs", "3")
+    assert code == (0 if keep == "all" else 1) and ("kept no checkpoint to resume from" in err) == (keep != "all")
+    assert keep == "all" or history(ids[0]) == history_before
+
+
+def test_wilcoxon_ends_a_trial_after_the_seeds_that_suffice() -> None:
+    study = work(
+        metric="val/loss", direction="minimize", trials=2, sampler="grid", repeats=5, pruner="wilcoxon",
+        points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
+        flags={"data.train_per_class": 40, "data.batch_size": 10},
+    )  # fmt: skip
+    best, pruned = study.get_trials()
+    assert (best.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
+    assert list(best.intermediate_values.values()) == [value for (value,) in best.user_attrs["values"]]
+    # Four of four worse: p = 1/16, the first below the threshold of 0.1.
+    assert list(pruned.intermediate_values) == [0, 1, 2, 3] and len(pruned.user_attrs["runs"]) == 4
+    assert pruned.user_attrs["reason"] == "after seed 3: 4 seeds are worse than those of the best trial"
+    # A worker that takes the trial over, after the one that decided was killed, does not train on.
+    spec = stored_spec(study)
+    taken = TrialWork(Leases(study, spec, 0, 1), load_trial(study, 1), SignalWatch(), plan_trials(spec))
+    taken.metrics = [{"val/loss": value} for value in pruned.intermediate_values.values()]
+    with pytest.raises(PrunedError, match="after seed 3"):
+        taken._prune_by_seeds(3)

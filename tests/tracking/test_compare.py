@@ -54,6 +54,9 @@ def project(ids: dict[str, list[str]]) -> Path:
     return Path.cwd()
 
 
+MODE = "workflowType=machine_learning"
+
+
 def _lines(out: str) -> dict[str, list[str]]:
     return {line.split()[0]: re.split(r"  +", line.strip())[1:] for line in out.splitlines() if line.strip()}
 
@@ -101,10 +104,11 @@ def test_page_has_the_same_content_in_one_file(cli: Cli, ids: dict[str, list[str
     code, out, _ = cli("compare", *ids["fast"], *ids["slow"], "--html", "page.html")
     page = (project / "page.html").read_text()
     assert code == 0 and out.endswith("page.html\n")
-    assert '<td class="metric marked" data-number="0.93">0.930 ± 0.050</td>' in page
+    assert '<td class="metric best" data-number="0.93">0.930 ± 0.050</td>' in page
     assert "-0.010 ± 0.012" in page
     assert all(run_id in page for run_id in ids["fast"] + ids["slow"])
-    assert "http" not in page and "/store/" not in page
+    assert all(f'/runs/{run_id}?workflowType=machine_learning">{run_id[:8]}</a>' in page for run_id in ids["fast"])
+    assert "<code>lit-mnist ui</code> serves" in page and "/store/" not in page
 
 
 def test_page_shows_full_values_and_links_runs_on_a_server(project: Path) -> None:
@@ -116,10 +120,45 @@ def test_page_shows_full_values_and_links_runs_on_a_server(project: Path) -> Non
     found = compare_groups([Group(run.id[:8], [run]) for run in runs])
     served = page(found, "two", Store("https://someone:secret@server:5000/mlflow/", project))
     assert "secret" not in served and f"{path}/a<" in served
-    assert f'<a href="https://server:5000/mlflow/#/experiments/17/runs/{"a" * 32}">{"a" * 8}</a></td>' in served
-    assert f'/runs/{"b" * 32}">{"b" * 32}</a></code>' in served
-    assert "href" not in page(found, "two", Store("sqlite:////a.db", project))
+    assert (
+        f'<a href="https://server:5000/mlflow/#/experiments/17/runs/{"a" * 32}?{MODE}">{"a" * 8}</a></td>'
+        in served
+    )
+    assert f'/runs/{"b" * 32}?{MODE}">{"b" * 32}</a></code>' in served
+    assert "lit-mnist ui" not in served
+    assert 'href="http://127.0.0.1:5000/#/' in page(found, "two", Store("sqlite:////a.db", project))
     assert all(len(cell) == 40 for cell in found.params[0].cells)
+
+
+def test_what_is_surely_worse_is_called_so(project: Path) -> None:
+    def group(label: str, accs: tuple[float, ...]) -> Group:
+        return Group(label, [
+            RunData(f"{seed}" * 32, label, "FINISHED", {"seed_everything": f"{seed}"},
+                    {"val/acc": acc, "val/loss": 1 - acc}, {})
+            for seed, acc in enumerate(accs)
+        ])  # fmt: skip
+
+    first = group("first", (0.90, 0.91, 0.92))
+    found = compare_groups([first, group("lower", (0.80, 0.811, 0.82)), group("same", (0.91, 0.90, 0.925))])
+    marks = {line.name: line.marks for line in found.differences}
+    assert marks == {"val/acc": ["worse", ""], "val/loss": ["worse", ""]}
+    shown = page(found, "three", Store("sqlite:////a.db", project))
+    assert '<td class="metric worse" data-number="-0.09' in shown and "metric better" not in shown
+
+
+def test_no_objective_is_left_out_however_narrow_the_terminal(
+    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    enter_project(tmp_path, monkeypatch)
+    monkeypatch.setattr("lit_mnist.tracking.queries.compare.width", lambda: 22)
+    for trial in range(6):
+        tags = {"sweep.study": "two", "sweep.trial": str(trial), "sweep.seed": "0",
+                "sweep.goals": "maximize val/acc, minimize parameters"}  # fmt: skip
+        metrics = {"val/acc": trial / 6, "parameters": 100.0 * trial + 100, "best/val/acc": trial / 6}
+        _run({"lr": trial, "a_long_name_of_a_parameter": trial}, 0, metrics, tags)
+    rows = cli("compare", "--study", "two")[1].splitlines()
+    assert rows[0].split() == ["run", "val/acc", "parameters"]
+    assert rows[1].split()[1:] == ["5", "0.8333*", "600.0"] and rows[6].split()[3] == "100.0*"
 
 
 def test_table_wider_than_the_terminal_names_what_it_omits(

@@ -1,7 +1,10 @@
 """MLflow's internals are as `lit_mnist/tracking/mlflow_private.py` expects; a failure names what has changed."""
 
+import base64
 import importlib
+import json
 import re
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +44,23 @@ def test_a_name_in_mlflow_is_there_and_has_the_value_that_is_relied_on(
 def test_the_loggers_that_are_silenced_exist() -> None:
     module = importlib.import_module(mlflow_private.CONNECTION_LOGGER)
     assert module._logger.name == mlflow_private.CONNECTION_LOGGER, f"its logger has another name in {TRIED}"
+
+
+def test_the_ui_has_the_words_that_addresses_and_saved_views_are_made_of() -> None:
+    scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
+    code = "".join(path.read_text(encoding="utf-8") for path in scripts.glob("*.js"))
+    words = [word for word in mlflow_private.UI_WORDS if word not in code]
+    assert code and not words, f"the UI does not know {', '.join(words)} in {TRIED}"
+
+
+def test_a_saved_view_holds_its_columns_and_order() -> None:
+    view = json.loads(
+        mlflow_private.saved_view("best", ["metrics.`val/acc`"], "metrics.`val/acc`", False, "a = 'b'")
+    )
+    assert view["name"] == "best" and isinstance(view["createdAt"], int)
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert state["selectedColumns"] == ["metrics.`val/acc`"] and state["searchFilter"] == "a = 'b'"
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/acc`", False)
 
 
 def test_mlflow_knows_the_same_kinds_of_database_servers() -> None:

@@ -15,7 +15,9 @@ import psutil
 import pytest
 from conftest import Cli
 
-from lit_mnist.tracking.store import connect, experiment_id, find_store
+from lit_mnist.tracking.pages import run_page, show_page
+from lit_mnist.tracking.queries.reader import ClientReader
+from lit_mnist.tracking.store import Store, connect, experiment_id, find_store
 
 TIMEOUT = 120
 
@@ -71,8 +73,28 @@ def test_ui_shows_the_projects_experiments_on_loopback_only(project: Path, port:
     assert listening == {("127.0.0.1", port)}
     said = (project / "log").read_text()
     assert f"MLflow on sqlite:///{project}/mlruns/mlflow.db\n" in said
-    assert f"here:    http://127.0.0.1:{port}/" in said
-    assert f"remote:  ssh -L {port}:127.0.0.1:{port} " in said
+    assert f"all experiments   http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n" in said
+    assert f"ssh -L {port}:127.0.0.1:{port} " in said
+
+
+def test_links_of_the_newest_studies_are_printed_without_a_server(cli: Cli) -> None:
+    store = find_store()
+    client = connect(store)
+    experiment = experiment_id(client, store, "sweeps/a")
+    for name in ("a", "b"):
+        tags = {"sweep.role": "study", "sweep.study": name, **({"sweep.result": "acc 0.9"} if name == "b" else {})}
+        run = client.create_run(experiment, tags=tags)
+    code, out, err = cli("ui", "--print-links", "--port", "7000")
+    page = f"http://127.0.0.1:7000/#/experiments/{experiment}/runs/{run.info.run_id}?workflowType=machine_learning"
+    assert (code, err) == (0, "")
+    assert out.splitlines()[2:4] == ["  study b: acc 0.9", f"    {page}"] and out.splitlines()[4] == "  study a"
+    assert [run.tags["sweep.study"] for run in ClientReader(client).study_runs(1)] == ["b"]
+
+
+def test_a_server_has_its_pages_at_its_own_address_without_the_password(project: Path) -> None:
+    store = Store("https://someone:secret@server:5000/mlflow/", project)
+    page = "https://server:5000/mlflow/#/experiments/1/runs/ab?workflowType=machine_learning"
+    assert run_page(store, "1", "ab") == page and show_page(store, "1", "ab") == f"page: {page}"
 
 
 def test_taken_port_is_a_one_line_error(taken_port: int, cli: Cli) -> None:

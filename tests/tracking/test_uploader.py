@@ -141,6 +141,14 @@ def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -
     assert len(set(steps)) == len(steps) >= 3 and steps[-1] > first
 
 
+def test_short_runs_have_no_charts_of_the_machines_load_unless_asked_for(project: Path) -> None:
+    for asked, sampled in ((None, False), (True, True), (False, False)):
+        with open_run("upload", system_metrics=asked) as run:
+            run.log_metrics({"loss": 1.0}, 0)
+        names = run.data().data.metrics
+        assert ("system/cpu_utilization_percentage" in names) == sampled and "loss" in names
+
+
 def test_runs_that_log_the_same_data_at_once_all_have_them(project: Path) -> None:
     runs, rounds = 8, 5
     barrier = threading.Barrier(runs)

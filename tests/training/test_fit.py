@@ -96,7 +96,7 @@ def test_every_metric_is_logged_and_every_point_once(trained) -> None:
     run, _, steps, further, _ = trained
     points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
     assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "images_per_s"} | further <= set(points)
-    assert {name for name in points if name.startswith("system/cpu")}
+    assert not {name for name in points if name.startswith("system/")}  # of a minute or more only
     assert {name: at for name, at in points.items() if len(at) != len(set(at))} == {}
     assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
 

@@ -94,7 +94,7 @@ class Claim:
     percent: bool = False
     """True if the number is a share, shown in percent."""
     margin: str = ""
-    """Why the rule's bound is where it is, decided before the measurement; empty if it is the paper's own."""
+    """Why the rule's bound is where it is; empty if it is the paper's own."""
     not_comparable: str = ""
     """What the paper leaves out, so that no verdict is possible; empty if it says enough."""
     exact: bool = False

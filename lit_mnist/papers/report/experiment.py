@@ -57,7 +57,7 @@ class Experiment:
 
 def experiments() -> list[Experiment]:
     """The experiments of every paper."""
-    # The papers import this module, and what they need (torch, matplotlib) is not needed to list commands.
+    # Imported here, since the papers' modules import this one.
     modules = [importlib.import_module(f"lit_mnist.papers.{paper}") for paper in PAPERS]
     return [experiment for module in modules for experiment in module.EXPERIMENTS]
 

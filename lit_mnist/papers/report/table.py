@@ -78,8 +78,11 @@ def make_table(results: Sequence[Result]) -> str:
             f" ``{result['filter']}``, on {' and '.join(where)}"
             + (f". Shortened: {result['cut']}." if result["cut"] else ".")
         )
-        margins = dict.fromkeys(c["margin"] for c in result["claims"] if c["margin"])
-        lines += [f"  - {margin}." for margin in margins]
+        margins: dict[str, list[str]] = {}
+        for claim in result["claims"]:
+            if claim["margin"] and claim["rule"] not in margins.setdefault(claim["margin"], []):
+                margins[claim["margin"]].append(claim["rule"])
+        lines += [f"  - {', '.join(rules)}: {margin}." for margin, rules in margins.items()]
     return "\n".join(lines)
 
 
@@ -90,7 +93,7 @@ def _figures(results: Sequence[Result], folder: Path, page: Path) -> str:
         if result["finding"]:
             lines.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
         if result["finding"] and result["figures"]:
-            image = folder / result["experiment"].partition("/")[0] / result["figures"][0]
-            link = Path(os.path.relpath(image, page.parent)).as_posix()
+            file = folder / result["experiment"].partition("/")[0] / result["figures"][0]
+            link = Path(os.path.relpath(file, page.parent)).as_posix()
             lines.append(f"![{result['title']}]({link})")
     return "\n".join(lines)

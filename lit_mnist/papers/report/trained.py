@@ -1,4 +1,4 @@
-"""A trained stage: what is known of its run, and measurements on it that are made once and then kept in MLflow."""
+"""A trained stage: what is known of its run, and measurements that are made once and then kept in MLflow."""
 
 import contextlib
 import io
@@ -161,7 +161,7 @@ def nearest_neighbours(
 
 
 def mean_image_mse(stage: TrainedStage) -> float:
-    """Mean squared error per pixel of answering every test image with the mean training image."""
+    """Mean squared error per pixel between the test images and the mean training image."""
     data = stage.data()
     mean = train_split(data).clean.mean(0)
     return float((test_split(data).clean - mean).square().mean())

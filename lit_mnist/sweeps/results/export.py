@@ -8,6 +8,7 @@ import yaml
 from optuna.trial import FrozenTrial
 
 from lit_mnist.errors import UsageError, UserError
+from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.status import load_summary, show_values
 from lit_mnist.sweeps.study.storage import open_storage
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, is_allowed, point, runs, show
@@ -23,6 +24,8 @@ FORMATS = (".csv", ".parquet")
 def best(name: str, storage: str | None, out: Path | None) -> None:
     """Print the best trial, or the Pareto front, and write the configuration that repeats the first of them.
 
+    If the study was confirmed with further seeds, these decide which trial is the best.
+
     Args:
         name: The study.
         storage: URL or path of its storage; None for the default.
@@ -33,7 +36,8 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
         UserError: there is no such study, none of its trials is complete, or a file is in the way.
 
     """
-    summary = load_summary(open_storage(storage), name)
+    opened = open_storage(storage)
+    summary = load_summary(opened, name)
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     for trial in front:
@@ -42,6 +46,12 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
             print(f"  seed {seed}: run {run_id}")
         for field, value in point(trial).items():
             print(f"  {field}: {show(value)}")
+    for line in verdict(summary, confirmed := read_confirmation(opened, name)):
+        print(line)
+    if confirmed and confirmed[0].number != front[0].number:
+        # New seeds say more than those by which the search chose its best.
+        front = [summary.trials[confirmed[0].number]]
+        print(f"the configuration is that of trial {front[0].number}, the best with the further seeds")
     for path in _write_configs(summary, front[0], out or Path(f"{name}_best.yaml")):
         print(f"lit-mnist fit --config {path}")
 

@@ -29,9 +29,8 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         return
     plain = summary_json(summary)
     run.log_text(json.dumps(plain, indent=1), "summary.json")
-    counts = {name: float(plain["trials"][name]) for name in ("complete", "pruned", "failed")}
-    done = len(summary.finished)
-    metrics = {"trials": float(done), **counts, **plain["best"]}
+    # How many trials ended how is in the summary and the description: a chart of it would be a single dot.
+    done, metrics = len(summary.finished), plain["best"]
     if run.steps is None:
         # Several sweeps, and each start of one, log here: one point for each number of trials.
         names = run.data().data.metrics

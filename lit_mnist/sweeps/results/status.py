@@ -8,11 +8,13 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import is_confirmation, open_storage, open_study, study_names
 from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point
 from lit_mnist.terminal import print_table, seconds
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import is_alive, this_host
 from lit_mnist.tracking.queries.statistics import summarise
+from lit_mnist.tracking.store import find_store
 
 
 def status(name: str, storage: str | None) -> None:
@@ -22,7 +24,8 @@ def status(name: str, storage: str | None) -> None:
         UserError: there is no such study, or its storage cannot be opened.
 
     """
-    summary = load_summary(open_storage(storage), name)
+    opened = open_storage(storage)
+    summary = load_summary(opened, name)
     done, left = len(summary.finished), summary.budget - len(summary.finished)
     print(f"study {name}: {done} of {summary.budget} trials finished ({summary.counts()})")
     for trial in summary.best():
@@ -56,13 +59,16 @@ def status(name: str, storage: str | None) -> None:
     elif (estimate := seconds_left(summary.trials, summary.budget, len(workers))) is not None:
         count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
         print(f"about {seconds(estimate)} left with {count}")
+    attributes = open_study(opened, name).user_attrs
+    if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued
+        print(show_page(find_store(), attributes["experiment_id"], attributes["run_id"]))
 
 
 def list_studies(storage: str | None) -> None:
     """Print a line for each study."""
     opened = open_storage(storage)
     rows = []
-    for name in study_names(opened):
+    for name in filter(lambda name: not is_confirmation(name), study_names(opened)):
         summary = load_summary(opened, name)
         front = summary.best()
         if len(front) > 1:

@@ -1,13 +1,14 @@
 """Optuna's samplers and pruners, made anew for each trial, with every argument stated."""
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
+from optuna.distributions import CategoricalDistribution
 from optuna.exceptions import ExperimentalWarning
-from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner
+from optuna.pruners import BasePruner, MedianPruner, NopPruner, PatientPruner, WilcoxonPruner
 from optuna.samplers import (
     BaseSampler,
     CmaEsSampler,
@@ -16,42 +17,81 @@ from optuna.samplers import (
     RandomSampler,
     TPESampler,
 )
+from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.data.randomness import keyed_generator, keyed_seed
 from lit_mnist.sweeps.search.optuna_private import BracketHyperbandPruner, NumberedQMCSampler, sampler_options
 from lit_mnist.sweeps.search.spec import Spec
 
+MAX_GP_TRIALS = 250
+"""Trials up to which `auto` takes the Gaussian process, whose time grows with the cube of their number."""
+AUTO_OPTIONS: Mapping[str, Mapping[str, Any]] = {
+    "tpe": {"n_startup_trials": 10, "n_ei_candidates": 24, "multivariate": True, "constant_liar": True},
+    "gp": {"n_startup_trials": 10, "deterministic_objective": False},
+    "cmaes": {"n_startup_trials": 1, "consider_pruned_trials": False, "with_margin": True},
+}
+"""The defaults of the samplers that `auto` chooses from."""
 
-def make_sampler(spec: Spec, number: int) -> BaseSampler:
+
+def auto_sampler(spec: Spec, number: int) -> str:
+    """The sampler that `auto` takes for trial `number`, by the rule of OptunaHub's AutoSampler.
+
+    TPE where there are choices, conditional parameters or constraints; else the Gaussian process for the first 250
+    trials, and then CMA-ES. With several objectives, or one parameter alone, TPE comes after the first 250.
+
+    OptunaHub's counts the complete trials and keeps its choice in memory. Here it depends on the specification and
+    the trial's number only, so that an interrupted study continues as it would have.
+    """
+    dimensions = spec.space.dimensions()
+    has_choices = any(isinstance(each.distribution, CategoricalDistribution) for each in dimensions)
+    is_conditional = any(parameter.when for parameter in spec.space.parameters.values())
+    if has_choices or is_conditional or spec.space.conditional() or spec.constraints or len(spec.objectives) > 3:
+        return "tpe"
+    if number < MAX_GP_TRIALS:
+        return "gp"
+    return "cmaes" if len(dimensions) > 1 and len(spec.objectives) == 1 else "tpe"
+
+
+def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
     """The sampler for trial `number`: a function of that number, the seed, and the study's earlier trials.
+
+    Args:
+        spec: The specification.
+        number: The trial's number.
+        trials: Those of the study so far; with `auto`, CMA-ES starts from what the Gaussian process has found.
 
     A study that is interrupted and resumed thereby has the trials of one that was not, and no state of a sampler
     has to be saved (Optuna issue 3255: a resumed seeded study repeats its parameters).
     """
     seed = keyed_seed(spec.seed, "sampler", number) % 2**32
     rest = RandomSampler(seed)
-    options: dict[str, Any] = dict(spec.sampler_options)
+    name, options = spec.sampler, dict(spec.sampler_options)
+    if name == "auto":
+        name = auto_sampler(spec, number)
+        options = dict(AUTO_OPTIONS[name])
     # The points to be tried first take the first numbers.
     own_number = max(0, number - len(spec.points))
     with _without_experimental_warnings():
-        if spec.sampler == "random":
+        if name == "random":
             return rest
-        if spec.sampler == "grid":
+        if name == "grid":
             # Optuna's GridSampler has no conditional parameters, and gives one point to two workers at times.
             return PartialFixedSampler(_grid_point(spec, number), rest)
-        if spec.sampler == "qmc":
+        if name == "qmc":
             space = {dimension.name: dimension.distribution for dimension in spec.space.dimensions()}
             return NumberedQMCSampler(own_number, space, seed=spec.seed, **options)
-        if spec.sampler == "tpe":
+        if name == "tpe":
             options |= sampler_options(TPESampler, bool(spec.constraints))
             # Groups keep the parameters of one branch together, and change nothing where there are no branches.
             return TPESampler(seed=seed, group=options["multivariate"], **options)
-        if spec.sampler == "gp":
+        if name == "gp":
             options |= sampler_options(GPSampler, bool(spec.constraints))
             return GPSampler(seed=seed, independent_sampler=rest, **options)
         options |= sampler_options(CmaEsSampler, bool(spec.constraints))
+        found = [trial for trial in trials if trial.number < MAX_GP_TRIALS and trial.state == TrialState.COMPLETE]
+        source = found if spec.sampler == "auto" and found else None
         return CmaEsSampler(seed=seed, independent_sampler=rest, x0=None, sigma0=None, use_separable_cma=False,
-                            lr_adapt=False, source_trials=None, **options)  # fmt: skip
+                            lr_adapt=False, source_trials=source, **options)  # fmt: skip
 
 
 def make_pruner(spec: Spec, validations: int) -> BasePruner:
@@ -64,6 +104,9 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
         return NopPruner()
     if spec.pruner == "median":
         return MedianPruner(**options)
+    if spec.pruner == "wilcoxon":
+        with _without_experimental_warnings():
+            return WilcoxonPruner(**options)
     if spec.pruner == "hyperband":
         return BracketHyperbandPruner(max_resource=max(options["min_resource"], validations), **options)
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}

@@ -3,6 +3,7 @@
 `SpecFile` is the YAML with all its keys; `Spec` is what the rest of the program works with.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -65,6 +66,13 @@ class _QMC(StrictModel):
     scramble: bool = True
 
 
+class _Auto(StrictModel):
+    """One of the others, by the space and the number of trials."""
+
+    name: Literal["auto"]
+    seed: int | None = None
+
+
 class _NoPruner(StrictModel):
     name: Literal["none"]
 
@@ -89,6 +97,14 @@ class _Patient(StrictModel):
     n_min_trials: int = Field(default=1, ge=1)
 
 
+class _Wilcoxon(StrictModel):
+    """Compares a trial's seeds so far with the same seeds of the best trial."""
+
+    name: Literal["wilcoxon"]
+    p_threshold: float = Field(default=0.1, gt=0, lt=1)
+    n_startup_steps: int = Field(default=2, ge=2)
+
+
 class _Hyperband(StrictModel):
     name: Literal["hyperband"]
     min_resource: int = Field(default=1, ge=1)
@@ -106,12 +122,13 @@ def _by_name(content: Any) -> Any:
     return {"name": content} if isinstance(content, str) else content
 
 
+KeepCheckpoints = Literal["all", "best", "none"]
 Metric = Annotated[str, AfterValidator(_check_metric)]
 AnySampler = Annotated[
-    _TPE | _Random | _Grid | _CMAES | _GP | _QMC, Field(discriminator="name"), BeforeValidator(_by_name)
+    _TPE | _Random | _Grid | _CMAES | _GP | _QMC | _Auto, Field(discriminator="name"), BeforeValidator(_by_name)
 ]
 AnyPruner = Annotated[
-    _NoPruner | _Median | _Patient | _Hyperband, Field(discriminator="name"), BeforeValidator(_by_name)
+    _NoPruner | _Median | _Patient | _Hyperband | _Wilcoxon, Field(discriminator="name"), BeforeValidator(_by_name)
 ]
 
 
@@ -162,6 +179,8 @@ class SpecFile(StrictModel):
     source: Source | None = None
     points: list[dict[str, Any]] = Field(default=[])
     """Points to try first."""
+    keep_checkpoints: KeepCheckpoints = "best"
+    """Checkpoints that a trial keeps once it has ended; with `best`, a pruned one keeps none."""
 
 
 @dataclass(frozen=True)
@@ -197,6 +216,8 @@ class Spec:
     """The YAML that all this was read from."""
     content: Mapping[str, Any]
     """The parsed YAML."""
+    keep_checkpoints: KeepCheckpoints = "best"
+    """Checkpoints that a trial keeps once it has ended; it may change within a study."""
 
     def __post_init__(self) -> None:
         if self.trials < 1:
@@ -296,6 +317,7 @@ def parse_spec(text: str, name: str) -> Spec:
         points=tuple(file.points),
         text=text,
         content=content,
+        keep_checkpoints=file.keep_checkpoints,
     )
 
 
@@ -369,5 +391,17 @@ def _check_pruner(spec: Spec) -> None:
         raise UsageError(
             f"pruner: {spec.pruner} needs a single objective, and there are {len(spec.objectives)}: take none"
         )
+    if spec.pruner == "wilcoxon":
+        # With n differences, all of one sign, the smallest p-value of the one-sided test is 2 to the power of -n.
+        # After the last seed nothing is left to save.
+        threshold = spec.pruner_options["p_threshold"]
+        needed = max(int(spec.pruner_options["n_startup_steps"]), math.floor(-math.log2(threshold)) + 1)
+        if len(spec.seeds) <= needed:
+            raise UsageError(
+                f"pruner: wilcoxon compares seeds, and cannot end a trial before {needed} of them are trained:"
+                f" repeats must be at least {needed + 1}, and there {'is 1' if len(spec.seeds) == 1 else 'are'}"
+                + ("" if len(spec.seeds) == 1 else f" {len(spec.seeds)}")
+            )
+        return
     if not (metric := spec.objectives[0].metric).startswith("val/"):
         raise UsageError(f"pruner: {spec.pruner} needs a metric of every validation, val/…, and not {metric}")

@@ -3,7 +3,7 @@
 import json
 import math
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +71,35 @@ def check(spec: Spec) -> list[ProbePoint]:
             else:
                 probe_points.append(ProbePoint(point, stage, length.validations))
     return probe_points
+
+
+def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
+    """Refuse a study none of whose trainings could start on this machine: each trial would fail for it.
+
+    Not part of `check`, since a study is planned on machines that are not to train it.
+
+    Args:
+        spec: The specification.
+        probe_points: As from `check`.
+
+    Raises:
+        UsageError: the Trainer refuses every probe point, for example for lack of a GPU.
+
+    """
+    errors: list[UsageError] = []
+    tried: list[dict[str, Plain]] = []
+    for probe in probe_points:
+        settings = {name: value for name, value in probe.point.items() if name.startswith("trainer.")}
+        if settings in tried:
+            continue
+        tried.append(settings)
+        try:
+            LitCLI(probe.stage.arguments("full", spec.seeds[0])).make_trainer(logger=False, callbacks=[])
+            return
+        except UsageError as error:
+            errors.append(error)
+    if errors:
+        raise errors[0]
 
 
 def warn_too_large(error: TooLargeError) -> None:

@@ -186,7 +186,7 @@ class Leases:
         """
         # Each trial has a sampler seeded by its number: an interrupted study suggests what an uninterrupted one
         # does.
-        self.study.sampler = make_sampler(self.spec, leased.number)
+        self.study.sampler = make_sampler(self.spec, leased.number, get_trials(self.study))
         self.study.pruner = make_pruner(self.spec, self.validations)
         forget_cached_trials(self.study)
         is_limited = self.spec.sampler == "tpe" and len(self.spec.objectives) == 1

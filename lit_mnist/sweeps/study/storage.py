@@ -25,6 +25,8 @@ from lit_mnist.tracking.store import find_store, reason, with_time_limit
 
 STORAGE_VARIABLE = "LIT_MNIST_STORAGE"
 SQLITE = "sqlite:///"
+CONFIRMATION = "/confirm-"
+"""Stands between the name of a study and the number of its confirmation, in the confirmation's name."""
 JOURNAL_START = b'{"op_code":'
 """The first bytes of every journal that Optuna writes (4.4 to 5.0)."""
 
@@ -87,6 +89,17 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
 def study_names(storage: BaseStorage) -> list[str]:
     """The names of all studies, sorted."""
     return sorted(study.study_name for study in storage.get_all_studies())
+
+
+def is_confirmation(name: str) -> bool:
+    """True if the study of that name was made by `lit-mnist sweep confirm`."""
+    return CONFIRMATION in name
+
+
+def confirmation_names(storage: BaseStorage, name: str) -> list[str]:
+    """The names of the confirmations of the study `name`, in the order in which they were made."""
+    found = [other for other in study_names(storage) if other.startswith(f"{name}{CONFIRMATION}")]
+    return sorted(found, key=lambda other: int(other.rpartition("-")[2]))
 
 
 def _open_journal(path: Path) -> RetryingStorage:

@@ -1,6 +1,8 @@
 """Creates a study from its specification, compares the two later on, and says whether the study is finished."""
 
 import json
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import optuna
@@ -9,10 +11,12 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, parse_spec
+from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec
 from lit_mnist.sweeps.study.locks import study_lock
-from lit_mnist.sweeps.study.storage import open_study, study_names
+from lit_mnist.sweeps.study.storage import CONFIRMATION, default_storage, open_storage, open_study, study_names
 
+KEEP_CHECKPOINTS = "keep_checkpoints"
+"""Attribute: which checkpoints the trials keep, as last asked for by the specification or the command line."""
 MAX_VALIDATIONS = "longest"
 """Study attribute: validations of the study's longest training."""
 TIME_SPENT = "spent"
@@ -20,9 +24,33 @@ TIME_SPENT = "spent"
 COMPLETE, PRUNED, FAIL, RUNNING = TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL, TrialState.RUNNING
 
 
+CONFIRMS = "confirms"
+"""Study attribute of a confirmation: the MLflow run of the study that it confirms."""
+
+
 def experiment_name(study: str) -> str:
-    """The MLflow experiment of the study."""
-    return f"sweeps/{study}"
+    """The MLflow experiment of the study, which its confirmations share."""
+    return f"sweeps/{study.partition(CONFIRMATION)[0]}"
+
+
+def find_spec(given: str, url: str | None = None) -> Spec:
+    """The specification in a file, or that of the stored study of this name.
+
+    Args:
+        given: Path of the file, or name of the study.
+        url: Where studies are kept; None for the default.
+
+    Raises:
+        UsageError: it is neither, or something in the file is wrong.
+
+    """
+    url = url or default_storage()
+    # Opening a journal file would create it.
+    if not Path(given).is_file() and ("://" in url or Path(url).exists()):
+        storage = open_storage(url)
+        if given in study_names(storage):
+            return stored_spec(open_study(storage, given))
+    return load_spec(given)
 
 
 def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int | None = None) -> optuna.Study:
@@ -45,6 +73,8 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
         study = open_study(storage, spec.name)
         stored = study.user_attrs
         # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
+        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
+            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
         if "stored" not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
             if max_validations is not None:
@@ -80,7 +110,8 @@ def check_stored(storage: BaseStorage, spec: Spec) -> str:
 def stored_spec(study: optuna.Study) -> Spec:
     """The specification that is stored in the study, with the number of trials last asked for."""
     spec = parse_spec(study.user_attrs["spec"], study.study_name)
-    return spec.with_trials(study.user_attrs["trials"])
+    keep = study.user_attrs.get(KEEP_CHECKPOINTS, spec.keep_checkpoints)
+    return replace(spec.with_trials(study.user_attrs["trials"]), keep_checkpoints=keep)
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:

@@ -15,12 +15,12 @@ from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.job_time import JobEndsError
 from lit_mnist.sweeps.study.leases import OWNER, OwnerWatch
 from lit_mnist.sweeps.study.locks import study_lock
-from lit_mnist.sweeps.study.study import RUNNING, experiment_name, get_trials, is_finished
-from lit_mnist.sweeps.study.trial_runs import ROLE
+from lit_mnist.sweeps.study.study import CONFIRMS, RUNNING, experiment_name, get_trials, is_finished
+from lit_mnist.sweeps.study.trial_runs import PARENT
 from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_INTERVAL, heartbeat_tag
 from lit_mnist.tracking.process import process_tags
 from lit_mnist.tracking.provenance import git_state, package_versions, source_tags, version_tags
-from lit_mnist.tracking.queries.reader import STUDY, STUDY_RUN
+from lit_mnist.tracking.queries.reader import ROLE, STUDY, STUDY_RUN
 from lit_mnist.tracking.run import Run, open_run
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
@@ -94,6 +94,8 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
             store, experiment = find_store(), experiment_name(name)
             client = connect(store)
             tags = {**source_tags(), **process_tags(), **heartbeat_tag(), STUDY: name, ROLE: "study"}
+            if (confirmed := study.user_attrs.get(CONFIRMS)) is not None:
+                tags[PARENT] = confirmed
             number = experiment_id(client, store, experiment)
             run_id = client.create_run(number, run_name=name, tags=tags).info.run_id
             study.set_user_attr("experiment", experiment)
@@ -103,6 +105,8 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
         opened.sign()
         if is_new:
             run.log_params({"sampler": spec.sampler, "pruner": spec.pruner, "seeds": list(spec.seeds)})
+        if "experiment_id" not in study.user_attrs:  # for `sweep status`, which does not ask the tracking store
+            study.set_user_attr("experiment_id", run.experiment_id)
         run.log_text(spec.text, "spec.yaml")
         run.set_tags({**git_state(), **version_tags(package_versions()), STUDY_RUN: run.id})
         status = "FAILED"

@@ -7,6 +7,7 @@ study run (sweep.role=study)
     └── run of seed 1
 """
 
+import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -15,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from lit_mnist.tracking.folder import CONFIG, run_folders
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.provenance import source_tags
-from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, STUDY_RUN, TRIAL
+from lit_mnist.tracking.queries.reader import GOAL, GOALS, MONITOR, ROLE, SEED, STUDY, STUDY_RUN, TRIAL
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
@@ -23,9 +24,40 @@ from lit_mnist.tracking.store import connect, experiment_id, find_store
 if TYPE_CHECKING:
     from mlflow.entities import Run
 
-ROLE, PARENT = "sweep.role", "mlflow.parentRunId"
+PARENT = "mlflow.parentRunId"
+PRUNED_MARK = "✂"
+MAX_NAME_LENGTH = 250
+"""Characters that MLflow stores of a run's name on every database."""
 STATE, REASON = "sweep.state", "sweep.reason"
 """Tags of a trial's runs: how the trial ended, and why if it was pruned or failed."""
+
+
+def param_name(field: str) -> str:
+    """Return the name under which a fit logs a field as a parameter, such as `lr` for `model.lr`."""
+    return field.split(".")[1] if "." in field else field
+
+
+def run_name(number: int, point: Mapping[str, Any], budget: int, seed: int | None = None, mark: str = "") -> str:
+    """Return the name of a trial's run, such as `03 lr=0.011 rmsprop [500]`: the UI shows about 20 characters.
+
+    Args:
+        number: The trial's number.
+        point: Its hyperparameters by their dotted names, the most important first; a learning rate comes first.
+        budget: Trials of the study, whose numbers all take the same width.
+        seed: The run's seed, if the trial has several.
+        mark: PRUNED_MARK, if the trial was pruned.
+
+    """
+    parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
+    for name, value in sorted(point.items(), key=lambda item: not item[0].endswith("lr")):
+        short = name.rpartition(".")[2]
+        if len(short) > 4:
+            short = short[:3]
+        # A word or a list says itself what it is.
+        is_plain = isinstance(value, bool | int | float)
+        text = format(value, ".3g") if isinstance(value, float) else str(value).replace(" ", "")
+        parts.append(f"{short}={text}" if is_plain else text)
+    return " ".join(filter(None, parts))[:MAX_NAME_LENGTH]
 
 
 class TrialRuns:
@@ -36,17 +68,31 @@ class TrialRuns:
         experiment: The name of its MLflow experiment.
         study_run: The id of the study's run.
         number: The trial's number.
-        goal: The first objective, such as `minimize val/loss`.
+        goals: The objectives, such as `minimize val/loss`.
+        point: Its hyperparameters, by their dotted names.
+        budget: Trials of the study.
 
     """
 
-    def __init__(self, study: str, experiment: str, study_run: str, number: int, goal: str) -> None:
-        self.experiment, self.study_run, self.number, self.goal = experiment, study_run, number, goal
+    def __init__(
+        self,
+        study: str,
+        experiment: str,
+        study_run: str,
+        number: int,
+        goals: Sequence[str],
+        point: Mapping[str, Any],
+        budget: int,
+    ) -> None:
+        self.experiment, self.study_run, self.number, self.goal = experiment, study_run, number, goals[0]
+        self.point, self.budget = point, budget
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
         """The id of the run that is the parent of those of the seeds, if there are several seeds."""
         self._common_tags = {STUDY: study, STUDY_RUN: study_run, TRIAL: str(number)}
+        if len(goals) > 1:
+            self._common_tags[GOALS] = ", ".join(goals)
 
     def tags(self, seed: int) -> dict[str, str]:
         """Return the tags of the run of one seed."""
@@ -69,11 +115,18 @@ class TrialRuns:
         """Return the last value of each metric of a finished run."""
         return dict(self.client.get_run(run_id).data.metrics)
 
-    def open_group(self) -> None:
-        """Find or create the run that is the parent of those of the seeds."""
-        tags = {**self._common_tags, ROLE: "trial", PARENT: self.study_run}
+    def name(self, seed: int | None = None) -> str:
+        """Return the name of the trial's run, or of that of one of its seeds."""
+        return run_name(self.number, self.point, self.budget, seed)
+
+    def open_group(self) -> str:
+        """Find or create the run that is the parent of those of the seeds, with the trial's parameters; its id."""
+        tags = {**self._common_tags, ROLE: "trial", PARENT: self.study_run, GOAL: self.goal}
+        tags[MONITOR] = self.goal.partition(" ")[2].removeprefix("best/")
         found = self._search(f"tags.`{ROLE}` = 'trial'")
         self.group = found[0].info.run_id if found else self._create(tags)
+        self._log_point(self.group)
+        return self.group
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
         """End the parent run, with mean and confidence interval of each metric over the seeds.
@@ -91,17 +144,17 @@ class TrialRuns:
         now, points = time.time_ns() // 1_000_000, []
         for name in set.intersection(*(set(each) for each in metrics)) if metrics else ():
             summary = summarise([each[name] for each in metrics])
-            points.append(Metric(f"{name}/mean", summary.mean, now, 0))
+            # Under the name that the runs of the seeds have, so that the UI sorts both by the same column.
+            points.append(Metric(name, summary.mean, now, 0))
             if summary.interval is not None:
                 points.append(Metric(f"{name}/interval", summary.interval, now, 0))
         self.client.log_batch(self.group, metrics=points)
         self._end(self.group, state, reason)
 
-    def record(self, seed: int, state: str, reason: str, point: Mapping[str, Any]) -> str:
+    def record(self, seed: int, state: str, reason: str) -> str:
         """Create a run for a trial that ended before its training began, so that it is visible; return its id."""
         run_id = self._create(self.tags(seed))
-        for name, value in point.items():
-            self.client.log_param(run_id, name.rpartition(".")[2], str(value)[:MAX_PARAM_LENGTH])
+        self._log_point(run_id)
         self._end(run_id, state, reason)
         return run_id
 
@@ -115,10 +168,22 @@ class TrialRuns:
         self.mark(run_id, state, reason)
         self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
 
+    def _log_point(self, run_id: str) -> None:
+        """Log the trial's hyperparameters as its fits do; repeating it changes nothing."""
+        from mlflow.entities import Param
+
+        texts = {
+            param_name(name): json.dumps(value) if isinstance(value, list | tuple) else str(value)
+            for name, value in self.point.items()
+        }
+        self.client.log_batch(
+            run_id, params=[Param(name, text[:MAX_PARAM_LENGTH]) for name, text in texts.items()]
+        )
+
     def _create(self, tags: Mapping[str, str]) -> str:
         experiment = experiment_id(self.client, self.store, self.experiment)
         tags = {**source_tags(), **tags}
-        return str(self.client.create_run(experiment, run_name=f"trial {self.number}", tags=tags).info.run_id)
+        return str(self.client.create_run(experiment, run_name=self.name(), tags=tags).info.run_id)
 
     def _search(self, condition: str) -> "list[Run]":
         """Return the trial's runs that meet the condition, the oldest first."""

@@ -51,6 +51,11 @@ class Reporter(Callback):
         self._started: float | None = None
         self._is_saved = False
 
+    @property
+    def discards_checkpoints(self) -> bool:
+        """True if the trial was pruned: nobody measures its checkpoints, and it never goes on."""
+        return self.reason is not None
+
     def state_dict(self) -> dict[str, Any]:
         """Return what a resumed training needs: its validations so far, and the seconds that it has taken."""
         return {"validations": self.validations, "seconds": self._elapsed(), "reason": self.reason}

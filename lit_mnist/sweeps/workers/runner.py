@@ -4,7 +4,7 @@ import contextlib
 import signal
 import time
 from collections.abc import Callable
-from pathlib import Path
+from dataclasses import replace
 from typing import cast
 
 import optuna
@@ -14,9 +14,10 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
+from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec
-from lit_mnist.sweeps.search.validation import check
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec
+from lit_mnist.sweeps.search.validation import check, check_machine
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
 from lit_mnist.sweeps.study.retry import RetryingStorage
@@ -25,16 +26,19 @@ from lit_mnist.sweeps.study.study import (
     add_time_spent,
     check_stored,
     create_or_open_study,
+    find_spec,
     get_trials,
     is_finished,
     is_out_of_time,
     is_over,
 )
 from lit_mnist.sweeps.study.study_run import StudyRun, study_run
+from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.sweeps.workers.launcher import Launcher
 from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
 from lit_mnist.terminal import say
+from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.store import import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze
 
@@ -46,29 +50,38 @@ TIME_SAVE_INTERVAL = 10.0
 """Seconds after which the time spent on the study is stored; a sweep that is killed loses less than that."""
 
 
-def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
-    """Run the trials that are left of the study described in the file `path`.
+def sweep(
+    given: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
+) -> None:
+    """Run the trials that are left of a study.
 
     Args:
-        path: The specification, a YAML file.
+        given: The specification, a YAML file, or the name of a stored study.
         trials: How many trials the study has in all; None for what the specification says.
         workers: How many processes train them.
         url: Where the study is kept; None for the default storage.
+        keep: Checkpoints that a trial keeps once it has ended; None for what the specification says.
 
     Raises:
         UserError: the specification is wrong, or something that the sweep needs is missing.
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = load_spec(Path(path))
+    spec = find_spec(given, url)
     if trials is not None:
         spec = spec.with_trials(trials)
+    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url)
+
+
+def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+    """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)
         if check_stored(storage, spec) and _report_if_finished(storage, spec):
             return
         probes = check(spec)
+        check_machine(spec, probes)
         import_mlflow()
         signals.check()
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
@@ -76,7 +89,11 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
             validations = max((probe.validations for probe in probes), default=None)
             study = create_or_open_study(storage, spec, validations)
             with study_run(study, spec) as run:
-                _monitor(study, spec, run, launcher, signals, renew)
+                address = show_page(run.run.store, run.run.experiment_id, run.run.id)
+                say(address)
+                page = StudyPage(study, spec)
+                with page:
+                    _monitor(study, spec, run, launcher, signals, renew, page)
                 # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
                 # figures of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
@@ -85,6 +102,8 @@ def sweep(path: str, trials: int | None, workers: int, url: str | None) -> None:
                     # Workers end while trials are left only if the job has no time for them.
                     raise reason_to_stop(get_trials(study)) or JobEndsError("trials are left")
                 _summarise(study, run)
+            page.finish(read_summary(study))  # after the run has uploaded its figures
+            say(address)
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
@@ -107,6 +126,7 @@ def _monitor(
     launcher: Launcher,
     signals: SignalWatch,
     renew: Callable[[], None],
+    page: StudyPage,
 ) -> None:
     """Start the workers, and show their progress until the study is finished or a signal comes.
 
@@ -117,6 +137,7 @@ def _monitor(
         launcher: Runs the workers.
         signals: Where signals are noted.
         renew: Called now and then; shows that this machine uses the study.
+        page: The study's page in MLflow's UI.
 
     """
     since = time.monotonic()
@@ -130,7 +151,7 @@ def _monitor(
     with ProgressDisplay(study, spec, launcher.workers) as display:
         launcher.start()
         is_server = cast(RetryingStorage, storage_of(study)).engine is not None
-        has_progressed, next_look = False, 0.0
+        has_progressed, next_look, finished = False, 0.0, -1
         try:
             while launcher.poll(has_progressed, lambda: is_finished(study)):
                 if signals.received is not None:
@@ -141,6 +162,8 @@ def _monitor(
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()
+                    if finished != (finished := len((summary := read_summary(study)).finished)):
+                        page.update(summary)
                     run.keep_running(get_trials(study))
                     renew()
                     if is_finished(study):
@@ -155,6 +178,7 @@ def _monitor(
         finally:
             save_time()
         display.update()
+        page.update(read_summary(study))
     what_next = ""
     if signals.received is not None:
         what_next = "; the same command goes on"
@@ -184,5 +208,6 @@ def _report_if_finished(storage: BaseStorage, spec: Spec) -> bool:
     if study.user_attrs.get("summed") != spec.trials:  # the sweep that finished it was killed before its summary
         with study_run(study, spec) as run:
             _summarise(study, run)
+        StudyPage(study, spec).finish(read_summary(study))
     say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
     return True

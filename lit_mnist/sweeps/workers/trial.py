@@ -18,7 +18,7 @@ from optuna.trial import Trial, TrialState
 from lit_mnist.errors import Interrupted, UsageError, UserError, nearest
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import Devices, count_devices
-from lit_mnist.sweeps.search.optuna_private import set_constraint
+from lit_mnist.sweeps.search.optuna_private import has_reported, set_constraint
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
 from lit_mnist.sweeps.study.leases import Leases, check_owner, reason_to_give_up
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED
@@ -110,8 +110,16 @@ class TrialWork:
         self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         attributes = study.user_attrs
-        goal = f"{spec.objectives[0].direction} {spec.objectives[0].metric}"
-        self.runs = TrialRuns(study.study_name, attributes["experiment"], attributes["run_id"], trial.number, goal)
+        goals = [f"{objective.direction} {objective.metric}" for objective in spec.objectives]
+        self.runs = TrialRuns(
+            study.study_name,
+            attributes["experiment"],
+            attributes["run_id"],
+            trial.number,
+            goals,
+            self.point,
+            attributes["trials"],
+        )
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
         """Of each seed that is trained, in the order of the seeds."""
@@ -134,10 +142,13 @@ class TrialWork:
             self._fail_if_hopeless()
             self._prune_if_too_large()
             if len(self.spec.seeds) > 1:
-                self.runs.open_group()
+                group = self.runs.open_group()
+                if self.trial.user_attrs.get("group") != group:
+                    self.trial.set_user_attr("group", group)
             for seed in self.spec.seeds:
                 self.signals.check()
                 self.metrics.append(self._train_seed(seed))
+                self._prune_by_seeds(seed)
             state, reason = COMPLETE, None
         except Interrupted:
             self.trial.set_user_attr("seconds", self._total_seconds())
@@ -175,6 +186,20 @@ class TrialWork:
             set_constraint(self.trial, "parameters", count - min(limits))
             raise PrunedError(f"{count:,} parameters, more than {min(limits):,.0f}")
 
+    def _prune_by_seeds(self, seed: int) -> None:
+        """Report the seed's result to a pruner that compares seeds, and prune the trial if it says so."""
+        if self.spec.pruner != "wilcoxon":
+            return
+        step, value = len(self.metrics) - 1, self.metrics[-1][self.spec.objectives[0].metric]
+        # A trial that is taken over finds what was decided before, like `Reporter` within a training.
+        if (reason := self.trial.user_attrs.get("pruned")) is None and not has_reported(self.trial, step):
+            self.trial.report(value, step)
+            if step + 1 < len(self.spec.seeds) and self.trial.should_prune():
+                reason = f"after seed {seed}: {step + 1} seeds are worse than those of the best trial"
+                self.trial.set_user_attr("pruned", reason)
+        if reason is not None and not has_reported(self.trial, step + 1):
+            raise PrunedError(reason)
+
     def _train_seed(self, seed: int) -> dict[str, float]:
         """Return the metrics of the training with that seed, of which what is done already is not repeated.
 
@@ -188,7 +213,7 @@ class TrialWork:
         if found is not None and found.info.status == "FINISHED":
             self._add_run(found.info.run_id)
             metrics, reason = self.runs.metrics(found.info.run_id), None
-            if seed == self.spec.seeds[0]:
+            if seed == self.spec.seeds[0] and self.spec.pruner != "wilcoxon":
                 reason = self.trial.user_attrs.get("pruned")
         else:
             metrics, reason = self._fit(seed, found.info.run_id if found is not None else None)
@@ -210,16 +235,19 @@ class TrialWork:
         else:
             source_flags, tags = take_source(self.stage, "full", seed, self.signals)
             tags |= self.runs.tags(seed)
-            name = f"trial {self.trial.number}" + (f" seed {seed}" if len(self.spec.seeds) > 1 else "")
+            name = self.runs.name(seed if len(self.spec.seeds) > 1 else None)
             arguments = [
                 *self.stage.arguments("full", seed), *source_flags, *QUIET_FLAGS,
+                "--tracking.keep_checkpoints", self.spec.keep_checkpoints,
                 # Sums depend on the number of threads: the run keeps it for whoever resumes or repeats the trial.
                 "--threads", str(torch.get_num_threads()),
                 "--tracking.experiment", self.runs.experiment, "--tracking.name", name,
             ]  # fmt: skip
         self.trial.set_user_attr("begun", True)
-        # The pruner compares trials by the first seed alone, and works with a single objective only.
+        # A pruner compares trials by the first seed alone, and works with a single objective only. Wilcoxon gets
+        # the results of the seeds instead of validations, see `_prune_by_seeds`.
         reports = seed == self.spec.seeds[0] and len(self.spec.objectives) == 1
+        reports = reports and self.spec.pruner != "wilcoxon"
         try:
             if self.plan.is_distributed(self.point):
                 return self._fit_distributed(seed, arguments, tags, reports)
@@ -257,7 +285,7 @@ class TrialWork:
         check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
         if not self.run_ids and reason is not None:
-            self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason, self.point))
+            self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason))
         elif state == FAIL:
             self.runs.mark(self.run_ids[-1], STATES[state], reason)
         self.runs.close_group(STATES[state], reason, self.metrics)

@@ -25,14 +25,19 @@ class SystemMetrics:
         every: Seconds between two samples.
         first: Seconds before the first.
         last_step: The largest step that the run has logged already.
+        short_runs: Sample a run once that ends before `first`.
 
     """
 
-    def __init__(self, every: float = 10.0, first: float = 2.0, last_step: int = -1) -> None:
+    def __init__(
+        self, every: float = 10.0, first: float = 2.0, last_step: int = -1, short_runs: bool = True
+    ) -> None:
         self.every = every
         self._start = time.time() - max(last_step, 0)
         self._due = time.time() + first
         self._step = last_step
+        self.samples_end = short_runs
+        """True if the run's end is to be sampled: charts of a single point say nothing about a short run."""
         self._gpus: list[Any] | None = None
         self._received, self._transmitted = _network_megabytes()
 
@@ -44,6 +49,7 @@ class SystemMetrics:
         """One point for each metric that the machine provides."""
         now = time.time()
         self._due = now + self.every
+        self.samples_end = True
         self._step = max(int(now - self._start), self._step + 1)  # the last sample may follow within the second
         values: dict[str, float] = {}
         for part in (self._cpu_and_memory, self._disk, self._network, self._gpu):

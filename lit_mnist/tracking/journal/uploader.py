@@ -63,7 +63,8 @@ class Uploader:
     def flush(self) -> None:
         """Return when every background task is done, and the machine's load sampled for the last time."""
         self._run_tasks()
-        self._sample()
+        if self.system is not None and self.system.samples_end:
+            self._sample()
         self.system = None
 
     def close(self, patience: float = PATIENCE) -> bool:

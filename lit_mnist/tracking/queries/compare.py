@@ -4,12 +4,12 @@ Runs that differ only in their seed form one group with its mean and confidence 
 the groups is shown.
 """
 
-import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from urllib.parse import urlsplit, urlunsplit
+from typing import TYPE_CHECKING, Literal
 
 from rich.markup import escape
 
@@ -17,6 +17,7 @@ from lit_mnist.errors import UsageError, nearest
 from lit_mnist.terminal import print_table, width
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.journal.system_metrics import PREFIX
+from lit_mnist.tracking.pages import has_own_ui, run_page, show_page
 from lit_mnist.tracking.queries.grouping import (
     DATA_SEED,
     IRRELEVANT_PARAMS,
@@ -27,10 +28,13 @@ from lit_mnist.tracking.queries.grouping import (
     seed_of,
 )
 from lit_mnist.tracking.queries.lookup import resolve_run_id
-from lit_mnist.tracking.queries.metrics import sort_value
-from lit_mnist.tracking.queries.reader import Reader, RunData, open_reader
-from lit_mnist.tracking.queries.statistics import Summary, paired
+from lit_mnist.tracking.queries.metrics import higher_is_better, sort_value
+from lit_mnist.tracking.queries.reader import STUDY, Reader, RunData, open_reader
+from lit_mnist.tracking.queries.statistics import Summary, paired, show_mean
 from lit_mnist.tracking.store import Store, find_store
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 MISSING = "–"
 SHOWN_TAGS = {"sweep.state": "state", "mlflow.source.git.commit": "code", "dataset.digest": "images"}
@@ -41,6 +45,16 @@ MOST_COLUMNS = 4
 """Groups that the terminal shows as columns; more are shown as rows."""
 LONGEST = 40
 """Characters of a parameter in the terminal; the page shows all."""
+
+
+Mark = Literal["", "best", "better", "worse", "differs"]
+SIGNS: Mapping[Mark, tuple[str, str]] = {
+    "best": ("*", "bold green"),
+    "better": ("*", "bold green"),
+    "worse": ("!", "bold red"),
+    "differs": ("~", "bold"),
+}
+"""Sign and style of a marked value in the terminal."""
 
 
 @dataclass(frozen=True)
@@ -54,8 +68,8 @@ class Line:
     """Complete texts, for the page."""
     numbers: Sequence[float | None]
     """The values to sort by; None for a text."""
-    marked: Sequence[bool]
-    """The best value; in a difference, one whose confidence interval excludes 0."""
+    marks: Sequence[Mark]
+    """The best value; of a difference whose confidence interval excludes 0, whether that is better or worse."""
 
 
 @dataclass(frozen=True)
@@ -102,6 +116,8 @@ def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     if html is not None:
         replace_text(html, page(found, f"study {study}" if study else f"{len(runs)} runs", store))
         print(html)
+    if study is not None and (own := [run for run in reader.study_runs() if run.tags[STUDY] == study]):
+        print(show_page(store, own[0].experiment_id, own[0].id))
 
 
 def study_runs(store: Store, reader: Reader, study: str) -> list[RunData]:
@@ -134,7 +150,11 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         runs = groups[0].runs
         groups = [*(Group(run.id[:8], [run]) for run in runs), Group("mean", runs)]
 
+    objectives = groups[0].objectives
+
     def rank(metric: str) -> tuple[int, str]:
+        if metric in objectives:
+            return objectives.index(metric) - len(objectives), metric
         prefix = next((i for i, prefix in enumerate(METRIC_ORDER) if metric.startswith(prefix)), len(METRIC_ORDER))
         return prefix, metric
 
@@ -146,8 +166,8 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
     for name in sorted(names, key=rank):
         summaries = [group.summary(name) for group in groups]
         top = best(groups, name)
-        marked = [top is not None and summary is not None and summary.mean == top for summary in summaries]
-        line = _number_line(name, summaries, marked)
+        marks: list[Mark] = ["best" if s is not None and s.mean == top else "" for s in summaries]
+        line = _number_line(name, summaries, marks)
         if len(set(line.cells)) > 1:
             metrics.append(line)
     return Comparison(groups, _param_lines(groups), metrics, _difference_lines(groups, [m.name for m in metrics]))
@@ -174,7 +194,7 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
     for name, full in rows.items():
         if len(set(full)) > 1:
             numbers = [_number(text) for text in full]
-            lines.append(Line(name, [_short(text) for text in full], full, numbers, [False] * len(full)))
+            lines.append(Line(name, [_short(text) for text in full], full, numbers, [""] * len(full)))
     return lines
 
 
@@ -185,24 +205,24 @@ def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[L
         first = groups[0].by_seed(name)
         found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
-            sure = [s is not None and s.interval is not None and abs(s.mean) > s.interval for s in found]
-            lines.append(_number_line(name, found, sure, "+"))
+            upwards = higher_is_better(name, groups[0].goal_of(name))
+            lines.append(_number_line(name, found, [_judge(summary, upwards) for summary in found], "+"))
     return lines
 
 
-def _number_line(name: str, summaries: Sequence[Summary | None], marked: Sequence[bool], sign: str = "") -> Line:
+def _judge(difference: Summary | None, upwards: bool | None) -> Mark:
+    """Return whether a difference is surely better or worse; nothing if its interval includes 0."""
+    if difference is None or difference.interval is None or abs(difference.mean) <= difference.interval:
+        return ""
+    if upwards is None:
+        return "differs"
+    return "better" if (difference.mean > 0) == upwards else "worse"
+
+
+def _number_line(name: str, summaries: Sequence[Summary | None], marks: Sequence[Mark], sign: str = "") -> Line:
     """Return a line of means, each with its interval; `sign` is "+" to show it of positive numbers, too."""
-    cells = []
-    for summary in summaries:
-        if summary is None:
-            cells.append(MISSING)
-        elif summary.interval is None or not 1e-9 * abs(summary.mean) < summary.interval < math.inf:
-            cells.append(format(summary.mean, f"{sign}#.4g").rstrip("."))
-        else:
-            # Both to two figures of the interval; further digits of the mean say nothing.
-            digits = max(0, 1 - math.floor(math.log10(summary.interval)))
-            cells.append(f"{summary.mean:{sign}.{digits}f} ± {summary.interval:.{digits}f}")
-    return Line(name, cells, cells, [None if s is None else s.mean for s in summaries], marked)
+    cells = [MISSING if s is None else show_mean(s.mean, s.interval, sign) for s in summaries]
+    return Line(name, cells, cells, [None if s is None else s.mean for s in summaries], marks)
 
 
 def _number(text: str) -> float | None:
@@ -221,22 +241,24 @@ def _short(text: str) -> str:
 
 
 def page(found: Comparison, title: str, store: Store) -> str:
-    """Return the comparison as an HTML page that needs no other file.
-
-    In a store that is a server, runs are linked to its UI.
-    """
+    """Return the comparison as an HTML page that needs no other file; runs are linked to MLflow's UI."""
     from jinja2 import Environment, StrictUndefined
 
-    def link(run: RunData) -> str | None:
-        url = urlsplit(store.uri)
-        if url.scheme not in ("http", "https"):
-            return None
-        address = url._replace(netloc=url.netloc.rpartition("@")[2])  # without user and password
-        return f"{urlunsplit(address).rstrip('/')}/#/experiments/{run.experiment_id}/runs/{run.id}"
+    def link(run: RunData) -> str:
+        return run_page(store, run.experiment_id, run.id)
 
     template = (resources.files("lit_mnist.tracking.queries") / "compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(template).render(found=found, title=title, link=link)
+    environment.globals["breakable"] = _breakable
+    is_local = not has_own_ui(store)
+    return environment.from_string(template).render(found=found, title=title, link=link, is_local=is_local)
+
+
+def _breakable(name: str) -> "Markup":
+    """Return a name as HTML that may be broken after a slash or an underscore, and nowhere else."""
+    from markupsafe import Markup
+
+    return Markup(re.sub("[/_]", r"\g<0><wbr>", str(Markup.escape(name))))
 
 
 def _print(found: Comparison) -> None:
@@ -245,16 +267,18 @@ def _print(found: Comparison) -> None:
     elif len(found.labels) <= MOST_COLUMNS:
         _print_columns("", found.labels, [*found.params, *found.metrics])
     else:
-        # The main metric first: what does not fit the width is left out at the end.
-        _print_rows("run", found.labels, [*found.metrics[:1], *found.params, *found.metrics[1:]])
-    if any(any(line.marked) for line in found.metrics):
+        # The objectives, or else the main metric, first: what does not fit the width is left out at the end.
+        count = max(1, sum(line.name in found.groups[0].objectives for line in found.metrics))
+        lines = [*found.metrics[:count], *found.params, *found.metrics[count:]]
+        _print_rows("run", found.labels, lines, count)
+    if any(any(line.marks) for line in found.metrics):
         print("* the best")
     if found.differences:
         print()
         title, others = f"minus {found.labels[0]}", found.labels[1:]
         show = _print_columns if len(others) <= MOST_COLUMNS else _print_rows
         show(title, others, found.differences)
-        print("± half the 95 % confidence interval of the difference, paired by seed; * excludes 0")
+        print("± half the 95 % confidence interval of the difference, paired by seed; surely * better, ! worse")
 
 
 def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> None:
@@ -263,14 +287,14 @@ def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> 
     print_table([title, *map(escape, labels)], rows)
 
 
-def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line]) -> None:
-    """Print a table with a row for each label, and as many of the lines as columns as fit the width."""
+def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line], least: int = 1) -> None:
+    """Print a table with a row for each label, and as columns as many of the lines as fit, `least` in any case."""
     room = width() - max(len(text) for text in (title, *labels))
     fit = 0
     for line in lines:
         room -= max(len(line.name), 1 + max(map(len, line.cells))) + 1  # with a mark, and a space between columns
         fit += room >= 0
-    shown = lines[: max(fit, 1)]
+    shown = lines[: max(fit, least)]
     rows = [[escape(label), *(_cell(line, i) for line in shown)] for i, label in enumerate(labels)]
     print_table([title, *(escape(line.name) for line in shown)], rows)
     if len(shown) < len(lines):
@@ -279,5 +303,8 @@ def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line]) -> Non
 
 
 def _cell(line: Line, i: int) -> str:
-    text = escape(line.cells[i])
-    return f"[bold green]{text}*[/]" if line.marked[i] else text
+    text, mark = escape(line.cells[i]), line.marks[i]
+    if not mark:
+        return text
+    sign, style = SIGNS[mark]
+    return f"[{style}]{text}{sign}[/]"

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from lit_mnist.tracking.queries.metrics import higher_is_better
-from lit_mnist.tracking.queries.reader import GOAL, SEED, STUDY, TRIAL, Reader, RunData
+from lit_mnist.tracking.queries.reader import GOAL, GOALS, SEED, STUDY, TRIAL, Reader, RunData
 from lit_mnist.tracking.queries.statistics import Summary, summarise
 
 RUN_SEED, DATA_SEED = "seed_everything", "seed"
@@ -28,6 +28,19 @@ class Group:
     def goal(self) -> str:
         """What the study of these runs optimizes, such as `minimize val/loss`; empty without a study."""
         return next((run.tags[GOAL] for run in self.runs if GOAL in run.tags), "")
+
+    @property
+    def objectives(self) -> list[str]:
+        """The metrics that the study of these runs optimizes; empty without a study."""
+        return [goal.partition(" ")[2] for goal in self._goals()]
+
+    def goal_of(self, metric: str) -> str:
+        """Return what the study optimizes if it is this metric, such as `minimize parameters`; or else `goal`."""
+        return next((goal for goal in self._goals() if goal.endswith(f" {metric}")), self.goal)
+
+    def _goals(self) -> list[str]:
+        tags = self.runs[0].tags
+        return tags[GOALS].split(", ") if GOALS in tags else [self.goal] if self.goal else []
 
     def by_seed(self, metric: str) -> dict[str, float]:
         """Return the metric's last value for each seed that has one."""
@@ -84,7 +97,7 @@ def best(groups: Sequence[Group], metric: str) -> float | None:
     """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
     means = [mean for mean in means if mean == mean]  # without NaN
-    upwards = higher_is_better(metric, groups[0].goal)
+    upwards = higher_is_better(metric, groups[0].goal_of(metric))
     if upwards is None or len(set(means)) < 2:
         return None
     return max(means) if upwards else min(means)

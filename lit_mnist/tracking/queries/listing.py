@@ -10,6 +10,8 @@ from lit_mnist.tracking.queries.reader import Sort, open_reader
 from lit_mnist.tracking.store import Store, find_store
 
 COLUMNS = ("id", "name", "experiment", "status", "best", "duration")
+SHORT_ID = 8
+"""Characters of an id in the table: the beginning of an id names a run in every command."""
 STYLES = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
 
 
@@ -36,7 +38,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
     if rows:
         cells = [
             [
-                row["id"],
+                row["id"][:SHORT_ID],
                 escape(row["name"]),
                 escape(row["experiment"]),
                 f"[{STYLES.get(row['status'], 'default')}]{row['status']}[/]",
@@ -45,7 +47,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
             ]
             for row in rows
         ]
-        print_table(COLUMNS, cells)
+        print_table(COLUMNS, cells, whole=("id", "status", "best", "duration"))
     else:
         print(f"no runs in {store.name} yet: `lit-mnist fit --config zhang/cnn` makes one")
     # A run that is being worked on sends its entries itself.

@@ -29,8 +29,14 @@ STUDY, TRIAL, SEED = "sweep.study", "sweep.trial", "sweep.seed"
 """Tags of the runs of a sweep's trials."""
 STUDY_RUN = "sweep.run"
 """Tag with the id of the study's run. Names do not identify a study: one in another storage may have the same."""
+ROLE = "sweep.role"
+"""The tag that is `study` for a study's own run, and `trial` for the group run of a trial's seeds."""
+RESULT = "sweep.result"
+"""The tag of a study's run with its best value, in a few words."""
 GOAL = "sweep.goal"
 """The tag that says what a study optimizes, such as `minimize val/loss`."""
+GOALS = "sweep.goals"
+"""The same of a study with several objectives, separated by commas."""
 MONITOR = "monitor"
 """The tag with the metric by which a run's best checkpoint is chosen."""
 ID_LENGTH = 32
@@ -166,6 +172,14 @@ class DatabaseReader:
         )
         return [name for (name,) in self._select(sql, STUDY)]
 
+    def study_runs(self, limit: int | None = None) -> list[RunData]:
+        """Return the own runs of the newest studies, newest first."""
+        sql = (
+            "SELECT run_uuid FROM tags JOIN runs USING (run_uuid) WHERE key = ? AND value = 'study'"
+            " AND lifecycle_stage = 'active' ORDER BY start_time DESC, run_uuid LIMIT ?"
+        )
+        return self.runs([run_id for (run_id,) in self._select(sql, ROLE, -1 if limit is None else limit)])
+
     def trial_runs(self, study: str) -> list[RunData]:
         """Return the runs of a study's trials, oldest first."""
         sql = (
@@ -264,6 +278,10 @@ class ClientReader:
     def studies(self) -> list[str]:
         """Return the names of the studies."""
         return sorted({run.tags[STUDY] for run in self._search(f"tags.`{STUDY}` LIKE '%'")})
+
+    def study_runs(self, limit: int | None = None) -> list[RunData]:
+        """Return the own runs of the newest studies, newest first."""
+        return list(self._search(f"tags.`{ROLE}` = 'study'", limit=limit))
 
     def trial_runs(self, study: str) -> list[RunData]:
         """Return the runs of a study's trials, oldest first."""

@@ -6,16 +6,32 @@ import socket
 import sys
 
 from lit_mnist.errors import UsageError
+from lit_mnist.tracking.mlflow_private import ui_path
+from lit_mnist.tracking.pages import HOST, has_own_ui, run_page, ui_address
 from lit_mnist.tracking.provenance import user_name
-from lit_mnist.tracking.store import POOL, connect, find_store, with_time_limit
+from lit_mnist.tracking.queries.reader import RESULT, STUDY, open_reader
+from lit_mnist.tracking.store import POOL, Store, connect, find_store, with_time_limit
 
-HOST = "127.0.0.1"
-PAGE = "#/experiments?workflowType=machine_learning"
-"""The page to open. Without the parameter, MLflow 3.17 opens in its mode for language models."""
+MOST_STUDIES = 5
+"""Studies whose pages are printed."""
 
 
-def serve(port: int) -> None:
-    """Replace this process by the UI's server, which runs until it is interrupted.
+def print_links(store: Store, port: int) -> None:
+    """Print the addresses of the UI's first page, and of the newest studies, whose pages say what came out."""
+    print(f"MLflow on {store.name}")
+    print(f"  all experiments   {ui_address(store, port)}{ui_path('')}")
+    studies = open_reader(store).study_runs(MOST_STUDIES)
+    for run in studies:
+        result = f": {run.tags[RESULT]}" if RESULT in run.tags else ""
+        print(f"  study {run.tags[STUDY]}{result}\n    {run_page(store, run.experiment_id, run.id, port)}")
+
+
+def serve(port: int, links_only: bool = False) -> None:
+    """Print the pages' addresses and replace this process by the UI's server, which runs until it is interrupted.
+
+    Args:
+        port: Where the server listens.
+        links_only: Print the addresses and start nothing.
 
     A store that is a server has a UI of its own: its address is printed instead.
 
@@ -24,8 +40,10 @@ def serve(port: int) -> None:
 
     """
     store = find_store()
-    if store.uri.startswith(("http:", "https:")):
-        print(f"the store is a server with a UI of its own: {store.name}/{PAGE}")
+    if links_only or has_own_ui(store):
+        print_links(store, port)
+        if not links_only:
+            print("the store is a server with a UI of its own: nothing to start")
         return
     with socket.socket() as probe:
         # As the server does: without it a port counts as taken for a minute after its last server.
@@ -35,9 +53,10 @@ def serve(port: int) -> None:
         except (OSError, OverflowError) as error:
             raise UsageError(f"--port {port} cannot be used ({error}): take another") from None
     connect(store)
-    print(f"MLflow on {store.name}")
-    print(f"  here:    http://{HOST}:{port}/{PAGE}")
-    print(f"  remote:  ssh -L {port}:{HOST}:{port} {user_name()}@{platform.node()}, then the same address")
+    print_links(store, port)
+    print(
+        f"from another machine: ssh -L {port}:{HOST}:{port} {user_name()}@{platform.node()}, then the same address"
+    )
     print("Ctrl-C ends it.", flush=True)
     # By default MLflow 3.17 starts 4 workers and 7 job consumers, which take 14 s and 1.9 GB; this takes 5.5 s and
     # 0.5 GB.

@@ -96,12 +96,14 @@ def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | 
         sent: What rank 0 has sent to this rank, with the checkpoint that it has chosen; see `point_to_send`.
 
     Raises:
-        UserError: there are checkpoints, and none of them will do.
+        UserError: there are checkpoints, and none of them will do, or the run is finished and has kept none.
 
     """
     folder = run.folder / CHECKPOINTS
     if sent is None:
         checkpoint = choose_checkpoint(folder, model)
+        if checkpoint is None and run.status == "FINISHED":  # it would start anew, and replace what it has logged
+            raise UserError(f"run {run.id} is finished and kept no checkpoint to resume from (keep_checkpoints)")
     elif (path := folder / LAST).exists():
         checkpoint = Checkpoint(path, read_checkpoint(path, model), sent["best_is_lost"])
     else:

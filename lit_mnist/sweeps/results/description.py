@@ -1,0 +1,187 @@
+"""The description of a study in MLflow's UI: which point is best, how sure that is, and how to go on."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from optuna.trial import FrozenTrial
+
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, point, runs, show
+from lit_mnist.tracking.descriptions import code, escape, image, join, link, table
+from lit_mnist.tracking.mlflow_private import ui_path
+from lit_mnist.tracking.queries.metrics import is_share
+from lit_mnist.tracking.queries.statistics import paired, shares_differ, show_mean, summarise, wilson
+
+BEST_TRIALS = 5
+"""Rows of the table of the best trials."""
+MOST_NAMED = 8
+"""Trials that are named where there may be many."""
+VIEW = "trials"
+"""Key of the saved view "trials, best first"."""
+
+
+@dataclass(frozen=True)
+class StudyPlace:
+    """Where a study is in MLflow, and what is known of it there."""
+
+    experiment_id: str
+    run_id: str
+    command: str
+    """The command that runs the study."""
+    images: int | None = None
+    """Number of validation images; None if unknown."""
+    figures: Sequence[tuple[str, str]] = ()
+    """Run and path of each artifact to show."""
+
+
+def describe_study(summary: StudySummary, place: StudyPlace) -> str:
+    """Return the study's description as Markdown, the answer first: the UI shows four lines of it at first."""
+    ranked = best_first(summary)
+    view = link("All trials, best first", ui_path(place.experiment_id, view=VIEW))
+    done, left = len(summary.finished), summary.budget - len(summary.finished)
+    # The view is linked in the first lines: until the description is unfolded, the UI covers what is below them.
+    progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
+    go_on = "Go on with the trials that are left:" if left > 0 else "More trials, with a higher number:"
+    more = f"--trials {2 * summary.budget}" if left <= 0 else f"--trials {summary.budget}"
+    commands = code(
+        place.command if "--trials" in place.command and left > 0 else f"{_without_trials(place.command)} {more}",
+        f"lit-mnist sweep best {summary.name}",
+        f"lit-mnist compare --study {summary.name} --html {summary.name}.html",
+    )
+    return join([
+        f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
+        _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
+        _table(summary, place, ranked),
+        f"{go_on}\n\n{commands}",
+        *(image(run, path) for run, path in place.figures),
+    ])  # fmt: skip
+
+
+def best_first(summary: StudySummary) -> list[FrozenTrial]:
+    """Return the complete trials that keep to the constraints, the best first; of several objectives the front."""
+    if len(summary.objectives) > 1:
+        return summary.best()
+    allowed = [trial for trial in summary.complete if is_allowed(trial)]
+    return sorted(allowed, key=lambda trial: (summary.cost(trial)[0], trial.number))
+
+
+def bounds(summary: StudySummary, trial: FrozenTrial, images: int | None) -> tuple[float, float] | None:
+    """Return the 95 % interval of a complete trial's first objective; None if unknown.
+
+    Student's over several seeds, or else the binomial one of a share of `images` validation images.
+    """
+    values = seed_values(trial)
+    if len(values) > 1:
+        seeds = summarise(values)
+        return seeds.mean - (seeds.interval or 0.0), seeds.mean + (seeds.interval or 0.0)
+    if is_share(summary.objectives[0]) and images:
+        return wilson(trial.values[0], images)
+    return None
+
+
+def show_result(summary: StudySummary, trial: FrozenTrial, images: int | None) -> str:
+    """Return a complete trial's first objective with its interval, such as `0.783 ± 0.052`."""
+    limits, value = bounds(summary, trial, images), trial.values[0]
+    # A binomial interval is not symmetric about the value; half its width is what ± says of it.
+    return show_mean(value, None if limits is None else (limits[1] - limits[0]) / 2)
+
+
+def ties(summary: StudySummary, ranked: Sequence[FrozenTrial], images: int | None) -> list[int] | None:
+    """Return the numbers of the trials that cannot be told apart from the first; None if there is no interval.
+
+    Over seeds, the paired difference has an interval that includes 0; of a single seed, the difference of two
+    shares of the validation images has. The images are the same for both, which makes the latter a cautious test.
+    """
+    best, found = ranked[0], []
+    for trial in ranked[1:]:
+        first, second = seed_values(best), seed_values(trial)
+        if len(first) > 1:
+            difference = paired(_by_position(first), _by_position(second))
+            same = difference is None or abs(difference.mean) <= (difference.interval or 0.0)
+        elif is_share(summary.objectives[0]) and images:
+            same = not shares_differ(best.values[0], trial.values[0], images)
+        else:
+            return None
+        if same:
+            found.append(trial.number)
+    return found
+
+
+def seed_values(trial: FrozenTrial) -> list[float]:
+    """Return the first objective of each seed of a complete trial."""
+    values = [objectives[0] for objectives in trial.user_attrs.get("values", [])]
+    return values or [trial.values[0]]
+
+
+def trial_run(trial: FrozenTrial) -> str | None:
+    """Return the id of the run that stands for the trial: that of all its seeds, or else of its only one."""
+    ids = runs(trial)
+    return trial.user_attrs.get("group") or (ids[0] if ids else None)
+
+
+def _answer(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
+    best, metric = ranked[0], summary.objectives[0]
+    values = _show_point(point(best))
+    if len(summary.objectives) > 1:
+        others = "" if len(ranked) == 1 else f" {len(ranked)} trials are on the Pareto front."
+        shown = ", ".join(
+            f"{escape(name)} **{show_mean(value, None)}**"
+            for name, value in zip(summary.objectives, best.values, strict=True)
+        )
+        return f"Best {escape(metric)}: {_link(place, best)}, {shown}, with {values}.{others}"
+    limits = bounds(summary, best, place.images)
+    shown = f"{escape(metric)} **{show_result(summary, best, place.images)}**"
+    if limits is None:
+        how = "one seed, so how sure that is is not known"
+    elif len(seed_values(best)) > 1:
+        how = f"mean of {len(seed_values(best))} seeds, 95 % interval"
+    else:
+        span = f"{limits[0]:.3f} to {limits[1]:.3f}"
+        how = f"one seed; 95 % binomial interval {span} from {place.images:,} validation images"
+    return f"Best: {_link(place, best)}, {shown} ({how}), with {values}."
+
+
+def _tied(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
+    tied = ties(summary, ranked, place.images)
+    if tied is None:
+        return "Several seeds for each point (`repeats`) would tell which others are as good."
+    if not tied:
+        return "Every other complete trial is worse than that." if len(ranked) > 1 else ""
+    by_number = {trial.number: trial for trial in ranked}
+    named = ", ".join(_link(place, by_number[number]) for number in tied[:MOST_NAMED])
+    rest = f" and {len(tied) - MOST_NAMED} more" if len(tied) > MOST_NAMED else ""
+    return f"Not to be told apart from it, {len(tied)} of {len(ranked) - 1}: {named}{rest}."
+
+
+def _table(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
+    shown = ranked[:BEST_TRIALS]
+    names = list(dict.fromkeys(name for trial in shown for name in point(trial)))
+    rows = []
+    for trial in shown:
+        results = [show_result(summary, trial, place.images)]
+        results += [show_mean(value, None) for value in trial.values[1:]]
+        values = [escape(show(point(trial)[name])) if name in point(trial) else "–" for name in names]
+        rows.append([_link(place, trial), *results, *values])
+    head = ["trial", *map(escape, summary.objectives), *(escape(name.rpartition(".")[2]) for name in names)]
+    return table(head, rows) if rows else ""
+
+
+def _link(place: StudyPlace, trial: FrozenTrial) -> str:
+    text, run = f"trial {trial.number}", trial_run(trial)
+    return escape(text) if run is None else link(text, ui_path(place.experiment_id, run))
+
+
+def _show_point(values: Mapping[str, object]) -> str:
+    return ", ".join(f"{escape(name.rpartition('.')[2])} {escape(show(value))}" for name, value in values.items())
+
+
+def _by_position(values: Sequence[float]) -> dict[str, float]:
+    return {str(i): value for i, value in enumerate(values)}
+
+
+def _without_trials(command: str) -> str:
+    """Return a sweep's command without the number of trials."""
+    words = command.split(" ")
+    while "--trials" in words:
+        at = words.index("--trials")
+        del words[at : at + 2]
+    return " ".join(word for word in words if not word.startswith("--trials="))

@@ -1,0 +1,202 @@
+"""Keeps a study's page in MLflow's UI up to date: description, results and names of its trials, a saved view.
+
+The runner does this, in a thread of its own: workers spend no time on it, and a store that is slow or away delays
+nobody. What the store did not take is sent with the next change.
+"""
+
+import contextlib
+import json
+import shlex
+import threading
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+
+import optuna
+from optuna.trial import FrozenTrial
+
+from lit_mnist.sweeps.results.description import (
+    VIEW,
+    StudyPlace,
+    best_first,
+    bounds,
+    describe_study,
+    show_result,
+    trial_run,
+)
+from lit_mnist.sweeps.search.spec import Spec
+from lit_mnist.sweeps.study.study import COMPLETE, PRUNED
+from lit_mnist.sweeps.study.summary import StudySummary, point, runs
+from lit_mnist.sweeps.study.trial_runs import PRUNED_MARK, STATE, param_name, run_name
+from lit_mnist.terminal import note
+from lit_mnist.tracking.descriptions import image, join
+from lit_mnist.tracking.mlflow_private import DESCRIPTION, VIEW_TAG, saved_view
+from lit_mnist.tracking.process import shown_arguments
+from lit_mnist.tracking.queries.reader import RESULT, ROLE, STUDY_RUN, TRIAL
+from lit_mnist.tracking.store import connect, find_store, reason
+
+INTERVAL = "interval"
+"""The tag of a trial's run with half the interval of its result."""
+PAUSE = 0.5
+"""Shortest time in seconds between two updates."""
+FIGURES = ("heat_map.png", "pareto_front.png", "history.png")
+"""Figures of a study of which its description shows the first that there is."""
+MISTAKES = ("val_confusion_matrix.png", "val_reconstructions.png")
+"""Figures of the best trial that the description shows, if there are any."""
+
+
+class StudyPage:
+    """Context manager that updates the study's page in the background; `update` says when.
+
+    Args:
+        study: The study, whose own MLflow run is there.
+        spec: Its specification.
+
+    """
+
+    def __init__(self, study: optuna.Study, spec: Spec) -> None:
+        self.spec = spec
+        attributes = study.user_attrs
+        self.experiment_id, self.run_id = attributes["experiment_id"], attributes["run_id"]
+        self.command = shlex.join(["lit-mnist", *shown_arguments()])
+        self._client = connect(find_store())
+        self._shown: set[int] = set()
+        """Numbers of the trials whose runs show how they ended."""
+        self._images: int | None = None
+        self._pending: StudySummary | None = None
+        self._changed, self._closing = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._work, name="lit-mnist-study-page", daemon=True)
+        self._failed = False
+
+    def __enter__(self) -> "StudyPage":
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._closing.set()
+        self._changed.set()
+        self._thread.join(
+            timeout=10
+        )  # a daemon: a store that does not answer must not keep the process from ending
+
+    def update(self, summary: StudySummary) -> None:
+        """Show the study as it is now; returns at once."""
+        self._pending = summary
+        self._changed.set()
+
+    def write(self, summary: StudySummary, figures: bool = False) -> None:
+        """Send everything that has changed to the store.
+
+        Args:
+            summary: The study.
+            figures: Show the figures that are among the artifacts.
+
+        Raises:
+            Exception: any error of the store.
+
+        """
+        for trial in summary.finished:
+            if trial.number not in self._shown:
+                self._show_trial(summary, trial)
+                self._shown.add(trial.number)
+        ranked = best_first(summary)
+        if ranked and self._images is None:
+            self._images = self._count_images(ranked[0])
+        shown = self._find_figures(ranked) if figures else ()
+        place = StudyPlace(self.experiment_id, self.run_id, self.command, self._images, shown)
+        text = describe_study(summary, place)
+        tags = {DESCRIPTION: text}
+        if ranked:
+            result = show_result(summary, ranked[0], self._images)
+            tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number})"
+        for name, value in tags.items():
+            self._client.set_tag(self.run_id, name, value)
+        self._client.set_experiment_tag(self.experiment_id, DESCRIPTION, text)
+
+    def save_view(self) -> None:
+        """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
+        objectives = [f"metrics.`{objective.metric}`" for objective in self.spec.objectives]
+        swept = [f"params.`{param_name(name)}`" for name in self.spec.space.parameters]
+        columns = [*objectives, f"tags.`{INTERVAL}`", *swept, f"tags.`{STATE}`"]
+        mine = f"tags.`{STUDY_RUN}` = '{self.run_id}'"
+        # Of a trial with several seeds the view shows the run that stands for all of them.
+        trials = f"tags.`{ROLE}` = 'trial'" if len(self.spec.seeds) > 1 else f"tags.`{TRIAL}` LIKE '%'"
+        ascending = self.spec.objectives[0].direction == "minimize"
+        view = saved_view("trials, best first", columns, objectives[0], ascending, f"{mine} AND {trials}")
+        self._client.set_experiment_tag(self.experiment_id, VIEW_TAG + VIEW, view)
+
+    def finish(self, summary: StudySummary) -> None:
+        """Show the study with the figures that were logged, once the thread has ended."""
+        if not self._thread.is_alive():  # the store does not answer
+            with self._reported():
+                self.save_view()
+                self.write(summary, figures=True)
+                self._show_mistakes(summary)
+
+    def _work(self) -> None:
+        with self._reported():
+            self.save_view()
+        is_last = False
+        while not is_last:
+            self._changed.wait()
+            self._changed.clear()
+            is_last = self._closing.is_set()  # read before what is pending, so that the last change is written
+            if (summary := self._pending) is not None:
+                self._pending = None
+                with self._reported():
+                    self.write(summary)
+            self._closing.wait(PAUSE)
+
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Report the first error of the store, and go on."""
+        try:
+            yield
+        except Exception as error:  # each kind of store raises its own
+            if not self._failed:
+                self._failed = True
+                note(f"the study's page is not up to date: {reason(error)}")
+
+    def _show_trial(self, summary: StudySummary, trial: FrozenTrial) -> None:
+        """Show on a trial's runs how it ended: its result, and a mark if it was pruned."""
+        if (run_id := trial_run(trial)) is None:
+            return
+        if trial.state == COMPLETE:
+            limits = bounds(summary, trial, self._images or self._count_images(trial))
+            if limits is not None:
+                # About ten characters are shown; the value has a column of its own.
+                self._client.set_tag(run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
+        elif trial.state == PRUNED:
+            of_seed = run_id == next(iter(runs(trial)), None) and len(summary.seeds) > 1
+            seed = summary.seeds[0] if of_seed else None
+            name = run_name(trial.number, point(trial), summary.budget, seed, PRUNED_MARK)
+            self._client.update_run(run_id, name=name)
+
+    def _show_mistakes(self, summary: StudySummary) -> None:
+        """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
+        ranked = best_first(summary)
+        for run_id, path in self._find_figures(ranked)[-1:]:
+            text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
+            if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
+                self._client.set_tag(run_id, DESCRIPTION, join([text, shown]))
+
+    def _count_images(self, trial: FrozenTrial) -> int | None:
+        """Number of validation images of a trial's run; None if it is not known there."""
+        for run_id in runs(trial)[:1]:
+            inputs = self._client.get_run(run_id).inputs
+            for dataset in inputs.dataset_inputs if inputs else ():
+                profile: Mapping[str, int] = json.loads(dataset.dataset.profile or "{}")
+                self._images = profile.get("val")
+        return self._images
+
+    def _find_figures(self, ranked: list[FrozenTrial]) -> list[tuple[str, str]]:
+        """The map of the study, and the mistakes of its best trial, as far as they are among the artifacts."""
+        found = []
+        for run_id, names in (
+            (self.run_id, FIGURES),
+            *((run_id, MISTAKES) for trial in ranked[:1] for run_id in runs(trial)[:1]),
+        ):
+            there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
+            found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
+        return found

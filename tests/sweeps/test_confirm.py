@@ -1,0 +1,78 @@
+"""`lit-mnist sweep confirm`: the leaders with further seeds, and which of them are tied."""
+
+from pathlib import Path
+
+import pytest
+from conftest import Cli
+from scipy.stats import ttest_1samp
+from small import trial_runs, work
+
+from lit_mnist.sweeps.results.confirmation import compare, read_confirmation
+from lit_mnist.sweeps.study.storage import confirmation_names, open_storage, open_study
+from lit_mnist.tracking.queries.statistics import holm, p_value, summarise
+from lit_mnist.tracking.store import connect, find_store
+
+
+def test_the_paired_test_is_that_of_scipy_and_holm_is_that_of_its_definition() -> None:
+    differences = [0.01, 0.03, 0.02, -0.01, 0.015]
+    assert p_value(summarise(differences)) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert p_value(summarise([0.0, 0.0])) == 1 and p_value(summarise([0.25, 0.25])) == 0
+    assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
+
+
+def test_the_seeds_own_variance_does_not_hide_a_small_difference() -> None:
+    """Both intervals are wide and overlap; with the same seed, one is always better by 0.01."""
+    by_seed = {seed: 0.8 + 0.02 * seed for seed in range(5)}
+    worse = {seed: value - 0.01 - 0.0005 * seed for seed, value in by_seed.items()}
+    noisy = {seed: value + 0.012 * (-1) ** seed - 0.005 for seed, value in by_seed.items()}
+    (first, *_), (tied, _, _, p_tied), (second, _, difference, p) = compare({7: worse, 8: by_seed, 9: noisy}, True)
+    assert (first, tied, second) == (8, 9, 7)
+    assert difference is not None and difference.mean == pytest.approx(0.011)
+    assert p is not None and p < 0.001 and p_tied is not None and p_tied > 0.3
+    assert [candidate for candidate, *_ in compare({7: worse, 8: by_seed}, False)] == [7, 8]
+
+
+def test_leaders_are_trained_with_new_seeds_and_more_seeds_train_only_the_new_ones(
+    cli: Cli, project: Path
+) -> None:
+    study = work(trials=3, flags={"trainer.limit_train_batches": 2})
+    assert cli("sweep", "confirm", "small", "--top", "2", "--seeds", "2")[0] == 0
+    storage = open_storage(None)
+    (name,) = confirmation_names(storage, "small")
+    confirmation = open_study(storage, name)
+    assert [len(trial.user_attrs["values"]) for trial in confirmation.get_trials()] == [2, 2]
+    found = read_confirmation(storage, "small")
+    best = study.best_trial
+    assert {1, 2} == set(found[0].by_seed) and best.number in [point.number for point in found]
+    client = connect(find_store())
+    parent = client.get_run(confirmation.user_attrs["run_id"])
+    assert parent.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
+    assert len({run.info.experiment_id for run in (*trial_runs(study), *trial_runs(confirmation))}) == 1
+
+    code, out, err = cli("sweep", "confirm", "small", "--top", "2", "--seeds", "3")
+    assert code == 0, err
+    names = confirmation_names(storage, "small")
+    assert len(names) == 2 and len(trial_runs(open_study(storage, names[1]))) == 2  # seed 3 of each leader
+    assert "confirmed with 3 seeds that the search had not used (val/acc):" in out
+    assert out.splitlines()[-1].startswith(f"trial {read_confirmation(storage, 'small')[0].number} ")
+
+    code, out, _ = cli("sweep", "best", "small")
+    assert code == 0 and "confirmed with 3 seeds" in out
+    assert "confirm" not in cli("sweep", "list")[1]
+    assert len(study.get_trials()) == 3
+
+
+def test_several_objectives_are_refused(cli: Cli, project: Path) -> None:
+    objectives = [{"metric": m, "direction": "minimize"} for m in ("val/loss", "parameters")]
+    work(trials=1, objectives=objectives, metric=None, direction=None)
+    code, _, err = cli("sweep", "confirm", "small")
+    assert code == 2 and "has 2 objectives" in err
+
+
+def test_a_stored_study_goes_on_by_its_name(cli: Cli, project: Path) -> None:
+    study = work(trials=1)
+    assert not Path("small.yaml").exists()
+    code, _, err = cli("sweep", "small", "--trials", "2")
+    assert (code, len(study.get_trials())) == (0, 2), err
+    code, _, err = cli("sweep", "smal")
+    assert code == 2 and "smal" in err and "Traceback" not in err

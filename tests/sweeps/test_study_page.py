@@ -1,0 +1,130 @@
+"""What MLflow's UI shows of a study: its description, its trials' names and intervals, the saved view."""
+
+import base64
+import json
+import re
+import zlib
+from pathlib import Path
+
+import optuna
+import pytest
+from optuna.trial import TrialState
+from small import trial_runs, work
+from studied import add_trial, make_study
+
+from lit_mnist.sweeps.results.description import StudyPlace, best_first, describe_study, ties
+from lit_mnist.sweeps.results.study_page import StudyPage
+from lit_mnist.sweeps.study.study import stored_spec
+from lit_mnist.sweeps.study.summary import read_summary
+from lit_mnist.sweeps.study.trial_runs import PRUNED_MARK, run_name
+from lit_mnist.tracking.mlflow_private import DESCRIPTION
+from lit_mnist.tracking.queries.statistics import shares_differ, show_mean, wilson
+from lit_mnist.tracking.store import connect, find_store
+
+MODE = "workflowType=machine_learning"
+PLACE = StudyPlace("7", "c" * 32, "lit-mnist sweep a.yaml --trials=4 --workers 2", images=1000)
+
+
+def of_seeds(*values: tuple[float, ...]) -> optuna.Study:
+    """A study whose trials have these values of their seeds."""
+    study = make_study(objectives=(("val/acc", "maximize"),), seeds=(0, 1, 2), trials=len(values))
+    for number, each in enumerate(values):
+        mean = (sum(each) / len(each),)
+        add_trial(study, TrialState.COMPLETE, 0.1 / (1 + number), mean=mean, values=[[v] for v in each],
+                  runs=[f"{number}{seed}" for seed in range(3)], group=f"group{number}")  # fmt: skip
+    return study
+
+
+def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> None:
+    # A learning rate so small that nothing is learnt is pruned at its first validation.
+    study = work(
+        trials=4,
+        space={"model.lr": {"low": 1e-6, "high": 0.1, "log": True}},
+        points=[{"model.lr": rate} for rate in (0.01, 0.02, 1e-6, 1e-6)],
+        pruner={"name": "median", "n_startup_trials": 2},
+        flags={"trainer.max_epochs": 2, "data.train_per_class": 40},
+    )
+    spec = stored_spec(study)
+    with StudyPage(study, spec) as page:
+        page.update(read_summary(study))
+    page.finish(read_summary(study))
+    client = connect(find_store())
+    experiment = client.get_experiment_by_name("sweeps/small")
+    best, runs = study.best_trial, trial_runs(study)
+    tags = client.get_run(study.user_attrs["run_id"]).data.tags
+    said = tags[DESCRIPTION]
+    assert experiment.tags[DESCRIPTION] == said
+    answer = said.splitlines()[0]
+    own = f"#/experiments/{experiment.experiment_id}/runs/{best.user_attrs['runs'][0]}?{MODE}"
+    assert answer.startswith(f"Best: [trial {best.number}]({own}), val/acc **{best.value:.2f}")
+    low, high = wilson(best.value, 100)
+    assert f"binomial interval {low:.3f} to {high:.3f} from 100 validation images" in answer
+    assert re.fullmatch(rf"val/acc 0\.\d+ ± 0\.\d+ \(trial {best.number}\)", tags["sweep.result"])
+    pruned = [trial.number for trial in study.get_trials() if trial.state == TrialState.PRUNED]
+    assert pruned and f"4 of 4 finished ({4 - len(pruned)} complete, {len(pruned)} pruned)" in said
+    for run in runs:
+        number = int(run.data.tags["sweep.trial"])
+        assert (PRUNED_MARK in run.info.run_name) == (number in pruned)
+        assert run.info.run_name.startswith(f"{number:02d} ") and "lr=" in run.info.run_name
+        assert ("interval" in run.data.tags) == (number not in pruned)
+        assert f"Trial {number} of the [study small](#/experiments/" in run.data.tags[DESCRIPTION]
+    assert {run.info.status for run in runs} == {"FINISHED"}
+    view = json.loads(experiment.tags["mlflow.sharedViewState.trials"])
+    state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
+    assert state["selectedColumns"] == [
+        "metrics.`val/acc`",
+        "tags.`interval`",
+        "params.`lr`",
+        "tags.`sweep.state`",
+    ]
+    assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/acc`", False)
+    found = client.search_runs([experiment.experiment_id], state["searchFilter"])
+    assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}
+
+
+def test_over_seeds_the_paired_difference_decides_which_are_tied() -> None:
+    # Trial 1 is worse with every seed by the same amount, trial 2 only in the mean.
+    study = of_seeds((0.90, 0.92, 0.94), (0.89, 0.91, 0.93), (0.95, 0.90, 0.90))
+    summary = read_summary(study)
+    assert ties(summary, best_first(summary), images=1000) == [2]
+    said = describe_study(summary, PLACE)
+    assert "val/acc **0.920 ± 0.050** (mean of 3 seeds, 95 % interval)" in said
+    assert "Not to be told apart from it, 1 of 2: [trial 2](#/experiments/7/runs/group2?" in said
+    assert f"| [trial 1](#/experiments/7/runs/group1?{MODE}) | 0.910 ± 0.050 | 0.05 | 0.5 |" in said
+
+
+def test_of_one_seed_shares_of_the_validation_images_decide() -> None:
+    study = of_seeds((0.95,), (0.94,), (0.90,))
+    summary = read_summary(study)
+    assert ties(summary, best_first(summary), images=1000) == [1]
+    assert ties(summary, best_first(summary), images=100_000) == []
+    assert ties(summary, best_first(summary), images=None) is None
+    assert "how sure that is is not known" in describe_study(
+        summary, StudyPlace("7", "c", "lit-mnist sweep a.yaml")
+    )
+
+
+def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
+    study = of_seeds((0.9, 0.8, 0.9))
+    study.set_user_attr("trials", 5)
+    said = describe_study(read_summary(study), PLACE)
+    assert "Go on with the trials that are left:\n\n    lit-mnist sweep a.yaml --trials=4 --workers 2\n" in said
+    assert r"| \[2, 4\] |" in said
+    study.set_user_attr("trials", 1)
+    assert "    lit-mnist sweep a.yaml --workers 2 --trials 2\n" in describe_study(read_summary(study), PLACE)
+    nothing = make_study(trials=5)
+    assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n[All trials")
+
+
+def test_intervals_are_those_of_the_textbooks() -> None:
+    # Wilson 1927 as in Newcombe 1998, table I: 81 of 263.
+    assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
+    assert wilson(1.0, 50)[1] == pytest.approx(1.0) and wilson(0.0, 50)[0] == pytest.approx(0.0)
+    assert shares_differ(0.8, 0.6, 75) and not shares_differ(0.8, 0.7, 75)
+    assert show_mean(0.78333, 0.0521) == "0.783 ± 0.052" and show_mean(0.78333, None) == "0.7833"
+
+
+def test_names_put_the_most_telling_values_into_the_first_twenty_characters() -> None:
+    point = {"model.optimizer": "rmsprop", "model.lr": 0.01123, "model.hidden_sizes": [500], "data.batch_size": 20}
+    assert run_name(3, point, 30) == "03 lr=0.0112 rmsprop [500] bat=20"
+    assert run_name(3, point, 1001, seed=2, mark=PRUNED_MARK).startswith("0003 ✂ s2 lr=0.0112")
