@@ -2,6 +2,7 @@
 
 import sys
 import time
+from collections.abc import Mapping
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import RichProgressBar
@@ -22,11 +23,12 @@ class LiveBar(RichProgressBar):
         self, trainer: Trainer, pl_module: LightningModule
     ) -> dict[str, int | str | float | dict[str, float]]:
         """Return the metrics to show."""
-        return {
+        shown = {
             name: float(value)
             for name, value in trainer.callback_metrics.items()
             if name.startswith(("train/", "val/")) and not name.endswith("_epoch")
         }
+        return {**_without_repetitions(shown)}
 
 
 class EpochLines(Callback):
@@ -51,7 +53,14 @@ class EpochLines(Callback):
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
         if not trainer.is_global_zero:
             return
-        metrics = trainer.callback_metrics
-        names = sorted(name for name in metrics if name.startswith("val/") or name.endswith("_epoch"))
-        values = "  ".join(f"{name} {float(metrics[name]):.4f}" for name in names)
-        print(f"epoch {epoch}  step {trainer.global_step:,}  {values}", flush=True)
+        logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+        shown = {k: value for k, value in logged.items() if k.startswith("val/") or k.endswith("_epoch")}
+        values = "  ".join(f"{name} {value:.4f}" for name, value in _without_repetitions(shown).items())
+        limit = f" of {trainer.max_steps:,}" if trainer.max_steps != -1 else ""
+        print(f"epoch {epoch}  step {trainer.global_step:,}{limit}  {values}", flush=True)
+
+
+def _without_repetitions(metrics: Mapping[str, float]) -> dict[str, float]:
+    """The metrics without those that have the value of the loss beside them, as an autoencoder's `val/mse` has."""
+    losses = {name.partition("/")[0]: value for name, value in metrics.items() if "/loss" in name}
+    return {k: v for k, v in metrics.items() if "/loss" in k or losses.get(k.partition("/")[0]) != v}

@@ -266,3 +266,11 @@ def test_without_validation_images_all_are_for_training(project: Path, cli: Cli)
     )
     code, _, err = cli("fit", "--config", "panagakis/classifier", *flags, "--model.patience", "3")
     assert code == 2 and "--model.patience 3 has no effect with --data.val_size 0" in err
+
+
+def test_a_line_of_progress_has_the_steps_and_no_value_twice(cli: Cli, project: Path) -> None:
+    code, out, err = cli("fit", *AUTOENCODER, "--model.hidden_sizes", "[16]", "--trainer.max_steps", "4")
+    assert code == 0, err
+    (line,) = [line for line in out.splitlines() if line.startswith("epoch ")]
+    assert "step 4 of 4" in line and "val/loss" in line
+    assert "val/mse" not in line  # it is the loss here
