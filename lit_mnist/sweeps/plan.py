@@ -86,9 +86,9 @@ def _estimates(
     sources = {stage for probe in probe_points for stage in _below(probe.stage)}
     trial_seconds = statistics.fmean(cost.seconds for cost in trials) * seeds
     source_seconds = sum(costs[stage].seconds for stage in sources) * seeds
-    checkpoints = spec.trials * statistics.fmean(cost.bytes for cost in trials)
-    checkpoints += sum(costs[stage].bytes for stage in sources)
-    disk = 2 * seeds * checkpoints  # the best checkpoint and the last of every training
+    kept = {"all": 2, "best": 1, "none": 0}[spec.keep_checkpoints]  # of a trial; a source keeps its best and last
+    checkpoints = kept * spec.trials * statistics.fmean(cost.bytes for cost in trials)
+    disk = seeds * (checkpoints + 2 * sum(costs[stage].bytes for stage in sources))
 
     number = f"{spec.trials:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
     each = f", each with seeds {', '.join(map(str, spec.seeds))}" if seeds > 1 else ""
