@@ -144,6 +144,8 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
         "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
     ]  # fmt: skip
     environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {"MLFLOW_TRACKING_URI": find_store().uri}
+    # MLflow starts `uvicorn` by name: as after `source .venv/bin/activate`.
+    environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (project / "served.log").open("w") as log:
         server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
     try:
