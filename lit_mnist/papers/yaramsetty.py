@@ -95,19 +95,47 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
     return {"figure_11": image_rows(rows, title)}
 
 
-def _stack_experiment(
-    sizes: tuple[int, ...], table: Mapping[tuple[float, float], Mapping[int, float]]
-) -> Experiment:
+Table = Mapping[tuple[float, float], Mapping[int, float]]
+"""The paper's accuracies: by learning rates (last layer, others), then by labels per class."""
+
+
+def _stack_experiment(sizes: tuple[int, ...], table: Table) -> Experiment:
     """The experiment of one stack: its layers from the images up, then every fine-tuning of the paper's tables."""
+    return Experiment(
+        f"yaramsetty/stacked_{'_'.join(map(str, sizes))}",
+        f"stacked autoencoders {'-'.join(map(str, sizes))}, fine-tuned with few labels (tables I to IX)",
+        _stack_stages(sizes, table), _measure_stack, tuple(_stack_claims(sizes, table)), _draw_stack, "",
+        {"quick": 10, "full": 10},
+        "The choice of the labelled images decides: chosen at random, 1, 5 and 10 per class on the frozen stack"
+        " give {random_1:.1%}, {random_5:.1%} and {random_10:.1%}; typical ones give {typical_1:.1%},"
+        " {typical_5:.1%} and {typical_10:.1%}. The paper does not say how it chose.",
+    )  # fmt: skip
+
+
+def _stack_rows(table: Table) -> list[tuple[tuple[float, float], int, float]]:
+    """Rates, labels per class and accuracy of each entry of `table`, and of the paper's one for 10 labels."""
+    rows = [(rates, labels, value) for rates, row in table.items() for labels, value in row.items()]
+    return [*rows, (next(iter(table)), 10, TEN_LABELS)]
+
+
+def _tuned_name(rates: tuple[float, float], labels: int) -> str:
+    """The name of a fine-tuning's stage, and of its accuracy."""
+    return f"labels_{labels}_lr_{rates[0]:g}_{rates[1]:g}"
+
+
+def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
+    """The layers, each on those below, the first one without momentum as well, and the fine-tunings."""
     stages: dict[str, Stage] = {}
     below: Stage | None = None
     for depth in range(1, len(sizes) + 1):
-        flags = ["--model.hidden_sizes", str(list(sizes[:depth]))]
+        layer = ["--model.hidden_sizes", str(list(sizes[:depth]))]
         if len(sizes) == 2 and depth == 2:
-            flags += ["--trainer.max_steps", "1000"]
+            layer += ["--trainer.max_steps", "1000"]
         source_flag = "--model.below_checkpoint"
-        below = Stage(f"yaramsetty/layer_{depth}", tuple(flags), source=below, source_flag=source_flag)
+        below = Stage(f"yaramsetty/layer_{depth}", tuple(layer), source=below, source_flag=source_flag)
         stages[f"layer_{depth}"] = below
+    plain = ("--model.hidden_sizes", str(list(sizes[:1])), "--model.momentum", "0")
+    stages["layer_1_plain"] = Stage("yaramsetty/layer_1", plain)
 
     def tuned(rates: tuple[float, float], labels: int, choice: str = "random") -> Stage:
         flags = {
@@ -120,55 +148,48 @@ def _stack_experiment(
         }
         return Stage("yaramsetty/finetune", tuple(str(x) for flag in flags.items() for x in flag), source=below)
 
-    claims = [Claim("cost of the first layer, at most the paper's", "cost", at_most(COSTS[sizes]), COSTS[sizes])]
-    plain = ("--model.hidden_sizes", str(list(sizes[:1])), "--model.momentum", "0")
-    stages["layer_1_plain"] = Stage("yaramsetty/layer_1", plain)
-    claims.append(
-        Claim("the same cost, trained without momentum", "cost_plain", within(COSTS[sizes], 0.02 * COSTS[sizes]),
-              COSTS[sizes], margin="2 % of the cost: the paper names neither optimiser nor batch size")
-    )  # fmt: skip
-    first = next(iter(table))
-    rows = [(rates, labels, value) for rates, row in table.items() for labels, value in row.items()]
-    for rates, labels, value in [*rows, (first, 10, TEN_LABELS)]:
-        name = f"labels_{labels}_lr_{rates[0]:g}_{rates[1]:g}"
-        stages[name] = tuned(rates, labels)
+    for rates, labels, _ in _stack_rows(table):
+        stages[_tuned_name(rates, labels)] = tuned(rates, labels)
+    for labels in MARGINS:
+        stages[f"typical_{labels}"] = tuned(next(iter(table)), labels, "typical")
+    return stages
+
+
+def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
+    """The claims about one stack: its cost, each accuracy of the tables, and how the accuracies compare."""
+    cost, first = COSTS[sizes], next(iter(table))
+    frozen = {labels: _tuned_name(first, labels) for labels in MARGINS}
+    claims = [
+        Claim("cost of the first layer, at most the paper's", "cost", at_most(cost), cost),
+        Claim("the same cost, trained without momentum", "cost_plain", within(cost, 0.02 * cost), cost,
+              margin="2 % of the cost: the paper names neither optimiser nor batch size"),
+    ]  # fmt: skip
+    for rates, labels, value in _stack_rows(table):
         text = f"{_per_class(labels)}, rates {rates[0]:g} (last layer) and {rates[1]:g} (others)"
         missing = "the paper does not say with which stack and rates" if labels == 10 else ""
         claims.append(
-            Claim(text, name, within(value, MARGINS[labels]), value, percent=True, not_comparable=missing,
-                  margin="" if missing else MARGIN)
+            Claim(text, _tuned_name(rates, labels), within(value, MARGINS[labels]), value, percent=True,
+                  not_comparable=missing, margin="" if missing else MARGIN)
         )  # fmt: skip
     for labels in MARGINS:
-        name = f"typical_{labels}"
-        stages[name] = tuned(first, labels, "typical")
         value = max([row[labels] for row in table.values() if labels in row], default=TEN_LABELS)
         text = f"{_per_class(labels)}, nearest to the centres of k-means, beside the paper's best"
-        claims.append(Claim(text, name, paper=value, percent=True, not_comparable=ORACLE))
-    frozen = {labels: f"labels_{labels}_lr_{first[0]:g}_{first[1]:g}" for labels in MARGINS}
+        claims.append(Claim(text, f"typical_{labels}", paper=value, percent=True, not_comparable=ORACLE))
     claims += [
         Claim(f"{_per_class(labels)}, frozen stack, on all 10,000 test images", f"all_{labels}", percent=True)
         for labels in MARGINS
     ]
-    others = [f"labels_5_lr_{rates[0]:g}_{rates[1]:g}" for rates in table if rates != first]
     claims.append(
         Claim("more labels help: 10 per class, above 5, above 1", frozen[10],
               descending(frozen[5], frozen[1]), percent=True)
     )  # fmt: skip
     claims += [
         Claim(f"the learning rates do not matter: 5 per class, {first} and {rates}", frozen[5],
-              close_to(other, 0.02), percent=True,
+              close_to(_tuned_name(rates, 5), 0.02), percent=True,
               margin="the paper's own accuracies with 5 labels differ by up to 1.7 points between rates")
-        for rates, other in zip([rates for rates in table if rates != first], others, strict=True)
+        for rates in table if rates != first
     ]  # fmt: skip
-    return Experiment(
-        f"yaramsetty/stacked_{'_'.join(map(str, sizes))}",
-        f"stacked autoencoders {'-'.join(map(str, sizes))}, fine-tuned with few labels (tables I to IX)",
-        stages, _measure_stack, tuple(claims), _draw_stack, "",
-        {"quick": 10, "full": 10},
-        "The choice of the labelled images decides: chosen at random, 1, 5 and 10 per class on the frozen stack"
-        " give {random_1:.1%}, {random_5:.1%} and {random_10:.1%}; typical ones give {typical_1:.1%},"
-        " {typical_5:.1%} and {typical_10:.1%}. The paper does not say how it chose.",
-    )  # fmt: skip
+    return claims
 
 
 def _per_class(labels: int) -> str:

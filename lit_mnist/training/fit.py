@@ -113,10 +113,7 @@ def fit(
     options, flags = _split_options(arguments)
     if (job := allocation()) is not None and not job.step and not is_started_rank():
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
-    with (
-        SignalWatch() if watch is None else nullcontext(watch) as watch,
-        TemporaryDirectory(prefix="lit_mnist-") as received,
-    ):
+    with SignalWatch() if watch is None else nullcontext(watch) as watch, TemporaryDirectory() as received:
         watch.check()
         peers = LaunchedRanks.connect() if options.resume or options.key else None
         found, sent = _find_run(options, watch, peers, Path(received))
@@ -129,8 +126,7 @@ def fit(
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model, sent)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
-        if found is None:
-            tags |= command_tag(arguments, tags)
+        tags |= command_tag(arguments, tags) if found is None else {}
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
         if _is_done(work, peers):
             return None

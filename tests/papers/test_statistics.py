@@ -4,7 +4,8 @@ import math
 
 import pytest
 
-from lit_mnist.papers.report.statistics import FLOOR, holm, p_not_positive, seeds_needed, sign_flip
+from lit_mnist.papers.report.statistics import FLOOR, p_not_positive, seeds_needed, sign_flip
+from lit_mnist.tracking.queries.statistics import holm
 
 
 def test_the_p_value_is_that_of_student() -> None:

@@ -1,4 +1,4 @@
-"""Tests of a number measured with several seeds: Student's t, the exact sign-flip test, Holm's correction.
+"""Tests of a number measured with several seeds: Student's t and the exact sign-flip test.
 
 Each test is about a *slack*: for each seed the amount by which a condition is met, negative where it is not.
 Slacks of orderings are paired differences, so that the variance that all variants of a seed share cancels out.
@@ -52,16 +52,6 @@ def sign_flip(slack: Sequence[float]) -> float:
         (np.asarray(slack, dtype=float),), np.mean, permutation_type="samples", n_resamples=9999, rng=0
     )
     return float(found.pvalue)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's adjusted p values, in the order given: comparable with the level as if each were the only one."""
-    adjusted = [0.0] * len(p_values)
-    highest = 0.0
-    for rank, i in enumerate(sorted(range(len(p_values)), key=lambda i: p_values[i])):
-        highest = max(highest, (len(p_values) - rank) * p_values[i])
-        adjusted[i] = min(1.0, highest)
-    return adjusted
 
 
 def seeds_needed(slack: Sequence[float], level: float = ALPHA / 2) -> int | None:

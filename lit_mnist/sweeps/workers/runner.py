@@ -179,12 +179,16 @@ def _monitor(
             save_time()
         display.update()
         page.update(read_summary(study))
-    what_next = ""
+    say(display.closing() + _what_next(study, spec, signals))
+
+
+def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
+    """The end of a sweep's last line: why the study is not finished, if it is not."""
     if signals.received is not None:
-        what_next = "; the same command goes on"
-    elif not is_finished(study) and is_out_of_time(study, spec):
-        what_next = f"; its {spec.hours:g} hours are over"
-    say(display.closing() + what_next)
+        return "; the same command goes on"
+    if not is_finished(study) and is_out_of_time(study, spec):
+        return f"; its {spec.hours:g} hours are over"
+    return ""
 
 
 def _summarise(study: optuna.Study, run: StudyRun) -> None:
