@@ -140,7 +140,10 @@ class TimeLimit:
 
 def time_limit() -> TimeLimit | None:
     """Return the time limit of this job; None outside SLURM, without a limit, and where it cannot be found out."""
-    if (job := allocation()) is None or (span := _job_span(job.job, job.restarts)) is None:
+    try:
+        if (job := allocation()) is None or (span := _job_span(job.job, job.restarts)) is None:
+            return None
+    except (OSError, subprocess.SubprocessError):  # not cached: a busy controller may answer the next time
         return None
     start, end = span
     return TimeLimit(end - time.time(), end - start)
@@ -155,12 +158,7 @@ def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
         array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
         command = ["squeue", "--noheader", "--jobs", f"{array}_{task}" if array else job, "--format", "%S %e"]
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
-        try:
-            done = subprocess.run(
-                command, capture_output=True, text=True, timeout=10, check=False, env=environment
-            )
-        except (OSError, subprocess.TimeoutExpired):
-            return None
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
         words = done.stdout.split()
     # Without a time limit the end is in a year, or no number.
     return (float(words[0]), float(words[1])) if len(words) == 2 and all(map(str.isdecimal, words)) else None

@@ -4,6 +4,7 @@ import json
 import re
 import subprocess
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
@@ -86,9 +87,11 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
     for line in output.splitlines():
         base, task, state, elapsed, node, reason = line.split("|")
         if base in ids:
+            restarts = None
             name = base if task == "N/A" else f"{base}_{task}"
-            # squeue does not list how often a job was started again.
-            restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name))
+            # squeue does not list how often a job was started again. SLURM may forget the job in between.
+            with suppress(UserError):
+                restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name))
             found.append(QueueEntry(name, state, elapsed, node, reason, int(restarts[1]) if restarts else 0))
     return found
 

@@ -128,7 +128,7 @@ def fit(
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
         tags |= command_tag(arguments, tags) if found is None else {}
         work = _prepare(cli, point, callbacks, watch, options.offline, leased, tags)
-        if _is_done(work, peers):
+        if _is_done(work, peers, watch):
             return None
         watch.check()
         # Only now is the run created: what cannot even start leaves none behind.
@@ -316,7 +316,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
         raise UsageError(f"--trainer.precision {wanted}: a CPU has no float16 mixed precision; take bf16-mixed")
 
 
-def _is_done(job: _Fit, peers: LaunchedRanks | None) -> bool:
+def _is_done(job: _Fit, peers: LaunchedRanks | None, watch: SignalWatch) -> bool:
     """Return True, and say so, if the run is finished and its training has nothing left to do.
 
     Rank 0 decides, and sends the ranks that were launched beside it what it resumes.
@@ -331,6 +331,8 @@ def _is_done(job: _Fit, peers: LaunchedRanks | None) -> bool:
             reason = None
     if peers is not None:
         peers.send(*point_to_send(point, done=reason is not None))
+        if reason is not None:
+            peers.wait_until_received(watch)
     if reason is None or point is None:
         return False
     if job.trainer.is_global_zero:

@@ -125,3 +125,24 @@ def test_numbers_are_formatted_for_tables() -> None:
     assert loss.show(0.0361234, 0.00123) == "0.03612 ± 0.00123"
     assert (share.show(None), loss.show(688106.0), loss.show(0.5, None)) == ("–", "688,106", "0.5")
     assert count.show(688106.0, 0.0) == "688,106"
+
+
+def test_the_part_that_decides_is_the_one_that_is_judged() -> None:
+    """A part that fails widely but uncertainly must not hide one that fails by little and for certain."""
+    rows = {
+        seed: {"a": 0.0, "noisy": 1.0 + 9.0 * (-1) ** seed, "certain": 0.5 + 0.001 * seed} for seed in range(8)
+    }
+    [judgement] = judge([Claim("", "a", above("noisy", "certain"))], rows)
+    assert judgement.verdict == "contradicted" and judgement.why.startswith("closest part: -0.5")
+
+
+def test_seeds_that_agree_by_chance_decide_nothing_below_the_floor() -> None:
+    claim = Claim("", "acc", at_least(0.5))
+    [judgement] = judge([claim], {0: {"acc": 0.75}, 1: {"acc": 0.75}})
+    assert judgement.verdict == "undecided" and "the same value" in judgement.why
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_number_that_is_not_finite_can_be_shown(value: float) -> None:
+    assert Claim("", "loss").show(value, value)
+    assert math.isnan(summarise([1.0, value, -value]).mean)

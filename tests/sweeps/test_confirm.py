@@ -76,3 +76,8 @@ def test_a_stored_study_goes_on_by_its_name(cli: Cli, project: Path) -> None:
     assert (code, len(study.get_trials())) == (0, 2), err
     code, _, err = cli("sweep", "smal")
     assert code == 2 and "smal" in err and "Traceback" not in err
+
+
+def test_a_candidate_with_fewer_seeds_is_not_the_best() -> None:
+    values = {1: {5: 0.90, 6: 0.91, 7: 0.92}, 2: {5: 0.99}}
+    assert [candidate for candidate, *_ in compare(values, upwards=True)] == [1, 2]

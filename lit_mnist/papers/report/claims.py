@@ -1,12 +1,12 @@
 """Claims of the papers, and how measured numbers decide whether they hold."""
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lit_mnist.papers.report.statistics import ALPHA, FLOOR, p_not_positive, seeds_needed, sign_flip
+from lit_mnist.papers.report.statistics import ALPHA, FLOOR, MOST_SEEDS, p_not_positive, seeds_needed, sign_flip
 from lit_mnist.tracking.queries.statistics import holm, summarise
 
 Verdict = Literal[
@@ -108,7 +108,8 @@ class Claim:
         if self.percent:
             return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
         # Whole numbers, such as parameter counts, in full; others with four significant digits.
-        return " ± ".join(f"{n:,.0f}" if n == round(n) and abs(n) >= 1 else f"{n:.4g}" for n in numbers)
+        whole = [math.isfinite(n) and n == round(n) and abs(n) >= 1 for n in numbers]
+        return " ± ".join(f"{n:,.0f}" if i else f"{n:.4g}" for n, i in zip(numbers, whole, strict=True))
 
 
 @dataclass(frozen=True)
@@ -158,6 +159,10 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> li
             elif len(slacks) == 1 and not claim.exact:
                 more = f"one seed says nothing of the spread: at least {FLOOR - 1} more are needed"
                 judgements[i] = Judgement("undecided", more, seeds_needed=FLOOR)
+            elif not claim.exact and len(slacks) < FLOOR and _is_constant(slacks.values()):
+                # Accuracies on few images can agree by chance; no test can tell how far.
+                more = f"all seeds give the same value: at least {FLOOR - len(slacks)} more are needed"
+                judgements[i] = Judgement("undecided", more, seeds_needed=FLOOR)
             else:
                 parts[i] = list(zip(*slacks.values(), strict=True))
     met = {i: _p_met(claims[i], p) for i, p in parts.items()}
@@ -166,6 +171,11 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> li
     for i, raw, p in zip(parts, two_sided, holm(two_sided), strict=True):
         judgements[i] = _decide(claims[i], parts[i], met[i] <= unmet[i], p, p / raw if raw else 1.0)
     return [judgements[i] for i in range(len(claims))]
+
+
+def _is_constant(slacks: Iterable[Sequence[float]]) -> bool:
+    """True if some part has the same slack with every seed."""
+    return any(len(set(part)) == 1 for part in zip(*slacks, strict=True))
 
 
 def _slack(rule: Rule, row: Row, key: str) -> list[float]:
@@ -192,11 +202,17 @@ def _p_unmet(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
 
 def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: float, factor: float) -> Judgement:
     """The judgement of a claim that was tested; `factor` is Holm's, and `p` corrected by it."""
-    closest = min(parts, key=lambda part: math.fsum(part) / len(part))
+    assert claim.rule is not None
+    strict, correction = claim.rule.strict, 1 if meets or claim.rule.exclusive else len(parts)
+    # The part that the p value is of: the one least surely met, or the one most surely not met.
+    if meets:
+        closest = max(parts, key=lambda part: p_not_positive(part, strict))
+    else:
+        closest = min(parts, key=lambda part: p_not_positive([-value for value in part], not strict))
     count = len(closest)
     difference = summarise(closest)
     why = ""
-    if len(parts) > 1 or (claim.rule is not None and claim.rule.strict):
+    if len(parts) > 1 or strict:
         why = f"closest part: {difference.mean:+.3g}"
         why += f" ± {difference.interval:.2g}" if difference.interval is not None else ""
     # All parts must be met, but a single one that fails contradicts the claim.
@@ -205,10 +221,9 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
     agrees = claim.exact or count < FLOOR or not any(closest) or (flips is not None and flips <= ALPHA)
     if p <= ALPHA and agrees:
         return Judgement("holds" if meets else "contradicted", why, p, flips)
-    needed = [seeds_needed(part, ALPHA / 2 / factor) for part in (parts if meets else [closest])]
-    if any(each is None for each in needed):
-        more = "more than 200 seeds would be needed, or another margin"
+    in_all = seeds_needed(closest, ALPHA / 2 / factor / correction)
+    if in_all is None:
+        more = f"more than {MOST_SEEDS} seeds would be needed, or another margin"
         return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips)
-    in_all = max(each for each in needed if each is not None)
     more = f"about {in_all - count} more seeds would decide it"
     return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips, in_all)

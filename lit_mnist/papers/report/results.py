@@ -230,7 +230,9 @@ def _circumstances(device: str) -> Result:
     versions = version_tags(package_versions())
     # The results themselves change with every seed; what counts is the code.
     state = git_state(exclude=("docs/results", str(PAGE)))
-    changed = " with uncommitted changes" if state.get("git.dirty") == "true" else ""
+    changed = "" if state.get("git.dirty") == "false" else " with uncommitted changes"
+    if digest := state.get("code.digest"):  # of a submitted job, which runs a copy of the code
+        changed = f" (code {digest})"
     return {
         "commit": state["mlflow.source.git.commit"] + changed,
         "versions": {name.removeprefix("version."): version for name, version in versions.items()},

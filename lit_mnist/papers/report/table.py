@@ -20,8 +20,8 @@ NOTE = (
     "Ours: mean over the seeds ± half the 95 % interval (Student's t). –: the paper gives no number, or ours was"
     " not measured. In brackets: the claim's rule, and its closest part where several numbers are compared, as"
     f" paired differences over seeds. **Fewer than {FLOOR} seeds**: the exact sign-flip test cannot confirm the"
-    " verdict. p: two-sided, corrected for all claims tested in the experiment (Holm). Accuracies on 10,000 test"
-    " images have a noise of their own of ± 0.2 points at 99 %, those on 600 images ± 2 to 4."
+    " verdict. p: two-sided, corrected for all claims tested in the experiment (Holm). An accuracy near 99 %"
+    " on 10,000 test images is itself uncertain by ± 0.2 points, one on 600 images by ± 2 to 4."
 )
 
 

@@ -72,14 +72,16 @@ def compare(
         upwards: True if higher values are better.
 
     Returns:
-        For each candidate, best mean first: itself, its mean, how much worse it is than the best, and the p-value
-        of that after Holm. The last two are None for the best, and for a candidate that shares fewer than two
-        seeds with it.
+        For each candidate, best mean first and those with fewer seeds last: itself, its mean, how much worse it
+        is than the best, and the p-value of that after Holm. The last two are None for the best, and for a
+        candidate that shares fewer than two seeds with it.
 
     """
     sign = 1 if upwards else -1
     means = {candidate: summarise(list(by_seed.values())) for candidate, by_seed in values.items()}
-    order = sorted(means, key=lambda candidate: -sign * means[candidate].mean)
+    # A candidate that has fewer seeds, such as that of an interrupted confirmation, may owe its mean to them.
+    most = max(map(len, values.values()), default=0)
+    order = sorted(means, key=lambda candidate: (len(values[candidate]) < most, -sign * means[candidate].mean))
     if not order:
         return []
     signed = {c: {str(seed): sign * value for seed, value in values[c].items()} for c in order}
@@ -97,6 +99,8 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
     lines = [f"confirmed with {len(best.by_seed)} seeds that the search had not used ({metric}):"]
     for found in confirmed:
         text = f"  trial {found.number}: {show_metric(metric, found.summary.mean, found.summary.interval)}"
+        if len(found.by_seed) < len(best.by_seed):
+            text += f" ({len(found.by_seed)} seeds)"
         if found.difference is not None and found.p is not None:
             worse = show_metric(metric, found.difference.mean, found.difference.interval)
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"

@@ -63,6 +63,7 @@ class StudyPage:
         """Numbers of the trials whose runs show how they ended."""
         self._images: int | None = None
         self._pending: StudySummary | None = None
+        self._lock = threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="lit-mnist-study-page", daemon=True)
         self._failed = False
@@ -76,13 +77,12 @@ class StudyPage:
     ) -> None:
         self._closing.set()
         self._changed.set()
-        self._thread.join(
-            timeout=10
-        )  # a daemon: a store that does not answer must not keep the process from ending
+        self._thread.join(timeout=10)  # a store that does not answer must not keep the process from ending
 
     def update(self, summary: StudySummary) -> None:
         """Show the study as it is now; returns at once."""
-        self._pending = summary
+        with self._lock:
+            self._pending = summary
         self._changed.set()
 
     def write(self, summary: StudySummary, figures: bool = False) -> None:
@@ -128,11 +128,12 @@ class StudyPage:
 
     def finish(self, summary: StudySummary) -> None:
         """Show the study with the figures that were logged, once the thread has ended."""
-        if not self._thread.is_alive():  # the store does not answer
-            with self._reported():
-                self.save_view()
-                self.write(summary, figures=True)
-                self._show_mistakes(summary)
+        if self._thread.is_alive():  # the store does not answer
+            return
+        with self._reported():
+            self.save_view()
+            self.write(summary, figures=True)
+            self._show_mistakes(summary)
 
     def _work(self) -> None:
         with self._reported():
@@ -142,8 +143,9 @@ class StudyPage:
             self._changed.wait()
             self._changed.clear()
             is_last = self._closing.is_set()  # read before what is pending, so that the last change is written
-            if (summary := self._pending) is not None:
-                self._pending = None
+            with self._lock:  # `update` may be called between the two
+                summary, self._pending = self._pending, None
+            if summary is not None:
                 with self._reported():
                     self.write(summary)
             self._closing.wait(PAUSE)

@@ -49,7 +49,10 @@ def find_spec(given: str, url: str | None = None) -> Spec:
     if not Path(given).is_file() and ("://" in url or Path(url).exists()):
         storage = open_storage(url)
         if given in study_names(storage):
-            return stored_spec(open_study(storage, given))
+            study = open_study(storage, given)
+            if "stored" not in study.user_attrs:  # its creator was killed in between
+                raise UsageError(f"study {given} was not created to the end: give its specification, a YAML file")
+            return stored_spec(study)
     return load_spec(given)
 
 
@@ -73,10 +76,9 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
         study = open_study(storage, spec.name)
         stored = study.user_attrs
         # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
-        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
-            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
         if "stored" not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
+            attributes[KEEP_CHECKPOINTS] = spec.keep_checkpoints
             if max_validations is not None:
                 attributes[MAX_VALIDATIONS] = max_validations
             for name, value in (attributes | {"stored": _as_json(spec.stored())}).items():
@@ -84,6 +86,8 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
             return study
         _check_same(spec, stored["stored"])
         _check_trials(spec, study)
+        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
+            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
         if spec.trials != stored["trials"]:
             study.set_user_attr("trials", spec.trials)
         if spec.text != stored["spec"]:  # the limits of time and trials may differ

@@ -278,7 +278,8 @@ def _print(found: Comparison) -> None:
         title, others = f"minus {found.labels[0]}", found.labels[1:]
         show = _print_columns if len(others) <= MOST_COLUMNS else _print_rows
         show(title, others, found.differences)
-        print("± half the 95 % confidence interval of the difference, paired by seed; surely * better, ! worse")
+        print("± half the 95 % confidence interval of the difference, paired by seed")
+        print("surely * better, ! worse, ~ different")
 
 
 def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> None:

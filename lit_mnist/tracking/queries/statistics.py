@@ -20,8 +20,10 @@ class Summary:
 
 
 def summarise(values: Sequence[float]) -> Summary:
-    """Return the mean of `values`, at least one, and its confidence interval."""
+    """Return the mean of `values`, at least one, and its confidence interval; NaN if one of them is not finite."""
     count = len(values)
+    if not all(map(math.isfinite, values)):
+        return Summary(tuple(values), math.nan, None)
     mean = math.fsum(values) / count
     if count < 2:
         return Summary(tuple(values), mean, None)

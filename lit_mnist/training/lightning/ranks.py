@@ -90,8 +90,8 @@ class LaunchedRanks:
     all ranks start at the same step, with or without a file system that all nodes see.
     """
 
-    def __init__(self, rank: int, host: str, port: int, listen: bool) -> None:
-        self.rank = rank
+    def __init__(self, rank: int, ranks: int, host: str, port: int, listen: bool) -> None:
+        self.rank, self.ranks = rank, ranks
         try:
             self._store = TCPStore(host, port, is_master=listen, wait_for_workers=False)
         except distributed.DistError as error:
@@ -112,13 +112,13 @@ class LaunchedRanks:
         if job is not None and job.step and job.tasks > 1:
             slurm = SLURMEnvironment()
             # Rank 0 will listen on the main port when the training starts.
-            return cls(job.rank, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
+            return cls(job.rank, job.tasks, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
             rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
             # torchrun has a store at that port already, unless its rendezvous is one that shares none with ranks.
             listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
             where = (os.environ["MASTER_ADDR"], port if listens else port + 1)
-            return cls(rank, *where, listen=not listens and rank == 0)
+            return cls(rank, int(os.environ["WORLD_SIZE"]), *where, listen=not listens and rank == 0)
         return None
 
     @property
@@ -154,9 +154,22 @@ class LaunchedRanks:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 parts = (self._store.get(f"{self._key}/{name}/{start}") for start in range(0, size, PART))
                 path.write_bytes(b"".join(parts))
+            self._store.add(f"{self._key}/received", 1)
         except distributed.DistError:
             raise UserError("rank 0 of this training has ended; its message says why") from None
         return received["message"]
+
+    def wait_until_received(self, watch: SignalWatch) -> None:
+        """Wait until every other rank has the message: the store ends with rank 0.
+
+        Raises:
+            Interrupted: a signal came before.
+
+        """
+        end = time.monotonic() + HANG_TIMEOUT
+        while self._store.add(f"{self._key}/received", 0) < self.ranks - 1 and time.monotonic() < end:
+            watch.check()
+            time.sleep(0.1)
 
 
 class RankConsensus:
