@@ -61,10 +61,11 @@ def parse_seeds(text: str) -> list[int]:
         if text.isdecimal():
             seeds = list(range(int(text)))
         else:
-            ranges = [part.partition("-") for part in text.split(",")]
-            seeds = [
-                s for first, dash, last in ranges for s in range(int(first), int(last if dash else first) + 1)
-            ]
+            parts = (part.partition("-") for part in text.split(","))
+            ranges = [(int(first), int(last if dash else first)) for first, dash, last in parts]
+            if any(first > last for first, last in ranges):
+                raise UsageError(f"--seeds {text}: a range begins with its smaller number")
+            seeds = [seed for first, last in ranges for seed in range(first, last + 1)]
     except ValueError:
         raise UsageError(f"--seeds {text} must be a count (10) or ranges (5-9,12)") from None
     if not seeds:

@@ -328,7 +328,7 @@ def _check_packages(file_format: Format) -> None:
     if file_format == "onnx":
         for name in ("onnx", "onnxscript", "onnxruntime"):
             if importlib.util.find_spec(name) is None:
-                raise UserError(f"--format onnx needs {name}: `pip install 'lit_mnist[export]'`")
+                raise UserError(f"--format onnx needs {name}: `pip install 'lit-mnist[export]'`")
         logging.getLogger("torch.onnx").setLevel(logging.ERROR)
     if file_format == "mlflow":
         import mlflow.pytorch

@@ -29,7 +29,7 @@ from lit_mnist.training.export import TOLERANCE, WRITERS, check, trace
 
 onnx_only = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in ("onnx", "onnxscript", "onnxruntime")),
-    reason="needs ONNX: `pip install 'lit_mnist[export]'`",
+    reason="needs ONNX: `pip install 'lit-mnist[export]'`",
 )
 mlflow_pt2 = pytest.mark.skipif(
     "serialization_format" not in inspect.signature(mlflow.pytorch.save_model).parameters,
@@ -182,7 +182,7 @@ def test_a_missing_package_is_named(cnn: str, cli: Cli, monkeypatch: pytest.Monk
     find = importlib.util.find_spec
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None if name == "onnxscript" else find(name))
     code, _, err = cli("export", cnn, "--format", "onnx")
-    assert code == 1 and "--format onnx needs onnxscript: `pip install 'lit_mnist[export]'`" in err
+    assert code == 1 and "--format onnx needs onnxscript: `pip install 'lit-mnist[export]'`" in err
 
 
 def _environment() -> dict[str, str]:

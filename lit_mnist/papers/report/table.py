@@ -35,7 +35,8 @@ def write_table(every: Sequence[Experiment], folder: Path) -> None:
     if not (page.is_file() and BETWEEN_MARKERS.search(page.read_text())):
         print(make_table(results))
         return
-    parts = [make_table(results), _figures(results, folder, page)]
+    known = f"Results so far: {len(results)} of {len(every)} experiments."
+    parts = [known, "", make_table(results), _figures(results, folder, page)]
     text = "\n".join([BEGIN, *parts, END])
     # A function, since a string would have its backslashes interpreted.
     replace_text(page, BETWEEN_MARKERS.sub(lambda _: text, page.read_text(), count=1))
