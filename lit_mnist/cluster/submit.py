@@ -110,8 +110,7 @@ def submit(arguments: Sequence[str]) -> None:
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
-    study = _spec(command).get("study")
-    job = Job(name, command, study and str(study), snapshot.commit, snapshot.digest, time.time(), options.restarts)
+    job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
     job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
@@ -237,6 +236,16 @@ def _spec(command: Sequence[str]) -> Mapping[str, Any]:
     except (OSError, yaml.YAMLError):
         return {}
     return content if isinstance(content, dict) else {}
+
+
+def _study(command: Sequence[str]) -> str | None:
+    """The name of the study that a sweep works on: that of its specification, or the one that it is given."""
+    if command[0] != "sweep":
+        return None
+    if study := _spec(command).get("study"):
+        return str(study)
+    names = [word for word in command[1:3] if not word.startswith("-") and word != "confirm"]
+    return names[0] if names and not names[0].endswith((".yaml", ".yml")) else None
 
 
 def _workers(gpus: int, spec: Mapping[str, Any]) -> int:

@@ -9,6 +9,7 @@ import pytest
 
 from lit_mnist.cluster.script import parse_time
 from lit_mnist.cluster.snapshot import PACKAGE, code_digest, take_snapshot
+from lit_mnist.cluster.submit import _study
 from lit_mnist.errors import UsageError
 
 Cli = Callable[..., tuple[int, str, str]]
@@ -144,3 +145,12 @@ def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
     for wrong in (["--key"], ["--key", "a'b"], ["--key", "mine", "--resume", "last"]):
         code, _, err = cli("fit", "--config", "zhang/cnn", *wrong)
         assert code == 2 and "--key" in err and err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("command", "study"),
+    [("sweep digits --trials 9", "digits"), ("sweep confirm digits", "digits"), (f"sweep {Path(__file__).parents[2] / 'sweeps' / 'demo.yaml'}", "demo"),
+     ("sweep missing.yaml", None), ("fit --config zhang/cnn", None)],
+)  # fmt: skip
+def test_a_job_knows_its_study(command: str, study: str | None) -> None:
+    assert _study(command.split()) == study
