@@ -242,10 +242,11 @@ def _study(command: Sequence[str]) -> str | None:
     """The name of the study that a sweep works on: that of its specification, or the one that it is given."""
     if command[0] != "sweep":
         return None
-    if study := _spec(command).get("study"):
-        return str(study)
-    names = [word for word in command[1:3] if not word.startswith("-") and word != "confirm"]
-    return names[0] if names and not names[0].endswith((".yaml", ".yml")) else None
+    given = next((word for word in command[1:3] if not word.startswith("-") and word != "confirm"), None)
+    if given is None or not given.endswith((".yaml", ".yml")):
+        return given
+    # A specification that names no study is that of the study named after its file.
+    return str(_spec(command).get("study") or Path(given).stem)
 
 
 def _workers(gpus: int, spec: Mapping[str, Any]) -> int:

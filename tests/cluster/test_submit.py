@@ -147,10 +147,18 @@ def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
         assert code == 2 and "--key" in err and err.count("\n") == 1
 
 
+DEMO = Path(__file__).parents[2] / "sweeps" / "demo.yaml"
+
+
 @pytest.mark.parametrize(
     ("command", "study"),
-    [("sweep digits --trials 9", "digits"), ("sweep confirm digits", "digits"), (f"sweep {Path(__file__).parents[2] / 'sweeps' / 'demo.yaml'}", "demo"),
-     ("sweep missing.yaml", None), ("fit --config zhang/cnn", None)],
-)  # fmt: skip
+    [
+        ("sweep digits --trials 9", "digits"),
+        ("sweep confirm digits", "digits"),
+        (f"sweep {DEMO}", "demo"),
+        ("sweep missing.yaml", "missing"),
+        ("fit --config zhang/cnn", None),
+    ],
+)
 def test_a_job_knows_its_study(command: str, study: str | None) -> None:
     assert _study(command.split()) == study
