@@ -151,6 +151,10 @@ class LitCLI(LightningCLI):
         except ArgumentError as error:
             raise UsageError(explain(str(error))) from error
         _check_values(self.config)
+        for group in ("data", "model"):
+            # jsonargparse (4.53) leaves the arguments out of a class that takes none.
+            if "init_args" not in self.config[group]:
+                self.config[group]["init_args"] = Namespace()  # type: ignore[no-untyped-call]
         self._fit_model_to_data(parser, args)
 
     def _fit_model_to_data(self, parser: LightningArgumentParser, args: Any) -> None:

@@ -4,8 +4,10 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import SHORT, Cli
 
 from lit_mnist.errors import UsageError
+from lit_mnist.models import MLP
 from lit_mnist.training.config_files import config_names, config_path
 from lit_mnist.training.configuration import LitCLI
 
@@ -40,6 +42,21 @@ def test_flags_beat_the_config_and_another_dataset_keeps_its_settings() -> None:
     params = cli.params()
     assert (params["lr"], params["channels"], params["batch_size"], params["max_steps"]) == (0.1, [4, 8], 7, 3)
     assert params["data"] == "MiniMNISTDataModule" and params["val_size"] == 0.1
+
+
+class Fixed(MLP):
+    """A user's model that has nothing to configure."""
+
+    def __init__(self) -> None:
+        super().__init__(hidden_sizes=[8])
+
+
+def test_a_model_without_arguments_can_be_trained(project: Path, cli: Cli) -> None:
+    flags = [*SHORT, "--trainer.max_steps", "2"]
+    code, out, err = cli("fit", "--model", "test_configuration.Fixed", "--data", "MiniMNISTDataModule", *flags)
+    assert code == 0, err
+    code, out, err = cli("fit", "--resume", out.split()[1], "--trainer.max_steps", "3")
+    assert code == 0 and "goes on from step 2" in out, err
 
 
 def test_the_data_go_by_the_runs_seed_unless_given_their_own() -> None:
