@@ -138,7 +138,7 @@ def test_the_part_that_decides_is_the_one_that_is_judged() -> None:
 
 def test_seeds_that_agree_by_chance_decide_nothing_below_the_floor() -> None:
     claim = Claim("", "acc", at_least(0.5))
-    [judgement] = judge([claim], {0: {"acc": 0.75}, 1: {"acc": 0.75}})
+    [judgement] = judge([claim], {0: {"acc": 0.75}, 1: {"acc": 0.75}}, fewest=2)
     assert judgement.verdict == "undecided" and "the same value" in judgement.why
 
 
@@ -146,3 +146,11 @@ def test_seeds_that_agree_by_chance_decide_nothing_below_the_floor() -> None:
 def test_a_number_that_is_not_finite_can_be_shown(value: float) -> None:
     assert Claim("", "loss").show(value, value)
     assert math.isnan(summarise([1.0, value, -value]).mean)
+
+
+def test_fewer_seeds_than_the_floor_have_a_verdict_only_where_a_training_takes_hours() -> None:
+    claim, measured = Claim("", "acc", at_least(0.5)), {0: {"acc": 0.75}, 1: {"acc": 0.76}, 2: {"acc": 0.77}}
+    [judgement] = judge([claim], measured)
+    assert judgement.verdict == "undecided" and judgement.why == "at least 3 more seeds are needed"
+    [judgement] = judge([claim], measured, fewest=3)
+    assert judgement.verdict == "holds"

@@ -127,7 +127,7 @@ class Judgement:
     """For an undecided claim: how many seeds in all would decide it, if mean and spread stay as they are."""
 
 
-def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> list[Judgement]:
+def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewest: int = FLOOR) -> list[Judgement]:
     """Decide the claims of an experiment; the result has one judgement for each claim, in order.
 
     A claim holds if the 95 % interval of its slack lies wholly above 0, and is contradicted if it lies wholly
@@ -138,6 +138,7 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> li
         claims: Of one experiment.
         rows: The numbers by seed. A seed that lacks a number of a claim does not count for that claim.
         cut: What was shortened; nothing is tested then.
+        fewest: With fewer seeds than this there is no verdict.
 
     """
     judgements: dict[int, Judgement] = {}
@@ -156,9 +157,9 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "") -> li
                 judgements[i] = Judgement("undecided", f"not a finite number with seed {', '.join(broken)}")
             elif not slacks:
                 judgements[i] = Judgement("undecided", f"{claim.key} was not measured")
-            elif len(slacks) == 1 and not claim.exact:
-                more = f"one seed says nothing of the spread: at least {FLOOR - 1} more are needed"
-                judgements[i] = Judgement("undecided", more, seeds_needed=FLOOR)
+            elif len(slacks) < fewest and not claim.exact:
+                more = f"at least {fewest - len(slacks)} more seeds are needed"
+                judgements[i] = Judgement("undecided", more, seeds_needed=fewest)
             elif not claim.exact and len(slacks) < FLOOR and _is_constant(slacks.values()):
                 # Accuracies on few images can agree by chance; no test can tell how far.
                 more = f"all seeds give the same value: at least {FLOOR - len(slacks)} more are needed"

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.errors import UsageError, nearest
 from lit_mnist.papers.report.claims import Claim
+from lit_mnist.papers.report.statistics import FLOOR
 from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.tracking.queries.statistics import Summary
 from lit_mnist.training.stages import Preset, Stage
@@ -43,6 +44,8 @@ class Experiment:
     """Approximate duration of three seeds on two cores."""
     finding: str = ""
     """What we found beyond the paper: a template filled with the means over the seeds."""
+    fewest_seeds: int = FLOOR
+    """With fewer seeds there is no verdict; 3 where a training takes hours."""
 
     @property
     def paper(self) -> str:

@@ -178,7 +178,8 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
     }
     summaries = summaries_of(result)
     result["claims"] = []
-    for claim, judgement in zip(experiment.claims, judge(experiment.claims, rows, cut), strict=True):
+    judgements = judge(experiment.claims, rows, cut, experiment.fewest_seeds)
+    for claim, judgement in zip(experiment.claims, judgements, strict=True):
         ours = summaries.get(claim.key)
         mean, interval = (ours.mean, ours.interval) if ours else (None, None)
         result["claims"].append({

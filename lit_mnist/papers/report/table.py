@@ -19,9 +19,10 @@ VERSIONS = ("lit_mnist", "python", "torch", "lightning", "mlflow")
 NOTE = (
     "Ours: mean over the seeds ± half the 95 % interval (Student's t). –: the paper gives no number, or ours was"
     " not measured. In brackets: the claim's rule, and its closest part where several numbers are compared, as"
-    f" paired differences over seeds. **Fewer than {FLOOR} seeds**: the exact sign-flip test cannot confirm the"
-    " verdict. p: two-sided, corrected for all claims tested in the experiment (Holm). An accuracy near 99 %"
-    " on 10,000 test images is itself uncertain by ± 0.2 points, one on 600 images by ± 2 to 4."
+    f" paired differences over seeds. **Fewer than {FLOOR} seeds**: the exact sign-flip test cannot reach"
+    " p = 0.05; only where a training takes hours is there a verdict, by Student's t alone. p: two-sided,"
+    " corrected for all claims tested in the experiment (Holm). An accuracy near 99 % on 10,000 test images is"
+    " itself uncertain by ± 0.2 points, one on 600 images by ± 2 to 4."
 )
 
 
