@@ -33,8 +33,7 @@ class LibraryError(UsageError):
     """
 
     def __init__(self, error: BaseException, subject: str) -> None:
-        line = " ".join(str(error).split()) or type(error).__name__
-        super().__init__(f"{subject}: {line} {DEBUG_HINT}")
+        super().__init__(f"{subject}: {one_line(error)} {DEBUG_HINT}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By default the class would be called with `args`, which is the finished line; a check of a sweep's points
@@ -52,6 +51,11 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the p
     def __init__(self, signal: int) -> None:
         super().__init__(f"interrupted by signal {signal}")
         self.signal = signal
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's message with its line breaks and runs of spaces collapsed; its type if it has none."""
+    return " ".join(str(error).split()) or type(error).__name__
 
 
 def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:

@@ -55,6 +55,7 @@ class SignalWatch:
             return
         self._last = (number, now)
         self._count += 1
+        # Not sys.exit, whose exception a library may catch.
         if self._count > 2:
             os._exit(exit_code(number))
         if self.received is None:

@@ -53,6 +53,7 @@ def print_table(
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
+    # Without highlighting, which would colour numbers and paths in ids and names.
     console = Console(width=width(), highlight=False)
     if title is not None:
         console.print(title)

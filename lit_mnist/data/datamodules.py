@@ -81,6 +81,8 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        # Not in the hyperparameters, where None has to stay None: the command line fills it in from
+        # seed_everything.
         self.seed = 0 if seed is None else seed
         self._check_arguments()
         self.full_dataset_per_rank = False
@@ -107,6 +109,7 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs; only "test" reads the test images."""
         if stage in ("fit", "validate", "predict") and self.train is None:
+            # Sorted, since two configurations may name the same arguments in another order.
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
             key = type(self), self._files_version(), repr(arguments)
             if key not in _CACHE:
@@ -157,6 +160,7 @@ class ImageDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to `device`; a `Batch` that is there already is returned as it is."""
+        # Lightning would walk through the named tuple and rebuild it in every step.
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
@@ -166,6 +170,7 @@ class ImageDataModule(LightningDataModule):
         assert self.train is not None, "setup('fit') comes first"
         sha = hashlib.sha256()
         for tensor in self.train:
+            # The memory itself: `tobytes` would copy 42 MB of MNIST.
             sha.update(tensor.numpy().data)
         return sha.hexdigest()[:16]
 
@@ -208,6 +213,7 @@ class ImageDataModule(LightningDataModule):
                 f"--data.batch_size {batch_size} cannot be shared equally by {world_size} devices:"
                 f" take a multiple of {world_size}"
             )
+        # Moved once for the whole training. Images that do not fit stay on the CPU, and each batch is moved.
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
         overfits = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]

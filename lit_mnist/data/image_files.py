@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, one_line
 
 Pixels = NDArray[np.uint8]
 """(H, W) or (H, W, 3)."""
@@ -68,6 +68,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Pillow only warns of an image with more pixels than MAX_IMAGE_PIXELS, and refuses twice as many.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 if (frames := getattr(image, "n_frames", 1)) > 1:
@@ -84,8 +85,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
         ) from None
     # On damaged files Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError, …
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path} cannot be read, it may be truncated or damaged: {reason}") from error
+        raise UsageError(f"{path} cannot be read, it may be truncated or damaged: {one_line(error)}") from error
 
 
 def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Pixels:
@@ -112,11 +112,13 @@ def _read_grey(image: Image.Image, size: tuple[int, int], notes: list[str]) -> P
     if grey.min() == grey.max():
         notes.append("blank: every pixel has the same value")
         return np.zeros(size, np.uint8)
+    # The border shows the canvas. Its median, since a stroke may touch the border.
     if np.median(_border(grey)) > 127.5:
         grey = 255 - grey
         notes.append("inverted: dark on light")
     if grey.shape == size:
         return grey
+    # An image of the right size is returned above as it is: it may be one of the dataset.
     canvas, peak = float(np.median(_border(grey))), float(grey.max())
     if (canvas, peak) != (0, 255) and peak - canvas >= MIN_CONTRAST:
         notes.append(f"contrast stretched from {canvas:.0f}–{peak:.0f} to 0–255")
@@ -197,6 +199,7 @@ def _centred(drawing: Pixels, size: tuple[int, int]) -> Pixels:
     for axis in (0, 1):
         mass = scaled.sum(axis=1 - axis)
         centre = float(np.arange(len(mass)) @ mass / max(int(mass.sum()), 1))
+        # Not beyond the border, which a drawing with its mass at one end would cross.
         offsets.append(min(max(round(size[axis] / 2 - centre), 0), size[axis] - len(mass)))
     return _placed(scaled, size, (offsets[0], offsets[1]))
 

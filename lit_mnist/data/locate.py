@@ -74,6 +74,7 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
         places = [Location(spec.name, raw_folder(folder, spec.name), source) for folder, source in roots]
         if package := spec.system_package:
             places.append(Location(spec.name, package.folder, f"Debian's {package.name}"))
+    # The first that exists, even if it is incomplete: falling back to another copy would hide a damaged dataset.
     for place in places:
         if place.folder.is_dir():
             return place

@@ -104,6 +104,8 @@ def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
     into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]
     weights = source.state_dict()
     weights |= {
+        # The encoder is Flatten, then pairs of Linear and activation: its last Linear has this number. The decoder
+        # begins with the Linear that reads the code.
         f"encoder.{2 * len(sizes) + 1}.weight": into.weight[kept],
         f"encoder.{2 * len(sizes) + 1}.bias": into.bias[kept],
         "decoder.0.weight": _outgoing(source).weight[:, kept],
