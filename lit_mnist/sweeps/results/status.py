@@ -8,7 +8,7 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import is_confirmation, open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import STORED, is_confirmation, open_storage, open_study, study_names
 from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.pages import show_page
@@ -90,7 +90,7 @@ def load_summary(storage: BaseStorage, name: str) -> StudySummary:
 
     """
     study = open_study(storage, name)
-    if "stored" not in study.user_attrs:
+    if STORED not in study.user_attrs:
         raise UserError(f"study {name!r} was not made by `lit-mnist sweep`, or is just being made")
     return read_summary(study)
 

@@ -13,7 +13,14 @@ from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec
 from lit_mnist.sweeps.study.locks import study_lock
-from lit_mnist.sweeps.study.storage import CONFIRMATION, default_storage, open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import (
+    CONFIRMATION,
+    STORED,
+    default_storage,
+    open_storage,
+    open_study,
+    study_names,
+)
 
 KEEP_CHECKPOINTS = "keep_checkpoints"
 """Attribute: which checkpoints the trials keep, as last asked for by the specification or the command line."""
@@ -50,13 +57,15 @@ def find_spec(given: str, url: str | None = None) -> Spec:
         storage = open_storage(url)
         if given in study_names(storage):
             study = open_study(storage, given)
-            if "stored" not in study.user_attrs:  # its creator was killed in between
+            if STORED not in study.user_attrs:
                 raise UsageError(f"study {given} was not created to the end: give its specification, a YAML file")
             return stored_spec(study)
     return load_spec(given)
 
 
-def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int | None = None) -> optuna.Study:
+def create_or_open_study(
+    storage: BaseStorage, spec: Spec, max_validations: int | None = None, confirms: str | None = None
+) -> optuna.Study:
     """Return the study of `spec`: created if missing, and with the number of trials that `spec` now asks for.
 
     Args:
@@ -64,6 +73,7 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
         spec: The specification.
         max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
             divide Hyperband's brackets alike.
+        confirms: The MLflow run of the study that a new one confirms, if it does.
 
     Raises:
         UsageError: the stored study differs from `spec`, or has more trials than it asks for.
@@ -75,16 +85,17 @@ def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int 
             optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
         study = open_study(storage, spec.name)
         stored = study.user_attrs
-        # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
-        if "stored" not in stored:
+        if STORED not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
             attributes[KEEP_CHECKPOINTS] = spec.keep_checkpoints
             if max_validations is not None:
                 attributes[MAX_VALIDATIONS] = max_validations
-            for name, value in (attributes | {"stored": _as_json(spec.stored())}).items():
+            if confirms is not None:
+                attributes[CONFIRMS] = confirms
+            for name, value in (attributes | {STORED: _as_json(spec.stored())}).items():
                 study.set_user_attr(name, value)
             return study
-        _check_same(spec, stored["stored"])
+        _check_same(spec, stored[STORED])
         _check_trials(spec, study)
         if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
             study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
@@ -105,7 +116,7 @@ def check_stored(storage: BaseStorage, spec: Spec) -> str:
     if spec.name not in study_names(storage):
         return ""
     study = open_study(storage, spec.name)
-    _check_same(spec, study.user_attrs.get("stored", _as_json(spec.stored())))
+    _check_same(spec, study.user_attrs.get(STORED, _as_json(spec.stored())))
     _check_trials(spec, study)
     finished = sum(trial.state.is_finished() for trial in get_trials(study))
     return f"stored, {finished} of {spec.trials} trials finished"

@@ -12,6 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.optuna_private import constraints_of
+from lit_mnist.sweeps.study.storage import STORED
 from lit_mnist.tracking.queries.statistics import summarise
 
 UNREPORTED = "validations"
@@ -119,7 +120,7 @@ class StudySummary:
 def read_summary(study: optuna.Study) -> StudySummary:
     """Read the study from its storage."""
     attributes = study.user_attrs
-    stored = attributes["stored"]
+    stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
         objectives=tuple(objective["metric"] for objective in stored["goals"]),
