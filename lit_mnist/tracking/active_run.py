@@ -128,11 +128,20 @@ class Run:
         """Log `text` as the artifact `path`."""
         self.journal.append({"kind": "text", "text": text, "path": path})
 
-    def log_file(self, source: Path, folder: str) -> None:
-        """Log the file `source` as an artifact in `folder`, from a copy if it is outside the run's folder."""
+    def log_file(self, source: Path, folder: str, copy: bool = False) -> None:
+        """Log the file `source` as an artifact in `folder`.
+
+        Args:
+            source: The file; one that is outside the run's folder is copied.
+            folder: The artifact's.
+            copy: Copy it in any case, because it may change before it is sent.
+
+        """
         home = self.folder.resolve()
-        if not source.resolve().is_relative_to(home):
-            source = Path(shutil.copyfile(source, self._outbox_path(f"{folder}/{source.name}")))
+        if copy or not source.resolve().is_relative_to(home):
+            target = self._outbox_path(f"{folder}/{source.name}")
+            # By renaming, since the uploader may be reading an earlier copy of that name.
+            source = Path(shutil.copyfile(source, target.with_name(f".{target.name}"))).replace(target)
         # Relative to the run's folder, so that the project can be moved before the file is sent.
         self.journal.append({"kind": "file", "path": str(source.resolve().relative_to(home)), "folder": folder})
 

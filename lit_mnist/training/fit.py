@@ -377,7 +377,7 @@ def _open(job: _Fit) -> Iterator[Run | None]:
                 callback.dirpath = str(run.folder / CHECKPOINTS)
         job.exact_resume.folder = run.folder / CHECKPOINTS
         job.exact_resume.before_save = run.sync
-        job.exact_resume.upload = lambda: run.log_file(run.folder / CHECKPOINTS / LAST, CHECKPOINTS)
+        job.exact_resume.upload = lambda: _upload_checkpoints(run)
         job.hang_guard.before_exit = lambda: _mark_killed(run)
         job.tracker.run = run
         try:
@@ -412,6 +412,17 @@ def _log_provenance(run: Run, job: _Fit) -> None:
     data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
     describe_experiment(run)
+
+
+def _upload_checkpoints(run: Run) -> None:
+    """Log what another machine needs to go on if this one is lost: the best and the last checkpoint.
+
+    In this order, and as they are now: the last checkpoint in the store must never refer to a best one that the
+    store does not have. From a last one that is older, training makes a newer best again.
+    """
+    for name in (BEST, LAST):
+        if (path := run.folder / CHECKPOINTS / name).exists():
+            run.log_file(path, CHECKPOINTS, copy=True)
 
 
 def _mark_killed(run: Run) -> None:
