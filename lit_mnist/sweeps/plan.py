@@ -23,13 +23,14 @@ from lit_mnist.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
 
 
-def plan(spec: Spec, workers: int, url: str | None = None) -> None:
+def plan(spec: Spec, workers: int, url: str | None = None, trials: int | None = None) -> None:
     """Check everything that can be checked without training, and print what the sweep takes; nothing is stored.
 
     Args:
         spec: The specification.
         workers: How many processes will share the work.
         url: Where studies are kept; None for the default.
+        trials: Size of the study; None for what the specification says.
 
     Raises:
         UsageError: the specification is wrong, or not that of the stored study of its name.
@@ -37,12 +38,14 @@ def plan(spec: Spec, workers: int, url: str | None = None) -> None:
 
     """
     url = url or default_storage()
+    count = spec.trials if trials is None else trials
+    spec.check_trials(count)
     exists = "://" in url or Path(url).exists()  # opening a journal file would create it
-    stored = check_stored(open_storage(url), spec) if exists else ""
+    stored = check_stored(open_storage(url), spec, count) if exists else ""
     probe_points, costs = _measure(spec, check(spec), workers)
     if not probe_points:
         raise UserError("no kind of point fits into this machine's memory: plan where the trials will be trained")
-    rows = _estimates(spec, probe_points, costs, workers)
+    rows = _estimates(spec, count, probe_points, costs, workers)
     print_table(["study", f"{spec.name} ({stored or 'new'})"], [[name, text] for name, text in rows])
     print()
     varied = []
@@ -79,18 +82,27 @@ def _below(stage: Stage) -> list[Stage]:
 
 
 def _estimates(
-    spec: Spec, probe_points: list[ProbePoint], costs: Mapping[Stage, Cost], workers: int
+    spec: Spec, count: int, probe_points: list[ProbePoint], costs: Mapping[Stage, Cost], workers: int
 ) -> list[tuple[str, str]]:
-    """The rows of the plan's first table: trials cost the mean of the probe points, sources are trained once."""
+    """The rows of the plan's first table: trials cost the mean of the probe points, sources are trained once.
+
+    Args:
+        spec: The specification.
+        count: Size of the study.
+        probe_points: Those that fit into memory.
+        costs: Of each of their stages.
+        workers: How many processes share the work.
+
+    """
     trials, seeds = [costs[probe.stage] for probe in probe_points], len(spec.seeds)
     sources = {stage for probe in probe_points for stage in _below(probe.stage)}
     trial_seconds = statistics.fmean(cost.seconds for cost in trials) * seeds
     source_seconds = sum(costs[stage].seconds for stage in sources) * seeds
     kept = {"all": 2, "best": 1, "none": 0}[spec.keep_checkpoints]  # of a trial; a source keeps its best and last
-    checkpoints = kept * spec.trials * statistics.fmean(cost.bytes for cost in trials)
+    checkpoints = kept * count * statistics.fmean(cost.bytes for cost in trials)
     disk = seeds * (checkpoints + 2 * sum(costs[stage].bytes for stage in sources))
 
-    number = f"{spec.trials:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
+    number = f"{count:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
     each = f", each with seeds {', '.join(map(str, spec.seeds))}" if seeds > 1 else ""
     rows = [
         ("config", spec.config),
@@ -105,7 +117,7 @@ def _estimates(
     who = "1 worker" if workers == 1 else f"{workers} workers"
     pruned = ", less what is pruned" if spec.pruner != "none" else ""
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
-    total = source_seconds + trial_seconds * spec.trials / workers
+    total = source_seconds + trial_seconds * count / workers
     return [
         *rows,
         ("a trial", f"about {seconds(trial_seconds)}"),

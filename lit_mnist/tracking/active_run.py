@@ -86,6 +86,7 @@ class Run:
         """
         now, step = max(time.time_ns() // 1_000_000, self.earliest), int(step)
         known = {} if self.steps is None else self.steps
+        # A metric that is not known yet is compared with the step before, so that it is always logged.
         names = [name for name in metrics if known.get(name, step - 1) < step]
         if names:
             points = [[name, float(metrics[name]), now, step] for name in names]

@@ -80,6 +80,7 @@ def read_record(folder: Path) -> Record | None:
     """The content of the folder's `run.json`; None if there is none that can be read."""
     try:
         found = json.loads((folder / RECORD).read_text())
+        # Fields of a later version are left out, so that this version can still read its runs.
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
         # Version 0.1 wrote neither of these; the defaults, this process's, would be wrong for an existing run.
         return Record(**{"boot": "", "job": "", **known})
@@ -100,6 +101,7 @@ def local_folder(run_id: str, home: Path) -> Path | None:
     if not found and run_id:
         records = ((path, read_record(path)) for path in folders)
         found = [path for path, record in records if record and record.is_called(run_id)]
+    # Several: the caller asks the store, which says that the beginning is ambiguous.
     return found[0] if len(found) == 1 else None
 
 

@@ -81,6 +81,7 @@ def is_alive(process: str) -> bool:
     number, _, start = process.partition("@")
     try:
         found = psutil.Process(int(number))
+        # A process id is given again after it has ended; together with the start time it names one process.
         same = abs(found.create_time() - float(start)) < START_TOLERANCE
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:  # another user's process: it exists, and nothing more can be read

@@ -45,6 +45,7 @@ def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if found := _git(folder, "rev-parse", "HEAD"):
             ignored = [f":(exclude,top){path}" for path in exclude]
+            # `:/` is the repository's root: changes outside this folder count as well.
             changes = _git(folder, "status", "--porcelain", "--", ":/", *ignored)
             dirty = "unknown" if changes is None else str(bool(changes)).lower()
             return {"mlflow.source.git.commit": found, "git.dirty": dirty}

@@ -211,6 +211,8 @@ def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -
             data = client.get_run(record.id).data
             rewinds = tagged_rewinds(data.tags)
             curves = (stored_points(client, record.id, name, rewinds) for name in data.metrics)
+            # This folder knows nothing of the run yet. Without its points, the steps after the checkpoint would be
+            # logged again, and a rewind could not tell what it replaces.
             journal.seed((point for curve in curves for point in curve), rewinds)
         # Set at once, because `runs --reap` looks at these tags; and again in the journal, where older values may
         # still wait to be sent.
@@ -232,6 +234,7 @@ def _work_on(
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = None
     if system_metrics is not False:
+        # A run of some seconds, such as a test, would only get a chart with one point.
         first = 60.0 if system_metrics is None else 2.0
         system = SystemMetrics(first=first, last_step=last, short_runs=bool(system_metrics))
     writer = MLflowWriter(client, record.id, journal) if client else None

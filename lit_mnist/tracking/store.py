@@ -63,6 +63,7 @@ def find_store(start: Path | None = None) -> Store:
     start = (start or Path.cwd()).resolve()
     marks = ("mlruns/mlflow.db", "pyproject.toml", ".git")
     parents = (start, *start.parents)
+    # As git finds its repository: commands work in every subfolder of a project.
     project = next((folder for folder in parents if any((folder / mark).exists() for mark in marks)), start)
     home = project / "mlruns"
     return Store(os.environ.get(URI) or local_uri(home), home)

@@ -92,6 +92,8 @@ def export(arguments: list[str]) -> None:
 
 
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
+    # What this parser does not know are flags of `fit`, which LitCLI checks: they override the run's
+    # configuration.
     known, overrides = _run_parser(verb, description).parse_known_args(arguments)
     from lit_mnist.training.evaluate import evaluate
 

@@ -52,6 +52,7 @@ def _load_strict_yaml(text: str) -> Any:
     return _load_yaml(text)
 
 
+# jsonargparse reads files and single values by this loader.
 set_loader("yaml", _load_strict_yaml, exceptions=(yaml.YAMLError,))
 
 
@@ -123,12 +124,14 @@ class LitCLI(LightningCLI):
             ImageDataModule,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
+            # Not LightningCLI's default, a random seed: a run must be repeatable from its configuration.
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lit-mnist fit"},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=_resolve_configs(arguments),
             run=False,
+            # Models create their optimisers from plain hyperparameters, which load with weights_only=True.
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints hold plain constructor arguments
         )
@@ -207,10 +210,13 @@ class LitCLI(LightningCLI):
         config["callbacks"] = [*kwargs.pop("callbacks", []), *_as_list(config.get("callbacks"))]
         config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
         if config["profiler"] is None:
+            # Lightning calls its profiler some forty times a step.
             config["profiler"] = QuietProfiler()
         if config["deterministic"] is None and torch.cuda.is_available():
+            # Not True: an operation without a deterministic version on the GPU would then be an error.
             config["deterministic"] = "warn"
         if config["enable_progress_bar"] is None:
+            # In a log file each redrawing of the bar would be a line.
             config["enable_progress_bar"] = sys.stdout.isatty()
         with library_errors("--trainer"), warnings.catch_warnings():
             # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
@@ -277,6 +283,7 @@ def _check_values(config: Namespace) -> None:
             hint = nearest(cls.__name__, class_names(GROUPS[group]), listed=True)
             raise UsageError(f"--{group} {cls.__name__} is a base class, which does nothing by itself{hint}")
         fields = config[group].get("init_args", {}) if group in ("model", "data") else config[group]
+        # jsonargparse (4.53) accepts null for every argument, whatever its type.
         for name, value in dict(fields).items():
             if value is None and (expected := _type_without_null(cls, name)):
                 raise UsageError(f"--{group}.{name}: expected {expected}, not null")
@@ -287,6 +294,7 @@ def _check_values(config: Namespace) -> None:
         section = config.get(group)
         for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
             for number in value if isinstance(value, list | tuple) else [value]:
+                # YAML and Python's float both read `nan` and `inf`, and every comparison with NaN is false.
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
 

@@ -57,6 +57,7 @@ def evaluate(
         make_rendezvous_interruptible(trainer, watch)
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
+            # A list with one entry for each dataloader, of which there is one.
             measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start
         metrics = {name: value for name, value in measured.items() if "/" in name}
@@ -103,6 +104,7 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
 
     """
     with loaded_run(run_id, checkpoint, []) as (_, cli, _):
+        # The run is needed for its model only, and is closed before the images are read.
         model, class_names = cli.model.eval(), cli.datamodule.class_names
     shape = model.hparams.get("image_shape", cli.datamodule.image_shape)
     read = [read_image(path, shape) for path in images]

@@ -115,6 +115,7 @@ def fit(
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch, TemporaryDirectory() as received:
         watch.check()
+        # A new run needs no agreement: every rank builds the same model from the same flags.
         peers = LaunchedRanks.connect() if options.resume or options.key else None
         found, sent = _find_run(options, watch, peers, Path(received))
         if sent and sent["done"]:
@@ -122,7 +123,9 @@ def fit(
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
         if (threads := cli.config["threads"] or threads_of_job()) is not None:
+            # Before anything is computed: the number of threads decides how sums are rounded.
             torch.set_num_threads(threads)
+        # Reads the images, and so reports missing or damaged ones before there is a run.
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model, sent)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
@@ -360,6 +363,7 @@ def _open(job: _Fit) -> Iterator[Run | None]:
     with opened as run:
         config = cli.config_yaml()
         if point is None:
+            # Logged once in a run's life: MLflow refuses a parameter with another value. Changes become tags.
             run.log_params(cli.params())
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
@@ -375,7 +379,10 @@ def _open(job: _Fit) -> Iterator[Run | None]:
         for callback in job.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run.folder / CHECKPOINTS)
+        # The callbacks were made before the run, whose folder they write to.
         job.exact_resume.folder = run.folder / CHECKPOINTS
+        # A checkpoint must never be newer than the journal: the steps before it are not logged again after a
+        # resume.
         job.exact_resume.before_save = run.sync
         job.exact_resume.upload = lambda: _upload_checkpoints(run)
         job.hang_guard.before_exit = lambda: _mark_killed(run)
@@ -496,6 +503,7 @@ def _conclude(job: _Fit, run: Run, took: float) -> Result:
     metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
     best = job.best
     if best.best_model_score is not None:
+        # From here on the model is that of the best checkpoint: the figures below show what `test` will measure.
         checkpoint = load_weights(job.cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])

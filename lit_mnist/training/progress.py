@@ -12,6 +12,7 @@ from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTh
 def progress_callback() -> Callback:
     """Return a live bar for a terminal, or a printer of lines for anything else."""
     if sys.stdout.isatty():
+        # A bar that is redrawn at each step takes longer than the step of a small network.
         return LiveBar(refresh_rate=25, leave=True, theme=RichProgressBarTheme(metrics_format=".4f"))
     return EpochLines()
 

@@ -56,6 +56,7 @@ def resumable(run: Run, model: LitModel, seed: int = 0, often: CheckpointArgs | 
     resume.folder, resume.before_save = folder, run.sync
     best = best_callback(model)
     best.dirpath = str(folder)
+    # ExactResume first: the checkpoint of a step is written before another callback begins the next one.
     return [resume, _RunFiles(run, seed), best]
 
 

@@ -64,29 +64,36 @@ def find_spec(given: str, url: str | None = None) -> Spec:
 
 
 def create_or_open_study(
-    storage: BaseStorage, spec: Spec, max_validations: int | None = None, confirms: str | None = None
+    storage: BaseStorage,
+    spec: Spec,
+    max_validations: int | None = None,
+    trials: int | None = None,
+    confirms: str | None = None,
 ) -> optuna.Study:
-    """Return the study of `spec`: created if missing, and with the number of trials that `spec` now asks for.
+    """Return the study of `spec`: created if missing, and with the number of trials that is now asked for.
 
     Args:
         storage: Where the study is kept.
         spec: The specification.
         max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
             divide Hyperband's brackets alike.
+        trials: Size of the study; None for what `spec` says. From here on it is the study's attribute `trials`.
         confirms: The MLflow run of the study that a new one confirms, if it does.
 
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
+        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
 
     """
+    trials = spec.trials if trials is None else trials
     with study_lock(storage, spec.name):
         if spec.name not in study_names(storage):
             directions = [objective.direction for objective in spec.objectives]
             optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
         study = open_study(storage, spec.name)
         stored = study.user_attrs
+        # Written last, STORED says that all attributes are there: the study's creator may be killed between two.
         if STORED not in stored:
-            attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
+            attributes: dict[str, Any] = {"spec": spec.text, "trials": trials}
             attributes[KEEP_CHECKPOINTS] = spec.keep_checkpoints
             if max_validations is not None:
                 attributes[MAX_VALIDATIONS] = max_validations
@@ -96,37 +103,43 @@ def create_or_open_study(
                 study.set_user_attr(name, value)
             return study
         _check_same(spec, stored[STORED])
-        _check_trials(spec, study)
+        _check_trials(study, trials)
         if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
             study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
-        if spec.trials != stored["trials"]:
-            study.set_user_attr("trials", spec.trials)
+        if trials != stored["trials"]:
+            study.set_user_attr("trials", trials)
         if spec.text != stored["spec"]:  # the limits of time and trials may differ
             study.set_user_attr("spec", spec.text)
         return study
 
 
-def check_stored(storage: BaseStorage, spec: Spec) -> str:
+def check_stored(storage: BaseStorage, spec: Spec, trials: int | None = None) -> str:
     """Describe how far the stored study of `spec` is, in a few words; empty if there is none.
 
+    Args:
+        storage: Where the study is kept.
+        spec: The specification.
+        trials: Size of the study; None for what `spec` says.
+
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
+        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
 
     """
+    trials = spec.trials if trials is None else trials
     if spec.name not in study_names(storage):
         return ""
     study = open_study(storage, spec.name)
     _check_same(spec, study.user_attrs.get(STORED, _as_json(spec.stored())))
-    _check_trials(spec, study)
+    _check_trials(study, trials)
     finished = sum(trial.state.is_finished() for trial in get_trials(study))
-    return f"stored, {finished} of {spec.trials} trials finished"
+    return f"stored, {finished} of {trials} trials finished"
 
 
 def stored_spec(study: optuna.Study) -> Spec:
     """The specification that is stored in the study, with the number of trials last asked for."""
     spec = parse_spec(study.user_attrs["spec"], study.study_name)
     keep = study.user_attrs.get(KEEP_CHECKPOINTS, spec.keep_checkpoints)
-    return replace(spec.with_trials(study.user_attrs["trials"]), keep_checkpoints=keep)
+    return replace(spec, trials=study.user_attrs["trials"], keep_checkpoints=keep)
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -160,10 +173,10 @@ def add_time_spent(study: optuna.Study, seconds: float) -> None:
         study.set_user_attr(TIME_SPENT, study.user_attrs.get(TIME_SPENT, 0.0) + seconds)
 
 
-def _check_trials(spec: Spec, study: optuna.Study) -> None:
-    if (count := len(get_trials(study))) > spec.trials:
+def _check_trials(study: optuna.Study, trials: int) -> None:
+    if (count := len(get_trials(study))) > trials:
         raise UsageError(
-            f"--trials {spec.trials}: study {spec.name!r} has {count} trials already; take {count} or more"
+            f"--trials {trials}: study {study.study_name!r} has {count} trials already; take {count} or more"
         )
 
 

@@ -68,17 +68,17 @@ def sweep(
 
     """
     spec = find_spec(given, url)
-    if trials is not None:
-        spec = spec.with_trials(trials)
-    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url)
+    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url, trials)
 
 
-def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+def run_spec(spec: Spec, workers: int, url: str | None, trials: int | None = None) -> None:
     """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
+    trials = spec.trials if trials is None else trials
+    spec.check_trials(trials)
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)
-        if check_stored(storage, spec) and _report_if_finished(storage, spec):
+        if check_stored(storage, spec, trials) and _report_if_finished(storage, spec, trials):
             return
         probes = check(spec)
         check_machine(spec, probes)
@@ -87,7 +87,7 @@ def run_spec(spec: Spec, workers: int, url: str | None) -> None:
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
             # The workers' processes start up while the study and its run are created.
             validations = max((probe.validations for probe in probes), default=None)
-            study = create_or_open_study(storage, spec, validations)
+            study = create_or_open_study(storage, spec, validations, trials)
             with study_run(study, spec) as run:
                 address = show_page(run.run.store, run.run.experiment_id, run.run.id)
                 say(address)
@@ -204,12 +204,12 @@ def _summarise(study: optuna.Study, run: StudyRun) -> None:
             study.set_user_attr("summed", study.user_attrs["trials"])
 
 
-def _report_if_finished(storage: BaseStorage, spec: Spec) -> bool:
+def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
     """Return False if trials are left. Otherwise say that there are none, and add a summary that is missing."""
     study = open_study(storage, spec.name)
-    if study.user_attrs.get("trials") != spec.trials or not is_finished(study):
+    if study.user_attrs.get("trials") != trials or not is_finished(study):
         return False
-    if study.user_attrs.get("summed") != spec.trials:  # the sweep that finished it was killed before its summary
+    if study.user_attrs.get("summed") != trials:  # the sweep that finished it was killed before its summary
         with study_run(study, spec) as run:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))
