@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from lit_mnist import __version__
 from lit_mnist.errors import UsageError, nearest
 from lit_mnist.guard import guarded
+from lit_mnist.signals import end_at_once
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("train a model", "lit_mnist.training.command:fit"),
@@ -46,6 +47,7 @@ def run() -> int:
                 stream.flush()
         os._exit(code)
 
+    end_at_once()
     atexit.register(leave)  # functions registered later, by libraries, are called before it
     try:
         code = main()

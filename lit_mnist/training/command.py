@@ -40,10 +40,10 @@ def fit(arguments: list[str]) -> None:
         return
     # Imports create a million objects that live on; collecting garbage among them is a tenth of the start-up time.
     gc.disable()
-    with SignalWatch() as watch:
-        from lit_mnist.training.fit import fit
+    from lit_mnist.training.fit import fit
 
-        quiet()
+    quiet()
+    with SignalWatch() as watch:
         fit(["--help" if argument == "--help.fields" else argument for argument in arguments], watch=watch)
 
 

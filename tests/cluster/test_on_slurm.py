@@ -11,6 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import psutil
@@ -260,6 +261,35 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     assert "nothing left to do" in log_of("pair", project)
 
 
+def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = psutil.Process(int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text()))
+    # The controller is stopped as soon as it is asked to take the job, and goes on after the answer is due.
+    (tmp_path / "sbatch").write_text(f'#!/bin/sh\nkill -STOP {controller.pid}; exec {which("sbatch")} "$@"\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    submitted = ["submit", "--name", "busy", "--sbatch=--hold", "--", "reproduce", "--table"]
+    for arguments, said in (
+        (submitted, "`sbatch`: looking"),
+        (["jobs", "busy", "--json"], "`squeue`: asking again"),
+    ):
+        if arguments is not submitted:
+            controller.suspend()
+        command = [sys.executable, "-m", "lit_mnist.cli", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stderr is not None
+            try:
+                assert said in process.stderr.readline()
+            finally:
+                controller.resume()
+            output, errors = process.stdout.read(), process.stderr.read()
+        assert process.returncode == 0, errors
+    [found] = json.loads(output)
+    assert found["id"] == slurm("squeue", "--noheader", "--name", "busy", "--format", "%A").strip()
+    slurm("scancel", found["id"])
+
+
 def longer(epochs: int) -> list[str]:
     """A training of so many epochs, a tenth of a second each or more."""
     return [*FIT, "--trainer.max_epochs", str(epochs), "--checkpoint.every_n_steps", "200"]
@@ -333,12 +363,12 @@ def print_restarts(restarts: list[Restart]) -> None:
 def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: Path) -> None:
     seed = int(os.environ.get("LIT_MNIST_SOAK_SEED", random.randrange(10**6)))
     print(f"seed {seed}: LIT_MNIST_SOAK_SEED={seed} does the same again")
-    chance, command = random.Random(seed), longer(15 * SOAK)
-    whole = undisturbed_result(15 * SOAK)
+    chance, command = random.Random(seed), longer(10 * SOAK)
+    whole = undisturbed_result(10 * SOAK)
     job, restarts = submit("soaked", command=command), list[Restart]()
     in_training("soaked", project)
     while len(restarts) < SOAK:
-        time.sleep(chance.uniform(0, 2))
+        time.sleep(chance.uniform(0, 1))
         done = disturb("soaked", job, chance.choice(["warning", "requeue", "cancel", "kill"]), command, project)
         if done is None:
             break

@@ -108,7 +108,7 @@ def test_two_nodes_without_a_shared_disk_go_on_from_the_checkpoint_of_the_first(
 
 
 RANK_0 = """
-import sys
+import os, sys
 from lit_mnist.signals import SignalWatch
 from lit_mnist.training.lightning.ranks import LaunchedRanks
 
@@ -117,6 +117,7 @@ ranks.send({"run": None, "done": True}, {})
 print("sent", flush=True)
 with SignalWatch() as watch:
     ranks.wait_until_received(watch)
+os._exit(0)  # at once, as the command does
 """
 
 
