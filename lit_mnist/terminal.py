@@ -93,6 +93,7 @@ def quiet() -> None:
 
     Call it after Lightning was imported: the import resets the levels of its loggers.
     """
+    # "GPU available: False" and the like: what a user needs to know is in the run's own output.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")

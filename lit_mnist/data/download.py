@@ -153,6 +153,7 @@ def _read_chunks(url: str, unpack: bool, spec: DatasetSpec) -> Generator[bytes, 
     """The content behind `url`, unpacked if `unpack`, in chunks of at most 1 MiB."""
     # A wrong mirror may serve a stream that never ends, or unpacks to more than fits the disk.
     channels = spec.image_shape[0]
+    # An IDX header has 4 bytes, and 4 more for each dimension.
     largest = (16 if channels == 1 else 20) + max(spec.counts) * math.prod(spec.image_shape)
     size = 0
     try:

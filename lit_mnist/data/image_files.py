@@ -191,6 +191,7 @@ def _scaled_to_fit(pixels: Pixels, size: tuple[int, int], notes: list[str]) -> P
 
 def _centred(drawing: Pixels, size: tuple[int, int]) -> Pixels:
     """Scale a drawing (H, W) to MNIST's box, and place its centre of mass in the middle of `size`."""
+    # By the longer side, as for MNIST: a 1 is as high as an 8, and not as wide.
     scale = DIGIT_SHARE * min(size) / max(drawing.shape)
     scaled = _resized(drawing, (max(1, round(drawing.shape[0] * scale)), max(1, round(drawing.shape[1] * scale))))
     # Shrinking makes thin strokes paler, while every MNIST digit reaches 250 or more.

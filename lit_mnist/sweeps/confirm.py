@@ -66,9 +66,11 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     for trial in complete:
         # What `also` derives from a parameter is no part of a point in a specification.
         given = {key: value for key, value in point(trial).items() if key in spec.space.parameters}
+        # Two trials may have the same point, since samplers repeat themselves; the better of them stands for it.
         leaders.setdefault(json.dumps(given, sort_keys=True), given)
     if not leaders:
         raise UserError(f"study {name} has no complete trial to confirm ({summary.counts()})")
+    # Seeds above those of the search, so that none of these can be one that a leader was lucky with.
     wanted = range(max(spec.seeds) + 1, max(spec.seeds) + 1 + seeds)
     for confirmation in _confirmations(storage, study, spec, list(leaders.values())[:top], wanted):
         run_spec(confirmation, workers, url)

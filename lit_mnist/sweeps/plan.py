@@ -65,6 +65,7 @@ def _measure(
     with StageBuilder(spec.seeds[0]) as build, worker_threads(workers):
         for probe in probe_points:
             try:
+                # Probe points share most stages below them, which are measured once.
                 for stage in (probe.stage, *_below(probe.stage)):
                     if stage not in costs:
                         with point_in_errors(probe.point):
@@ -117,6 +118,7 @@ def _estimates(
     who = "1 worker" if workers == 1 else f"{workers} workers"
     pruned = ", less what is pruned" if spec.pruner != "none" else ""
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
+    # Sources are trained one after the other, since each builds on the one before; trials share the workers.
     total = source_seconds + trial_seconds * count / workers
     return [
         *rows,

@@ -78,7 +78,9 @@ def measure(cli: LitCLI) -> Cost:
 
     """
     clock = _Clock()
+    # The training's own batches, but few of them, then one validation, at whose end `_Clock` stops.
     short = {"max_steps": STEPS, "max_epochs": -1, "limit_train_batches": STEPS, "limit_val_batches": 2}
+    # Logging would pull in the tracking; once in a million steps is never here.
     every = {"check_val_every_n_epoch": 1, "val_check_interval": None, "log_every_n_steps": 10**6}
     trainer = cli.make_trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[clock],

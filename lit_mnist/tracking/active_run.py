@@ -187,6 +187,7 @@ class Run:
         waiting = self.journal.outbox / artifact
         if self.mlflow is None or (self.uploader.away and waiting.exists()):
             return str(waiting)
+        # MLflow keeps paths as URIs, in which a space is %20.
         return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:

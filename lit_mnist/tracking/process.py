@@ -32,6 +32,7 @@ def this_boot() -> str:
     The first part is the same in all containers and under all host names; empty where the system has none.
     """
     try:
+        # Two containers of one kernel number their processes separately, and have different namespaces.
         namespace = Path("/proc/self/ns/pid").stat().st_ino
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{namespace}"
     except OSError:

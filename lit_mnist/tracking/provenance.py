@@ -65,6 +65,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Name and version of every installed distribution, sorted by name."""
+    # A broken installation has a distribution without a name.
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 

@@ -101,6 +101,7 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
     if record.offline:
         # An earlier call may have been killed between creating the run and writing its id down.
         query = f"tags.{OFFLINE_ID} = '{record.id}'"
+        # Also one that was deleted meanwhile: a second run for the same folder would bring it back.
         run = next(search_runs(client, query, limit=1, deleted=True), None) or client.create_run(
             experiment_id(client, store, record.experiment),
             start_time=record.start_time,
@@ -141,6 +142,7 @@ def _create_run(
             journal = Journal(folder, on_full=ReservedSpace(folder).free)
         except OSError:
             if client is not None:
+                # Without a folder the run has no journal: nobody would ever set its status.
                 with contextlib.suppress(Exception):  # the first error is the one to report
                     client.set_terminated(record.id, "FAILED")
             raise

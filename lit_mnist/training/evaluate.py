@@ -119,6 +119,7 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
             continue
         out.mkdir(parents=True, exist_ok=True)
         target = out / f"{path.stem}_reconstructed.png"
+        # Three channels are RGB; any other number is shown as grey, like in the figures.
         pixels = prediction.permute(1, 2, 0) if len(prediction) == 3 else prediction.mean(dim=0)
         Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()).save(target)
         print(f"{path}: {target}{remark}")
@@ -164,6 +165,7 @@ def _checkpoint_file(run: Run, name: str) -> Iterator[Path]:
         return
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
     for file in (BEST, LAST) if name == "best" else (LAST,):
+        # Without validation no checkpoint is the best, and the last one stands for it.
         if file == LAST and name == "best":
             print(f"run {run.id} was never validated: taking its last checkpoint")
         if (path := run.folder / "checkpoints" / file).exists():

@@ -122,6 +122,7 @@ class Number(_Parameter):
             if not 0 < step < math.inf:
                 raise ValueError(f"step {step:g} must be above 0")
             count = (high - low) / step
+            # Not exactly: 0.3 / 0.1 is 2.9999999999999996.
             if abs(count - round(count)) > 1e-8 * max(1.0, count):
                 last = low + step * math.floor(count)
                 raise ValueError(f"steps of {step:g} from {low:g} miss high {high:g}; the last is {last:g}")
@@ -176,6 +177,7 @@ class Number(_Parameter):
             raise UsageError(f"{name}: expected {'an integer' if self.whole else 'a number'}, not {value!r}")
         if not self.low <= value <= self.high:
             raise UsageError(f"{name}: {value} must lie in [{self.low:g}, {self.high:g}]")
+        # YAML reads `low: 1` as an integer, which is as good a float.
         return {name: value if self.whole else float(value)}
 
 
@@ -279,6 +281,7 @@ class LayerSizes(_Parameter):
         """The parameter's dimensions, all there may be."""
         if self.rule != "free":
             return [self._depth(name), *self.width.dimensions(f"{name}.width")]
+        # A shallower list leaves the widths of the layers that it does not have unused.
         deepest = max(int(depth or 1) for depth in self._depth(name).grid_points or ())
         return [self._depth(name), *(self._width(name, layer) for layer in range(1, deepest + 1))]
 

@@ -44,6 +44,7 @@ class StrictModel(BaseModel):
             if key not in known:
                 hint = nearest(str(key), known, listed=True)
                 raise PydanticCustomError(UNKNOWN_KEY, "no such key", {"key": str(key), "hint": hint})
+        # The default then holds: strict pydantic would refuse null for a field of a number.
         return {key: value for key, value in content.items() if value is not None}
 
 
@@ -61,6 +62,7 @@ def validate(model: type[Model], content: Any) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        # The first one only: pydantic lists an error for each member of a union.
         raise UsageError(_explain(error.errors()[0], content)) from None
 
 

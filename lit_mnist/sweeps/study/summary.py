@@ -83,6 +83,7 @@ class StudySummary:
         allowed = [trial for trial in self.complete if trial.number in costs]
         front = [trial for trial in allowed if not is_dominated(costs[trial.number])]
         front.sort(key=lambda trial: (costs[trial.number][0], trial.number))
+        # With a single objective the front holds every trial with the best value, of which the first counts.
         return front if len(self.objectives) > 1 else front[:1]
 
     def best_by(self, index: int) -> FrozenTrial | None:
@@ -128,6 +129,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
         seeds=tuple(stored["seeds"]),
         budget=attributes["trials"],
         given=tuple(stored.get("points", ())),
+        # Wilcoxon's test compares seeds, and the others validations.
         steps_are_seeds=stored.get("pruner") == "wilcoxon",
         trials=tuple(study.get_trials(deepcopy=False)),
     )
@@ -159,6 +161,7 @@ def seconds_left(
     shares = [max(0.0, 1 - count_validations(trial) / mean_count) if mean_count else 1.0 for trial in running]
     free_at = [0.0] * max(workers, 1)  # a heap: when each worker is free, in seconds from now
     for share in sorted(shares, reverse=True):
+        # The worker that is free first takes the next trial, the longest ones first.
         heapq.heapreplace(free_at, free_at[0] + share * mean_seconds)
     for _ in range(budget - len(trials)):
         if free_at[0] >= until_stop:

@@ -104,6 +104,7 @@ class TrialRuns:
 
         Between the creation of a run and its first file, a killed worker leaves a run without a configuration.
         """
+        # By tags, which a run has from its creation on: the worker may be killed before it stores the run's id.
         for run in self._search(f"tags.`{SEED}` = '{seed}'"):
             if run.info.status == "FINISHED" or self._has_config(run.info.run_id):
                 return run
@@ -172,6 +173,7 @@ class TrialRuns:
         """Log the trial's hyperparameters as its fits do; repeating it changes nothing."""
         from mlflow.entities import Param
 
+        # As `Run.log_params` does: MLflow refuses a parameter that is logged again with another text.
         texts = {
             param_name(name): json.dumps(value) if isinstance(value, list | tuple) else str(value)
             for name, value in self.point.items()
