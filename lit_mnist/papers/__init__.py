@@ -5,6 +5,7 @@
     narayanam.py   Narayanam: convolutional denoising autoencoder (MNIST)
     panagakis.py   Panagakis: convolutional autoencoder, classifier on its encoder, three sweeps (MNIST)
     yaramsetty.py  Yaramsetty et al.: denoising, stacked autoencoders, baselines (Fashion-MNIST)
+    findings/      what we found beyond the papers, as experiments of our own
     command.py     arguments of `lit-mnist reproduce`
     report/        what all of them share: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, below, descending
-from lit_mnist.papers.report.drawing import marks, training_curves
+from lit_mnist.papers.report.drawing import bars, marks, training_curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.trained import TrainedStage, mean_image_mse, predict, test_split, train_split
 from lit_mnist.tracking.figures import image_rows
@@ -45,6 +45,7 @@ TABLE_2 = (0.99, 1.00, 0.98, 0.99, 0.99, 0.99, 0.99, 0.98, 0.98, 0.98)
 """The paper's F1 scores by class."""
 SCORES = ("precision", "recall", "f1")
 
+CONTROLS = {"classifier": "paper", "random": "random encoder", "whole": "no frozen phase"}
 # The sweeps of figures 10 to 15, and how the quick preset shortens them.
 IMAGES = ("--data.train_size", "4000", *FEW_VALIDATED)
 EPOCHS = ("--model.frozen_epochs", "2", "--trainer.max_epochs", "4")
@@ -124,6 +125,15 @@ def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "
         title = f"Panagakis, figure {number}: the classifier, encoder frozen and then trained"
         drawn[f"figure_{number}"] = training_curves(seeds, ["classifier"], kind, title, ylabel)
     return drawn
+
+
+def _measure_controls(runs: Runs) -> dict[str, float]:
+    return {f"acc_{name}": runs[name].test_metrics()["test/acc"] for name in CONTROLS}
+
+
+def _draw_controls(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
+    numbers = {label: summaries[f"acc_{name}"] for name, label in CONTROLS.items()}
+    return {"accuracy": bars(numbers, "Panagakis: what the two phases contribute", "test accuracy, %")}
 
 
 def _sweep_stage(flags: tuple[str, ...], quick: tuple[str, ...]) -> Stage:
@@ -220,6 +230,34 @@ EXPERIMENTS = (
         "one epoch frozen and one whole instead of 100 and up to 100, in batches of 128 instead of 256, with a"
         " cosine schedule to learning rate 0; the encoder learns from 10 epochs of 2,000 images",
         {"quick": 10, "full": 900},
+        fewest_seeds=HOURS,
+    ),
+    Experiment(
+        "panagakis/controls",
+        "what the autoencoder and the frozen phase contribute to the classifier (section 3.2.3)",
+        {
+            "autoencoder": ENCODER,
+            "classifier": CLASSIFIER,
+            "random": Stage("panagakis/classifier", quick=CLASSIFIER.quick),
+            "whole": Stage(
+                "panagakis/classifier",
+                ("--model.frozen_epochs", "0", "--trainer.max_epochs", "100"),
+                (*CLASSIFIER.quick, "--model.frozen_epochs", "0", "--trainer.max_epochs", "1"),
+                source=ENCODER,
+            ),
+        },
+        _measure_controls,
+        (
+            Claim("training in two phases helps: test accuracy, above that without a frozen phase",
+                  "acc_classifier", above("acc_whole"), percent=True),
+            Claim("the autoencoder's encoder helps: test accuracy, above that with a random one",
+                  "acc_classifier", above("acc_random"), percent=True),
+            Claim("test accuracy without a frozen phase", "acc_whole", percent=True),
+            Claim("test accuracy with a random encoder", "acc_random", percent=True),
+        ),
+        _draw_controls,
+        "as panagakis/classifier; without a frozen phase one epoch",
+        {"quick": 10, "full": 2100},
         fewest_seeds=HOURS,
     ),
     Experiment(

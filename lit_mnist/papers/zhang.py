@@ -11,7 +11,8 @@ import torch
 from lightning.pytorch import Callback
 from torch import Tensor, nn
 
-from lit_mnist.models import CNN, Autoencoder, DenseAutoencoder
+from lit_mnist.data import ImageDataModule
+from lit_mnist.models import CNN, Autoencoder, DenseAutoencoder, LitModel
 from lit_mnist.models.pruning import Removal, distinctiveness, find_removals, pruned
 from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, below, descending
 from lit_mnist.papers.report.drawing import bars, curves, finish, new_figure
@@ -86,21 +87,33 @@ def _measure_cnn(runs: Runs) -> dict[str, float]:
     return {
         "acc_200": dict(stage.history("train/acc"))[200],
         "acc": stage.test_metrics()["test/acc"],
-        "decompressed": stage.cached_metric("decompressed", _decompressed),
+        "decompressed": stage.cached_metric("decompressed", decompressed),
     }
 
 
-def _decompressed(stage: TrainedStage) -> float:
-    """Share of the test images' variance that a linear map from the CNN's features explains (R²).
+def decompressed(stage: TrainedStage) -> float:
+    """Share of the test images' variance that a linear map from the CNN's features explains (R²)."""
+    return explained_by(stage.model(), stage.data())
 
-    The features are the 2,548 inputs of the last layer. The map is the ridge regression from the features of the
-    training images to their pixels, in closed form.
-    """
-    model, data = stage.model(), stage.data()
-    assert isinstance(model, CNN) and isinstance(model.network, nn.Sequential)
-    features = model.network[:-1]
+
+def explained_by(cnn: LitModel, data: ImageDataModule) -> float:
+    """As `decompressed`, for any network of the CNN's architecture and images set up for training and testing."""
     train, test = train_split(data).clean, test_split(data).clean
-    mean = train.mean(0).flatten()
+    error = linear_decoder(cnn, train)(test) - test
+    return float(1 - error.square().mean() / (test - train.mean(0)).square().mean())
+
+
+def linear_decoder(cnn: LitModel, train: Tensor) -> Callable[[Tensor], Tensor]:
+    """Fit a linear map from the CNN's features, the 2,548 inputs of its last layer, to the pixels.
+
+    It is the ridge regression on the images `train` (N, C, H, W), in closed form.
+
+    Returns:
+        A function from images to what the map makes of their features, images of the same shape.
+
+    """
+    assert isinstance(cnn, CNN) and isinstance(cnn.network, nn.Sequential)
+    features, mean = cnn.network[:-1], train.mean(0).flatten()
 
     def extract(images: Tensor) -> Tensor:
         return torch.nn.functional.pad(features(images), (0, 1), value=1.0)  # the constant is the bias
@@ -114,9 +127,13 @@ def _decompressed(stage: TrainedStage) -> float:
             moments += codes.T @ (images.flatten(1) - mean)
         # Neurons that are always 0 would make the matrix singular; the ridge is small beside its mean eigenvalue.
         weights = torch.linalg.solve(gram + 1e-4 * gram.trace() / width * torch.eye(width), moments)
-        error = torch.cat([mean + extract(images) @ weights for images in torch.split(test, 1000)])
-        target = test.flatten(1)
-        return float(1 - (error - target).square().mean() / (target - mean).square().mean())
+
+    def decode(images: Tensor) -> Tensor:
+        with torch.inference_mode():
+            parts = [mean + extract(batch) @ weights for batch in torch.split(images, 1000)]
+        return torch.cat(parts).view_as(images)
+
+    return decode
 
 
 def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:

@@ -16,6 +16,7 @@ from lit_mnist.papers.report.claims import (
     close_to,
     descending,
     judge,
+    no_worse,
     within,
 )
 from lit_mnist.tracking.queries.statistics import summarise
@@ -29,6 +30,7 @@ CASES: list[tuple[Rule, float, float, float]] = [
     (within(1.0, 0.05), 1.0, 1.1, 1.049),
     (within(1.0, 0.05), 1.02, 0.9, 0.949),
     (close_to("low", 0.1), 1.05, 1.2, 1.1),
+    (no_worse("low", 0.1), 0.95, 0.8, 0.901),
     (above("low", "lower"), 1.1, 0.9, 1.001),
     (below("low", "lower"), 0.4, 0.6, 0.499),
     (descending("low", "lower"), 1.1, 0.9, 1.001),

@@ -51,6 +51,12 @@ def test_an_experiment_is_complete(experiment: Experiment) -> None:
         assert stage.source is None or stages.index(stage.source) < stages.index(stage)
 
 
+def test_the_classifier_on_the_code_has_a_seventh_of_the_parameters() -> None:
+    models = [LitCLI(["--config", name]).model for name in ("dutta/code_classifier", "dutta/backprop_net")]
+    counts = [sum(p.numel() for p in model.parameters() if p.requires_grad) for model in models]
+    assert counts == [32_710, 238_510]
+
+
 def test_a_name_selects_a_paper_or_an_experiment() -> None:
     zhang = [experiment for experiment in EVERY if experiment.paper == "zhang"]
     assert select(["zhang"]) == select(["zhang", "zhang/cnn"]) == zhang

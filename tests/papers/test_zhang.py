@@ -11,11 +11,11 @@ from torch import nn
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.models import CNN
 from lit_mnist.papers.report.trained import TrainedStage
-from lit_mnist.papers.zhang import _decompressed
+from lit_mnist.papers.zhang import decompressed
 
 
 class _Untrained:
-    """A stage whose model has random weights: `_decompressed` needs its model and data only."""
+    """A stage whose model has random weights: `decompressed` needs its model and data only."""
 
     def __init__(self) -> None:
         torch.manual_seed(0)
@@ -43,5 +43,5 @@ def test_decompression_is_a_ridge_regression_from_the_features_to_the_pixels() -
     ridge = 1e-4 * float((with_bias**2).sum()) / with_bias.shape[1]
     predicted = Ridge(alpha=ridge).fit(features[0], pixels[0]).predict(features[1])
     explained = 1 - ((predicted - pixels[1]) ** 2).mean() / ((pixels[1] - pixels[0].mean(0)) ** 2).mean()
-    assert _decompressed(cast(TrainedStage, stage)) == pytest.approx(explained, abs=0.01)
+    assert decompressed(cast(TrainedStage, stage)) == pytest.approx(explained, abs=0.01)
     assert 0.2 < explained < 1

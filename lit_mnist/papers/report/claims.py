@@ -57,6 +57,11 @@ def close_to(other: str, margin: float) -> Rule:
     )
 
 
+def no_worse(other: str, margin: float) -> Rule:
+    """The number is at most `margin` below the number `other` of the same seed."""
+    return Rule(f"at most {margin:g} below {other}", lambda row, key: [row[key] - row[other] + margin])
+
+
 def above(*others: str) -> Rule:
     """The number is larger than each of the `others` of the same seed."""
     return Rule(

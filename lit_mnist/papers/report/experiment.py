@@ -15,8 +15,8 @@ from lit_mnist.training.stages import Preset, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty")
-"""Modules of `lit_mnist.papers`, in the order in which they are listed and run."""
+PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty", "findings")
+"""Modules of `lit_mnist.papers`, in the order in which they are listed and run; the last one is our own."""
 
 Runs = Mapping[str, TrainedStage]
 """The finished stages of one seed, by their names in the experiment."""

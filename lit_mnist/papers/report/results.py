@@ -100,6 +100,15 @@ def merge_result(
     return result
 
 
+def judge_again(folder: Path, experiment: Experiment) -> None:
+    """Judge the kept seeds of `experiment` by its claims of today; seeds of other settings are left alone."""
+    for length in ("full", "quick"):
+        path = result_path(folder, experiment, length)
+        kept = read_result(path)
+        if kept is not None and kept["settings"] == settings(experiment, length):
+            merge_result(path, experiment, length, {})
+
+
 def add_figures(path: Path, names: Sequence[str]) -> Result:
     """Note in the results at `path` that the figures `names` lie beside them."""
     with FileLock(path.with_name(f".{path.name}.lock")):

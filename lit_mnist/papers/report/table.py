@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.papers.report.results import PAGE, Result, best_result
+from lit_mnist.papers.report.results import PAGE, Result, best_result, judge_again
 from lit_mnist.papers.report.statistics import FLOOR
 from lit_mnist.terminal import seconds
 from lit_mnist.tracking.journal.journal import replace_text
@@ -27,7 +27,12 @@ NOTE = (
 
 
 def write_table(every: Sequence[Experiment], folder: Path) -> None:
-    """Replace the text between the markers of docs/results.md; print the table if there is no such page."""
+    """Replace the text between the markers of docs/results.md; print the table if there is no such page.
+
+    All claims are judged again, since one may have been reworded or added since its numbers were measured.
+    """
+    for experiment in every:
+        judge_again(folder, experiment)
     results = [result for experiment in every if (result := best_result(folder, experiment)) is not None]
     if not results:
         print("no results yet: `lit-mnist reproduce zhang/cnn` makes some")
