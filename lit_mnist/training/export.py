@@ -119,6 +119,7 @@ def export(
         finally:
             temporary.unlink(missing_ok=True)
     example = path.with_name(f"{path.stem}_example.npz")
+    # For whoever loads the file elsewhere, and wants to know whether it computes the same there.
     np.savez(example, input=exported.example, output=exported.expected(exported.example))
     print(f"{path}: {path.stat().st_size:,} bytes, within {difference:.0e} of the checkpoint")
     print(f"{example}: {EXAMPLES} images and what the network makes of them")

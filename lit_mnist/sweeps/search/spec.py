@@ -397,6 +397,7 @@ def _check_sampler(spec: Spec) -> None:
     if spec.sampler == "grid":
         return
     for name, content in spec.content["space"].items():
+        # The content as it was written: `points` may also stand in the depth or the width of layer sizes.
         if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
             raise UsageError(f"space: {name}: points has no effect on the sampler {spec.sampler}")
 

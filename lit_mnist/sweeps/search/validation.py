@@ -142,6 +142,7 @@ class StageBuilder:
         cli = LitCLI(arguments)
         _check_devices(cli)
         check_fit(cli)
+        # Reads the images once: the datamodule keeps the last split for all points that have the same.
         cli.datamodule.setup("fit")
         return cli
 
@@ -179,6 +180,7 @@ def training_length(cli: LitCLI) -> Length:
     batches = len(cli.datamodule.train_dataloader()) // (count_devices(trainer["devices"]) or 1)
     for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
         if limit is not None:
+            # Lightning takes a whole number as batches, and a fraction as a share of the epoch.
             batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
     batches = max(1, batches)
     # Lightning steps at the end of an epoch, too, with the gradients accumulated so far.
