@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from lit_mnist.redaction import redact
+
 DEBUG_HINT = "(`lit-mnist --debug ...` shows the traceback)"
 """Ends each line that stands for an exception of another library."""
 
@@ -54,8 +56,8 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the p
 
 
 def one_line(error: BaseException) -> str:
-    """The exception's message with its line breaks and runs of spaces collapsed; its type if it has none."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """The exception's message without line breaks and passwords; its type if it has no message."""
+    return " ".join(redact(str(error)).split()) or type(error).__name__
 
 
 def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:

@@ -21,6 +21,7 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a dict, unless a key comes twice."""
         lines: dict[str, int] = {}
+        # Here and not on the finished dict, in which the second value has replaced the first.
         for key, _ in node.value:
             # `? [a, b]` and the like, which no configuration here has: left to PyYAML.
             if not isinstance(key, yaml.ScalarNode):

@@ -165,6 +165,20 @@ class ImageDataModule(LightningDataModule):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
 
+    def check_batch_size(self, devices: int) -> None:
+        """Check that several devices can share a batch equally.
+
+        Raises:
+            UsageError: the batch size is no multiple of the number of devices.
+
+        """
+        batch_size = self.hparams["batch_size"]
+        if batch_size % devices and not self.full_dataset_per_rank:
+            raise UsageError(
+                f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+                f" take a multiple of {devices}"
+            )
+
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
@@ -208,11 +222,8 @@ class ImageDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.full_dataset_per_rank:
             rank, world_size = 0, 1
-        if batch_size % world_size and stage == "train":
-            raise UsageError(
-                f"--data.batch_size {batch_size} cannot be shared equally by {world_size} devices:"
-                f" take a multiple of {world_size}"
-            )
+        if stage == "train":
+            self.check_batch_size(world_size)
         # Moved once for the whole training. Images that do not fit stay on the CPU, and each batch is moved.
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
@@ -277,6 +288,7 @@ class ImageDataModule(LightningDataModule):
         levels = ("noise", "val_noise", "test_noise")
         if h["corruption"] is not None and all(h[flag] is None for flag in levels):
             raise UsageError(f"--data.corruption {h['corruption']} has no effect without --data.noise")
+        # Salt and pepper each replace a share of `level`: at 0.5 no value is left.
         highest = 0.5 if h["corruption"] == "salt_and_pepper" else float("inf")
         for flag in levels:
             level = h[flag] or 0.0

@@ -153,6 +153,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
             ink = (grey * alpha).sum() / max(alpha.sum(), 1)
             canvas = 255.0 if ink < 127.5 else 0.0
         return _to_uint8(grey * alpha + canvas * (1 - alpha))
+    # Its first channel is the lightness: no conversion of colours is needed.
     if image.mode == "LAB":
         return np.array(image.getchannel("L"))
     return np.array(image.convert("RGB").convert("L"))
@@ -160,6 +161,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
 
 def _to_eight_bits(values: Floats) -> Pixels:
     """Scale deeper greys to 0..255 by the smallest usual range (1, 255 or 65535) that holds them all."""
+    # What is not a number, or below 0, is black.
     values = np.maximum(np.nan_to_num(values, posinf=0), 0)
     peak = values.max()
     full = next((scale for scale in (1, 255, 65535) if peak <= scale), peak)

@@ -228,6 +228,7 @@ class LitCLI(LightningCLI):
     @property
     def checkpointing(self) -> CheckpointArgs:
         """How often checkpoints are written."""
+        # `config` holds plain values, `config_init` the objects that were made of them.
         checkpointing: CheckpointArgs = self.config_init["checkpoint"]
         return checkpointing
 
@@ -240,6 +241,7 @@ class LitCLI(LightningCLI):
         trainer = self.config["trainer"]
         names = ("max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision",
                  "gradient_clip_val", "accumulate_grad_batches")  # fmt: skip
+        # Not every field of the Trainer, of which MLflow's table would show forty columns.
         params = {name: trainer[name] for name in names} | {"seed_everything": self.config["seed_everything"]}
         for group in ("model", "data"):
             params[group] = self.config[group]["class_path"].rpartition(".")[2]

@@ -53,6 +53,7 @@ def evaluate(
     """
     noted = SignalWatch() if watch is None else nullcontext(watch)
     with noted as watch, loaded_run(run_id, checkpoint, overrides) as (run, cli, step):
+        # Without the logger, which would log a point at step 0: the metrics belong to the checkpoint's step.
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
         start = time.perf_counter()

@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
@@ -34,10 +33,9 @@ from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
     BEST,
     LAST,
-    NEXT,
-    PREVIOUS,
     AtomicCheckpointIO,
     best_callback,
+    lasting_checkpoints,
     load_weights,
 )
 from lit_mnist.training.checkpoints.resume_point import (
@@ -115,7 +113,6 @@ def fit(
         leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
     with SignalWatch() if watch is None else nullcontext(watch) as watch, TemporaryDirectory() as received:
         watch.check()
-        # A new run needs no agreement: every rank builds the same model from the same flags.
         peers = LaunchedRanks.connect() if options.resume or options.key else None
         found, sent = _find_run(options, watch, peers, Path(received))
         if sent and sent["done"]:
@@ -185,6 +182,7 @@ def _find_run(
 
 def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split off the options that are no configuration: `--resume`, `--key` and `--offline`."""
+    # They say how this process works and not what is trained: in a stored configuration they would be repeated.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--resume")
     parser.add_argument("--key")
@@ -232,21 +230,6 @@ def check_fit(cli: LitCLI) -> None:
         )
     if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
         raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
-
-
-def check_batch_size(data: ImageDataModule, devices: int) -> None:
-    """Refuse a batch that several devices cannot share equally.
-
-    Raises:
-        UsageError: the batch size is no multiple of the number of devices.
-
-    """
-    batch_size = int(data.hparams["batch_size"])
-    if batch_size % devices and not data.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
 
 
 def _prepare(
@@ -305,7 +288,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    check_batch_size(cli.datamodule, trainer.world_size)
+    cli.datamodule.check_batch_size(trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(
@@ -374,6 +357,8 @@ def _open(job: _Fit) -> Iterator[Run | None]:
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
         job.tags = describe(run, job.tags)
+        # In the uploader's thread: listing packages and asking git take longer than the first epochs of a small
+        # network.
         run.submit(lambda: _log_provenance(run, job))
         (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
@@ -485,8 +470,8 @@ def _log_files(run: Run, keep: str = "all") -> None:
     folder = run.folder / CHECKPOINTS
     # A training that was never validated has no best checkpoint: the last one stands for it.
     left_out = {"all": (), "best": (LAST,) if (folder / BEST).exists() else (), "none": (BEST, LAST)}[keep]
-    for path in sorted(folder.glob("[!.]*.ckpt")):
-        if path.name not in (NEXT, PREVIOUS, *left_out):
+    for path in lasting_checkpoints(folder):
+        if path.name not in left_out:
             run.log_file(path, CHECKPOINTS)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():

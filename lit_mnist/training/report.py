@@ -87,13 +87,14 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
     images, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     classes = probabilities.shape[1]
     counts = np.zeros((classes, classes), dtype=np.int64)
+    # Counts a pair as often as it occurs, where `counts[labels, predictions] += 1` would count it once.
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
     mistakes = figures.worst_mistakes(images, labels, probabilities)
     return figures.confusion_matrix(counts, data.class_names, mistakes, title)
 
 
-def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, columns: int = 10) -> Figure:
-    batch = one_per_class(batches, columns)
+def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str) -> Figure:
+    batch = one_per_class(batches)
     rows = {"original": batch.clean}
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x

@@ -80,6 +80,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
     """
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
+    # Where the images lie says nothing about the weights, and differs from machine to machine.
     kept["data"]["init_args"].pop("root", None)
     for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)

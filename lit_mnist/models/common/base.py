@@ -103,6 +103,9 @@ class LitModel(LightningModule):
         lr_decay: float = 0.0,
     ) -> None:
         super().__init__()
+        # Finds the arguments of the subclass's __init__ in the calling frames. That works through
+        # `super().__init__` only: a subclass that calls its base by name has no hyperparameters, and no error says
+        # so.
         self.save_hyperparameters()
         check_optimizer(self.hparams)
         # "train" holds the steps since the last window was logged; `_epoch_means` what the epoch's earlier windows
@@ -242,6 +245,7 @@ class LitModel(LightningModule):
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Restore the running means; with another number of ranks, the first one takes all of them."""
         states, trainer = checkpoint.get("means"), self._find_trainer()
+        # `load_from_checkpoint` has no Trainer, and needs no means.
         if not states or trainer is None:
             return
         rank, world_size = trainer.global_rank, trainer.world_size
@@ -312,6 +316,7 @@ class LitModel(LightningModule):
         2.6), and its x axis begins with 0 in some hooks and with 1 in others.
         """
         if self.trainer.state.fn == TrainerFn.FITTING:
+            # What a callback monitors must be the number that was logged, and not its float32.
             scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
             self.trainer.callback_metrics.update(scalars)
             for logger in self.trainer.loggers:

@@ -29,6 +29,7 @@ class EncoderClassifier(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W)."""
+        # A network whose encoder was to be loaded and is not there would give plausible, wrong answers.
         self.pretrained.check()
         logits: Tensor = self.head(self.encoder(x))
         return logits

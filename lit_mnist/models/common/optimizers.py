@@ -53,6 +53,7 @@ def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float
         done = min(1.0, (step - warmup) / max(1, total - warmup))
         return 1 - done if schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
+    # A factor of each group's own rate: groups with different rates keep their ratio.
     return LambdaLR(optimizer, factor)
 
 

@@ -48,6 +48,7 @@ class Pretrained:
             return
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            # Of an autoencoder's checkpoint only the encoder, under the names that it has on its own.
             weights = {
                 name.removeprefix(prefix): value
                 for name, value in checkpoint["state_dict"].items()

@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial
 
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, one_line
 from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.status import load_summary, show_values
 from lit_mnist.sweeps.study.storage import open_storage
@@ -16,7 +16,7 @@ from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.queries.statistics import summarise
-from lit_mnist.tracking.store import connect, find_store, one_line
+from lit_mnist.tracking.store import connect, find_store
 
 FORMATS = (".csv", ".parquet")
 

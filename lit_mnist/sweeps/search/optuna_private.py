@@ -212,6 +212,7 @@ class NumberedQMCSampler(QMCSampler):
         scramble: bool,
         seed: int,
     ) -> None:
+        # Every parameter is in the search space given here, so that none is sampled independently.
         super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
         self._number, self._space = number, dict(search_space)
 

@@ -46,6 +46,7 @@ def is_number(value: Any) -> bool:
 
 def as_suggestion(value: Any) -> Suggestion:
     """The value as Optuna stores it."""
+    # Optuna (4.4 to 5.0) stores plain values only, and warns of anything else as a choice.
     return json.dumps(value) if isinstance(value, list) else value
 
 

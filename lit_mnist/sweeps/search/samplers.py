@@ -111,6 +111,7 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
             return WilcoxonPruner(**options)
     if spec.pruner == "hyperband":
         return BracketHyperbandPruner(max_resource=max(options["min_resource"], validations), **options)
+    # The patient pruner wraps a median pruner, to which the other options belong.
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}
     with _without_experimental_warnings():
         return PatientPruner(MedianPruner(**options), **patience)

@@ -64,6 +64,7 @@ class Space:
         Building the model of each finds what would fail in the middle of a sweep. They are far fewer than the
         combinations of all these values: each is fixed once, with the first value of everything else.
         """
+        # One point at the upper ends of all intervals; those below are at the lower ends.
         points = [self._draw(lambda dimension: _ends(dimension)[-1])]
         pending: list[dict[str, Suggestion]] = [{}]
         seen: set[str] = set()

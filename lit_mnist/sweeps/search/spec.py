@@ -25,6 +25,8 @@ OWN_METRICS = ("parameters", "seconds")
 """Metrics of every trial beside those of its model: trainable parameters, and seconds of training."""
 
 
+# Every option with a default of its own: those of Optuna differ between its versions. TPE, for one, is
+# multivariate by default from 5.0 on.
 class _TPE(StrictModel):
     name: Literal["tpe"]
     seed: int | None = None
@@ -247,6 +249,11 @@ class Spec:
             "source": self.content.get("source"),
         }
 
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that a trial must end with: those of the objectives, then those of the constraints."""
+        return [*(each.metric for each in self.objectives), *(each.metric for each in self.constraints)]
+
     def check_trials(self, trials: int) -> None:
         """Check a number of trials.
 
@@ -302,6 +309,7 @@ def parse_spec(text: str, name: str) -> Spec:
     space = Space(file.space)
     trials = file.trials
     if trials is None:
+        # A grid without a number of trials is tried as a whole.
         if file.sampler.name != "grid":
             raise UsageError("trials is missing: how many there are to be")
         trials = len(space.grid())
@@ -389,6 +397,7 @@ def _check_sampler(spec: Spec) -> None:
     if spec.sampler == "grid":
         return
     for name, content in spec.content["space"].items():
+        # The content as it was written: `points` may also stand in the depth or the width of layer sizes.
         if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
             raise UsageError(f"space: {name}: points has no effect on the sampler {spec.sampler}")
 

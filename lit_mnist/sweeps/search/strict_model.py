@@ -39,6 +39,7 @@ class StrictModel(BaseModel):
         """Refuse unknown keys here, since pydantic's own error does not know the nearest valid one."""
         if not isinstance(content, Mapping):
             return content
+        # By its name in YAML: `int`, for one, is called `whole` here.
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in content:
             if key not in known:
@@ -99,6 +100,7 @@ def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
     for part in location:
         if isinstance(value, Mapping) and part in value:
             path.append(str(part))
+        # Counted from 1, as people count the items of a list.
         elif isinstance(value, list) and isinstance(part, int):
             path.append(str(part + 1))
         else:

@@ -69,6 +69,8 @@ class ExactResume(Callback):
         device = trainer.strategy.root_device
         if device.type != "cpu":
             self._seeders.append(torch.get_device_module(device).manual_seed)
+        # Lightning (2.5 to 2.6) loads the optimiser's state after this hook, and with it the rates of the
+        # checkpoint.
         self._fresh = [
             [{key: group[key] for key in RATES if key in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers

@@ -191,6 +191,7 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
     def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         """Dotted names as on the command line."""
         for key, value in fields.items():
+            # The files that were named on the command line; what they said is in the other fields.
             if key == "config":
                 continue
             name = prefix.rstrip(".") if key == "class_path" else f"{prefix}{key}"
