@@ -202,7 +202,7 @@ def test_a_run_whose_machine_is_lost_with_its_disk_goes_on_from_its_uploaded_che
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
     # With this rate the first epoch stays the best one: its checkpoint has to come from the server as well.
     flags = [*FIT, "--model.lr", "0.05", "--trainer.log_every_n_steps", "1", "--tracking.figures", "false",
-             "--checkpoint.upload_every_n_minutes", "1e-6", "--key", "lost"]  # fmt: skip
+             "--checkpoint.upload_every_n_minutes", "1e-6", "--threads", "1", "--key", "lost"]  # fmt: skip
 
     def train(machine: str, restarts: int, *command: str) -> subprocess.CompletedProcess[str]:
         (project / machine).mkdir()
