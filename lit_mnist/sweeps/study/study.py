@@ -11,7 +11,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec, load_spec, parse_spec
 from lit_mnist.sweeps.study.locks import study_lock
 from lit_mnist.sweeps.study.storage import (
     CONFIRMATION,
@@ -68,6 +68,7 @@ def create_or_open_study(
     spec: Spec,
     max_validations: int | None = None,
     trials: int | None = None,
+    keep: KeepCheckpoints | None = None,
     confirms: str | None = None,
 ) -> optuna.Study:
     """Return the study of `spec`: created if missing, and with the number of trials that is now asked for.
@@ -78,13 +79,14 @@ def create_or_open_study(
         max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
             divide Hyperband's brackets alike.
         trials: Size of the study; None for what `spec` says. From here on it is the study's attribute `trials`.
+        keep: Checkpoints that a trial keeps; None for what `spec` says. Likewise an attribute from here on.
         confirms: The MLflow run of the study that a new one confirms, if it does.
 
     Raises:
         UsageError: the stored study differs from `spec`, or has more trials than are asked for.
 
     """
-    trials = spec.trials if trials is None else trials
+    trials, keep = spec.trials if trials is None else trials, keep or spec.keep_checkpoints
     with study_lock(storage, spec.name):
         if spec.name not in study_names(storage):
             directions = [objective.direction for objective in spec.objectives]
@@ -94,7 +96,7 @@ def create_or_open_study(
         # Written last, STORED says that all attributes are there: the study's creator may be killed between two.
         if STORED not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": trials}
-            attributes[KEEP_CHECKPOINTS] = spec.keep_checkpoints
+            attributes[KEEP_CHECKPOINTS] = keep
             if max_validations is not None:
                 attributes[MAX_VALIDATIONS] = max_validations
             if confirms is not None:
@@ -104,8 +106,8 @@ def create_or_open_study(
             return study
         _check_same(spec, stored[STORED])
         _check_trials(study, trials)
-        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
-            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
+        if keep != stored.get(KEEP_CHECKPOINTS):
+            study.set_user_attr(KEEP_CHECKPOINTS, keep)
         if trials != stored["trials"]:
             study.set_user_attr("trials", trials)
         if spec.text != stored["spec"]:  # the limits of time and trials may differ

@@ -22,7 +22,11 @@ from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
 if TYPE_CHECKING:
+    import optuna
     from mlflow.entities import Run
+    from optuna.trial import Trial
+
+    from lit_mnist.sweeps.search.spec import Objective
 
 PARENT = "mlflow.parentRunId"
 PRUNED_MARK = "✂"
@@ -64,33 +68,26 @@ class TrialRuns:
     """The MLflow runs of one trial.
 
     Args:
-        study: The study's name.
-        experiment: The name of its MLflow experiment.
-        study_run: The id of the study's run.
-        number: The trial's number.
-        goals: The objectives, such as `minimize val/loss`.
-        point: Its hyperparameters, by their dotted names.
-        budget: Trials of the study.
+        study: The study, whose own run exists.
+        trial: The trial, with its point.
+        objectives: Those of the study.
 
     """
 
-    def __init__(
-        self,
-        study: str,
-        experiment: str,
-        study_run: str,
-        number: int,
-        goals: Sequence[str],
-        point: Mapping[str, Any],
-        budget: int,
-    ) -> None:
-        self.experiment, self.study_run, self.number, self.goal = experiment, study_run, number, goals[0]
-        self.point, self.budget = point, budget
+    def __init__(self, study: "optuna.Study", trial: "Trial", objectives: "Sequence[Objective]") -> None:
+        attributes = study.user_attrs
+        self.experiment, self.study_run, self.budget = (
+            attributes[key] for key in ("experiment", "run_id", "trials")
+        )
+        self.number = trial.number
+        self.point: Mapping[str, Any] = trial.user_attrs["point"]
+        goals = [f"{objective.direction} {objective.metric}" for objective in objectives]
+        self.goal = goals[0]
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
         """The id of the run that is the parent of those of the seeds, if there are several seeds."""
-        self._common_tags = {STUDY: study, STUDY_RUN: study_run, TRIAL: str(number)}
+        self._common_tags = {STUDY: study.study_name, STUDY_RUN: self.study_run, TRIAL: str(trial.number)}
         if len(goals) > 1:
             self._common_tags[GOALS] = ", ".join(goals)
 

@@ -3,8 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import optuna
@@ -67,11 +66,12 @@ def sweep(
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = find_spec(given, url)
-    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url, trials)
+    run_spec(find_spec(given, url), workers, url, trials, keep)
 
 
-def run_spec(spec: Spec, workers: int, url: str | None, trials: int | None = None) -> None:
+def run_spec(
+    spec: Spec, workers: int, url: str | None, trials: int | None = None, keep: KeepCheckpoints | None = None
+) -> None:
     """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
     trials = spec.trials if trials is None else trials
@@ -87,7 +87,7 @@ def run_spec(spec: Spec, workers: int, url: str | None, trials: int | None = Non
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
             # The workers' processes start up while the study and its run are created.
             validations = max((probe.validations for probe in probes), default=None)
-            study = create_or_open_study(storage, spec, validations, trials)
+            study = create_or_open_study(storage, spec, validations, trials, keep)
             with study_run(study, spec) as run:
                 address = show_page(run.run.store, run.run.experiment_id, run.run.id)
                 say(address)
@@ -140,15 +140,7 @@ def _monitor(
         page: The study's page in MLflow's UI.
 
     """
-    since = time.monotonic()
-
-    def save_time(interval: float = 0.0) -> None:
-        nonlocal since
-        if (passed := time.monotonic() - since) >= interval:
-            since += passed
-            add_time_spent(study, passed)
-
-    with ProgressDisplay(study, spec, launcher.workers) as display:
+    with ProgressDisplay(study, spec, launcher.workers) as display, _time_spent(study) as save_time:
         launcher.start()
         is_server = cast(RetryingStorage, storage_of(study)).engine is not None
         has_progressed, next_look, finished = False, 0.0, -1
@@ -162,6 +154,7 @@ def _monitor(
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()
+                    # The page costs requests to the tracking store: only when a trial has ended.
                     if finished != (finished := len((summary := read_summary(study)).finished)):
                         page.update(summary)
                     run.keep_running(get_trials(study))
@@ -169,17 +162,33 @@ def _monitor(
                     if is_finished(study):
                         launcher.close(kill=True)
                         break
-                    save_time(TIME_SAVE_INTERVAL)
+                    save_time()
                 time.sleep(POLL_INTERVAL)
         except BaseException:
+            # Whatever went wrong here: each worker saves its trial, which the next sweep goes on with.
             launcher.signal(signal.SIGTERM)
             launcher.close()
             raise
-        finally:
-            save_time()
         display.update()
         page.update(read_summary(study))
     say(display.closing() + _what_next(study, spec, signals))
+
+
+@contextlib.contextmanager
+def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Add the time inside to what is spent on the study; yields a function that stores it every few seconds."""
+    since = time.monotonic()
+
+    def save(interval: float = TIME_SAVE_INTERVAL) -> None:
+        nonlocal since
+        if (passed := time.monotonic() - since) >= interval:
+            since += passed
+            add_time_spent(study, passed)
+
+    try:
+        yield save
+    finally:
+        save(0.0)
 
 
 def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
