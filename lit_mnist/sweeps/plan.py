@@ -120,8 +120,8 @@ def _estimates(
         stages = "1 stage" if len(sources) == 1 else f"{len(sources)} stages"
         rows.append(("trained before", f"{stages}, about {seconds(source_seconds)}"))
     who = "1 worker" if workers == 1 else f"{workers} workers"
-    # Sources are trained one after the other, since each builds on the one before; trials share the workers, each of
-    # which trains whole ones: 3 trials take 2 workers as long as 4.
+    # Sources are trained one after the other, since each builds on the one before. Trials share the workers, each
+    # of which trains whole ones: 3 trials take 2 workers as long as 4.
     total = START_SECONDS + source_seconds + trial_seconds * math.ceil(count / workers)
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
     pruned = "; what is pruned ends earlier, which is not counted" if spec.pruner != "none" else ""

@@ -109,8 +109,8 @@ class LitModel(LightningModule):
         # so.
         self.save_hyperparameters()
         check_optimizer(self.hparams)
-        # "train" holds this epoch's steps since the last window was logged, `_carried` that window's steps in earlier
-        # epochs; `_epoch_means` what the epoch's earlier windows held.
+        # "train" holds this epoch's steps since the last window was logged, `_carried` the open window's steps in
+        # earlier epochs; `_epoch_means` what the epoch's earlier windows held.
         self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
         self._epoch_means, self._carried = Means(), Means()
         self._window_start = self._validation_start = time.perf_counter()
