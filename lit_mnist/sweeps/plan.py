@@ -1,6 +1,7 @@
 """`lit-mnist sweep SPEC.yaml --plan`: check a sweep, and estimate its time and disk, without training."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +22,9 @@ from lit_mnist.sweeps.study.study import check_stored
 from lit_mnist.sweeps.timing import Cost, measure, worker_threads
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
+
+START_SECONDS = 14
+"""Start-up, and at the end the study's figures: once a sweep, measured on two cores (docs/development.md)."""
 
 
 def plan(spec: Spec, workers: int, url: str | None = None, trials: int | None = None) -> None:
@@ -116,14 +120,15 @@ def _estimates(
         stages = "1 stage" if len(sources) == 1 else f"{len(sources)} stages"
         rows.append(("trained before", f"{stages}, about {seconds(source_seconds)}"))
     who = "1 worker" if workers == 1 else f"{workers} workers"
-    pruned = ", less what is pruned" if spec.pruner != "none" else ""
+    # Sources are trained one after the other, since each builds on the one before. Trials share the workers, each
+    # of which trains whole ones: 3 trials take 2 workers as long as 4.
+    total = START_SECONDS + source_seconds + trial_seconds * math.ceil(count / workers)
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
-    # Sources are trained one after the other, since each builds on the one before; trials share the workers.
-    total = source_seconds + trial_seconds * count / workers
+    pruned = "; what is pruned ends earlier, which is not counted" if spec.pruner != "none" else ""
     return [
         *rows,
         ("a trial", f"about {seconds(trial_seconds)}"),
-        ("in all", f"about {seconds(total)} with {who}{pruned}{hours}"),
+        ("in all", f"about {seconds(total)} with {who}{hours}{pruned}"),
         ("disk", f"about {disk / 1e6:,.1f} MB of checkpoints"),
     ]
 

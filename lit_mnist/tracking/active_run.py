@@ -146,6 +146,10 @@ class Run:
         # Relative to the run's folder, so that the project can be moved before the file is sent.
         self.journal.append({"kind": "file", "path": str(source.resolve().relative_to(home)), "folder": folder})
 
+    def delete_artifact(self, path: str) -> None:
+        """Delete an artifact that was logged before; a store that cannot delete keeps it."""
+        self.journal.append({"kind": "delete", "path": path})
+
     def log_figure(self, figure: "Figure", name: str) -> str:
         """Log `figure` as the artifact `figures/NAME.png`; returns its path or URI (see `locate`)."""
         path = self._outbox_path(f"figures/{name}.png")

@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import math
-import sys
 import warnings
 from dataclasses import dataclass
 from types import NoneType
@@ -13,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_mnist.data import ImageDataModule
@@ -215,9 +215,9 @@ class LitCLI(LightningCLI):
         if config["deterministic"] is None and torch.cuda.is_available():
             # Not True: an operation without a deterministic version on the GPU would then be an error.
             config["deterministic"] = "warn"
-        if config["enable_progress_bar"] is None:
-            # In a log file each redrawing of the bar would be a line.
-            config["enable_progress_bar"] = sys.stdout.isatty()
+        # Ours is a callback like any other, see `progress.py`. A bar among the user's callbacks needs the flag.
+        has_bar = any(isinstance(callback, ProgressBar) for callback in config["callbacks"])
+        config["enable_progress_bar"] = has_bar and config["enable_progress_bar"] is not False
         with library_errors("--trainer"), warnings.catch_warnings():
             # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
             warnings.filterwarnings("ignore", message="The `srun` command is available on your system")

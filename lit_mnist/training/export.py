@@ -337,6 +337,6 @@ def _check_packages(file_format: Format) -> None:
 
         if "serialization_format" not in inspect.signature(mlflow.pytorch.save_model).parameters:
             raise UserError(
-                f"--format mlflow needs a newer MLflow than {mlflow.__version__}, whose models are pickles"
+                f"--format mlflow needs MLflow 3.11 or newer: models of {mlflow.__version__} are pickles"
                 " that need this package: `pip install -U mlflow`, or take --format pt2"
             )

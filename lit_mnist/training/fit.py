@@ -456,6 +456,11 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
     if keep == "best" and any(getattr(each, "discards_checkpoints", False) for each in trainer.callbacks):  # type: ignore[attr-defined]
         keep = "none"
     _log_files(run, keep)
+    minutes = job.cli.checkpointing.upload_every_n_minutes
+    if job.point is not None or (minutes is not None and took >= 60 * minutes):
+        # What an interruption, or an upload in mid-training, has logged for whoever resumes the run.
+        for name in _left_out(run, keep):
+            run.delete_artifact(f"{CHECKPOINTS}/{name}")
     return _conclude(job, run, took)
 
 
@@ -467,15 +472,20 @@ def _log_files(run: Run, keep: str = "all") -> None:
         keep: `all` for the best and the last checkpoint, `best` for that one, `none` for neither.
 
     """
-    folder = run.folder / CHECKPOINTS
-    # A training that was never validated has no best checkpoint: the last one stands for it.
-    left_out = {"all": (), "best": (LAST,) if (folder / BEST).exists() else (), "none": (BEST, LAST)}[keep]
-    for path in lasting_checkpoints(folder):
-        if path.name not in left_out:
+    for path in lasting_checkpoints(run.folder / CHECKPOINTS):
+        if path.name not in _left_out(run, keep):
             run.log_file(path, CHECKPOINTS)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():
             run.log_file(path, str(path.relative_to(run.folder).parent))
+
+
+def _left_out(run: Run, keep: str) -> Sequence[str]:
+    """The checkpoints that are not kept as artifacts, see `_log_files`."""
+    if keep == "none":
+        return (BEST, LAST)
+    # A training that was never validated has no best checkpoint: the last one stands for it.
+    return (LAST,) if keep == "best" and (run.folder / CHECKPOINTS / BEST).exists() else ()
 
 
 def _conclude(job: _Fit, run: Run, took: float) -> Result:

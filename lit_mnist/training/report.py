@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_mnist.data import Batch, ImageDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
-from lit_mnist.terminal import print_table, seconds
+from lit_mnist.terminal import print_table, seconds, shorten
 from lit_mnist.tracking import figures
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.run import Run
@@ -161,4 +161,4 @@ def show(result: Result, verb: str) -> None:
     rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
     print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
     for path in result.figures:
-        print(path)
+        print(shorten(path))

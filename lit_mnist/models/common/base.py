@@ -67,7 +67,8 @@ class LitModel(LightningModule):
     A subclass defines `_step(batch, stage)`, which returns the loss and passes to `_record` what to average.
     All metrics are logged by `_log`: `train/…` every `log_every_n_steps` as means over those steps, with the
     learning rate and the images per second; `train/…_epoch` over the epoch; `val/…` and `test/…` over all their
-    images.
+    images. The windows of `train/…` are equally long, since the mean over a few steps is noisier than that over
+    many: one that an epoch's end interrupts goes on in the next. Of epochs shorter than a window, each is one.
 
     Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
 
@@ -108,12 +109,14 @@ class LitModel(LightningModule):
         # so.
         self.save_hyperparameters()
         check_optimizer(self.hparams)
-        # "train" holds the steps since the last window was logged; `_epoch_means` what the epoch's earlier windows
-        # held.
+        # "train" holds this epoch's steps since the last window was logged, `_carried` the open window's steps in
+        # earlier epochs; `_epoch_means` what the epoch's earlier windows held.
         self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
-        self._epoch_means = Means()
+        self._epoch_means, self._carried = Means(), Means()
         self._window_start = self._validation_start = time.perf_counter()
-        self._logged_step = 0
+        self._carried_seconds = 0.0
+        # The steps at which the last window ended, and at which the current epoch began.
+        self._logged_step = self._epoch_step = 0
         # Set anew in each training step; this value is for models whose training_step is overridden.
         self._lr = lr
 
@@ -195,21 +198,30 @@ class LitModel(LightningModule):
         return [f"val/{name}" for name in means.sums]
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the epoch's first window."""
-        self._window_start = time.perf_counter()
+        """Start the clock of the epoch's first window, which stands still between epochs."""
+        self._window_start = time.perf_counter() - self._carried_seconds
+        self._epoch_step = self.trainer.global_step
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the last `log_every_n_steps` steps when these are done."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self.trainer.global_step % every == 0 and (values := self._close_window()):
-            self._log(values)
+        if every and self.trainer.global_step - self._logged_step >= every:
+            self._log(self._close_window())
 
     def on_train_epoch_end(self) -> None:
-        """Log the steps since the last window, and the means over the epoch."""
-        # An epoch whose length is no multiple of log_every_n_steps ends with a shorter window.
-        values = self._close_window()
+        """Log the means over the epoch, and of an epoch without a closed window those of its steps."""
+        values: dict[str, float] = {}
+        # By steps, which are the same on all ranks. A training that is ended in mid-epoch logs no short window,
+        # unless it is the only one.
+        if self._logged_step <= self._epoch_step and (self.trainer.is_last_batch or not self._logged_step):
+            values = self._close_window()
+        self._epoch_means.merge(self._means["train"])
+        self._carried.merge(self._means["train"])
+        self._carried_seconds = time.perf_counter() - self._window_start if self._carried.count else 0.0
         _, means = self._reduced(self._epoch_means)
-        self._epoch_means = Means()
+        self._check_finite(means)
+        self._means["train"], self._epoch_means = Means(), Means()
+        self._epoch_step = self.trainer.global_step  # a fit that is resumed here begins no epoch (Lightning 2.6)
         self._log(values | {f"train/{name}_epoch": value for name, value in means.items()})
 
     def on_validation_epoch_start(self) -> None:
@@ -231,7 +243,10 @@ class LitModel(LightningModule):
         state = {
             "window": self._means["train"].state_dict(),
             "epoch": self._epoch_means.state_dict(),
+            "carried": self._carried.state_dict(),
+            "carried_seconds": self._carried_seconds,
             "logged_step": self._logged_step,
+            "epoch_step": self._epoch_step,
             "seconds": time.perf_counter() - self._window_start,
         }
         # A collective operation, which Lightning's save_checkpoint allows: it dumps the state on every rank, and
@@ -254,7 +269,12 @@ class LitModel(LightningModule):
         device = trainer.strategy.root_device  # to which this module has not been moved yet
         self._means["train"] = Means.from_states([state["window"] for state in mine], device)
         self._epoch_means = Means.from_states([state["epoch"] for state in mine], device)
+        # Before version 0.3 windows ended with the epoch, and none was carried.
+        self._carried = Means.from_states([state["carried"] for state in mine if "carried" in state], device)
+        self._carried_seconds = states[0].get("carried_seconds", 0.0)
         self._logged_step = states[0]["logged_step"]
+        was_logged = any(state["epoch"]["count"] for state in states)  # in this epoch
+        self._epoch_step = states[0].get("epoch_step", self._logged_step - was_logged)
         self._window_start = time.perf_counter() - states[0]["seconds"]
 
     def _step(self, batch: Any, stage: Stage) -> Tensor:
@@ -265,7 +285,7 @@ class LitModel(LightningModule):
         self._means[stage].add(count, values)
 
     def _close_window(self) -> dict[str, float]:
-        """Return the metrics of the steps since the last window, and add their sums to the epoch's.
+        """Return the metrics of the steps since the last window, and add the sums of this epoch's to the epoch's.
 
         Raises:
             UserError: a metric is NaN or infinite.
@@ -274,21 +294,26 @@ class LitModel(LightningModule):
         step = self.trainer.global_step
         if step == self._logged_step:  # the window is empty, or gradients are still being accumulated
             return {}
-        window, self._means["train"] = self._means["train"], Means()
-        self._epoch_means.merge(window)
+        self._epoch_means.merge(self._means["train"])
+        window, self._carried, self._carried_seconds = self._carried, Means(), 0.0
+        window.merge(self._means["train"])
+        self._means["train"] = Means()
         count, means = self._reduced(window)
-        for name, value in means.items():
-            if not math.isfinite(value):
-                raise UserError(
-                    f"train/{name} is {value} at step {step} (epoch {self.current_epoch}): training has"
-                    " diverged; a lower --model.lr or --model.momentum may help"
-                )
+        self._check_finite(means)
         now = time.perf_counter()
         values = {f"train/{name}": value for name, value in means.items()}
         values["images_per_s"] = count / (now - self._window_start)
         values["lr"] = self._lr
         self._window_start, self._logged_step = now, step
         return values
+
+    def _check_finite(self, means: dict[str, float]) -> None:
+        for name, value in means.items():
+            if not math.isfinite(value):
+                raise UserError(
+                    f"train/{name} is {value} at step {self.trainer.global_step} (epoch {self.current_epoch}):"
+                    " training has diverged; a lower --model.lr or --model.momentum may help"
+                )
 
     def _log_evaluation(self, stage: Stage) -> None:
         means, self._means[stage] = self._means[stage], Means()

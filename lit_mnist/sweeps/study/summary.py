@@ -13,7 +13,7 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.optuna_private import constraints_of
 from lit_mnist.sweeps.study.storage import STORED
-from lit_mnist.tracking.queries.statistics import summarise
+from lit_mnist.tracking.queries.statistics import show_mean, summarise
 
 UNREPORTED = "validations"
 """Trial attribute: number of validations by seed, for seeds whose values are not reported to the pruner."""
@@ -195,6 +195,19 @@ def runs(trial: FrozenTrial) -> Sequence[str]:
     """Return the ids of the trial's MLflow runs, in the order of the study's seeds."""
     found: list[str] = trial.user_attrs.get("runs", [])
     return found
+
+
+def show_short(values: Mapping[str, Any]) -> str:
+    """Return a point as one line, without the parts of the names that say what is configured."""
+    return ", ".join(f"{name.rpartition('.')[2]} {show(value)}" for name, value in values.items())
+
+
+def show_values(summary: StudySummary, trial: FrozenTrial) -> str:
+    """Return a complete trial's values by metric, each with its interval if several seeds were trained."""
+    return ", ".join(
+        f"{metric} {show_mean(value, summary.interval(trial, i))}"
+        for i, (metric, value) in enumerate(zip(summary.objectives, trial.values, strict=True))
+    )
 
 
 def show_point(values: Mapping[str, Any]) -> str:

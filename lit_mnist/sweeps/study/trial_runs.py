@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 PARENT = "mlflow.parentRunId"
 PRUNED_MARK = "✂"
+FINAL_METRICS = ("best/", "val/", "test/")
+"""Beginnings of the names of metrics by which trials are compared."""
 MAX_NAME_LENGTH = 250
 """Characters that MLflow stores of a run's name on every database."""
 STATE, REASON = "sweep.state", "sweep.reason"
@@ -41,19 +43,35 @@ def param_name(field: str) -> str:
     return field.split(".")[1] if "." in field else field
 
 
-def run_name(number: int, point: Mapping[str, Any], budget: int, seed: int | None = None, mark: str = "") -> str:
+def run_name(
+    number: int,
+    point: Mapping[str, Any],
+    budget: int,
+    seed: int | None = None,
+    mark: str = "",
+    shares: Mapping[str, float] | None = None,
+) -> str:
     """Return the name of a trial's run, such as `03 lr=0.011 rmsprop [500]`: the UI shows about 20 characters.
 
     Args:
         number: The trial's number.
-        point: Its hyperparameters by their dotted names, the most important first; a learning rate comes first.
+        point: Its hyperparameters by their dotted names.
         budget: Trials of the study, whose numbers all take the same width.
         seed: The run's seed, if the trial has several.
         mark: PRUNED_MARK, if the trial was pruned.
+        shares: How important each parameter of the space is: the most important value comes first. None if that is
+            not known: then the learning rate does.
 
     """
+
+    def rank(name: str) -> float:
+        if shares is None:
+            return 0.0 if name.endswith("lr") else 1.0
+        # A list of layer sizes has several parameters, such as `model.hidden_sizes.width`.
+        return -max((share for key, share in shares.items() if f"{key}.".startswith(f"{name}.")), default=0.0)
+
     parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
-    for name, value in sorted(point.items(), key=lambda item: not item[0].endswith("lr")):
+    for name, value in sorted(point.items(), key=lambda item: rank(item[0])):
         short = name.rpartition(".")[2]
         if len(short) > 4:
             short = short[:3]
@@ -83,6 +101,7 @@ class TrialRuns:
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         goals = [f"{objective.direction} {objective.metric}" for objective in objectives]
         self.goal = goals[0]
+        self.objectives = [objective.metric for objective in objectives]
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
@@ -127,7 +146,9 @@ class TrialRuns:
         return self.group
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
-        """End the parent run, with mean and confidence interval of each metric over the seeds.
+        """End the parent run, with the mean of each final value over the seeds, and the objectives' intervals.
+
+        Of everything else, such as the training loss, MLflow would draw a chart with a single dot.
 
         Args:
             state: How the trial ended, see `summary.STATES`.
@@ -141,10 +162,12 @@ class TrialRuns:
 
         now, points = time.time_ns() // 1_000_000, []
         for name in set.intersection(*(set(each) for each in metrics)) if metrics else ():
+            if name not in self.objectives and not name.startswith(FINAL_METRICS):
+                continue
             summary = summarise([each[name] for each in metrics])
             # Under the name that the runs of the seeds have, so that the UI sorts both by the same column.
             points.append(Metric(name, summary.mean, now, 0))
-            if summary.interval is not None:
+            if summary.interval is not None and name in self.objectives:
                 points.append(Metric(f"{name}/interval", summary.interval, now, 0))
         self.client.log_batch(self.group, metrics=points)
         self._end(self.group, state, reason)

@@ -126,7 +126,7 @@ class Reporter(Callback):
         self.trial.report(float(value), step)
         if not self.trial.should_prune():
             return False
-        self.reason = f"at epoch {trainer.current_epoch + 1}: {name} {float(value):.4g} was not enough to go on"
+        self.reason = f"at epoch {trainer.current_epoch + 1} with {name} {float(value):.4g}"
         # Stored before the training stops: whoever takes the trial over must not train on.
         self.trial.set_user_attr("pruned", self.reason)
         return True

@@ -11,6 +11,7 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
+from lit_mnist.sweeps.results.description import closing_lines
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.results.study_page import StudyPage
@@ -38,7 +39,7 @@ from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
 from lit_mnist.terminal import say
 from lit_mnist.tracking.pages import show_page
-from lit_mnist.tracking.store import import_mlflow
+from lit_mnist.tracking.store import find_store, import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze
 
 POLL_INTERVAL = 0.3
@@ -102,8 +103,9 @@ def run_spec(
                     # Workers end while trials are left only if the job has no time for them.
                     raise reason_to_stop(get_trials(study)) or JobEndsError("trials are left")
                 _summarise(study, run)
-            page.finish(read_summary(study))  # after the run has uploaded its figures
-            say(address)
+            summary = read_summary(study)
+            page.finish(summary)  # after the run has uploaded its figures
+            say("\n".join(closing_lines(summary, address, page.images)))
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
@@ -171,7 +173,9 @@ def _monitor(
             raise
         display.update()
         page.update(read_summary(study))
-    say(display.closing() + _what_next(study, spec, signals))
+    # Of a finished study the best point follows once its figures are drawn.
+    best = "" if is_finished(study) else display.best()
+    say("; ".join(filter(None, [display.closing(), best, _what_next(study, spec, signals)])))
 
 
 @contextlib.contextmanager
@@ -194,9 +198,9 @@ def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
 def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
     """The end of a sweep's last line: why the study is not finished, if it is not."""
     if signals.received is not None:
-        return "; the same command goes on"
+        return "the same command goes on"
     if not is_finished(study) and is_out_of_time(study, spec):
-        return f"; its {spec.hours:g} hours are over"
+        return f"its {spec.hours:g} hours are over"
     return ""
 
 
@@ -223,4 +227,9 @@ def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))
     say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
+    attributes = study.user_attrs
+    address = ""
+    if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued
+        address = show_page(find_store(), attributes["experiment_id"], attributes["run_id"])
+    say("\n".join(closing_lines(read_summary(study), address)))
     return True

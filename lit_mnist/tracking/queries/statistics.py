@@ -112,7 +112,7 @@ def shares_differ(first: float, second: float, count: int) -> bool:
 def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
     """Return a mean with half its interval, both to two figures of the interval, such as `0.783 ± 0.052`.
 
-    Without an interval, or with one that is 0 or infinite, the mean has four figures.
+    Without an interval, or with one that is 0 or infinite, the mean has four figures; a count has all of them.
 
     Args:
         mean: The mean.
@@ -121,6 +121,7 @@ def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
 
     """
     if interval is None or not 1e-9 * abs(mean) < interval < math.inf:
-        return format(mean, f"{sign}#.4g").rstrip(".")
+        is_count = math.isfinite(mean) and mean == round(mean) and 1000 <= abs(mean) < 1e15
+        return format(mean, f"{sign},.0f" if is_count else f"{sign}#.4g").rstrip(".")
     digits = max(0, 1 - math.floor(math.log10(interval)))
     return f"{mean:{sign}.{digits}f} ± {interval:.{digits}f}"
