@@ -1,5 +1,6 @@
 """The run of a study that several sweeps work on, and sweeps in jobs that are about to end."""
 
+import json
 import signal
 import subprocess
 import sys
@@ -8,11 +9,16 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from optuna.trial import TrialState
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
+from servers import wait_for
+from slurm import cluster, slurm
 from small import spec_text, trial_runs, work, write_spec
 from studied import add_trial, make_study
 
+from lit_mnist.cli import main
 from lit_mnist.errors import UserError
+from lit_mnist.slurm import ENDED
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.job_time import FIRST_SAVE, JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.storage import open_storage, open_study
@@ -107,3 +113,38 @@ def test_a_trial_that_fits_into_no_job_is_an_error_that_does_not_requeue(monkeyp
     in_job(monkeypatch, "10", since=0, left=400)
     error = reason_to_stop(study.get_trials())
     assert type(error) is UserError and "more than the 5 min 00 s that this job's time limit leaves" in str(error)
+
+
+@pytest.mark.slurm
+@pytest.mark.root
+def test_a_job_on_slurm_begins_no_trial_that_would_not_be_saved_before_its_limit(
+    project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Of 20 min, 2 are for the warning; a second of the rest has passed when the sweep looks: 1,079 s are not left.
+    study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
+    distribution = FloatDistribution(1e-3, 0.1, log=True)
+    study.add_trial(
+        create_trial(values=[0.5], params={"model.lr": 0.01}, distributions={"model.lr": distribution},
+                     user_attrs={FIRST_SAVE: 1079.0, "point": {"model.lr": 0.01}, "values": [[0.5]]})
+    )  # fmt: skip
+    spec = write_spec(trials=2)
+
+    def finished(limit: str) -> tuple[str, str]:
+        """SLURM's state of the job at its end, and its output."""
+        command = ["submit", "--name", "timed", "--time", limit, "--restarts", "0", "--", "sweep", spec]
+        assert main(command) == 0
+        job = json.loads((project / "mlruns/jobs/timed/job.json").read_text())["ids"][-1]
+        query = ["squeue", "--noheader", "--jobs", job, "--states", "all", "--format", "%T"]
+        wait_for(lambda: slurm(*query).strip() in ENDED, "end of the job", 600)
+        return slurm(*query).strip(), (project / f"mlruns/jobs/timed/log-{job}.txt").read_text()
+
+    with cluster(tmp_path_factory.mktemp("slurm") / "c") as environment:
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        state, output = finished("20")
+        assert state == "FAILED" and "was restarted 0 times (--restarts)" in output, output
+        assert "a trial takes 17 min 59 s to its first checkpoint: the next start of the job goes on" in output
+        assert len(get_trials(study)) == 1
+        state, output = finished("60")
+        assert state == "COMPLETED", output
+        assert [trial.state for trial in get_trials(study)] == [TrialState.COMPLETE] * 2
