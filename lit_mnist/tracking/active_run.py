@@ -28,6 +28,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+DESCRIPTION_WIDTH = 1040
+"""Pixels of a description's column in MLflow's UI (3.17), in a window of 1280."""
+
+
 @dataclass
 class Run:
     """A run that this process works on; `lit_mnist.tracking.run.open_run` opens it."""
@@ -153,7 +157,8 @@ class Run:
     def log_figure(self, figure: "Figure", name: str) -> str:
         """Log `figure` as the artifact `figures/NAME.png`; returns its path or URI (see `locate`)."""
         path = self._outbox_path(f"figures/{name}.png")
-        figure.savefig(path, dpi=120)
+        # MLflow shows an image of a description at its own size, and cuts off what exceeds the column.
+        figure.savefig(path, dpi=min(120.0, DESCRIPTION_WIDTH / figure.get_figwidth()))
         self.log_file(path, "figures")
         return self.locate(f"figures/{name}.png")
 

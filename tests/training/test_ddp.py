@@ -69,7 +69,7 @@ def test_torchrun_trains_one_run_and_resumes_it_by_its_key(project: Path) -> Non
     assert "nothing left to do" in done.stdout
     (run,) = runs(find_store())
     assert run["status"] == "FINISHED"
-    points = connect(find_store()).get_metric_history(run["id"], "train/loss")
+    points = connect(find_store()).get_metric_history(run["id"], "train/loss_epoch")
     assert max(point.step for point in points) == 100
 
 

@@ -19,7 +19,10 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
 
     """
     counts = Counter(claim["verdict"] for claim in result["claims"])
-    verdicts = ", ".join(f"{count} {escape(word)}" for word, count in counts.items())
+    words = {"holds": "hold"}  # of several
+    verdicts = ", ".join(
+        f"{count} {escape(words.get(word, word) if count > 1 else word)}" for word, count in counts.items()
+    )
     seeds = "1 seed" if len(result["seeds"]) == 1 else f"{len(result['seeds'])} seeds"
     shortened = f" Shortened: {escape(result['cut'])}." if result["cut"] else ""
     rows = [

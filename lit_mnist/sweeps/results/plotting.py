@@ -188,7 +188,8 @@ def use_log_axis(axes: Axes, which: Which, values: Sequence[float]) -> None:
     """Make an axis logarithmic, with plain numbers instead of powers of ten as tick labels."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    few_decades = max(values) < 300 * min(values)
+    # Side by side, numbers as long as 0.0001 and 0.0002 overlap in a narrow panel.
+    few_decades = max(values) < (30 if which == "x" else 300) * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
     axis.set_major_formatter("{x:g}")
     axis.set_minor_formatter(NullFormatter())
