@@ -6,15 +6,15 @@ its commands is called: torch, Lightning and MLflow take seconds to import.
 
 import atexit
 import contextlib
-import difflib
 import importlib
 import os
 import sys
 from collections.abc import Sequence
 
 from lit_mnist import __version__
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, nearest
 from lit_mnist.guard import guarded
+from lit_mnist.signals import end_at_once
 
 COMMANDS: dict[str, tuple[str, str]] = {
     "fit": ("train a model", "lit_mnist.training.command:fit"),
@@ -47,6 +47,7 @@ def run() -> int:
                 stream.flush()
         os._exit(code)
 
+    end_at_once()
     atexit.register(leave)  # functions registered later, by libraries, are called before it
     try:
         code = main()
@@ -75,9 +76,7 @@ def _call_command(arguments: list[str]) -> None:
         return
     name, *rest = arguments
     if name not in COMMANDS:
-        close = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
-        raise UsageError(f"there is no command {name!r}; {hint}")
+        raise UsageError(f"there is no command {name!r}{nearest(name, COMMANDS, listed=True)}")
     module, _, function = COMMANDS[name][1].partition(":")
     getattr(importlib.import_module(module), function)(rest)
 

@@ -4,6 +4,8 @@ import difflib
 from collections.abc import Iterable
 from typing import Any
 
+from lit_mnist.redaction import redact
+
 DEBUG_HINT = "(`lit-mnist --debug ...` shows the traceback)"
 """Ends each line that stands for an exception of another library."""
 
@@ -33,8 +35,7 @@ class LibraryError(UsageError):
     """
 
     def __init__(self, error: BaseException, subject: str) -> None:
-        line = " ".join(str(error).split()) or type(error).__name__
-        super().__init__(f"{subject}: {line} {DEBUG_HINT}")
+        super().__init__(f"{subject}: {one_line(error)} {DEBUG_HINT}")
 
     def __reduce__(self) -> tuple[Any, ...]:
         # By default the class would be called with `args`, which is the finished line; a check of a sweep's points
@@ -52,6 +53,11 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the p
     def __init__(self, signal: int) -> None:
         super().__init__(f"interrupted by signal {signal}")
         self.signal = signal
+
+
+def one_line(error: BaseException) -> str:
+    """The exception's message without line breaks and passwords; its type if it has no message."""
+    return " ".join(redact(str(error)).split()) or type(error).__name__
 
 
 def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:

@@ -33,6 +33,7 @@ def guarded(work: Callable[[], None], debug: bool = False) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # the reader of a list, such as `head`, has ended
+        # Python would complain about the broken pipe once more when it flushes the streams at exit.
         sys.stderr.close()
         return 141
     except Exception as error:

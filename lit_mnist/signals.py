@@ -55,10 +55,28 @@ class SignalWatch:
             return
         self._last = (number, now)
         self._count += 1
+        # Not sys.exit, whose exception a library may catch.
         if self._count > 2:
             os._exit(exit_code(number))
         if self.received is None:
             self.received = number
+
+
+def end_at_once() -> None:
+    """End this process at a cluster's signal, until a `SignalWatch` is entered: nothing has begun yet.
+
+    Imports take ten seconds, and several times as long on a busy machine. Without a handler, a warning that comes
+    meanwhile would end the process with another exit code than the one that requeues the job; a handler that only
+    notes it would let the warning pass, and the job's time limit with it.
+    """
+
+    def end(number: int, frame: FrameType | None) -> None:
+        # Not by print, which may be what the signal has interrupted.
+        os.write(2, f"lit-mnist: stopped by {signal.Signals(number).name}\n".encode())
+        os._exit(exit_code(number))
+
+    for number in WARNINGS if allocation() is None else (*WARNINGS, signal.SIGTERM):
+        signal.signal(number, end)
 
 
 def exit_code(number: int) -> int:

@@ -83,20 +83,20 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     )
 
 
-def local_task(environment: Mapping[str, str] = os.environ) -> tuple[int, int]:
+def local_task() -> tuple[int, int]:
     """Return the index of this process among the tasks of its job step on this node, and their number.
 
     Outside a job step, the process is alone: (0, 1).
     """
-    job, index = allocation(environment), environment.get("SLURM_LOCALID", "")
+    job, index = allocation(), os.environ.get("SLURM_LOCALID", "")
     if job is None or not job.step or not index.isdecimal():
         return 0, 1
     # One number for each node, with repetitions abbreviated: "2(x3),1".
     counts: list[int] = []
-    for part in environment.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
+    for part in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         count, _, times = part.partition("(x")
         counts += [int(count)] * int(times.removesuffix(")") or 1)
-    node = int(environment.get("SLURM_NODEID", 0))
+    node = int(os.environ.get("SLURM_NODEID", 0))
     return int(index), max(counts[node] if node < len(counts) else 1, int(index) + 1)
 
 
@@ -115,13 +115,13 @@ def threads_of_job() -> int | None:
     return None if job is None or "OMP_NUM_THREADS" in os.environ else job.cpus
 
 
-def task_name(environment: Mapping[str, str] = os.environ) -> str:
+def task_name() -> str:
     """Return the name of this array task or srun task, as in 7_2 or 7 task 3; empty outside SLURM."""
-    if (job := allocation(environment)) is None:
+    if (job := allocation()) is None:
         return ""
-    name, index = environment.get("SLURM_ARRAY_JOB_ID"), environment.get("SLURM_ARRAY_TASK_ID")
+    name, index = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     name = f"{name}_{index}" if name and index else job.job
-    rank = str(job.rank) if job.step and job.tasks > 1 else environment.get(RANK_LEFT, "")
+    rank = str(job.rank) if job.step and job.tasks > 1 else os.environ.get(RANK_LEFT, "")
     return f"{name} task {rank}" if rank else name
 
 

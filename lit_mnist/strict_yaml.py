@@ -5,7 +5,7 @@ from typing import Any
 
 import yaml
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, one_line
 
 
 class DuplicateKeyError(yaml.MarkedYAMLError):
@@ -21,7 +21,9 @@ class StrictLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Build a dict, unless a key comes twice."""
         lines: dict[str, int] = {}
+        # Here and not on the finished dict, in which the second value has replaced the first.
         for key, _ in node.value:
+            # `? [a, b]` and the like, which no configuration here has: left to PyYAML.
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in lines:
@@ -48,7 +50,7 @@ def load_yaml(text: str) -> Any:
     # PyYAML raises a ValueError for a date such as 2026-13-01, and a RecursionError for a thousand open brackets.
     except (yaml.YAMLError, ValueError, RecursionError) as error:
         mark, problem = getattr(error, "problem_mark", None), getattr(error, "problem", None)
-        raise UsageError(f"line {mark.line + 1}: {problem}" if mark else " ".join(str(error).split())) from None
+        raise UsageError(f"line {mark.line + 1}: {problem}" if mark else one_line(error)) from None
 
 
 def check_unique_keys(text: str) -> None:

@@ -7,6 +7,7 @@ import shutil
 import sys
 import warnings
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 from lit_mnist.errors import UsageError
@@ -47,12 +48,19 @@ def print_table(
     from rich.table import Column, Table
 
     heads = [Column(name, no_wrap=bool(whole), overflow="ellipsis" if whole else "fold") for name in columns]
-    for i, head in enumerate(heads):
-        if columns[i] in whole:
-            head.min_width = max(len(_plain(cells[i])) for cells in (columns, *rows))
+    if whole:
+        # rich (15.0) would narrow all columns that are not to be wrapped, some of them to nothing.
+        needed = [max(len(_plain(cells[i])) for cells in (columns, *rows)) for i in range(len(columns))]
+        room = width() - 2 * (len(columns) - 1)
+        order = sorted(range(len(columns)), key=lambda i: (columns[i] not in whole, needed[i]))
+        for left, i in zip(range(len(order), 0, -1), order, strict=True):
+            # The narrow ones take what they need, the wide ones share what they leave.
+            share = needed[i] if columns[i] in whole else min(needed[i], max(4, room // left))
+            heads[i].width, room = share, room - share
     table = Table(*heads, box=None, pad_edge=False)
     for row in rows:
         table.add_row(*row)
+    # Without highlighting, which would colour numbers and paths in ids and names.
     console = Console(width=width(), highlight=False)
     if title is not None:
         console.print(title)
@@ -68,6 +76,12 @@ def _plain(markup: str) -> str:
 def width() -> int:
     """Columns available for a table: the terminal's width, or 200 where the output is a file or a pipe."""
     return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
+def shorten(path: str | Path) -> str:
+    """A path to print: from the working directory if the file is in it; anything else, such as a URI, as it is."""
+    file = Path(path)
+    return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else path)
 
 
 def say(text: str) -> None:
@@ -92,6 +106,7 @@ def quiet() -> None:
 
     Call it after Lightning was imported: the import resets the levels of its loggers.
     """
+    # "GPU available: False" and the like: what a user needs to know is in the run's own output.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")

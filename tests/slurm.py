@@ -8,7 +8,9 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Literal
 
+Nodes = Literal["plain", "named", "containers"]
 CONFIGURATION = """\
 ClusterName=local
 SlurmctldHost=localhost(127.0.0.1)
@@ -55,10 +57,11 @@ def slurm(*arguments: str) -> str:
 
 
 @contextmanager
-def cluster(folder: Path, host_names: bool = False) -> Iterator[Mapping[str, str]]:
+def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]:
     """Start munge, the controller and two nodes; yields the environment that its commands need.
 
-    With `host_names`, the jobs of a node see the node's name as that of their host.
+    With `nodes="named"`, the jobs of a node see the node's name as that of their host. With `nodes="containers"`,
+    both nodes have one host name, and each numbers its processes for itself.
     """
     (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)
@@ -74,12 +77,18 @@ def cluster(folder: Path, host_names: bool = False) -> Iterator[Mapping[str, str
              f"--pid-file={folder}/munged.pid", f"--log-file={folder}/munged.log",
              f"--seed-file={folder}/seed"]  # fmt: skip
     subprocess.run(start, check=True, capture_output=True)
+    containers: list[subprocess.Popen[bytes]] = []
     try:
         subprocess.run(["slurmctld", "-c"], check=True, env=everything, capture_output=True)
         for node in ("n1", "n2"):
             (folder / f"spool.{node}").mkdir()
             command = ["slurmd", "-N", node]
-            if host_names:
+            if nodes == "containers":
+                # In the foreground, since its file with the number of its process would mean another one out here.
+                inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "slurmd", "-D", "-N", node]
+                containers.append(subprocess.Popen(inside, env=everything, stderr=subprocess.DEVNULL))
+                continue
+            if nodes == "named":
                 # slurmd looks up the address of its host's name.
                 hosts.write_text(Path("/etc/hosts").read_text() + "\n127.0.0.1 n1 n2\n")
                 steps = f"mount --bind {hosts} /etc/hosts && hostname {node} && exec slurmd -N {node}"
@@ -101,7 +110,10 @@ def cluster(folder: Path, host_names: bool = False) -> Iterator[Mapping[str, str
         subprocess.run(
             ["scancel", "--user", "root", "--signal", "KILL", "--full"], env=everything, capture_output=True
         )
-        for name in ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
+        for container in containers:
+            container.kill()
+            container.wait()
+        for name in ("slurmctld", "munged") if containers else ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
             pid = folder / f"{name}.pid"
             if pid.exists():
                 subprocess.run(["kill", pid.read_text().strip()], capture_output=True)

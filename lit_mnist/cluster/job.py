@@ -3,15 +3,21 @@
 import json
 import re
 import subprocess
+import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 
 from lit_mnist.errors import UserError
+from lit_mnist.terminal import note
 from lit_mnist.tracking.journal.journal import replace_text
 
 RECORD, SCRIPT, CODE = "job.json", "job.sh", "code"
+ATTEMPTS, PAUSE = 3, 5.0
+"""How often the SLURM controller is asked, and the seconds between."""
+NO_ANSWER = ("timed out", "Unable to contact slurm controller", "Zero Bytes were transmitted")
+"""What SLURM's commands say when the controller is busy (after MessageTimeout, 10 s by default) or not there."""
 
 
 @dataclass
@@ -107,19 +113,39 @@ def flag_value(command: Sequence[str], flag: str) -> str | None:
     return found
 
 
-def run_slurm(program: str, *arguments: str) -> str:
-    """What one of SLURM's commands prints.
+class BusyControllerError(UserError):
+    """The SLURM controller has not answered; what it was asked to do may have been done."""
+
+
+def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
+    """What one of SLURM's commands prints; a controller that is busy or restarting is asked again.
+
+    Args:
+        program: The command.
+        arguments: Its arguments.
+        attempts: How often it is called at most. More than once only for what may be done twice.
 
     Raises:
-        UserError: it is not installed, fails, or does not answer within 30 s.
+        BusyControllerError: the controller does not answer.
+        UserError: the command is not installed, or fails for another reason.
 
     """
-    try:
-        done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
-    except FileNotFoundError:
-        raise UserError(f"there is no `{program}` here: this command needs a machine of a SLURM cluster") from None
-    except subprocess.TimeoutExpired:
-        raise UserError(f"`{program}` has not answered for 30 s: is the SLURM controller running?") from None
-    if done.returncode:
-        raise UserError(f"`{program}` failed: {' '.join((done.stderr or done.stdout).split())}")
-    return done.stdout
+    for attempt in range(1, attempts + 1):
+        try:
+            done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+            said = " ".join((done.stderr or done.stdout).split())
+        except FileNotFoundError:
+            raise UserError(
+                f"there is no `{program}` here: this command needs a machine of a SLURM cluster"
+            ) from None
+        except subprocess.TimeoutExpired:
+            said = "no answer within 30 s"
+        else:
+            if not done.returncode:
+                return done.stdout
+            if not any(text in said for text in NO_ANSWER):
+                raise UserError(f"`{program}` failed: {said}")
+        if attempt < attempts:
+            note(f"the SLURM controller does not answer `{program}`: asking again")
+            time.sleep(PAUSE)
+    raise BusyControllerError(f"the SLURM controller does not answer `{program}` ({said}): try again later")

@@ -41,12 +41,13 @@ def code_files(source: Path) -> list[Path]:
     """The files that make up the code, relative to `source`.
 
     In a checkout these are all files that git tracks, with uncommitted changes, and the untracked ones that it
-    does not ignore; otherwise those of the package.
+    does not ignore; otherwise, and where git is not installed, those of the package.
     """
+    listed = ""
     if (source / ".git").exists():
-        listed = _git(source, "ls-files", "--cached", "--others", "--exclude-standard", "-z").split("\0")
-        found = {Path(name) for name in listed if name}
-    else:
+        listed = _git(source, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
+    found = {Path(name) for name in listed.split("\0") if name}
+    if not found:
         found = {path.relative_to(source) for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
     return sorted(path for path in found if (source / path).is_file())
 

@@ -8,17 +8,30 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from lit_mnist.cluster.job import CODE, SCRIPT, Job, flag_value, jobs_folder, queue, read_job, run_slurm
+from lit_mnist.cluster.job import (
+    ATTEMPTS,
+    CODE,
+    PAUSE,
+    SCRIPT,
+    BusyControllerError,
+    Job,
+    flag_value,
+    jobs_folder,
+    queue,
+    read_job,
+    run_slurm,
+)
 from lit_mnist.cluster.script import batch_script, parse_time
 from lit_mnist.cluster.snapshot import Snapshot, code_files, plan_snapshot, take_snapshot
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, UserError
 from lit_mnist.redaction import redact_urls
 from lit_mnist.slurm import ENDED, warning_time
 from lit_mnist.sweeps.resources import count_devices
-from lit_mnist.terminal import Parser, say
+from lit_mnist.terminal import Parser, note, say
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import SNAPSHOT
 from lit_mnist.tracking.store import URI, find_store
@@ -109,11 +122,27 @@ def submit(arguments: Sequence[str]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
-    job_id = run_slurm("sbatch", "--parsable", str(folder / SCRIPT)).strip().partition(";")[0]
+    job_id = _sbatch(folder / SCRIPT, name)
     job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
     job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
+
+
+def _sbatch(script: Path, name: str) -> str:
+    """Submit the script, once even if the controller is too busy to answer; returns SLURM's id of the job."""
+    query = ["squeue", "--me", "--noheader", "--name", name, "--format", "%F"]
+    before = set(run_slurm(*query).split())
+    for _ in range(ATTEMPTS):
+        with suppress(BusyControllerError):
+            return run_slurm("sbatch", "--parsable", str(script), attempts=1).strip().partition(";")[0]
+        note("the SLURM controller does not answer `sbatch`: looking whether it has taken the job")
+        time.sleep(PAUSE)
+        if found := set(run_slurm(*query).split()) - before:
+            return found.pop()
+    raise UserError(
+        f"the SLURM controller does not answer `sbatch`: `lit-mnist submit --name {name} ...` again later"
+    )
 
 
 def _check(options: argparse.Namespace, command: Sequence[str]) -> None:

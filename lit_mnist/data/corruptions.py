@@ -23,6 +23,7 @@ def salt_and_pepper(images: Tensor, level: float, generator: torch.Generator) ->
 
     A share of 2 · level of the values is replaced: all of them at level 0.5.
     """
+    # One number decides both, so that no value can be drawn for salt and for pepper.
     u = torch.empty_like(images).uniform_(generator=generator)
     return images.masked_fill(u > 1 - level, 0).masked_fill_(u < level, 1)
 

@@ -81,6 +81,8 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
+        # Not in the hyperparameters, where None has to stay None: the command line fills it in from
+        # seed_everything.
         self.seed = 0 if seed is None else seed
         self._check_arguments()
         self.full_dataset_per_rank = False
@@ -107,6 +109,7 @@ class ImageDataModule(LightningDataModule):
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs; only "test" reads the test images."""
         if stage in ("fit", "validate", "predict") and self.train is None:
+            # Sorted, since two configurations may name the same arguments in another order.
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
             key = type(self), self._files_version(), repr(arguments)
             if key not in _CACHE:
@@ -157,15 +160,31 @@ class ImageDataModule(LightningDataModule):
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Move a batch to `device`; a `Batch` that is there already is returned as it is."""
+        # Lightning would walk through the named tuple and rebuild it in every step.
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
         return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
+
+    def check_batch_size(self, devices: int) -> None:
+        """Check that several devices can share a batch equally.
+
+        Raises:
+            UsageError: the batch size is no multiple of the number of devices.
+
+        """
+        batch_size = self.hparams["batch_size"]
+        if batch_size % devices and not self.full_dataset_per_rank:
+            raise UsageError(
+                f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
+                f" take a multiple of {devices}"
+            )
 
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
         sha = hashlib.sha256()
         for tensor in self.train:
+            # The memory itself: `tobytes` would copy 42 MB of MNIST.
             sha.update(tensor.numpy().data)
         return sha.hexdigest()[:16]
 
@@ -203,11 +222,9 @@ class ImageDataModule(LightningDataModule):
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.full_dataset_per_rank:
             rank, world_size = 0, 1
-        if batch_size % world_size and stage == "train":
-            raise UsageError(
-                f"--data.batch_size {batch_size} cannot be shared equally by {world_size} devices:"
-                f" take a multiple of {world_size}"
-            )
+        if stage == "train":
+            self.check_batch_size(world_size)
+        # Moved once for the whole training. Images that do not fit stay on the CPU, and each batch is moved.
         if _fits(data[0], device):
             data = data[0].to(device), data[1].to(device)
         overfits = trainer is not None and trainer.overfit_batches > 0  # type: ignore[attr-defined]
@@ -271,6 +288,7 @@ class ImageDataModule(LightningDataModule):
         levels = ("noise", "val_noise", "test_noise")
         if h["corruption"] is not None and all(h[flag] is None for flag in levels):
             raise UsageError(f"--data.corruption {h['corruption']} has no effect without --data.noise")
+        # Salt and pepper each replace a share of `level`: at 0.5 no value is left.
         highest = 0.5 if h["corruption"] == "salt_and_pepper" else float("inf")
         for flag in levels:
             level = h[flag] or 0.0

@@ -21,7 +21,7 @@ from lit_mnist.data.datasets import DOWNLOADS, MINI_MNIST, DatasetSpec
 from lit_mnist.data.idx import find_file
 from lit_mnist.data.locate import NotFoundError, file_error, find_root, locate, raw_folder
 from lit_mnist.data.mini import mini_path
-from lit_mnist.errors import UserError
+from lit_mnist.errors import UserError, one_line
 
 TIMEOUT_SECONDS = 30
 
@@ -53,7 +53,7 @@ def fetch(datasets: Sequence[str], root: Path, mirror: str | None = None) -> Non
                 for name in spec.files or ():
                     _fetch_file(spec, name, raw_folder(root, dataset), [mirror] if mirror else spec.mirrors)
     except (OSError, NotImplementedError) as error:  # the latter is filelock's, on a file system without locks
-        raise UserError(f"cannot store {', '.join(datasets)} in {root}: {_one_line(error)}") from error
+        raise UserError(f"cannot store {', '.join(datasets)} in {root}: {one_line(error)}") from error
 
 
 def verify(datasets: Iterable[str], root: str | None) -> None:
@@ -75,6 +75,7 @@ def verify(datasets: Iterable[str], root: str | None) -> None:
         for name in spec.files or ():
             error_text = file_error(spec, name, location.folder)
             path = find_file(location.folder, name) or location.folder / name
+            # Flushed: a checksum of a large file on a network file system takes seconds.
             print(f"{path}: {error_text or 'ok'}", flush=True)
             if error_text:
                 wrong.append(f"{spec.name}/{name}")
@@ -138,6 +139,7 @@ def _download(url: str, target: Path, spec: DatasetSpec) -> None:
             os.fsync(out.fileno())
         if digest.hexdigest() != (expected := spec.checksums[target.name]):
             raise _MirrorError(f"wrong content: SHA-256 is {digest.hexdigest()}, must be {expected}")
+        # Atomic within a folder: a reader sees no file, the old one, or the whole new one.
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
@@ -151,6 +153,7 @@ def _read_chunks(url: str, unpack: bool, spec: DatasetSpec) -> Generator[bytes, 
     """The content behind `url`, unpacked if `unpack`, in chunks of at most 1 MiB."""
     # A wrong mirror may serve a stream that never ends, or unpacks to more than fits the disk.
     channels = spec.image_shape[0]
+    # An IDX header has 4 bytes, and 4 more for each dimension.
     largest = (16 if channels == 1 else 20) + max(spec.counts) * math.prod(spec.image_shape)
     size = 0
     try:
@@ -163,8 +166,4 @@ def _read_chunks(url: str, unpack: bool, spec: DatasetSpec) -> Generator[bytes, 
                     raise _MirrorError(f"wrong content: {verb} more than {largest:,} bytes")
                 yield chunk
     except (OSError, EOFError, zlib.error, HTTPException, ValueError) as error:
-        raise _MirrorError(_one_line(error)) from error
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
+        raise _MirrorError(one_line(error)) from error

@@ -70,6 +70,7 @@ def read_idx(path: Path) -> Bytes:
     if len(raw) < 4 or raw[:3].tobytes() != b"\x00\x00\x08" or raw[3] == 0:
         raise DataError(f"{path}: wrong magic {raw[:4].tobytes().hex()!r}: not an IDX file of unsigned bytes")
     start = 4 + 4 * int(raw[3])
+    # A file that ends within its header has no shape, and is reported as truncated below.
     shape = tuple(int(size) for size in raw[4:start].view(">u4")) if len(raw) >= start else ()
     expected = start + math.prod(shape) if shape else start
     if len(raw) < expected:
@@ -122,6 +123,7 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
         )
     if len(images) != (count := spec.counts[0 if train else 1]):
         raise DataError(f"{image_path}: {len(images):,} images, the canonical set has {count:,}")
+    # A loss on a label outside the network's outputs is an assertion on the GPU, far from its cause.
     if labels.max() >= spec.num_classes:
         raise DataError(f"{label_path}: label {labels.max()} is outside 0-{spec.num_classes - 1}")
     return images, labels

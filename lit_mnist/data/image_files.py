@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from lit_mnist.errors import UsageError
+from lit_mnist.errors import UsageError, one_line
 
 Pixels = NDArray[np.uint8]
 """(H, W) or (H, W, 3)."""
@@ -68,6 +68,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
+            # Pillow only warns of an image with more pixels than MAX_IMAGE_PIXELS, and refuses twice as many.
             warnings.simplefilter("error", Image.DecompressionBombWarning)
             with Image.open(path, formats=FORMATS) as image:
                 if (frames := getattr(image, "n_frames", 1)) > 1:
@@ -84,8 +85,7 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
         ) from None
     # On damaged files Pillow's decoders raise nearly anything: OSError, SyntaxError, struct.error, EOFError, …
     except Exception as error:
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise UsageError(f"{path} cannot be read, it may be truncated or damaged: {reason}") from error
+        raise UsageError(f"{path} cannot be read, it may be truncated or damaged: {one_line(error)}") from error
 
 
 def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Pixels:
@@ -112,11 +112,13 @@ def _read_grey(image: Image.Image, size: tuple[int, int], notes: list[str]) -> P
     if grey.min() == grey.max():
         notes.append("blank: every pixel has the same value")
         return np.zeros(size, np.uint8)
+    # The border shows the canvas. Its median, since a stroke may touch the border.
     if np.median(_border(grey)) > 127.5:
         grey = 255 - grey
         notes.append("inverted: dark on light")
     if grey.shape == size:
         return grey
+    # An image of the right size is returned above as it is: it may be one of the dataset.
     canvas, peak = float(np.median(_border(grey))), float(grey.max())
     if (canvas, peak) != (0, 255) and peak - canvas >= MIN_CONTRAST:
         notes.append(f"contrast stretched from {canvas:.0f}–{peak:.0f} to 0–255")
@@ -151,6 +153,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
             ink = (grey * alpha).sum() / max(alpha.sum(), 1)
             canvas = 255.0 if ink < 127.5 else 0.0
         return _to_uint8(grey * alpha + canvas * (1 - alpha))
+    # Its first channel is the lightness: no conversion of colours is needed.
     if image.mode == "LAB":
         return np.array(image.getchannel("L"))
     return np.array(image.convert("RGB").convert("L"))
@@ -158,6 +161,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
 
 def _to_eight_bits(values: Floats) -> Pixels:
     """Scale deeper greys to 0..255 by the smallest usual range (1, 255 or 65535) that holds them all."""
+    # What is not a number, or below 0, is black.
     values = np.maximum(np.nan_to_num(values, posinf=0), 0)
     peak = values.max()
     full = next((scale for scale in (1, 255, 65535) if peak <= scale), peak)
@@ -189,6 +193,7 @@ def _scaled_to_fit(pixels: Pixels, size: tuple[int, int], notes: list[str]) -> P
 
 def _centred(drawing: Pixels, size: tuple[int, int]) -> Pixels:
     """Scale a drawing (H, W) to MNIST's box, and place its centre of mass in the middle of `size`."""
+    # By the longer side, as for MNIST: a 1 is as high as an 8, and not as wide.
     scale = DIGIT_SHARE * min(size) / max(drawing.shape)
     scaled = _resized(drawing, (max(1, round(drawing.shape[0] * scale)), max(1, round(drawing.shape[1] * scale))))
     # Shrinking makes thin strokes paler, while every MNIST digit reaches 250 or more.
@@ -197,6 +202,7 @@ def _centred(drawing: Pixels, size: tuple[int, int]) -> Pixels:
     for axis in (0, 1):
         mass = scaled.sum(axis=1 - axis)
         centre = float(np.arange(len(mass)) @ mass / max(int(mass.sum()), 1))
+        # Not beyond the border, which a drawing with its mass at one end would cross.
         offsets.append(min(max(round(size[axis] / 2 - centre), 0), size[axis] - len(mass)))
     return _placed(scaled, size, (offsets[0], offsets[1]))
 

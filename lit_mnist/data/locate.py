@@ -65,6 +65,7 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
     """
     if root is not None:
         given = Path(root).expanduser()
+        # The four files directly in the folder; unless they are another dataset's, since all have the same names.
         flat = any(find_file(given, name) for name in spec.files or ()) and not _other_dataset(given, spec)
         places = [Location(spec.name, given if flat else raw_folder(given, spec.name), "--data.root")]
     else:
@@ -74,6 +75,7 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
         places = [Location(spec.name, raw_folder(folder, spec.name), source) for folder, source in roots]
         if package := spec.system_package:
             places.append(Location(spec.name, package.folder, f"Debian's {package.name}"))
+    # The first that exists, even if it is incomplete: falling back to another copy would hide a damaged dataset.
     for place in places:
         if place.folder.is_dir():
             return place

@@ -70,6 +70,7 @@ def _nearest_to_centres(images: Tensor, count: int, seed: int) -> Tensor:
     from sklearn.cluster import KMeans  # takes a second to import, and is rarely needed
 
     pixels: Any = images.flatten(1).float().numpy()
+    # scikit-learn takes seeds of 32 bits.
     distances = KMeans(count, n_init=1, random_state=seed % 2**32).fit_transform(pixels)
     taken: list[int] = []  # two clusters may have the same nearest image
     for column in distances.T:

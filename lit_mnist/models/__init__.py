@@ -20,6 +20,9 @@ Autoencoders:
 Also `pruning.py`, which removes redundant neurons from a trained `DenseAutoencoder`, and `common/`, what the
 architectures share.
 
+To understand one architecture, read its file, and `common/classifier.py` or `common/autoencoder.py` for the loss.
+What all of them do (optimiser, logging, state in checkpoints) is in `common/base.py`.
+
 Every file in this folder is imported, so that the command line knows its classes by name (`--model CNN`): a new
 architecture is a new file.
 """

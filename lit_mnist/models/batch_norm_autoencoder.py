@@ -41,6 +41,8 @@ class BatchNormAutoencoder(Autoencoder):
         if not sizes or not all(block and min(block) >= 1 for block in sizes):
             raise UsageError(f"--model.blocks {sizes} must hold lists of sizes of at least 1")
         check_halving(image_shape, len(sizes) - 1, f"--model.blocks {sizes}")
+        # Built from the image inwards: what is appended to the encoder is put in front of the decoder, with its
+        # channels swapped.
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
         depth = image_shape[0]

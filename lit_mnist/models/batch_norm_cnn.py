@@ -60,7 +60,9 @@ class BatchNormCNN(Classifier):
                 f"--model.kernel_sizes {list(kernel_sizes)} are too large for images of {height}×{width} pixels"
             )
         blocks: list[nn.Module] = []
+        # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
+            # In the paper's order: batch norm comes after ReLU.
             blocks += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]
             blocks += [nn.Dropout(conv_dropout)] if conv_dropout else []
         features = channels[-1] * size[0] * size[1]

@@ -48,6 +48,7 @@ class CNN(Classifier):
             raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
         check_dropout("dropout", dropout)
         blocks: list[nn.Module] = []
+        # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]

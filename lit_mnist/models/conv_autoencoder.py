@@ -51,5 +51,6 @@ class ConvAutoencoder(Autoencoder):
         )
         self.decoder = nn.Sequential(
             nn.Conv2d(code_channels, sizes[-1], 3, padding=1),
+            # ReLU comes before each layer here, so that the last one, whose output is the image, has none.
             *(layer for a, b in pairwise(sizes[::-1]) for layer in (nn.ReLU(), doubling(a, b))),
         )

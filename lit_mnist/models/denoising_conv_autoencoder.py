@@ -39,6 +39,7 @@ class DenoisingConvAutoencoder(Autoencoder):
         super().__init__(**autoencoder)
         if channels < 1:
             raise UsageError(f"--model.channels {channels} must be at least 1")
+        # Two poolings, which the decoder's two transposed convolutions undo.
         check_halving(image_shape, 2, "--model.image_shape")
 
         def active(layer: nn.Module) -> list[nn.Module]:

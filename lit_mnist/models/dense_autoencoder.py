@@ -45,6 +45,7 @@ class DenseAutoencoder(Autoencoder):
             return [layer for pair in layers for layer in pair]
 
         self.encoder = nn.Sequential(nn.Flatten(), *dense(sizes))
+        # Ends without an activation: `Autoencoder` applies that of the output, which some losses do without.
         self.decoder = nn.Sequential(
             *dense(sizes[:0:-1]),  # from the code back to the first hidden layer
             nn.Linear(sizes[1], sizes[0]),

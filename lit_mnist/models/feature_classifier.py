@@ -43,6 +43,7 @@ class FeatureClassifier(EncoderClassifier):
         """
         super().__init__(num_classes=num_classes, **optimizer)
         source = make_autoencoder(encoder, encoder_args, image_shape)
+        # The encoder alone: a decoder would be in every checkpoint, and nothing would use it.
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
         if freeze:
             self.freeze_encoder()

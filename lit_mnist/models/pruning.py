@@ -47,6 +47,7 @@ def distinctiveness(model: DenseAutoencoder, images: Tensor) -> Tensor:
             f" {model.hparams['hidden_activation']}, not sigmoid"
         )
     with torch.inference_mode():
+        # In float64: the arc cosine of a number near 1 loses half of the digits, which are the angles of interest.
         vectors = model.encode(images).double() - 0.5
     vectors = nn.functional.normalize(vectors, dim=0)
     return (vectors.T @ vectors).clamp(-1, 1).acos().rad2deg()
@@ -64,6 +65,7 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
     size = len(angles)
     first, second = torch.triu_indices(size, size, offset=1, device=angles.device)
     pairs = angles[first, second]
+    # By distance from 0° or 180°; stable, so that equal angles come in the same order on every machine.
     order = torch.minimum(pairs, 180 - pairs).argsort(stable=True)
     left, removals = set(range(size)), []
     for i, j, angle in zip(first[order].tolist(), second[order].tolist(), pairs[order].tolist(), strict=True):
@@ -86,6 +88,7 @@ def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
     outgoing = _outgoing(copy).weight.data
     for removal in removals:
         if removal.into is not None:
+            # The neuron that stays does the work of both.
             outgoing[:, removal.into] += outgoing[:, removal.removed[0]]
         outgoing[:, list(removal.removed)] = 0
     return copy
@@ -104,6 +107,8 @@ def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
     into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]
     weights = source.state_dict()
     weights |= {
+        # The encoder is Flatten, then pairs of Linear and activation: its last Linear has this number. The decoder
+        # begins with the Linear that reads the code.
         f"encoder.{2 * len(sizes) + 1}.weight": into.weight[kept],
         f"encoder.{2 * len(sizes) + 1}.bias": into.bias[kept],
         "decoder.0.weight": _outgoing(source).weight[:, kept],

@@ -93,7 +93,10 @@ class StackedAutoencoder(Autoencoder):
         self.pretrained.check()
         below = self.encoder[: self.depth]  # flattening and all layers except the last
         code = below(batch.x)
+        # Without corruption both are one tensor, and a second pass through the frozen layers would compute the
+        # same.
         target = code if batch.clean is batch.x else below(batch.clean)
+        # The decoder's first layer without its activation, which `_loss` applies if the loss needs it.
         raw = self.decoder[0][0](self.encoder[-1](code))  # type: ignore[index]
         loss = self._loss(raw, target, self.code_output)
         if stage == "train":

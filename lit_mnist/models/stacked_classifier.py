@@ -38,6 +38,7 @@ class StackedClassifier(EncoderClassifier):
         if encoder_lr < 0:
             raise UsageError(f"--model.encoder_lr {encoder_lr} must not be negative")
         self._build(stacked_encoder(image_shape, hidden_sizes, hidden_activation), encoder_checkpoint)
+        # Frozen, and not trained at a rate of 0: that would compute gradients for nothing.
         if encoder_lr == 0:
             self.freeze_encoder()
 

@@ -75,6 +75,8 @@ class TwoPhaseClassifier(EncoderClassifier):
 
         """
         super().on_train_start()
+        # Here and in on_train_epoch_start, which Lightning does not call for an epoch that is resumed in its
+        # middle.
         wrapped = self.trainer.strategy.model
         waits = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
         if waits and self.hparams["frozen_epochs"]:

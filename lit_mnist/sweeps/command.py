@@ -87,7 +87,7 @@ def _run(arguments: Sequence[str]) -> None:
 
         quiet()
         spec = find_spec(known.spec, known.storage)
-        plan(spec if known.trials is None else spec.with_trials(known.trials), known.workers, known.storage)
+        plan(spec, known.workers, known.storage, known.trials)
         return
     _prepare_workers(known.workers)
     from lit_mnist.sweeps.workers.runner import sweep as run_sweep

@@ -20,9 +20,14 @@ from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.status import load_summary
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
-from lit_mnist.sweeps.study.storage import confirmation_names, default_storage, open_storage, open_study
+from lit_mnist.sweeps.study.storage import (
+    confirmation_names,
+    confirmation_number,
+    default_storage,
+    open_storage,
+    open_study,
+)
 from lit_mnist.sweeps.study.study import (
-    CONFIRMS,
     create_or_open_study,
     is_finished,
     stored_spec,
@@ -61,9 +66,11 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     for trial in complete:
         # What `also` derives from a parameter is no part of a point in a specification.
         given = {key: value for key, value in point(trial).items() if key in spec.space.parameters}
+        # Two trials may have the same point, since samplers repeat themselves; the better of them stands for it.
         leaders.setdefault(json.dumps(given, sort_keys=True), given)
     if not leaders:
         raise UserError(f"study {name} has no complete trial to confirm ({summary.counts()})")
+    # Seeds above those of the search, so that none of these can be one that a leader was lucky with.
     wanted = range(max(spec.seeds) + 1, max(spec.seeds) + 1 + seeds)
     for confirmation in _confirmations(storage, study, spec, list(leaders.values())[:top], wanted):
         run_spec(confirmation, workers, url)
@@ -89,8 +96,8 @@ def _confirmations(
         done = covered.get(json.dumps(given, sort_keys=True), set())
         missing.setdefault(tuple(seed for seed in seeds if seed not in done), []).append(given)
     missing.pop((), None)
-    new = []
-    for number, (left, group) in enumerate(missing.items(), len(existing) + 1):
+    new, last = [], max(map(confirmation_number, existing), default=0)
+    for number, (left, group) in enumerate(missing.items(), last + 1):
         kept = {key: value for key, value in spec.content.items() if key not in ("repeats", "hours", "pruner")}
         content = {
             **kept,
@@ -102,7 +109,6 @@ def _confirmations(
             "sampler": "grid" if spec.sampler == "grid" else "random",
         }
         confirmation = parse_spec(yaml.safe_dump(content, sort_keys=False), str(content["study"]))
-        created = create_or_open_study(storage, confirmation)
-        created.set_user_attr(CONFIRMS, study.user_attrs.get("run_id"))
+        create_or_open_study(storage, confirmation, confirms=study.user_attrs.get("run_id"))
         new.append(confirmation)
     return [*unfinished, *new]

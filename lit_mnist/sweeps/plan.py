@@ -1,6 +1,7 @@
 """`lit-mnist sweep SPEC.yaml --plan`: check a sweep, and estimate its time and disk, without training."""
 
 import json
+import math
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -22,14 +23,18 @@ from lit_mnist.sweeps.timing import Cost, measure, worker_threads
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
 
+START_SECONDS = 14
+"""Start-up, and at the end the study's figures: once a sweep, measured on two cores (docs/development.md)."""
 
-def plan(spec: Spec, workers: int, url: str | None = None) -> None:
+
+def plan(spec: Spec, workers: int, url: str | None = None, trials: int | None = None) -> None:
     """Check everything that can be checked without training, and print what the sweep takes; nothing is stored.
 
     Args:
         spec: The specification.
         workers: How many processes will share the work.
         url: Where studies are kept; None for the default.
+        trials: Size of the study; None for what the specification says.
 
     Raises:
         UsageError: the specification is wrong, or not that of the stored study of its name.
@@ -37,12 +42,14 @@ def plan(spec: Spec, workers: int, url: str | None = None) -> None:
 
     """
     url = url or default_storage()
+    count = spec.trials if trials is None else trials
+    spec.check_trials(count)
     exists = "://" in url or Path(url).exists()  # opening a journal file would create it
-    stored = check_stored(open_storage(url), spec) if exists else ""
+    stored = check_stored(open_storage(url), spec, count) if exists else ""
     probe_points, costs = _measure(spec, check(spec), workers)
     if not probe_points:
         raise UserError("no kind of point fits into this machine's memory: plan where the trials will be trained")
-    rows = _estimates(spec, probe_points, costs, workers)
+    rows = _estimates(spec, count, probe_points, costs, workers)
     print_table(["study", f"{spec.name} ({stored or 'new'})"], [[name, text] for name, text in rows])
     print()
     varied = []
@@ -62,6 +69,7 @@ def _measure(
     with StageBuilder(spec.seeds[0]) as build, worker_threads(workers):
         for probe in probe_points:
             try:
+                # Probe points share most stages below them, which are measured once.
                 for stage in (probe.stage, *_below(probe.stage)):
                     if stage not in costs:
                         with point_in_errors(probe.point):
@@ -79,18 +87,27 @@ def _below(stage: Stage) -> list[Stage]:
 
 
 def _estimates(
-    spec: Spec, probe_points: list[ProbePoint], costs: Mapping[Stage, Cost], workers: int
+    spec: Spec, count: int, probe_points: list[ProbePoint], costs: Mapping[Stage, Cost], workers: int
 ) -> list[tuple[str, str]]:
-    """The rows of the plan's first table: trials cost the mean of the probe points, sources are trained once."""
+    """The rows of the plan's first table: trials cost the mean of the probe points, sources are trained once.
+
+    Args:
+        spec: The specification.
+        count: Size of the study.
+        probe_points: Those that fit into memory.
+        costs: Of each of their stages.
+        workers: How many processes share the work.
+
+    """
     trials, seeds = [costs[probe.stage] for probe in probe_points], len(spec.seeds)
     sources = {stage for probe in probe_points for stage in _below(probe.stage)}
     trial_seconds = statistics.fmean(cost.seconds for cost in trials) * seeds
     source_seconds = sum(costs[stage].seconds for stage in sources) * seeds
     kept = {"all": 2, "best": 1, "none": 0}[spec.keep_checkpoints]  # of a trial; a source keeps its best and last
-    checkpoints = kept * spec.trials * statistics.fmean(cost.bytes for cost in trials)
+    checkpoints = kept * count * statistics.fmean(cost.bytes for cost in trials)
     disk = seeds * (checkpoints + 2 * sum(costs[stage].bytes for stage in sources))
 
-    number = f"{spec.trials:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
+    number = f"{count:,}" + (f" of {len(spec.space.grid()):,} in the grid" if spec.sampler == "grid" else "")
     each = f", each with seeds {', '.join(map(str, spec.seeds))}" if seeds > 1 else ""
     rows = [
         ("config", spec.config),
@@ -103,13 +120,15 @@ def _estimates(
         stages = "1 stage" if len(sources) == 1 else f"{len(sources)} stages"
         rows.append(("trained before", f"{stages}, about {seconds(source_seconds)}"))
     who = "1 worker" if workers == 1 else f"{workers} workers"
-    pruned = ", less what is pruned" if spec.pruner != "none" else ""
+    # Sources are trained one after the other, since each builds on the one before. Trials share the workers, each
+    # of which trains whole ones: 3 trials take 2 workers as long as 4.
+    total = START_SECONDS + source_seconds + trial_seconds * math.ceil(count / workers)
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
-    total = source_seconds + trial_seconds * spec.trials / workers
+    pruned = "; what is pruned ends earlier, which is not counted" if spec.pruner != "none" else ""
     return [
         *rows,
         ("a trial", f"about {seconds(trial_seconds)}"),
-        ("in all", f"about {seconds(total)} with {who}{pruned}{hours}"),
+        ("in all", f"about {seconds(total)} with {who}{hours}{pruned}"),
         ("disk", f"about {disk / 1e6:,.1f} MB of checkpoints"),
     ]
 

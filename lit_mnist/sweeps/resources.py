@@ -53,6 +53,7 @@ def take_task_share() -> None:
     is_bound = "SLURM_GPUS_PER_TASK" in os.environ or (on_node.isdecimal() and len(gpus) < int(on_node))
     if not gpus or is_bound:
         return
+    # Consecutive tasks get consecutive GPUs; with more tasks than GPUs, several tasks share one.
     share = gpus[index * len(gpus) // tasks : (index + 1) * len(gpus) // tasks]
     os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(share or [gpus[index % len(gpus)]])
 

@@ -86,6 +86,7 @@ class Run:
         """
         now, step = max(time.time_ns() // 1_000_000, self.earliest), int(step)
         known = {} if self.steps is None else self.steps
+        # A metric that is not known yet is compared with the step before, so that it is always logged.
         names = [name for name in metrics if known.get(name, step - 1) < step]
         if names:
             points = [[name, float(metrics[name]), now, step] for name in names]
@@ -128,13 +129,26 @@ class Run:
         """Log `text` as the artifact `path`."""
         self.journal.append({"kind": "text", "text": text, "path": path})
 
-    def log_file(self, source: Path, folder: str) -> None:
-        """Log the file `source` as an artifact in `folder`, from a copy if it is outside the run's folder."""
+    def log_file(self, source: Path, folder: str, copy: bool = False) -> None:
+        """Log the file `source` as an artifact in `folder`.
+
+        Args:
+            source: The file; one that is outside the run's folder is copied.
+            folder: The artifact's.
+            copy: Copy it in any case, because it may change before it is sent.
+
+        """
         home = self.folder.resolve()
-        if not source.resolve().is_relative_to(home):
-            source = Path(shutil.copyfile(source, self._outbox_path(f"{folder}/{source.name}")))
+        if copy or not source.resolve().is_relative_to(home):
+            target = self._outbox_path(f"{folder}/{source.name}")
+            # By renaming, since the uploader may be reading an earlier copy of that name.
+            source = Path(shutil.copyfile(source, target.with_name(f".{target.name}"))).replace(target)
         # Relative to the run's folder, so that the project can be moved before the file is sent.
         self.journal.append({"kind": "file", "path": str(source.resolve().relative_to(home)), "folder": folder})
+
+    def delete_artifact(self, path: str) -> None:
+        """Delete an artifact that was logged before; a store that cannot delete keeps it."""
+        self.journal.append({"kind": "delete", "path": path})
 
     def log_figure(self, figure: "Figure", name: str) -> str:
         """Log `figure` as the artifact `figures/NAME.png`; returns its path or URI (see `locate`)."""
@@ -177,6 +191,7 @@ class Run:
         waiting = self.journal.outbox / artifact
         if self.mlflow is None or (self.uploader.away and waiting.exists()):
             return str(waiting)
+        # MLflow keeps paths as URIs, in which a space is %20.
         return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:

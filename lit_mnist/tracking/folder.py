@@ -80,6 +80,7 @@ def read_record(folder: Path) -> Record | None:
     """The content of the folder's `run.json`; None if there is none that can be read."""
     try:
         found = json.loads((folder / RECORD).read_text())
+        # Fields of a later version are left out, so that this version can still read its runs.
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
         # Version 0.1 wrote neither of these; the defaults, this process's, would be wrong for an existing run.
         return Record(**{"boot": "", "job": "", **known})
@@ -93,14 +94,9 @@ def run_folders(home: Path) -> list[Path]:
     return sorted(runs.glob("[!.]*/")) if runs.is_dir() else []
 
 
-def local_folder(run_id: str, home: Path) -> Path | None:
-    """The folder of the run whose id is, was while offline, or uniquely begins with `run_id`; None without one."""
-    folders = run_folders(home)
-    found = [path for path in folders if run_id and path.name.startswith(run_id)]
-    if not found and run_id:
-        records = ((path, read_record(path)) for path in folders)
-        found = [path for path, record in records if record and record.is_called(run_id)]
-    return found[0] if len(found) == 1 else None
+def records(home: Path) -> list[tuple[Path, Record]]:
+    """The folders of runs that have a record, each with it."""
+    return [(path, record) for path in run_folders(home) if (record := read_record(path)) is not None]
 
 
 def journals(folder: Path) -> list[Journal]:
@@ -148,6 +144,7 @@ class FolderLock:
 
     def __init__(self, folder: Path, name: str = MAIN) -> None:
         folder.mkdir(parents=True, exist_ok=True)
+        # Each journal has a lock of its own, so that a run can be measured while its fit is at work.
         self.path = folder / (".lock" if name == MAIN else f".{name}.lock")
         # thread_local=False: another thread than the one that acquired the lock may release it.
         self._lock = FileLock(self.path, timeout=0, thread_local=False)
@@ -171,6 +168,7 @@ class ReservedSpace:
     """A file that keeps some room on the disk; `free` gives it back when the disk is full."""
 
     def __init__(self, folder: Path) -> None:
+        # The name that version 0.1 gave it: a folder of that version has the file already.
         self.path = folder / ".ballast"
         with contextlib.suppress(OSError):  # the run's first real write reports a disk that is full already
             if not self.path.exists():

@@ -56,4 +56,5 @@ class MLflowTracker(Logger):
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         """Log one point per metric."""
         assert self.run is not None
+        # Lightning's interface allows a call without a step.
         self.run.log_metrics(metrics, step or 0)

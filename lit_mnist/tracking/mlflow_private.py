@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from sqlalchemy import Connection, TableClause
     from sqlalchemy.sql import ColumnElement
 
@@ -154,6 +155,18 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
             if newest is not None:
                 connection.execute(insert(latest).values(**newest))
     return True
+
+
+def delete_artifact(client: "MlflowClient", run_id: str, path: str) -> None:
+    """Delete an artifact of a run; does nothing if there is none.
+
+    MLflow itself deletes artifacts only together with their run (`mlflow gc`), by this method of its stores.
+
+    Raises:
+        Exception: any error of the artifact store, among them NotImplementedError.
+
+    """
+    client._tracking_client._get_artifact_repo(run_id).delete_artifacts(path)  # type: ignore[no-untyped-call]
 
 
 def ui_path(experiment: str, run: str | None = None, view: str | None = None) -> str:

@@ -33,4 +33,5 @@ def run_page(store: Store, experiment: str, run: str, port: int = PORT) -> str:
 
 def show_page(store: Store, experiment: str, run: str) -> str:
     """A line to print that says where a run's page is, and how to get it served."""
-    return f"page: {run_page(store, experiment, run)}" + ("" if has_own_ui(store) else f"  ({HINT})")
+    # On a line of its own, the address is whole on a terminal of 110 columns, and broken by its last word on 100.
+    return f"page: {run_page(store, experiment, run)}" + ("" if has_own_ui(store) else f"\n      {HINT}")

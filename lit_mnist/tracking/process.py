@@ -32,6 +32,7 @@ def this_boot() -> str:
     The first part is the same in all containers and under all host names; empty where the system has none.
     """
     try:
+        # Two containers of one kernel number their processes separately, and have different namespaces.
         namespace = Path("/proc/self/ns/pid").stat().st_ino
         return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{namespace}"
     except OSError:
@@ -81,6 +82,7 @@ def is_alive(process: str) -> bool:
     number, _, start = process.partition("@")
     try:
         found = psutil.Process(int(number))
+        # A process id is given again after it has ended; together with the start time it names one process.
         same = abs(found.create_time() - float(start)) < START_TOLERANCE
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:  # another user's process: it exists, and nothing more can be read

@@ -45,6 +45,7 @@ def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if found := _git(folder, "rev-parse", "HEAD"):
             ignored = [f":(exclude,top){path}" for path in exclude]
+            # `:/` is the repository's root: changes outside this folder count as well.
             changes = _git(folder, "status", "--porcelain", "--", ":/", *ignored)
             dirty = "unknown" if changes is None else str(bool(changes)).lower()
             return {"mlflow.source.git.commit": found, "git.dirty": dirty}
@@ -64,6 +65,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Name and version of every installed distribution, sorted by name."""
+    # A broken installation has a distribution without a name.
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 

@@ -101,6 +101,7 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
     if record.offline:
         # An earlier call may have been killed between creating the run and writing its id down.
         query = f"tags.{OFFLINE_ID} = '{record.id}'"
+        # Also one that was deleted meanwhile: a second run for the same folder would bring it back.
         run = next(search_runs(client, query, limit=1, deleted=True), None) or client.create_run(
             experiment_id(client, store, record.experiment),
             start_time=record.start_time,
@@ -141,6 +142,7 @@ def _create_run(
             journal = Journal(folder, on_full=ReservedSpace(folder).free)
         except OSError:
             if client is not None:
+                # Without a folder the run has no journal: nobody would ever set its status.
                 with contextlib.suppress(Exception):  # the first error is the one to report
                     client.set_terminated(record.id, "FAILED")
             raise
@@ -211,6 +213,8 @@ def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -
             data = client.get_run(record.id).data
             rewinds = tagged_rewinds(data.tags)
             curves = (stored_points(client, record.id, name, rewinds) for name in data.metrics)
+            # This folder knows nothing of the run yet. Without its points, the steps after the checkpoint would be
+            # logged again, and a rewind could not tell what it replaces.
             journal.seed((point for curve in curves for point in curve), rewinds)
         # Set at once, because `runs --reap` looks at these tags; and again in the journal, where older values may
         # still wait to be sent.
@@ -232,6 +236,7 @@ def _work_on(
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = None
     if system_metrics is not False:
+        # A run of some seconds, such as a test, would only get a chart with one point.
         first = 60.0 if system_metrics is None else 2.0
         system = SystemMetrics(first=first, last_step=last, short_runs=bool(system_metrics))
     writer = MLflowWriter(client, record.id, journal) if client else None

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from lit_mnist.errors import UserError
-from lit_mnist.redaction import HIDDEN, redact, redact_urls
+from lit_mnist.errors import UserError, one_line
+from lit_mnist.redaction import HIDDEN, redact_urls
 from lit_mnist.tracking.mlflow_private import is_database_server, quiet_loggers
 
 if TYPE_CHECKING:
@@ -54,15 +54,16 @@ class Store:
         return self.home / "runs" / run_id
 
 
-def find_store(start: Path | None = None) -> Store:
+def find_store() -> Store:
     """The store that MLFLOW_TRACKING_URI names, or else the project's own database.
 
-    The project is the nearest folder at or above `start` (by default the working directory) that has a store, a
-    `pyproject.toml` or a `.git`; without one it is `start` itself.
+    The project is the nearest folder at or above the working directory that has a store, a `pyproject.toml` or a
+    `.git`; without one it is the working directory itself.
     """
-    start = (start or Path.cwd()).resolve()
+    start = Path.cwd().resolve()
     marks = ("mlruns/mlflow.db", "pyproject.toml", ".git")
     parents = (start, *start.parents)
+    # As git finds its repository: commands work in every subfolder of a project.
     project = next((folder for folder in parents if any((folder / mark).exists() for mark in marks)), start)
     home = project / "mlruns"
     return Store(os.environ.get(URI) or local_uri(home), home)
@@ -163,11 +164,6 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
             f" `mlflow experiments restore --experiment-id {found.experiment_id}`, or take --tracking.experiment"
         )
     return str(found.experiment_id)
-
-
-def one_line(error: BaseException) -> str:
-    """The error's text without line breaks and passwords."""
-    return " ".join(redact(str(error)).split())
 
 
 def reason(error: BaseException) -> str:

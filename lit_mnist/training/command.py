@@ -40,10 +40,10 @@ def fit(arguments: list[str]) -> None:
         return
     # Imports create a million objects that live on; collecting garbage among them is a tenth of the start-up time.
     gc.disable()
-    with SignalWatch() as watch:
-        from lit_mnist.training.fit import fit
+    from lit_mnist.training.fit import fit
 
-        quiet()
+    quiet()
+    with SignalWatch() as watch:
         fit(["--help" if argument == "--help.fields" else argument for argument in arguments], watch=watch)
 
 
@@ -92,6 +92,8 @@ def export(arguments: list[str]) -> None:
 
 
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
+    # What this parser does not know are flags of `fit`, which LitCLI checks: they override the run's
+    # configuration.
     known, overrides = _run_parser(verb, description).parse_known_args(arguments)
     from lit_mnist.training.evaluate import evaluate
 

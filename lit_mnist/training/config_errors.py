@@ -58,6 +58,7 @@ def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None
     except (UserError, Interrupted):
         raise
     except COMPLAINTS as error:
+        # The innermost frame: the file whose code has raised the exception.
         file = traceback.extract_tb(error.__traceback__)[-1].filename
         is_complaint = isinstance(error, MisconfigurationException) or any(folder in file for folder in raised_in)
         if raised_in and not is_complaint:
@@ -134,6 +135,8 @@ def parameters(cls: type) -> set[str]:
     """Names of the keyword arguments of `cls` and its base classes."""
     return {
         name
+        # Each class by itself: the signature of a subclass shows those of its base as `**optimizer` or
+        # `**autoencoder`.
         for base in cls.__mro__
         if "__init__" in vars(base)
         for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
@@ -145,6 +148,7 @@ def _expected(rest: str) -> str:
     """`expected float, not abc`, from jsonargparse's list of what each alternative of a type hint has to say."""
     kinds = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.(\w+\[[^\]]*\]))", rest)
     value = re.search(r"(?:Got value|Given value): (.*?)(?: - Expected|$)", rest)
+    # A dict keeps the order and drops repetitions: each member of a union complains for itself.
     names = dict.fromkeys((a or b).replace("NoneType", "null") for a, b in kinds)
     wanted = " or ".join(re.sub(r"Literal\[(.*)\]", r"one of \1", name) for name in names)
     given = "this" if value is None else "null" if value[1] == "None" else value[1]

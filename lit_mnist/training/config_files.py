@@ -24,6 +24,7 @@ def config_path(name: str) -> Path:
 
     """
     path = Path(name)
+    # A file comes first, so that nobody's configuration changes when a packaged one of its name is added.
     if not path.is_file():
         if name not in config_names():
             hint = nearest(name, config_names(), listed=True)

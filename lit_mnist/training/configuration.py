@@ -3,7 +3,6 @@
 import importlib
 import inspect
 import math
-import sys
 import warnings
 from dataclasses import dataclass
 from types import NoneType
@@ -13,6 +12,7 @@ import torch
 import yaml
 from jsonargparse import ArgumentError, Namespace, get_loader, set_loader
 from lightning.pytorch import Trainer
+from lightning.pytorch.callbacks import ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 
 from lit_mnist.data import ImageDataModule
@@ -52,6 +52,7 @@ def _load_strict_yaml(text: str) -> Any:
     return _load_yaml(text)
 
 
+# jsonargparse reads files and single values by this loader.
 set_loader("yaml", _load_strict_yaml, exceptions=(yaml.YAMLError,))
 
 
@@ -123,12 +124,14 @@ class LitCLI(LightningCLI):
             ImageDataModule,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
+            # Not LightningCLI's default, a random seed: a run must be repeatable from its configuration.
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lit-mnist fit"},
             subclass_mode_model=True,
             subclass_mode_data=True,
             args=_resolve_configs(arguments),
             run=False,
+            # Models create their optimisers from plain hyperparameters, which load with weights_only=True.
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,  # checkpoints hold plain constructor arguments
         )
@@ -207,11 +210,14 @@ class LitCLI(LightningCLI):
         config["callbacks"] = [*kwargs.pop("callbacks", []), *_as_list(config.get("callbacks"))]
         config["plugins"] = [*_as_list(config.get("plugins")), *kwargs.pop("plugins", [])]
         if config["profiler"] is None:
+            # Lightning calls its profiler some forty times a step.
             config["profiler"] = QuietProfiler()
         if config["deterministic"] is None and torch.cuda.is_available():
+            # Not True: an operation without a deterministic version on the GPU would then be an error.
             config["deterministic"] = "warn"
-        if config["enable_progress_bar"] is None:
-            config["enable_progress_bar"] = sys.stdout.isatty()
+        # Ours is a callback like any other, see `progress.py`. A bar among the user's callbacks needs the flag.
+        has_bar = any(isinstance(callback, ProgressBar) for callback in config["callbacks"])
+        config["enable_progress_bar"] = has_bar and config["enable_progress_bar"] is not False
         with library_errors("--trainer"), warnings.catch_warnings():
             # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
             warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
@@ -222,6 +228,7 @@ class LitCLI(LightningCLI):
     @property
     def checkpointing(self) -> CheckpointArgs:
         """How often checkpoints are written."""
+        # `config` holds plain values, `config_init` the objects that were made of them.
         checkpointing: CheckpointArgs = self.config_init["checkpoint"]
         return checkpointing
 
@@ -234,6 +241,7 @@ class LitCLI(LightningCLI):
         trainer = self.config["trainer"]
         names = ("max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision",
                  "gradient_clip_val", "accumulate_grad_batches")  # fmt: skip
+        # Not every field of the Trainer, of which MLflow's table would show forty columns.
         params = {name: trainer[name] for name in names} | {"seed_everything": self.config["seed_everything"]}
         for group in ("model", "data"):
             params[group] = self.config[group]["class_path"].rpartition(".")[2]
@@ -277,6 +285,7 @@ def _check_values(config: Namespace) -> None:
             hint = nearest(cls.__name__, class_names(GROUPS[group]), listed=True)
             raise UsageError(f"--{group} {cls.__name__} is a base class, which does nothing by itself{hint}")
         fields = config[group].get("init_args", {}) if group in ("model", "data") else config[group]
+        # jsonargparse (4.53) accepts null for every argument, whatever its type.
         for name, value in dict(fields).items():
             if value is None and (expected := _type_without_null(cls, name)):
                 raise UsageError(f"--{group}.{name}: expected {expected}, not null")
@@ -287,6 +296,7 @@ def _check_values(config: Namespace) -> None:
         section = config.get(group)
         for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
             for number in value if isinstance(value, list | tuple) else [value]:
+                # YAML and Python's float both read `nan` and `inf`, and every comparison with NaN is false.
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
 

@@ -53,10 +53,12 @@ def evaluate(
     """
     noted = SignalWatch() if watch is None else nullcontext(watch)
     with noted as watch, loaded_run(run_id, checkpoint, overrides) as (run, cli, step):
+        # Without the logger, which would log a point at step 0: the metrics belong to the checkpoint's step.
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
+            # A list with one entry for each dataloader, of which there is one.
             measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start
         metrics = {name: value for name, value in measured.items() if "/" in name}
@@ -103,6 +105,7 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
 
     """
     with loaded_run(run_id, checkpoint, []) as (_, cli, _):
+        # The run is needed for its model only, and is closed before the images are read.
         model, class_names = cli.model.eval(), cli.datamodule.class_names
     shape = model.hparams.get("image_shape", cli.datamodule.image_shape)
     read = [read_image(path, shape) for path in images]
@@ -117,6 +120,7 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
             continue
         out.mkdir(parents=True, exist_ok=True)
         target = out / f"{path.stem}_reconstructed.png"
+        # Three channels are RGB; any other number is shown as grey, like in the figures.
         pixels = prediction.permute(1, 2, 0) if len(prediction) == 3 else prediction.mean(dim=0)
         Image.fromarray(pixels.clamp(0, 1).mul(255).round().to(torch.uint8).numpy()).save(target)
         print(f"{path}: {target}{remark}")
@@ -162,6 +166,7 @@ def _checkpoint_file(run: Run, name: str) -> Iterator[Path]:
         return
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
     for file in (BEST, LAST) if name == "best" else (LAST,):
+        # Without validation no checkpoint is the best, and the last one stands for it.
         if file == LAST and name == "best":
             print(f"run {run.id} was never validated: taking its last checkpoint")
         if (path := run.folder / "checkpoints" / file).exists():

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from lit_mnist.errors import DataError, UsageError, UserError
+from lit_mnist.errors import DataError, UsageError, UserError, one_line
 from lit_mnist.models import Classifier, LitModel
 from lit_mnist.terminal import note
 from lit_mnist.tracking.journal.points import stored_points
@@ -28,7 +28,7 @@ from lit_mnist.tracking.provenance import package_versions
 from lit_mnist.tracking.queries.lookup import fetched, find_run
 from lit_mnist.tracking.queries.reader import STUDY_RUN
 from lit_mnist.tracking.run import Run
-from lit_mnist.tracking.store import connect, find_store, one_line
+from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.evaluate import loaded_run
 
@@ -119,6 +119,7 @@ def export(
         finally:
             temporary.unlink(missing_ok=True)
     example = path.with_name(f"{path.stem}_example.npz")
+    # For whoever loads the file elsewhere, and wants to know whether it computes the same there.
     np.savez(example, input=exported.example, output=exported.expected(exported.example))
     print(f"{path}: {path.stat().st_size:,} bytes, within {difference:.0e} of the checkpoint")
     print(f"{example}: {EXAMPLES} images and what the network makes of them")
@@ -127,6 +128,7 @@ def export(
 def trace(model: LitModel, example: Images, description: dict[str, Any]) -> Exported:
     """Trace the network of `model` with the images `example`, for batches of any size."""
     predictor, images = Predictor(model.eval()), torch.from_numpy(example)
+    # The size of the batch is a symbol, and so not fixed to that of the example.
     program = torch.export.export(predictor, (images,), dynamic_shapes=({0: Dim("batch")},))
     return Exported(predictor, program, example, description)
 
@@ -335,6 +337,6 @@ def _check_packages(file_format: Format) -> None:
 
         if "serialization_format" not in inspect.signature(mlflow.pytorch.save_model).parameters:
             raise UserError(
-                f"--format mlflow needs a newer MLflow than {mlflow.__version__}, whose models are pickles"
+                f"--format mlflow needs MLflow 3.11 or newer: models of {mlflow.__version__} are pickles"
                 " that need this package: `pip install -U mlflow`, or take --format pt2"
             )

@@ -17,7 +17,6 @@ from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from lightning.pytorch.profilers import PassThroughProfiler
 
-from lit_mnist.data import ImageDataModule
 from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
@@ -34,10 +33,9 @@ from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.checkpoints.files import (
     BEST,
     LAST,
-    NEXT,
-    PREVIOUS,
     AtomicCheckpointIO,
     best_callback,
+    lasting_checkpoints,
     load_weights,
 )
 from lit_mnist.training.checkpoints.resume_point import (
@@ -122,7 +120,9 @@ def fit(
         cli = LitCLI(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
         check_fit(cli)
         if (threads := cli.config["threads"] or threads_of_job()) is not None:
+            # Before anything is computed: the number of threads decides how sums are rounded.
             torch.set_num_threads(threads)
+        # Reads the images, and so reports missing or damaged ones before there is a run.
         cli.datamodule.setup("fit")
         point = None if found is None else find_resume_point(found, cli.model, sent)
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
@@ -182,6 +182,7 @@ def _find_run(
 
 def _split_options(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
     """Split off the options that are no configuration: `--resume`, `--key` and `--offline`."""
+    # They say how this process works and not what is trained: in a stored configuration they would be repeated.
     parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
     parser.add_argument("--resume")
     parser.add_argument("--key")
@@ -229,21 +230,6 @@ def check_fit(cli: LitCLI) -> None:
         )
     if model.get("patience") is not None and cli.datamodule.hparams["val_size"] == 0:
         raise UsageError(f"--model.patience {model['patience']} has no effect with --data.val_size 0")
-
-
-def check_batch_size(data: ImageDataModule, devices: int) -> None:
-    """Refuse a batch that several devices cannot share equally.
-
-    Raises:
-        UsageError: the batch size is no multiple of the number of devices.
-
-    """
-    batch_size = int(data.hparams["batch_size"])
-    if batch_size % devices and not data.full_dataset_per_rank:
-        raise UsageError(
-            f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
-            f" take a multiple of {devices}"
-        )
 
 
 def _prepare(
@@ -302,7 +288,7 @@ def _check_trainer(trainer: Trainer, cli: LitCLI) -> None:
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    check_batch_size(cli.datamodule, trainer.world_size)
+    cli.datamodule.check_batch_size(trainer.world_size)
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(
@@ -360,6 +346,7 @@ def _open(job: _Fit) -> Iterator[Run | None]:
     with opened as run:
         config = cli.config_yaml()
         if point is None:
+            # Logged once in a run's life: MLflow refuses a parameter with another value. Changes become tags.
             run.log_params(cli.params())
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
@@ -370,14 +357,19 @@ def _open(job: _Fit) -> Iterator[Run | None]:
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
         job.tags = describe(run, job.tags)
+        # In the uploader's thread: listing packages and asking git take longer than the first epochs of a small
+        # network.
         run.submit(lambda: _log_provenance(run, job))
         (run.folder / FILES).mkdir(exist_ok=True)
         for callback in job.trainer.checkpoint_callbacks:
             if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
                 callback.dirpath = str(run.folder / CHECKPOINTS)
+        # The callbacks were made before the run, whose folder they write to.
         job.exact_resume.folder = run.folder / CHECKPOINTS
+        # A checkpoint must never be newer than the journal: the steps before it are not logged again after a
+        # resume.
         job.exact_resume.before_save = run.sync
-        job.exact_resume.upload = lambda: run.log_file(run.folder / CHECKPOINTS / LAST, CHECKPOINTS)
+        job.exact_resume.upload = lambda: _upload_checkpoints(run)
         job.hang_guard.before_exit = lambda: _mark_killed(run)
         job.tracker.run = run
         try:
@@ -412,6 +404,17 @@ def _log_provenance(run: Run, job: _Fit) -> None:
     data = job.cli.datamodule
     run.log_dataset(data.dataset, data.digest(), data.sizes())
     describe_experiment(run)
+
+
+def _upload_checkpoints(run: Run) -> None:
+    """Log what another machine needs to go on if this one is lost: the best and the last checkpoint.
+
+    In this order, and as they are now: the last checkpoint in the store must never refer to a best one that the
+    store does not have. From a last one that is older, training makes a newer best again.
+    """
+    for name in (BEST, LAST):
+        if (path := run.folder / CHECKPOINTS / name).exists():
+            run.log_file(path, CHECKPOINTS, copy=True)
 
 
 def _mark_killed(run: Run) -> None:
@@ -453,6 +456,11 @@ def _train(job: _Fit, run: Run | None) -> Result | None:
     if keep == "best" and any(getattr(each, "discards_checkpoints", False) for each in trainer.callbacks):  # type: ignore[attr-defined]
         keep = "none"
     _log_files(run, keep)
+    minutes = job.cli.checkpointing.upload_every_n_minutes
+    if job.point is not None or (minutes is not None and took >= 60 * minutes):
+        # What an interruption, or an upload in mid-training, has logged for whoever resumes the run.
+        for name in _left_out(run, keep):
+            run.delete_artifact(f"{CHECKPOINTS}/{name}")
     return _conclude(job, run, took)
 
 
@@ -464,15 +472,20 @@ def _log_files(run: Run, keep: str = "all") -> None:
         keep: `all` for the best and the last checkpoint, `best` for that one, `none` for neither.
 
     """
-    folder = run.folder / CHECKPOINTS
-    # A training that was never validated has no best checkpoint: the last one stands for it.
-    left_out = {"all": (), "best": (LAST,) if (folder / BEST).exists() else (), "none": (BEST, LAST)}[keep]
-    for path in sorted(folder.glob("[!.]*.ckpt")):
-        if path.name not in (NEXT, PREVIOUS, *left_out):
+    for path in lasting_checkpoints(run.folder / CHECKPOINTS):
+        if path.name not in _left_out(run, keep):
             run.log_file(path, CHECKPOINTS)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():
             run.log_file(path, str(path.relative_to(run.folder).parent))
+
+
+def _left_out(run: Run, keep: str) -> Sequence[str]:
+    """The checkpoints that are not kept as artifacts, see `_log_files`."""
+    if keep == "none":
+        return (BEST, LAST)
+    # A training that was never validated has no best checkpoint: the last one stands for it.
+    return (LAST,) if keep == "best" and (run.folder / CHECKPOINTS / BEST).exists() else ()
 
 
 def _conclude(job: _Fit, run: Run, took: float) -> Result:
@@ -485,6 +498,7 @@ def _conclude(job: _Fit, run: Run, took: float) -> Result:
     metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
     best = job.best
     if best.best_model_score is not None:
+        # From here on the model is that of the best checkpoint: the figures below show what `test` will measure.
         checkpoint = load_weights(job.cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])

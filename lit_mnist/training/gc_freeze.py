@@ -19,6 +19,7 @@ def gc_freeze() -> Iterator[None]:
     if _is_frozen:
         yield
         return
+    # Moves all objects to a generation that is never collected.
     gc.freeze()
     _is_frozen = True
     try:

@@ -1,47 +1,36 @@
-"""Progress of a training on the terminal, or as lines in a log file."""
+"""Progress of a training: a line that is redrawn on a terminal, and a line for each epoch everywhere."""
 
 import sys
 import time
-from collections.abc import Mapping
+from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import RichProgressBar
-from lightning.pytorch.callbacks.progress.rich_progress import RichProgressBarTheme
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+from lit_mnist.terminal import seconds
+
+REDRAW_INTERVAL = 0.2
+"""Seconds between two updates of the line on a terminal."""
 
 
 def progress_callback() -> Callback:
-    """Return a live bar for a terminal, or a printer of lines for anything else."""
-    if sys.stdout.isatty():
-        return LiveBar(refresh_rate=25, leave=True, theme=RichProgressBarTheme(metrics_format=".4f"))
-    return EpochLines()
-
-
-class LiveBar(RichProgressBar):
-    """Lightning's bar, with the latest training and validation metrics beside it."""
-
-    def get_metrics(
-        self, trainer: Trainer, pl_module: LightningModule
-    ) -> dict[str, int | str | float | dict[str, float]]:
-        """Return the metrics to show."""
-        shown = {
-            name: float(value)
-            for name, value in trainer.callback_metrics.items()
-            if name.startswith(("train/", "val/")) and not name.endswith("_epoch")
-        }
-        return {**_without_repetitions(shown)}
+    """Return what shows the progress: redrawn on a terminal, only lines in a log file."""
+    return LiveProgress() if sys.stdout.isatty() else EpochLines()
 
 
 class EpochLines(Callback):
-    """Prints a line at the end of an epoch, at most one in `seconds`, and one at the end of training."""
+    """Prints a line at the end of an epoch, at most one in `interval` seconds, and one at the end of training."""
 
-    def __init__(self, seconds: float = 2.0) -> None:
-        self.seconds = seconds
+    def __init__(self, interval: float = 2.0) -> None:
+        self.interval = interval
         self._last_time = time.monotonic()
         self._last_step = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print a line, unless the last one is younger than `seconds`."""
-        if time.monotonic() - self._last_time >= self.seconds:
+        """Print a line, unless the last one is younger than `interval`."""
+        if time.monotonic() - self._last_time >= self.interval:
             self._print(trainer, trainer.current_epoch + 1)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -51,16 +40,79 @@ class EpochLines(Callback):
 
     def _print(self, trainer: Trainer, epoch: int) -> None:
         self._last_time, self._last_step = time.monotonic(), trainer.global_step
-        if not trainer.is_global_zero:
+        if trainer.is_global_zero:
+            self._show(f"{_position(trainer, epoch)}  {_metrics(trainer)}")
+
+    def _show(self, line: str) -> None:
+        print(line, flush=True)
+
+
+class LiveProgress(EpochLines):
+    """The same lines, and below them one that is redrawn: step, metrics, and the time that is left.
+
+    Not Lightning's bars (2.6): one stays for each epoch, takes three lines on 100 columns, and says `Epoch 0/-2`
+    of a training whose length is given in steps.
+    """
+
+    def __init__(self, interval: float = 2.0) -> None:
+        super().__init__(interval)
+        self._live: Live | None = None
+        self._drawn = 0.0
+        self._first_step, self._started = 0, 0.0
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Begin to draw, unless the user has a bar; note the first step, which of a resumed training is not 0."""
+        self._first_step, self._started = trainer.global_step, time.monotonic()
+        if trainer.is_global_zero and trainer.progress_bar_callback is None:
+            self._live = Live(console=Console(), auto_refresh=False, transient=True)
+            self._live.start()
+
+    def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
+        """Redraw the line, at most every REDRAW_INTERVAL."""
+        if self._live is None or (now := time.monotonic()) - self._drawn < REDRAW_INTERVAL:
             return
-        logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
-        shown = {k: value for k, value in logged.items() if k.startswith("val/") or k.endswith("_epoch")}
-        values = "  ".join(f"{name} {value:.4f}" for name, value in _without_repetitions(shown).items())
-        limit = f" of {trainer.max_steps:,}" if trainer.max_steps != -1 else ""
-        print(f"epoch {epoch}  step {trainer.global_step:,}{limit}  {values}", flush=True)
+        self._drawn = now
+        parts = [_position(trainer, trainer.current_epoch + 1)]
+        done, total = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
+        if done and total != float("inf"):
+            left = (now - self._started) / done * (total - trainer.global_step)
+            parts.append(f"about {seconds(max(0.0, left))} left")
+        self._live.update(_cropped("  ".join([*parts, _metrics(trainer)])), refresh=True)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """End to draw, also after an exception."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _show(self, line: str) -> None:
+        if self._live is None:
+            super()._show(line)
+        else:
+            self._live.console.print(_cropped(line))
 
 
-def _without_repetitions(metrics: Mapping[str, float]) -> dict[str, float]:
-    """The metrics without those that have the value of the loss beside them, as an autoencoder's `val/mse` has."""
-    losses = {name.partition("/")[0]: value for name, value in metrics.items() if "/loss" in name}
-    return {k: v for k, v in metrics.items() if "/loss" in k or losses.get(k.partition("/")[0]) != v}
+def _cropped(line: str) -> Text:
+    return Text(line, no_wrap=True, overflow="ellipsis")
+
+
+def _position(trainer: Trainer, epoch: int) -> str:
+    """Epoch and step, each with its limit if there is one."""
+    epochs = f" of {trainer.max_epochs}" if trainer.max_epochs not in (None, -1) else ""
+    steps = f" of {trainer.max_steps:,}" if trainer.max_steps != -1 else ""
+    return f"epoch {epoch}{epochs}  step {trainer.global_step:,}{steps}"
+
+
+def _metrics(trainer: Trainer) -> str:
+    """The latest validation metrics, then training metrics over the last epoch or, in the first one, a few steps.
+
+    Without those that have the value of the loss beside them, as an autoencoder's `val/mse` has.
+    """
+    logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
+    val = {name: value for name, value in logged.items() if name.startswith("val/")}
+    train = {name: value for name, value in logged.items() if name.startswith("train/")}
+    epoch = {k.removesuffix("_epoch"): value for k, value in train.items() if k.endswith("_epoch")}
+    shown = val | (epoch or train)
+    losses = {name.partition("/")[0]: value for name, value in shown.items() if "/loss" in name}
+    kept = {k: v for k, v in shown.items() if "/loss" in k or losses.get(k.partition("/")[0]) != v}
+    return "  ".join(f"{name} {value:.4f}" for name, value in kept.items())

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from lit_mnist.data import Batch, ImageDataModule
 from lit_mnist.models import Autoencoder, Classifier, LitModel
-from lit_mnist.terminal import print_table, seconds
+from lit_mnist.terminal import print_table, seconds, shorten
 from lit_mnist.tracking import figures
 from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.run import Run
@@ -87,13 +87,14 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
     images, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     classes = probabilities.shape[1]
     counts = np.zeros((classes, classes), dtype=np.int64)
+    # Counts a pair as often as it occurs, where `counts[labels, predictions] += 1` would count it once.
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
     mistakes = figures.worst_mistakes(images, labels, probabilities)
     return figures.confusion_matrix(counts, data.class_names, mistakes, title)
 
 
-def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str, columns: int = 10) -> Figure:
-    batch = one_per_class(batches, columns)
+def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str) -> Figure:
+    batch = one_per_class(batches)
     rows = {"original": batch.clean}
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x
@@ -160,4 +161,4 @@ def show(result: Result, verb: str) -> None:
     rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
     print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
     for path in result.figures:
-        print(path)
+        print(shorten(path))

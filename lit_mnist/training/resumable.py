@@ -12,7 +12,7 @@ from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.run import Run
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
-from lit_mnist.training.checkpoints.files import NEXT, PREVIOUS, best_callback
+from lit_mnist.training.checkpoints.files import best_callback, lasting_checkpoints
 from lit_mnist.training.checkpoints.resume_point import CHECKPOINTS
 from lit_mnist.training.configuration import CheckpointArgs, LitCLI
 
@@ -56,6 +56,7 @@ def resumable(run: Run, model: LitModel, seed: int = 0, often: CheckpointArgs | 
     resume.folder, resume.before_save = folder, run.sync
     best = best_callback(model)
     best.dirpath = str(folder)
+    # ExactResume first: the checkpoint of a step is written before another callback begins the next one.
     return [resume, _RunFiles(run, seed), best]
 
 
@@ -94,9 +95,8 @@ class _RunFiles(Callback):
         self._log_checkpoints()
 
     def _log_checkpoints(self) -> None:
-        for path in sorted((self.run.folder / CHECKPOINTS).glob("[!.]*.ckpt")):
-            if path.name not in (NEXT, PREVIOUS):
-                self.run.log_file(path, CHECKPOINTS)
+        for path in lasting_checkpoints(self.run.folder / CHECKPOINTS):
+            self.run.log_file(path, CHECKPOINTS)
 
 
 def _class_and_arguments(instance: Any) -> dict[str, Any]:

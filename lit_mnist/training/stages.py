@@ -80,6 +80,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
     """
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
+    # Where the images lie says nothing about the weights, and differs from machine to machine.
     kept["data"]["init_args"].pop("root", None)
     for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)
@@ -184,6 +185,7 @@ def _fit(
     with suppress_stdout():
         result = fit(arguments, callbacks, watch, tags)
     assert result is not None, "one process is rank 0, and an unfinished run has something left"
+    # Added to what an interrupted process has spent on the stage before.
     before = float(client.get_run(result.run_id).data.tags.get(SECONDS, 0))
     client.set_tag(result.run_id, SECONDS, f"{before + time.perf_counter() - start:.1f}")
     return result.run_id
@@ -198,6 +200,7 @@ def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
         lock.acquire(timeout=0)
     except Timeout:
         note(f"another process trains the stage {key[:8]}: waiting for it")
+        # In short waits, so that a signal is noticed.
         while not lock.is_locked:
             watch.check()
             with contextlib.suppress(Timeout):

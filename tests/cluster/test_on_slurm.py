@@ -3,13 +3,15 @@
 import json
 import os
 import random
-import signal
-import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
+from shutil import which
 from typing import Any
 
 import psutil
@@ -109,6 +111,14 @@ def result(name: str) -> tuple[str, dict[str, list[tuple[int, float]]], dict[str
     return run.info.status, points, torch.load(path, weights_only=True)["state_dict"]
 
 
+def logged_at(name: str) -> list[float]:
+    """When the run with that key logged its training loss, which it does every 10 steps."""
+    client = connect(find_store())
+    experiments = [found.experiment_id for found in client.search_experiments()]
+    [run] = client.search_runs(experiments, f"tags.key = '{name}'")
+    return sorted(point.timestamp / 1000 for point in client.get_metric_history(run.info.run_id, "train/loss"))
+
+
 @pytest.fixture(scope="module")
 def undisturbed(project: Path) -> tuple[dict[str, list[tuple[int, float]]], dict[str, torch.Tensor]]:
     lit_mnist(*FIT, "--key", "undisturbed")
@@ -132,15 +142,23 @@ def finish(name: str, job: str, project: Path, limit: float = LIMIT) -> None:
         raise AssertionError(f"{state(job)}: {log_of(name, project)}") from None
 
 
-def pid_of(name: str, rank: int = 0) -> int:
-    """The process of the job's training, of that rank."""
+def training_of(name: str, rank: int = 0) -> psutil.Process | None:
+    """The process of the job's training, of that rank; None if it does not run."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "--key" not in words or name not in words or "srun" in words[0]:
             continue
-        if process.environ().get("SLURM_PROCID", "0") == str(rank):
-            return process.pid
-    raise AssertionError(f"{name} does not run")
+        with suppress(psutil.NoSuchProcess):
+            if process.environ().get("SLURM_PROCID", "0") == str(rank):
+                return process
+    return None
+
+
+def kill(name: str, rank: int = 0) -> None:
+    """Kill the job's training hard."""
+    process = training_of(name, rank)
+    assert process is not None, f"{name} does not run"
+    process.kill()
 
 
 def test_a_requeued_job_continues_its_run_and_dependent_jobs_wait(project: Path, undisturbed) -> None:
@@ -188,7 +206,7 @@ def test_a_cancelled_job_is_saved_and_continues_when_it_is_submitted_again(proje
 def test_a_killed_job_continues_when_it_is_submitted_again(project: Path, undisturbed) -> None:
     job = submit("killed")
     in_training("killed", project)
-    os.kill(pid_of("killed"), signal.SIGKILL)
+    kill("killed")
     wait_for(lambda: state(job) == "FAILED", "failed job")
     finish("killed", submit("killed"), project)
     assert_same("killed", undisturbed)
@@ -230,7 +248,7 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     wait_for(lambda: row("pair")["restarts"] == 1 and row("pair")["state"] == "RUNNING", "restarted job")
     step = wait_for(lambda: steps_done("pair", project), "resumed training")
     wait_for(lambda: steps_done("pair", project) > step, "checkpoint of the resumed training")
-    os.kill(pid_of("pair", rank=1), signal.SIGKILL)
+    kill("pair", rank=1)
     wait_for(lambda: state(job) == "FAILED", "failed job")
     step, job = steps_done("pair", project), start("pair")
     wait_for(lambda: steps_done("pair", project) > step, "checkpoint of the job submitted again")
@@ -241,6 +259,35 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     assert_same("pair", (whole[0], whole[1]))
     finish("pair", start("pair"), project)  # nothing is left, and no rank waits for the other
     assert "nothing left to do" in log_of("pair", project)
+
+
+def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
+    project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    controller = psutil.Process(int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text()))
+    # The controller is stopped as soon as it is asked to take the job, and goes on after the answer is due.
+    (tmp_path / "sbatch").write_text(f'#!/bin/sh\nkill -STOP {controller.pid}; exec {which("sbatch")} "$@"\n')
+    (tmp_path / "sbatch").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    submitted = ["submit", "--name", "busy", "--sbatch=--hold", "--", "reproduce", "--table"]
+    for arguments, said in (
+        (submitted, "`sbatch`: looking"),
+        (["jobs", "busy", "--json"], "`squeue`: asking again"),
+    ):
+        if arguments is not submitted:
+            controller.suspend()
+        command = [sys.executable, "-m", "lit_mnist.cli", *arguments]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None and process.stderr is not None
+            try:
+                assert said in process.stderr.readline()
+            finally:
+                controller.resume()
+            output, errors = process.stdout.read(), process.stderr.read()
+        assert process.returncode == 0, errors
+    [found] = json.loads(output)
+    assert found["id"] == slurm("squeue", "--noheader", "--name", "busy", "--format", "%A").strip()
+    slurm("scancel", found["id"])
 
 
 def longer(epochs: int) -> list[str]:
@@ -255,46 +302,100 @@ def undisturbed_result(epochs: int) -> tuple[dict[str, Any], dict[str, torch.Ten
     return points, weights
 
 
+@dataclass
+class Restart:
+    """A restart of a training; moments in seconds since 1970."""
+
+    way: str
+    step: int
+    """Of the newest checkpoint before."""
+    signal: float
+    ended: float = 0.0
+    """When the process was gone."""
+    started: float = 0.0
+    """When the next one was there."""
+    first_step: float = 0.0
+    """When a step was logged that no start before had logged."""
+
+    def parts(self) -> list[float]:
+        """Seconds to save, in the queue, to start, and in all."""
+        moments = [self.signal, self.ended, self.started, self.first_step]
+        return [*(after - before for before, after in pairwise(moments)), moments[-1] - moments[0]]
+
+
+def disturb(name: str, job: str, way: str, command: list[str], project: Path) -> tuple[str, Restart] | None:
+    """Interrupt the job's training; returns the job that continues it, and the restart. None if it is over."""
+    if (process := training_of(name)) is None:
+        return None
+    restart = Restart(way, steps_done(name, project), time.time())
+    if way == "warning":
+        slurm("scancel", "--batch", "--signal", "USR1", job)
+    elif way == "requeue":
+        slurm("scontrol", "requeue", job)
+    elif way == "cancel":
+        slurm("scancel", job)
+    else:
+        process.kill()
+    process.wait(LIMIT)
+    restart.ended = time.time()
+    if way in ("cancel", "kill"):
+        wait_for(lambda: state(job) in ("CANCELLED", "FAILED"), "ended job")
+        job = submit(name, command=command)
+    restart.started = wait_for(
+        lambda: training_of(name), f"restart: {log_of(name, project)[-2000:]}"
+    ).create_time()
+    return job, restart
+
+
+def print_restarts(restarts: list[Restart]) -> None:
+    def line(name: str, parts: Iterable[float]) -> str:
+        return f"{name:28}" + "".join(f"{part:8.1f}" for part in parts)
+
+    print(f"{'seconds':28}{'saved':>8}{'queued':>8}{'started':>8}{'in all':>8}")
+    for number, restart in enumerate(restarts, 1):
+        print(line(f"{number:3} {restart.way:8} at step {restart.step}", restart.parts()))
+    columns = [sorted(column) for column in zip(*(restart.parts() for restart in restarts), strict=True)]
+    for name, share in (("median", 0.5), ("90th percentile", 0.9), ("worst", 1.0)):
+        print(line(name, (column[round(share * (len(column) - 1))] for column in columns)))
+
+
 @pytest.mark.soak
 def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: Path) -> None:
     seed = int(os.environ.get("LIT_MNIST_SOAK_SEED", random.randrange(10**6)))
     print(f"seed {seed}: LIT_MNIST_SOAK_SEED={seed} does the same again")
-    chance, epochs = random.Random(seed), 30 * SOAK
-    whole = undisturbed_result(epochs)
-    job = submit("soaked", command=longer(epochs))
+    chance, command = random.Random(seed), longer(10 * SOAK)
+    whole = undisturbed_result(10 * SOAK)
+    job, restarts = submit("soaked", command=command), list[Restart]()
     in_training("soaked", project)
-    waits: list[float] = []
-    while state(job) != "COMPLETED" and len(waits) < SOAK:
-        time.sleep(chance.uniform(0, 5))
-        before, began = steps_done("soaked", project), time.monotonic()
-        way = chance.choice(["warning", "requeue", "cancel", "kill"])
-        if way == "warning":
-            slurm("scancel", "--batch", "--signal", "USR1", job)
-        elif way == "requeue":
-            slurm("scontrol", "requeue", job)
-        elif state(job) == "RUNNING":
-            if way == "cancel":
-                lit_mnist("jobs", "--cancel", "soaked")
-            else:
-                os.kill(pid_of("soaked"), signal.SIGKILL)
-            wait_for(lambda job=job: state(job) in ("CANCELLED", "FAILED"), "ended job")
-            job = submit("soaked", command=longer(epochs))
+    while len(restarts) < SOAK:
+        time.sleep(chance.uniform(0, 1))
+        done = disturb("soaked", job, chance.choice(["warning", "requeue", "cancel", "kill"]), command, project)
+        if done is None:
+            break
+        job, restart = done
+        restarts.append(restart)
+        print(f"{len(restarts)} {restart.way} at step {restart.step}, load {os.getloadavg()[0]:.1f}", flush=True)
 
-        def goes_on(before: int = before, job: str = job) -> bool:
-            return steps_done("soaked", project) > before + 200 or state(job) == "COMPLETED"
+        def goes_on(before: int = restart.step, job: str = job) -> bool:
+            return state(job) == "COMPLETED" or steps_done("soaked", project) > before + 200
 
         wait_for(goes_on, f"progress: {log_of('soaked', project)[-2000:]}")
-        waits.append(time.monotonic() - began)
-        print(f"{len(waits)} {way}: at step {before}; the next checkpoint {waits[-1]:.1f} s later")
     finish("soaked", job, project, limit=1200)
-    print(f"median time to the next checkpoint: {statistics.median(waits):.1f} s, longest {max(waits):.1f} s")
     assert_same("soaked", whole)
+    times = logged_at("soaked")
+    for restart in restarts:
+        restart.first_step = next(moment for moment in times if moment > restart.started)
+    print_restarts(restarts)
 
 
 @pytest.mark.soak
 def test_a_job_that_takes_longer_than_its_time_limit_is_finished_by_its_restarts(project: Path) -> None:
-    epochs = 400
-    whole = undisturbed_result(epochs)
+    epochs, took = 25, 0.0
+    while took < 75:  # more than what a minute leaves to one start of the job, which the warning ends after 45 s
+        epochs, start = 2 * epochs, time.monotonic()
+        whole = undisturbed_result(epochs)
+        took = time.monotonic() - start
     finish("limited", submit("limited", "--time", "1", command=longer(epochs)), project, limit=1200)
+    print(f"{row('limited')['restarts']} restarts\n{log_of('limited', project)}")
     assert row("limited")["restarts"] >= 1
     assert_same("limited", whole)

@@ -135,6 +135,14 @@ def test_the_copy_has_uncommitted_changes_and_stays_as_it_was_submitted(
     assert snapshot.digest != code_digest(package.parent)  # the checkout's code is another now
 
 
+def test_the_copy_has_the_package_where_git_is_not_installed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    snapshot = take_snapshot(tmp_path / "code")
+    assert (tmp_path / "code/lit_mnist/cli.py").exists() and snapshot.commit == ""
+
+
 def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
     short = ["--data", "MiniMNISTDataModule", "--model.channels", "[2,2]", "--data.train_size", "null",
              "--data.train_per_class", "10", "--data.val_size", "100", "--tracking.figures", "false"]  # fmt: skip

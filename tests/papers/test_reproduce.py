@@ -17,7 +17,7 @@ from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.papers.command import parse_seeds
 from lit_mnist.papers.report import reproduce
 from lit_mnist.papers.report.claims import Claim, at_least
-from lit_mnist.papers.report.experiment import Experiment
+from lit_mnist.papers.report.experiment import Experiment, experiments
 from lit_mnist.papers.report.reproduce import StageProgress, run_experiment
 from lit_mnist.papers.report.results import (
     Result,
@@ -32,6 +32,7 @@ from lit_mnist.papers.report.results import (
 )
 from lit_mnist.papers.report.table import BEGIN, END, make_table, write_table
 from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.mlflow_private import DESCRIPTION
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import Preset
@@ -94,6 +95,15 @@ def _check_the_runs(kept: Result) -> None:
     ids = [run["id"] for run in runs(find_store()) if run["experiment"] == "reproduce/zhang"]
     judged = client.get_run(ids[0])
     assert judged.info.status == "FINISHED" and judged.data.tags["verdict.4"] == "ours"
+    assert not judged.data.metrics and 0 < float(judged.data.params["acc"]) <= 1  # no charts of a single dot
+    said = judged.data.tags[DESCRIPTION]
+    assert said.startswith(
+        "Claims: 2 not tested at the paper's length, 1 not comparable, 1 ours (quick length, 2 "
+    )
+    assert "    lit-mnist reproduce zhang/tiny --preset quick --seeds 2" in said and "Using Representation" in said
+    assert f"get-artifact?path=figures%2Ftiny.quick.bar.png&run_uuid={judged.info.run_id}" in said
+    paper = client.get_experiment(judged.info.experiment_id).tags[DESCRIPTION]
+    assert paper.startswith("Reproduction of Zhang") and "    lit-mnist reproduce zhang/cnn\n" in paper
     assert [item.path for item in client.list_artifacts(ids[0], "figures")] == ["figures/tiny.quick.bar.png"]
     with Image.open(results_folder() / "zhang" / kept["figures"][0]) as figure:
         assert figure.size[0] > 100
@@ -109,7 +119,7 @@ def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[s
     capsys.readouterr()
     reproduce.list_experiments(results_folder())
     listed = capsys.readouterr().out
-    assert "perfect, reworded" in listed and "not tested" in listed
+    assert "2 not tested, 1 not comparable (quick, 2 seeds)" in listed
     write_table([TINY], results_folder())
     assert "| perfect | 0 |" in capsys.readouterr().out
     page, old = project / "docs" / "results.md", results_folder()
@@ -126,6 +136,21 @@ def _check_the_list_and_the_table(project: Path, capsys: pytest.CaptureFixture[s
     assert "``tags.`reproduce.zhang/tiny` = 'quick'``" in text and "nothing is better than no error" in text
     (link,) = re.findall(r"!\[.*\]\((.*)\)", text)
     assert (page.parent / link).is_file() and link == "results/zhang/tiny.quick.bar.png"
+
+
+def test_the_list_has_a_line_for_each_experiment(
+    project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    reproduce.list_experiments(Path(__file__).parents[2] / "docs" / "results")
+    head, *lines = [re.sub(r"\x1b\[[\d;]*m", "", line) for line in capsys.readouterr().out.splitlines()]
+    assert head.split() == ["experiment", "here", "quick", "full", "title"]
+    ids = [experiment.id for experiment in experiments()]
+    assert [line.split()[0] for line in lines[: len(ids)]] == ids and not lines[len(ids)]
+    assert all(len(line) <= 100 for line in lines[: len(ids)])
+    (denoising,) = [line for line in lines if line.startswith("yaramsetty/denoising ")]
+    assert "3 hold, 1 contradicted (full, " in denoising and " 4 min " in denoising
 
 
 def test_full_length_is_judged_and_not_touched_by_a_shortened_run(project: Path) -> None:

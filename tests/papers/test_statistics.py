@@ -4,8 +4,8 @@ import math
 
 import pytest
 
-from lit_mnist.papers.report.statistics import FLOOR, p_not_positive, seeds_needed, sign_flip
-from lit_mnist.tracking.queries.statistics import holm
+from lit_mnist.papers.report.statistics import FLOOR, seeds_needed, sign_flip
+from lit_mnist.tracking.queries.statistics import holm, p_not_positive
 
 
 def test_the_p_value_is_that_of_student() -> None:

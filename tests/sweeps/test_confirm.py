@@ -1,22 +1,29 @@
 """`lit-mnist sweep confirm`: the leaders with further seeds, and which of them are tied."""
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import optuna
 import pytest
 from conftest import Cli
 from scipy.stats import ttest_1samp
 from small import trial_runs, work
 
+from lit_mnist.sweeps.confirm import confirm
 from lit_mnist.sweeps.results.confirmation import compare, read_confirmation
-from lit_mnist.sweeps.study.storage import confirmation_names, open_storage, open_study
-from lit_mnist.tracking.queries.statistics import holm, p_value, summarise
+from lit_mnist.sweeps.study.storage import confirmation_names, open_storage, open_study, study_names
+from lit_mnist.tracking.queries.statistics import holm, p_value
 from lit_mnist.tracking.store import connect, find_store
+
+
+class Killed(BaseException):
+    """Ends a process in the middle of its work."""
 
 
 def test_the_paired_test_is_that_of_scipy_and_holm_is_that_of_its_definition() -> None:
     differences = [0.01, 0.03, 0.02, -0.01, 0.015]
-    assert p_value(summarise(differences)) == pytest.approx(ttest_1samp(differences, 0).pvalue)
-    assert p_value(summarise([0.0, 0.0])) == 1 and p_value(summarise([0.25, 0.25])) == 0
+    assert p_value(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue)
+    assert p_value([0.0, 0.0]) == 1 and p_value([0.1] * 3) == 0
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
 
 
@@ -60,6 +67,33 @@ def test_leaders_are_trained_with_new_seeds_and_more_seeds_train_only_the_new_on
     assert code == 0 and "confirmed with 3 seeds" in out
     assert "confirm" not in cli("sweep", "list")[1]
     assert len(study.get_trials()) == 3
+
+
+def test_a_confirmation_whose_creator_is_killed_between_two_writes_is_completed_by_the_next(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    study = work(trials=1, flags={"trainer.limit_train_batches": 2})
+    write = optuna.Study.set_user_attr
+    for writes in range(5):
+        left = iter(range(writes))
+
+        def killed_at_last(study: optuna.Study, name: str, value: object, left: Iterator[int] = left) -> None:
+            if next(left, None) is None:
+                raise Killed
+            write(study, name, value)
+
+        monkeypatch.setattr(optuna.Study, "set_user_attr", killed_at_last)
+        with pytest.raises(Killed):
+            confirm("small", top=1, seeds=2, workers=1, url=None)
+        monkeypatch.setattr(optuna.Study, "set_user_attr", write)
+        for command in (["best", "small"], ["status", "small"], ["list"]):
+            code, out, err = cli("sweep", *command)
+            assert code == 0 and "confirm" not in out, err
+    assert cli("sweep", "confirm", "small", "--seeds", "2")[0] == 0
+    storage = open_storage(None)
+    assert [name for name in study_names(storage) if name != "small"] == ["small/confirm-1"]
+    parent = connect(find_store()).get_run(open_study(storage, "small/confirm-1").user_attrs["run_id"])
+    assert parent.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
 
 
 def test_several_objectives_are_refused(cli: Cli, project: Path) -> None:

@@ -30,6 +30,20 @@ def acquire(study: optuna.Study) -> Trial:
     return trial
 
 
+def test_what_the_command_line_asks_for_is_stored_in_the_study_until_the_next_command(
+    tmp_path: Path,
+) -> None:
+    """Workers, and a sweep that continues the study by its name, read it from there."""
+    storage, spec = open_storage(str(tmp_path / "sweeps.journal")), parse_spec(spec_text(trials=1), "small")
+    study = create_or_open_study(storage, spec, trials=4, keep="all")
+    asked = stored_spec(study)
+    assert (asked.trials, asked.keep_checkpoints) == (4, "all")
+    again = stored_spec(create_or_open_study(storage, asked))
+    assert (again.trials, again.keep_checkpoints) == (4, "all")
+    reset = stored_spec(create_or_open_study(storage, spec))
+    assert (reset.trials, reset.keep_checkpoints) == (1, "best")
+
+
 def test_the_time_that_two_sweeps_spend_on_a_study_adds_up(study: optuna.Study, tmp_path: Path) -> None:
     together = threading.Barrier(2)
 

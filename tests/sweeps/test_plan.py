@@ -62,3 +62,12 @@ def test_a_misspelt_name_is_refused_with_the_nearest_one(cli: Cli, project: Path
     code, _, err = cli("sweep", "small.yaml", *plan)
     assert code == 2 and "--model.lerning_rate: CNN has no lerning_rate" in err
     assert not list(project.glob("mlruns/*.db"))
+
+
+@pytest.mark.parametrize("plan", [["--plan"], []])
+def test_more_trials_than_the_grid_has_points_are_refused(cli: Cli, project: Path, plan: list[str]) -> None:
+    grid = {"model.lr": {"choices": [0.01, 0.1]}}
+    Path("small.yaml").write_text(spec_text(sampler="grid", space=grid, trials=2))
+    code, _, err = cli("sweep", "small.yaml", "--trials", "3", *plan)
+    assert code == 2 and "trials: 3, but the grid has 2 points" in err
+    assert "no study" in cli("sweep", "status", "small")[2]

@@ -50,19 +50,19 @@ def test_a_trial_that_raises_the_same_oserror_each_time_fails_and_the_others_are
     assert statuses.pop(str(failed.number)) == "FAILED" and set(statuses.values()) == {"FINISHED"}
 
 
-def test_an_error_of_the_surroundings_in_a_trial_on_two_devices_releases_it_before_it_fails(
+def test_a_trial_on_two_devices_is_released_three_times_before_it_fails_and_the_others_go_on(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.study.leases.MAX_RELEASES", 1)
-    search = {"space": {"model.lr": {"choices": [0.06]}}, "sampler": "grid", "trials": 1,
+    search = {"space": {"model.lr": {"choices": [0.06, 0.01]}}, "sampler": "grid", "trials": 2,
               "flags": {"trainer.callbacks": "test_poison.Poison", "trainer.devices": 2,
                         "trainer.accelerator": "cpu", "trainer.strategy": "ddp"}}  # fmt: skip
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
-    with pytest.raises(ReleasedError, match="Cannot allocate memory"):
-        work(**search)
-    [trial] = work(**search).get_trials()
-    assert trial.state == TrialState.FAIL
-    assert trial.user_attrs["reason"] == "OSError: [Errno 12] Cannot allocate memory (1 times in a row)"
+    for _ in range(3):
+        with pytest.raises(ReleasedError, match="Cannot allocate memory"):
+            work(**search)
+    failed, complete = sorted(work(**search).get_trials(), key=lambda trial: -trial.params["model.lr"])
+    assert (failed.state, complete.state) == (TrialState.FAIL, TrialState.COMPLETE)
+    assert failed.user_attrs["reason"] == "OSError: [Errno 12] Cannot allocate memory (3 times in a row)"
 
 
 def test_a_machine_on_which_no_trial_can_start_is_refused_before_there_is_a_study(cli: Cli) -> None:

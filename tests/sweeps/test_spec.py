@@ -3,6 +3,7 @@
 import json
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -314,7 +315,7 @@ def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
 def test_a_stored_specification_can_be_read_again() -> None:
     spec = parse_spec(text(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
     assert spec.seeds == (4, 5, 6) and spec.seed == 4
-    again = parse_spec(spec.text, "x").with_trials(50)
+    again = replace(parse_spec(spec.text, "x"), trials=50)
     assert again.stored() == spec.stored() and again.trials == 50
     other = parse_spec(text(space={**SPACE, "model.lr": {"low": 1e-4, "high": 0.2, "log": True}}), "x")
     assert other.stored()["space"] != spec.stored()["space"]

@@ -21,6 +21,15 @@ from lit_mnist.tracking.mlflow_private import DESCRIPTION
 from lit_mnist.tracking.queries.statistics import shares_differ, show_mean, wilson
 from lit_mnist.tracking.store import connect, find_store
 
+SPEC = """
+config: zhang/cnn
+metric: val/acc
+direction: maximize
+trials: 15
+space:
+  model.lr: {low: 0.01, high: 1, log: true}
+  model.momentum: {low: 0, high: 0.99}
+"""
 MODE = "workflowType=machine_learning"
 PLACE = StudyPlace("7", "c" * 32, "lit-mnist sweep a.yaml --trials=4 --workers 2", images=1000)
 
@@ -69,6 +78,11 @@ def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> 
         assert ("interval" in run.data.tags) == (number not in pruned)
         assert f"Trial {number} of the [study small](#/experiments/" in run.data.tags[DESCRIPTION]
     assert {run.info.status for run in runs} == {"FINISHED"}
+    # Another sweep of the study sends only what no earlier one has sent.
+    client.set_tag(best.user_attrs["runs"][0], "interval", "sent before")
+    again = StudyPage(study, spec)
+    again.write(read_summary(study))
+    assert client.get_run(best.user_attrs["runs"][0]).data.tags["interval"] == "sent before"
     view = json.loads(experiment.tags["mlflow.sharedViewState.trials"])
     state = json.loads(zlib.decompress(base64.b64decode(view["state"].removeprefix("deflate;"))))
     assert state["selectedColumns"] == [
@@ -128,3 +142,22 @@ def test_names_put_the_most_telling_values_into_the_first_twenty_characters() ->
     point = {"model.optimizer": "rmsprop", "model.lr": 0.01123, "model.hidden_sizes": [500], "data.batch_size": 20}
     assert run_name(3, point, 30) == "03 lr=0.0112 rmsprop [500] bat=20"
     assert run_name(3, point, 1001, seed=2, mark=PRUNED_MARK).startswith("0003 ✂ s2 lr=0.0112")
+    shares = {"model.hidden_sizes.width": 0.5, "model.lr_decay": 0.3, "model.optimizer": 0.15, "model.lr": 0.05}
+    assert run_name(3, point, 30, shares=shares) == "03 [500] rmsprop lr=0.0112 bat=20"
+
+
+def test_once_importances_are_known_the_names_begin_with_the_most_important_value(project: Path) -> None:
+    client = connect(find_store())
+    experiment = client.create_experiment("sweeps/lrs")
+    study = make_study(objectives=(("val/acc", "maximize"),), trials=15)
+    study.set_user_attr("spec", SPEC)
+    study.set_user_attr("experiment_id", experiment)
+    study.set_user_attr("run_id", client.create_run(experiment).info.run_id)
+    for number in range(15):  # of which only the momentum matters
+        lr, momentum = 0.01 * (1 + number * 7 % 15), number / 15
+        names = {"model.lr": lr, "model.momentum": momentum}
+        run = client.create_run(experiment, run_name=run_name(number, names, 15)).info.run_id
+        add_trial(study, TrialState.COMPLETE, lr, momentum, mean=(1 - momentum,), runs=[run], point=names)
+    StudyPage(study, stored_spec(study)).finish(read_summary(study))
+    name = client.get_run(study.get_trials()[3].user_attrs["runs"][0]).info.run_name
+    assert name == "03 mom=0.2 lr=0.07"

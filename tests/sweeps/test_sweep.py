@@ -79,15 +79,14 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
     code, out, err = cli("sweep", spec, "--workers", "2")
     killer.join()
     assert code == 0, err
-    assert [line.split(":")[0] for line in sorted(out.splitlines())] == [
-        "page",
-        "page",
-        "study small",
-        "trial 0",
-        "trial 1",
-        "trial 2",
-    ]
-    assert "study small: 3 of 3 trials (3 complete); best val/acc" in out
+    lines = [line for line in out.splitlines() if "`lit-mnist ui`" not in line]
+    assert sorted(line.split(":")[0] for line in lines) == [
+        "best", "next", "page", "page", "study small", "trial 0", "trial 1", "trial 2",
+    ]  # fmt: skip
+    assert "study small: 3 of 3 trials (3 complete)\n" in out
+    best = small().best_trial
+    assert f"best: trial {best.number}, val/acc {best.value:.2f}" in out
+    assert lines[-1] == "next: lit-mnist sweep confirm small --top 3 --seeds 5"
 
     code, out, _ = cli("sweep", spec)
     assert code == 0 and "finished, nothing left to do" in out

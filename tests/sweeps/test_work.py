@@ -84,7 +84,7 @@ def test_a_pruned_trial_ends_early_and_says_when() -> None:
     whole, pruned = study.get_trials()
     assert (whole.state, pruned.state) == (TrialState.COMPLETE, TrialState.PRUNED)
     assert len(whole.intermediate_values) == 3 and len(pruned.intermediate_values) == 1
-    assert pruned.user_attrs["reason"].startswith("at epoch 1: val/loss 2.3")
+    assert pruned.user_attrs["reason"].startswith("at epoch 1 with val/loss 2.3")
     run = trial_runs(study)[1]
     assert run.info.status == "FINISHED" and run.data.tags["sweep.state"] == "pruned"
     assert run.data.metrics["epoch"] == 0
@@ -100,7 +100,10 @@ def test_repeats_are_grouped_with_mean_and_interval() -> None:
     found = connect(find_store()).get_run(group)
     assert found.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
     assert found.data.metrics["val/loss"] == pytest.approx(trial.value)
-    assert found.data.metrics["val/loss/interval"] > 0
+    assert found.data.metrics["val/loss/interval"] > 0 and "val/acc" in found.data.metrics
+    assert not {"train/loss", "epoch", "lr", "val/acc/interval"} & set(
+        found.data.metrics
+    )  # charts of a single dot
     assert float(found.data.params["lr"]) == trial.params["model.lr"]
     assert found.info.run_name == f"00 lr={trial.params['model.lr']:.3g}" and trial.user_attrs["group"] == group
     assert [run.info.run_name[:5] for run in trial_runs(study)] == ["00 s0", "00 s1"]
@@ -291,12 +294,19 @@ def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: 
 def test_a_finished_study_that_nobody_summed_up_is_summed_up(cli: Cli) -> None:
     study = work(trials=2)
     client = connect(find_store())
-    assert "best/val/acc" not in client.get_run(study.user_attrs["run_id"]).data.metrics
+    assert "sweep.result" not in client.get_run(study.user_attrs["run_id"]).data.tags
     for _ in range(2):
         code, out, _ = cli("sweep", write_spec(trials=2))
         assert code == 0 and "finished, nothing left to do" in out
         run = client.get_run(study.user_attrs["run_id"])
-        assert run.info.status == "FINISHED" and run.data.metrics["best/val/acc"] == study.best_value
+        assert (
+            run.info.status == "FINISHED" and f"(trial {study.best_trial.number})" in run.data.tags["sweep.result"]
+        )
+        assert [item.path for item in client.list_artifacts(run.info.run_id)] == [
+            "figures",
+            "spec.yaml",
+            "summary.json",
+        ]
 
 
 def test_the_best_configuration_repeats_a_trial_with_its_number_of_threads(cli: Cli) -> None:

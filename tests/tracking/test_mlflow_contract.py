@@ -100,6 +100,16 @@ def test_nothing_is_deleted_where_no_database_can_be_reached_or_its_tables_are_d
     assert not mlflow_private.delete_points(f"sqlite:///{project}/empty.db", "abc", 5, 100, [])
 
 
+def test_an_artifact_can_be_deleted_also_one_that_is_not_there(project: Path) -> None:
+    client = connect(find_store())
+    run_id = client.create_run("0").info.run_id
+    for name in ("kept", "gone"):
+        client.log_text(run_id, name, f"folder/{name}.txt")
+    for _ in range(2):
+        mlflow_private.delete_artifact(client, run_id, "folder/gone.txt")
+    assert [item.path for item in client.list_artifacts(run_id, "folder")] == ["folder/kept.txt"], TRIED
+
+
 def test_images_of_a_series_are_named_as_mlflow_names_them(project: Path) -> None:
     client = connect(find_store())
     run_id = client.create_run("0").info.run_id

@@ -18,9 +18,10 @@ from test_sync import killed_run
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
-from lit_mnist.tracking.folder import local_folder, run_folders
+from lit_mnist.tracking.folder import run_folders
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.points import REWOUND, Rewind, add_to_tag, stored_points, tagged_rewinds
+from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit

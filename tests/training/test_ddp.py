@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -14,8 +15,10 @@ from conftest import Cli
 from lightning.pytorch import Trainer
 
 from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.training.lightning.ranks import LaunchedRanks
 
 DDP = ["--trainer.devices", "2", "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp"]
 FIT = ["fit", "--config", "zhang/autoencoder", "--data", "MiniMNISTDataModule", "--trainer.max_steps", "80",
@@ -102,6 +105,33 @@ def test_two_nodes_without_a_shared_disk_go_on_from_the_checkpoint_of_the_first(
     (undisturbed,) = runs(find_store())
     assert run["metrics"]["train/loss"] == undisturbed["metrics"]["train/loss"]
     assert run["metrics"]["val/loss"] == undisturbed["metrics"]["val/loss"]
+
+
+RANK_0 = """
+import os, sys
+from lit_mnist.signals import SignalWatch
+from lit_mnist.training.lightning.ranks import LaunchedRanks
+
+ranks = LaunchedRanks(0, 2, "127.0.0.1", int(sys.argv[1]), listen=True)
+ranks.send({"run": None, "done": True}, {})
+print("sent", flush=True)
+with SignalWatch() as watch:
+    ranks.wait_until_received(watch)
+os._exit(0)  # at once, as the command does
+"""
+
+
+def test_rank_0_ends_only_after_the_others_know_that_their_run_is_finished(tmp_path: Path) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    with subprocess.Popen([sys.executable, "-c", RANK_0, str(port)], stdout=subprocess.PIPE) as rank_0:
+        assert rank_0.stdout is not None and rank_0.stdout.readline() == b"sent\n"
+        with suppress(subprocess.TimeoutExpired):  # this rank is slower, as on a node that starts later
+            rank_0.wait(2)
+        with SignalWatch() as watch:
+            message = LaunchedRanks(1, 2, "127.0.0.1", port, listen=False).receive(tmp_path, watch)
+        assert message == {"run": None, "done": True} and rank_0.wait() == 0
 
 
 def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) -> None:

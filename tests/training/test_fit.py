@@ -1,6 +1,7 @@
 """`lit-mnist fit`: all about a run is in MLflow, once; the same seed gives the same run."""
 
 import json
+import re
 import subprocess
 import warnings
 from importlib.metadata import version
@@ -153,6 +154,19 @@ def test_a_fit_shorter_than_a_window_logs_its_curves(cli: Cli) -> None:
 BARE = ["--tracking.system_metrics", "false", "--tracking.figures", "false"]
 
 
+def test_windows_are_equally_long_whatever_the_length_of_an_epoch(project: Path) -> None:
+    losses = []
+    for every in ("1", "5"):
+        result = fit([*CNN, *BARE, "--data.batch_size", "50", "--trainer.log_every_n_steps", every])
+        assert result is not None
+        with open_run("", run_id=result.run_id) as run:
+            losses.append(dict(run.history("train/loss")))
+    each, windows = losses
+    assert list(each) == list(range(1, 25)) and list(windows) == [5, 10, 15, 20]  # 8 steps are an epoch
+    for step, loss in windows.items():
+        assert loss == pytest.approx(sum(each[s] for s in range(step - 4, step + 1)) / 5)
+
+
 def test_callbacks_can_monitor_the_training_loss(project: Path) -> None:
     stop = EarlyStopping("train/loss", patience=1, min_delta=1e3)
     keep = ModelCheckpoint(monitor="train/loss", filename="lowest", auto_insert_metric_name=False)
@@ -205,16 +219,39 @@ class Clock(Callback):
         self.now += 1000
 
 
+class Fails(Callback):
+    """Fails at a step."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        if trainer.global_step == 12:
+            raise RuntimeError("it fails")
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")  # a resumed run's
+def test_an_interrupted_fit_leaves_no_checkpoint_that_it_does_not_keep(project: Path) -> None:
+    flags = ("--tracking.keep_checkpoints", "best", "--checkpoint.every_n_steps", "4")
+    with pytest.raises(RuntimeError, match="it fails"):
+        fit([*CNN, *BARE, *flags, "--tracking.name", "leftover"], [Fails()])
+    (failed,) = mlflow.search_runs(
+        search_all_experiments=True, output_format="list", filter_string="attributes.run_name = 'leftover'"
+    )
+    with open_run("", run_id=failed.info.run_id) as run:
+        assert "checkpoints/last.ckpt" in _artifacts(run, "checkpoints")
+    assert fit(["--resume", failed.info.run_id]) is not None
+    assert _artifacts(run, "checkpoints") == ["checkpoints/best.ckpt"]
+
+
+@pytest.mark.parametrize(("every", "windows"), [("4", 6), ("5", 4)])
 def test_validation_in_mid_epoch_does_not_count_as_training_time(
-    project: Path, monkeypatch: pytest.MonkeyPatch
+    every: str, windows: int, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
     monkeypatch.setattr("lit_mnist.models.common.base.time", SimpleNamespace(perf_counter=lambda: clock.now))
-    flags = ["--trainer.log_every_n_steps", "4", "--trainer.val_check_interval", "0.25"]
+    flags = ["--trainer.log_every_n_steps", every, "--trainer.val_check_interval", "0.25"]
     result = fit([*CNN, *BARE, *flags, "--data.batch_size", "50"], [clock])
     assert result is not None
     with open_run("", run_id=result.run_id) as run:
-        assert [speed for _, speed in run.history("images_per_s")] == [50.0] * 6
+        assert [speed for _, speed in run.history("images_per_s")] == [50.0] * windows
         assert len(run.history("val/loss")) == 12
 
 
@@ -275,3 +312,21 @@ def test_a_line_of_progress_has_the_steps_and_no_value_twice(cli: Cli, project: 
     (line,) = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert "step 4 of 4" in line and "val/loss" in line
     assert "val/mse" not in line  # it is the loss here
+
+
+def test_progress_on_a_terminal_stays_on_its_line(
+    cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "100")
+    monkeypatch.setattr("sys.stdout.isatty", lambda: True)
+    monkeypatch.setattr("lit_mnist.training.progress.REDRAW_INTERVAL", 0.0)
+    length = ("--trainer.max_epochs", "-1", "--trainer.max_steps", "12")
+    code, out, err = cli("fit", *CNN, *length)
+    assert code == 0, err
+    drawn = [re.sub(r"\x1b\[[\d;?]*[a-zA-Z]", "", line) for line in re.split(r"[\r\n]+", out)]
+    lines = [line for line in drawn if line.startswith("epoch ")]
+    assert any(re.match(r"epoch \d+  step 5 of 12  about .* left  train/acc", line) for line in lines)
+    assert any(re.match(r"epoch 2  step 12 of 12  val/acc \d.\d{4}  val/loss ", line) for line in lines)
+    assert all(len(line) <= 100 for line in lines)
+    assert not Path(drawn[-2]).is_absolute() and Path(drawn[-2]).exists()

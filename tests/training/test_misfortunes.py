@@ -1,5 +1,7 @@
-"""A disk that fills up or a tracking server that goes away during a training."""
+"""During a training, a disk fills up, a tracking server goes away, or the machine is lost with its disk."""
 
+import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 from conftest import SHORT
 from disks import on_small_disk
 from lightning.pytorch import Callback, Trainer
@@ -54,6 +57,27 @@ code = main(["fit", "--resume", run["id"]])
 (run,) = runs(find_store())
 print("after:", code, run["status"])
 """
+CONTAINER = ["unshare", "--pid", "--fork", "--mount-proc", "--uts"]
+DIES_AT_STEP_45 = """
+import os, signal, sys, time
+from lightning.pytorch import Callback
+from lit_mnist.tracking.folder import run_folders
+from lit_mnist.tracking.journal.journal import Journal
+from lit_mnist.tracking.store import find_store
+from lit_mnist.terminal import quiet
+from lit_mnist.training.fit import fit
+
+class MachineLost(Callback):
+    def on_train_batch_end(self, trainer, *args):
+        if trainer.global_step == 45:
+            [folder] = run_folders(find_store().home)
+            while not Journal(folder).is_sent():
+                time.sleep(0.05)
+            os.kill(os.getpid(), signal.SIGKILL)
+
+quiet()
+fit(sys.argv[1:], [MachineLost()])
+"""
 
 
 def test_a_disk_that_fills_up_during_a_save_keeps_the_checkpoint_before(tmp_path: Path) -> None:
@@ -92,6 +116,14 @@ def _points() -> list[tuple[str, int, float]]:
     assert run["status"] == "FINISHED"
     names = [name for name in run["metrics"] if not name.startswith("system/") and name != "images_per_s"]
     return sorted((name, p.step, p.value) for name in names for p in client.get_metric_history(run["id"], name))
+
+
+def _checkpoints() -> dict[str, dict[str, list[Any]]]:
+    """The weights in the newest run's checkpoints."""
+    client, run_id = connect(find_store()), runs(find_store())[0]["id"]
+    paths = {name: client.download_artifacts(run_id, f"checkpoints/{name}") for name in ("best.ckpt", "last.ckpt")}
+    read = {name: torch.load(path, weights_only=True)["state_dict"] for name, path in paths.items()}
+    return {name: {key: value.tolist() for key, value in state.items()} for name, state in read.items()}
 
 
 class Interrupt(Callback):
@@ -156,5 +188,41 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
             for _ in range(2):
                 assert main(["sync"]) == 0
             assert _points() == whole
+    finally:
+        server.kill()
+
+
+@pytest.mark.root
+def test_a_run_whose_machine_is_lost_with_its_disk_goes_on_from_its_uploaded_checkpoint(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By the restarted job, on a machine with other folders, which shares nothing but the tracking server."""
+    server = Server(project)
+    server.start()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
+    # With this rate the first epoch stays the best one: its checkpoint has to come from the server as well.
+    flags = [*FIT, "--model.lr", "0.05", "--trainer.log_every_n_steps", "1", "--tracking.figures", "false",
+             "--checkpoint.upload_every_n_minutes", "1e-6", "--threads", "1", "--key", "lost"]  # fmt: skip
+
+    def train(machine: str, restarts: int, *command: str) -> subprocess.CompletedProcess[str]:
+        (project / machine).mkdir()
+        (project / machine / "pyproject.toml").touch()
+        # The shell is process 1 there, which the kernel protects from a SIGKILL of its own.
+        inside = [*CONTAINER, "sh", "-c", f'hostname {machine}; "$@"; exit $?', "sh"]
+        job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lost", "SLURM_RESTART_COUNT": str(restarts)}
+        return subprocess.run([*inside, sys.executable, *command], cwd=project / machine,
+                              env={**os.environ, **job}, capture_output=True, text=True)  # fmt: skip
+
+    try:
+        fit(flags[:-2])
+        whole = _points(), _checkpoints()
+        train("first", 0, "-c", DIES_AT_STEP_45, *flags)
+        (lost, _) = runs(find_store())
+        assert lost["status"] == "RUNNING"
+        shutil.rmtree(project / "first")
+        done = train("second", 1, "-m", "lit_mnist.cli", "fit", *flags)
+        assert done.returncode == 0 and f"run {lost['id']} " in done.stdout, done.stdout + done.stderr
+        assert "goes on from step 40" in done.stdout and len(runs(find_store())) == 2
+        assert (_points(), _checkpoints()) == whole
     finally:
         server.kill()

@@ -145,3 +145,18 @@ def test_what_cannot_start_is_one_line_and_no_run(flags: tuple[str, ...], code: 
     found, out, err = cli("fit", *EVERY_STEP, *flags)
     assert (found, out) == (code, "") and err.startswith("lit-mnist: error: ") and err.count("\n") == 1
     assert {run["id"] for run in json.loads(cli("runs", "--json", "--limit", "99")[1])} == before
+
+
+@pytest.mark.parametrize("command", [ENDLESS, ["sweep", "none.yaml"]])
+def test_a_clusters_warning_during_the_start_ends_the_command_so_that_its_job_is_requeued(
+    command: list[str], project: Path
+) -> None:
+    arguments = [sys.executable, "-X", "importtime", "-m", "lit_mnist.cli", *command]
+    with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        # Its first line in the middle of torch's import, which takes longer than all that comes before.
+        assert next((line for line in process.stderr if "torch._C" in line), None)
+        process.send_signal(signal.SIGUSR1)
+        said = process.stderr.read()
+    assert process.returncode == 75 and "lit-mnist: stopped by SIGUSR1" in said
+    assert "lit_mnist.training.fit\n" not in said

@@ -76,6 +76,8 @@ class Autoencoder(LitModel):
         return reconstruction
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
+        # Before the output activation, as binary_cross_entropy_with_logits takes it: log(sigmoid(x)) of a
+        # saturated sigmoid would be infinite.
         raw = self.decode(self.encode(batch.x))
         loss = self._loss(raw, batch.clean, self.output)
         if stage == "train":
@@ -91,4 +93,5 @@ class Autoencoder(LitModel):
             loss = F.mse_loss(output(raw), target)
         else:
             loss = F.binary_cross_entropy_with_logits(raw, target)
+        # Both losses above are means over images and pixels.
         return loss * target[0].numel() if self.hparams["reduction"] == "sum" else loss

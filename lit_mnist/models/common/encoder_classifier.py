@@ -33,6 +33,7 @@ class EncoderClassifier(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W), or of their codes while the loaders serve these."""
+        # A network whose encoder was to be loaded and is not there would give plausible, wrong answers.
         self.pretrained.check()
         if x.shape[1:] == self._code_shape:
             of_codes: Tensor = self.head(x)
@@ -151,28 +152,27 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
             f"--model.encoder_args.image_shape {arguments['image_shape']}: --model.image_shape is"
             f" {list(image_shape)}"
         )
-    autoencoder_class = _find_autoencoder(name)
+    # By name among all subclasses that are imported, which includes a user's own; else by path.
+    known, pending = {}, [Autoencoder]
+    while pending:
+        subclasses = pending.pop().__subclasses__()
+        known.update({cls.__name__: cls for cls in subclasses})
+        pending += subclasses
+    module, _, last = name.rpartition(".")
+    found: Any = known.get(last) if module in ("", "lit_mnist.models") else None
+    if found is None:
+        try:
+            found = getattr(importlib.import_module(module), last)
+        except (ImportError, AttributeError, ValueError):
+            found = None
+    if not (isinstance(found, type) and issubclass(found, Autoencoder)):
+        listed = ", ".join(sorted(known))
+        raise UsageError(f"--model.encoder {name}: there is no such autoencoder; there are {listed}")
     try:
-        return autoencoder_class(**arguments)
+        return found(**arguments)
     except TypeError as error:
+        # Python's message without the class, whose name is in ours: "got an unexpected keyword argument 'x'".
         what = str(error).rpartition("__init__() ")[2]
         raise UsageError(f"--model.encoder_args: {name} does not accept them: {what}") from None
     except UsageError as error:
         raise UsageError(f"--model.encoder_args: {error}") from None
-
-
-def _find_autoencoder(name: str) -> type[Autoencoder]:
-    def subclasses(base: type[Autoencoder]) -> list[type[Autoencoder]]:
-        return [found for child in base.__subclasses__() for found in (child, *subclasses(child))]
-
-    known = {cls.__name__: cls for cls in subclasses(Autoencoder)}
-    module, _, last = name.rpartition(".")
-    if module in ("", "lit_mnist.models") and last in known:
-        return known[last]
-    try:
-        found = getattr(importlib.import_module(module), last)
-    except (ImportError, AttributeError, ValueError):
-        found = None
-    if isinstance(found, type) and issubclass(found, Autoencoder):
-        return found
-    raise UsageError(f"--model.encoder {name}: there is no such autoencoder; there are {', '.join(sorted(known))}")

@@ -45,12 +45,14 @@ def dense_classifier(
     layers: list[nn.Module] = []
     for inputs, outputs in pairwise([features, *hidden_sizes]):
         layers += [nn.Linear(inputs, outputs), activation(name)]
+        # Left out at 0, so that the layers' numbers in the state dict are those of the network without dropout.
         layers += [nn.Dropout(dropout)] if dropout else []
     return [*layers, nn.Linear([features, *hidden_sizes][-1], num_classes)]
 
 
 def doubling(inputs: int, outputs: int) -> nn.Module:
     """A transposed 3×3 convolution that doubles height and width."""
+    # With stride 2 and padding 1, n pixels become 2n - 1; output_padding adds the missing row and column.
     return nn.ConvTranspose2d(inputs, outputs, 3, stride=2, padding=1, output_padding=1)
 
 

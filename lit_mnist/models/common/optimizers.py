@@ -42,15 +42,18 @@ def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float
         )
 
     def factor(step: int) -> float:
+        # Plus 1: at a learning rate of 0 the first step would change nothing.
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if schedule == "constant":
             return 1.0
         if schedule == "inverse_time":
             return 1 / (1 + decay * (step - warmup))
+        # At most 1: a training that goes on after `total` stays at 0, where the cosine would rise again.
         done = min(1.0, (step - warmup) / max(1, total - warmup))
         return 1 - done if schedule == "linear" else (1 + math.cos(math.pi * done)) / 2
 
+    # A factor of each group's own rate: groups with different rates keep their ratio.
     return LambdaLR(optimizer, factor)
 
 

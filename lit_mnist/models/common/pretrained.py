@@ -8,7 +8,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import nn
 
-from lit_mnist.errors import UserError
+from lit_mnist.errors import UserError, one_line
 
 
 class Pretrained:
@@ -28,6 +28,8 @@ class Pretrained:
         self.flag, self.path = flag, path
         self.is_missing = path is not None and not Path(path).is_file()
         self.is_random = path is None
+        # Called by load_state_dict, and so after a resume, `test` and `predict`, which load the model's own
+        # checkpoint.
         model.register_load_state_dict_post_hook(self._on_load_state_dict)  # type: ignore[no-untyped-call]
 
     def load_into(self, module: nn.Module, prefix: str, new: Sequence[str] = ()) -> None:
@@ -46,22 +48,26 @@ class Pretrained:
             return
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
+            # Of an autoencoder's checkpoint only the encoder, under the names that it has on its own.
             weights = {
                 name.removeprefix(prefix): value
                 for name, value in checkpoint["state_dict"].items()
                 if name.startswith(prefix)
             }
         except Exception as error:  # which exception a damaged file raises depends on where it is damaged
-            what = " ".join(str(error).split())[:200]
-            raise UserError(f"--model.{self.flag} {self.path} is not a readable checkpoint: {what}") from None
+            raise UserError(
+                f"--model.{self.flag} {self.path} is not a readable checkpoint: {one_line(error)[:200]}"
+            ) from None
+        # load_state_dict is strict, so the layers that the checkpoint lacks are given as they are.
         own = {name: value for name, value in module.state_dict().items() if name.startswith(tuple(new))}
         try:
             if unexpected := own.keys() & weights.keys():
                 raise RuntimeError(f"it also has {min(unexpected)}, which is a new layer here")
             module.load_state_dict(weights | own)
         except RuntimeError as error:  # what load_state_dict raises if names or shapes differ
-            what = " ".join(str(error).split())[:200]
-            raise UserError(f"--model.{self.flag} {self.path} does not fit this network: {what}") from None
+            raise UserError(
+                f"--model.{self.flag} {self.path} does not fit this network: {one_line(error)[:200]}"
+            ) from None
 
     def check(self) -> None:
         """Check that the weights are there.

@@ -8,6 +8,7 @@
     reproduce.py   what `lit-mnist reproduce` does: train, measure, judge, draw, keep
     results.py     kept results: docs/results/PAPER/EXPERIMENT.json, into which new seeds are merged
     table.py       `lit-mnist reproduce --table`: docs/results.md from the kept results
+    description.py what MLflow's UI shows of a result and of a paper
     drawing.py     bars, marks and curves with the spread over the seeds
 
 Mean and confidence interval over the seeds are computed in `lit_mnist.tracking.queries.statistics`.

@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
-from lit_mnist.papers.report.statistics import ALPHA, FLOOR, MOST_SEEDS, p_not_positive, seeds_needed, sign_flip
-from lit_mnist.tracking.queries.statistics import holm, summarise
+from lit_mnist.papers.report.statistics import ALPHA, FLOOR, MOST_SEEDS, seeds_needed, sign_flip
+from lit_mnist.tracking.queries.statistics import holm, p_not_positive, summarise
 
 Verdict = Literal[
     "holds", "contradicted", "undecided", "not tested at the paper's length", "not comparable", "ours"

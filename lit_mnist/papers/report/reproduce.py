@@ -1,19 +1,23 @@
 """`lit-mnist reproduce`: train, measure and judge the experiments of the papers on this machine."""
 
+import contextlib
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
+from rich.markup import escape
 
 from lit_mnist.errors import Interrupted
+from lit_mnist.papers.report.description import describe_paper, describe_result
 from lit_mnist.papers.report.experiment import Experiment, experiments, select
 from lit_mnist.papers.report.results import (
-    Length,
     Result,
     add_figures,
+    best_result,
     check_settings,
     length_of,
     merge_result,
@@ -26,11 +30,14 @@ from lit_mnist.papers.report.results import (
 )
 from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.signals import SignalWatch
-from lit_mnist.terminal import print_table, seconds
+from lit_mnist.terminal import print_table, seconds, shorten
+from lit_mnist.tracking.mlflow_private import DESCRIPTION
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import SECONDS, Preset, find_stage, stage_key, train_stage
 
+SHORT_VERDICTS = {"holds": "hold", "not tested at the paper's length": "not tested"}
+"""Words for numbers of verdicts in the list of experiments."""
 REPORT_INTERVAL = 15.0
 """Seconds between two progress lines of the same stage."""
 
@@ -63,27 +70,29 @@ def reproduce(
 
 
 def list_experiments(folder: Path) -> None:
-    """Print each experiment: its claims, what the results in `folder` say of them, and how long it takes."""
+    """Print a line for each experiment: what the results in `folder` say, how long it takes, and what it is."""
     rows = []
     for experiment in experiments():
-        lengths: tuple[Length, Length] = ("quick", "full")
-        results = [read_result(result_path(folder, experiment, length)) for length in lengths]
-        duration = ", ".join(seconds(60 * experiment.minutes[preset]) for preset in ("quick", "full"))
-        head = experiment.id
-        for claim in experiment.claims:
-            if claim.rule is None and not claim.not_comparable:
-                continue
-            cells = []
-            for result in results:
-                # By number and rule, not by text: a claim that was reworded still finds its result.
-                wanted = (claim.key, claim.rule and claim.rule.text)
-                claims = result["claims"] if result else []
-                kept = [each for each in claims if (each["number"], each["rule"]) == wanted]
-                cells.append(f"{kept[0]['ours_shown']}: {kept[0]['verdict']}" if kept else "–")
-            rows.append([head, claim.text, claim.show(claim.paper), *cells, duration])
-            head = duration = ""
-    print_table(["experiment", "what the paper says", "paper", "here: quick", "here: full", "quick, full"], rows)
-    print("\n`lit-mnist reproduce zhang/cnn` checks one; times are those of 3 seeds on two cores")
+        result = best_result(folder, experiment)
+        # By number and rule, not by text: a claim that was reworded still finds its result.
+        known = {(claim.key, claim.rule and claim.rule.text) for claim in experiment.claims}
+        kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
+        counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
+        counts.pop("ours", None)
+        said = "–"
+        if result and counts:
+            seeds = "1 seed" if len(result["seeds"]) == 1 else f"{len(result['seeds'])} seeds"
+            verdicts = ", ".join(f"{count} {word}" for word, count in counts.items())
+            said = f"{verdicts} ({result['length']}, {seeds})"
+        quick, full = (f"{minutes:.0f} min" if (minutes := experiment.minutes[preset]) < 120 else
+                       f"{minutes / 60:.0f} h" for preset in ("quick", "full"))  # fmt: skip
+        rows.append([experiment.id, said, quick, full, escape(experiment.title)])
+    columns = ["experiment", "here", "quick", "full", "title"]
+    print_table(columns, rows, whole=columns[:4])
+    print(
+        "\nhere: verdicts on the claims in the results that are kept; quick, full: time for 3 seeds on two cores"
+        "\n`lit-mnist reproduce zhang/cnn` checks one; `lit-mnist reproduce --table` shows every claim"
+    )
 
 
 def run_experiment(
@@ -130,7 +139,8 @@ def run_experiment(
     drawn = experiment.draw(by_seed, summaries)
     with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {length}", system_metrics=False) as run:
         run.log_params({"experiment": experiment.id, "length": length, "seeds": seed_list(seeds)})
-        run.log_metrics({key: summary.mean for key, summary in summaries.items()}, 0)
+        # Not as metrics, of which MLflow would draw charts with a single dot.
+        run.log_params({key: f"{summary.mean:.6g}" for key, summary in summaries.items()})
         run.set_tags({f"verdict.{i}": claim["verdict"] for i, claim in enumerate(result["claims"], 1)})
         for name, figure in drawn.items():
             file = path.with_suffix(f".{name}.png")
@@ -138,6 +148,11 @@ def run_experiment(
             run.log_file(file, "figures")
         result = add_figures(path, [path.with_suffix(f".{name}.png").name for name in drawn])
         run.log_file(path, "results")
+        figures = [f"figures/{name}" for name in result["figures"]]
+        run.set_tags({DESCRIPTION: describe_result(result, run.id, figures)})
+        with contextlib.suppress(Exception):  # the store may be away; the next experiment of the paper tries again
+            text = describe_paper(experiment.paper, experiments())
+            run.client.set_experiment_tag(run.experiment_id, DESCRIPTION, text)
     _print_result(result, path)
     return result
 
@@ -187,7 +202,7 @@ def _print_result(result: Result, path: Path) -> None:
     if result["finding"]:
         print(result["finding"])
     for name in (*result["figures"], path.name):
-        print(path.with_name(name))
+        print(shorten(path.with_name(name)))
 
 
 class StageProgress(Callback):

@@ -1,4 +1,6 @@
-"""Tests of a number measured with several seeds: Student's t and the exact sign-flip test.
+"""Tests of a number measured with several seeds: the exact sign-flip test, and how many seeds a claim needs.
+
+Student's test is in `tracking/queries/statistics.py`, since a sweep's confirmation takes it as well.
 
 Each test is about a *slack*: for each seed the amount by which a condition is met, negative where it is not.
 Slacks of orderings are paired differences, so that the variance that all variants of a seed share cancels out.
@@ -15,28 +17,6 @@ FLOOR = 6
 """With fewer seeds the sign-flip test cannot reach p = 0.05: its smallest p is 2 / 2 ** seeds."""
 MOST_SEEDS = 200
 """A claim that needs more seeds than this is called undecidable in practice."""
-
-
-def p_not_positive(slack: Sequence[float], strict: bool = False) -> float:
-    """One-sided p value of Student's t test that the mean of `slack` (one value per seed) is not above 0.
-
-    Equal values, such as parameter counts, have no spread to test: p is 0 or 1. A `strict` condition is not met by
-    a mean of exactly 0.
-
-    Raises:
-        ValueError: a value is not finite, or there is none.
-
-    """
-    values = np.asarray(slack, dtype=float)
-    if not len(values) or not np.isfinite(values).all():
-        raise ValueError(f"slack must be one or more finite values, not {list(slack)}")
-    if np.ptp(values) == 0:
-        return 0.0 if values[0] > 0 or (values[0] == 0 and not strict) else 1.0
-    # The function behind scipy.stats.ttest_1samp; importing scipy.stats takes three times as long.
-    from scipy.special import stdtr
-
-    count = len(values)
-    return float(stdtr(count - 1, -values.mean() / (values.std(ddof=1) / math.sqrt(count))))
 
 
 def sign_flip(slack: Sequence[float]) -> float:

@@ -87,7 +87,7 @@ def compare(
     signed = {c: {str(seed): sign * value for seed, value in values[c].items()} for c in order}
     differences = {candidate: paired(signed[order[0]], signed[candidate]) for candidate in order[1:]}
     known = [candidate for candidate in order[1:] if differences[candidate] is not None]
-    adjusted = dict(zip(known, holm([p_value(d) for c in known if (d := differences[c])]), strict=True))
+    adjusted = dict(zip(known, holm([p_value(d.values) for c in known if (d := differences[c])]), strict=True))
     return [(c, means[c], differences.get(c), adjusted.get(c)) for c in order]
 
 

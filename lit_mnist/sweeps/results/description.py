@@ -5,7 +5,16 @@ from dataclasses import dataclass
 
 from optuna.trial import FrozenTrial
 
-from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, point, runs, show
+from lit_mnist.sweeps.study.storage import is_confirmation
+from lit_mnist.sweeps.study.summary import (
+    StudySummary,
+    is_allowed,
+    point,
+    runs,
+    show,
+    show_short,
+    show_values,
+)
 from lit_mnist.tracking.descriptions import code, escape, image, join, link, table
 from lit_mnist.tracking.mlflow_private import ui_path
 from lit_mnist.tracking.queries.metrics import is_share
@@ -44,9 +53,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     more = f"--trials {2 * summary.budget}" if left <= 0 else f"--trials {summary.budget}"
     commands = code(
         place.command if "--trials" in place.command and left > 0 else f"{_without_trials(place.command)} {more}",
-        *([f"lit-mnist sweep confirm {summary.name} --top 3 --seeds 5"] if len(summary.seeds) == 1 else []),
-        f"lit-mnist sweep best {summary.name}",
-        f"lit-mnist compare --study {summary.name} --html {summary.name}.html",
+        *next_commands(summary),
     )
     return join([
         f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
@@ -55,6 +62,38 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         f"{go_on}\n\n{commands}",
         *(image(run, path) for run, path in place.figures),
     ])  # fmt: skip
+
+
+def next_commands(summary: StudySummary) -> list[str]:
+    """Return the commands for what a study has found, the most useful one first."""
+    is_unsure = len(summary.seeds) == 1 and len(summary.objectives) == 1 and len(summary.complete) > 1
+    return [
+        *([f"lit-mnist sweep confirm {summary.name} --top 3 --seeds 5"] if is_unsure else []),
+        f"lit-mnist sweep best {summary.name}",
+        f"lit-mnist compare --study {summary.name} --html {summary.name.replace('/', '_')}.html",
+    ]
+
+
+def closing_lines(summary: StudySummary, page: str, images: int | None = None) -> list[str]:
+    """Return the last lines of a sweep's output: the best point, the study's page, the command to go on with.
+
+    Args:
+        summary: The study.
+        page: The line with the address of its page; empty if it has none.
+        images: Number of validation images, of which an interval follows; None if unknown.
+
+    """
+    if not (ranked := best_first(summary)):
+        return [page] if page else []
+    best, values = ranked[0], show_values(summary, ranked[0])
+    if len(summary.objectives) == 1:
+        values = f"{summary.objectives[0]} {show_result(summary, best, images)}"
+    lines = [f"best: trial {best.number}, {values}; {show_short(point(best))}"]
+    if len(ranked) > 1 < len(summary.objectives):
+        lines.append(f"      of {len(ranked)} on the Pareto front, the one with the best {summary.objectives[0]}")
+    # What a confirmation has found is said of the study that it confirms.
+    following = [] if is_confirmation(summary.name) else [f"next: {next_commands(summary)[0]}"]
+    return [*lines, *([page] if page else []), *following]
 
 
 def best_first(summary: StudySummary) -> list[FrozenTrial]:

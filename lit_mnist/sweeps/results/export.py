@@ -7,16 +7,16 @@ from typing import Any
 import yaml
 from optuna.trial import FrozenTrial
 
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UsageError, UserError, one_line
 from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
-from lit_mnist.sweeps.results.status import load_summary, show_values
+from lit_mnist.sweeps.results.status import load_summary
 from lit_mnist.sweeps.study.storage import open_storage
-from lit_mnist.sweeps.study.summary import STATES, StudySummary, is_allowed, point, runs, show
+from lit_mnist.sweeps.study.summary import STATES, StudySummary, is_allowed, point, runs, show, show_values
 from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.queries.statistics import summarise
-from lit_mnist.tracking.store import connect, find_store, one_line
+from lit_mnist.tracking.store import connect, find_store
 
 FORMATS = (".csv", ".parquet")
 
@@ -41,7 +41,8 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     for trial in front:
-        print(f"trial {trial.number}: {show_values(summary, trial)}")
+        seeds = f" ({len(summary.seeds)} seeds)" if len(summary.seeds) > 1 else ""
+        print(f"trial {trial.number}: {show_values(summary, trial)}{seeds}")
         for seed, run_id in zip(summary.seeds, runs(trial), strict=False):
             print(f"  seed {seed}: run {run_id}")
         for field, value in point(trial).items():

@@ -37,10 +37,9 @@ from lit_mnist.sweeps.results.plotting import (
     mark_trials,
     new_figure,
     scale_of,
-    show_value,
     varied_names,
 )
-from lit_mnist.sweeps.study.summary import StudySummary, is_allowed
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
 
 MAX_PARALLEL_AXES = 10
 MAX_SLICES = 9
@@ -284,7 +283,7 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
         if len(taken) >= MAX_LABELLED or any(abs(x - a) < 150 and abs(y - b) < 14 for a, b in taken):
             continue
         taken.append((x, y))
-        values = [f"{name.rpartition('.')[2]} {show_value(trial.params[name])}" for name in varied[:2]
+        values = [f"{name.rpartition('.')[2]} {show(trial.params[name])}" for name in varied[:2]
                   if name in trial.params]  # fmt: skip
         axes.annotate(
             f"trial {trial.number}: {', '.join(values)}" if values else f"trial {trial.number}",

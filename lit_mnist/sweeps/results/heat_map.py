@@ -33,9 +33,8 @@ from lit_mnist.sweeps.results.plotting import (
     new_figure,
     scale_of,
     show_metric,
-    show_value,
 )
-from lit_mnist.sweeps.study.summary import StudySummary, is_allowed
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
 from lit_mnist.tracking.queries.metrics import is_share
 from lit_mnist.tracking.queries.statistics import summarise
 
@@ -131,7 +130,7 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
                                      linewidth=2.5, zorder=3))  # fmt: skip
     for which, scale in (("x", x), ("y", y)):
         # A table has a column for each value, also where the parameter is a number.
-        labels = [show_value(value) for value in scale.values]
+        labels = [show(value) for value in scale.values]
         (axes.set_xticks if which == "x" else axes.set_yticks)(range(len(labels)), labels, parse_math=False)
         (axes.set_xlabel if which == "x" else axes.set_ylabel)(scale.name, parse_math=False)
     axes.set(xlim=(-0.5, len(x.values) - 0.5), ylim=(-0.5, len(y.values) - 0.5))

@@ -1,4 +1,8 @@
-"""What the parent run of a study receives in MLflow: `summary.json`, metrics, figures and one HTML page."""
+"""What the parent run of a study receives in MLflow: `summary.json`, figures and one HTML page.
+
+No metrics: of the best value and the numbers of trials, which are in the description, MLflow would draw charts
+with a single dot.
+"""
 
 import json
 import math
@@ -17,7 +21,7 @@ from lit_mnist.training.evaluate import draw_best_checkpoint
 
 
 def log_summary(study: optuna.Study, run: Run) -> None:
-    """Log the state of the study to its parent run: `summary.json`, metrics, figures and `figures/study.html`.
+    """Log the state of the study to its parent run: `summary.json`, figures and `figures/study.html`.
 
     Args:
         study: The study, finished or not. One without trials logs nothing, one without complete trials no figures.
@@ -27,15 +31,7 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     summary = read_summary(study)
     if not summary.trials:
         return
-    plain = summary_json(summary)
-    run.log_text(json.dumps(plain, indent=1), "summary.json")
-    # How many trials ended how is in the summary and the description: a chart of it would be a single dot.
-    done, metrics = len(summary.finished), plain["best"]
-    if run.steps is None:
-        # Several sweeps, and each start of one, log here: one point for each number of trials.
-        names = run.data().data.metrics
-        run.steps = {name: max(step for step, _ in run.history(name)) for name in metrics if name in names}
-    run.log_metrics(metrics, done)
+    run.log_text(json.dumps(summary_json(summary), indent=1), "summary.json")
     if all(summary.value(trial) is None for trial in summary.trials):
         return
     drawn = draw_figures(summary)

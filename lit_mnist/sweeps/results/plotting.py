@@ -29,7 +29,7 @@ from optuna.distributions import CategoricalDistribution
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.parameters import is_number
-from lit_mnist.sweeps.study.summary import StudySummary, is_allowed
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
 from lit_mnist.tracking.queries.metrics import is_share
 
 Which = Literal["x", "y"]
@@ -89,7 +89,7 @@ class Scale:
     def ticks(self, count: int) -> dict[str, float]:
         """Labels with the height of each: the values that were tried, or `count` between the ends."""
         if not self.is_numeric or len(self.values) <= count:
-            return {show_value(value): self.height(self.place(value)) for value in self.values}
+            return {show(value): self.height(self.place(value)) for value in self.values}
         spaced = np.geomspace if self.kind == "log" else np.linspace
         return {f"{tick:.3g}": self.height(tick) for tick in spaced(self.low, self.high, count)}
 
@@ -106,12 +106,12 @@ class Scale:
             axis.set_major_formatter(plain_numbers())
         else:
             limits = (-0.5, len(self.values) - 0.5)
-            labels = [show_value(value) for value in self.values]
+            labels = [show(value) for value in self.values]
             axis.set_ticks(range(len(labels)), labels, parse_math=False)
             if which == "x" and max(map(len, labels)) > 6 and len(labels) > 3:
                 axis.set_tick_params(rotation=25)
         if self.is_numeric and len(self.values) <= MAX_TICKS and all(len(f"{v:g}") <= 5 for v in self.values):
-            axis.set_ticks(self.values, [show_value(value) for value in self.values])  # round numbers: a grid
+            axis.set_ticks(self.values, [show(value) for value in self.values])  # round numbers: a grid
             axis.set_minor_locator(NullLocator())
         axes.set(**{f"{which}lim": limits})
         (axes.set_xlabel if which == "x" else axes.set_ylabel)(self.name, parse_math=False)
@@ -141,11 +141,6 @@ def varied_names(trials: Sequence[FrozenTrial]) -> list[str]:
         for name, value in trial.params.items():
             tried.setdefault(name, set()).add(repr(value))
     return [name for name, values in tried.items() if len(values) > 1]
-
-
-def show_value(value: Any) -> str:
-    """A parameter's value as text."""
-    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def show_metric(metric: str, value: float, interval: float | None = None) -> str:

@@ -3,22 +3,28 @@
 import math
 import sys
 import time
-from collections.abc import Mapping
 from datetime import datetime
-from typing import Any
 
 import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Table
+from rich.table import Column, Table
 from rich.text import Text
 
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED, RUNNING, get_trials
-from lit_mnist.sweeps.study.summary import count_validations, read_summary, seconds_left
+from lit_mnist.sweeps.study.summary import (
+    count_validations,
+    point,
+    read_summary,
+    seconds_left,
+    show_short,
+    show_values,
+)
 from lit_mnist.terminal import say, seconds
 from lit_mnist.tracking.process import this_host
+from lit_mnist.tracking.queries.statistics import show_mean
 
 REFRESH_INTERVAL = 0.5
 """Seconds between two updates of the display on a terminal."""
@@ -56,7 +62,11 @@ class ProgressDisplay:
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._printed]
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
             self._printed.add(trial.number)
-            say(self._finished_line(trial, trials))
+            line = self._finished_line(trial, trials)
+            if self._live is None or trial.state == FAIL:  # a reason to fail is shown in full
+                say(line)
+            else:
+                self._live.console.print(Text(line, no_wrap=True, overflow="ellipsis"))
         if self._live is not None and time.monotonic() - self._refreshed > REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
             self._live.update(self._workers_table(trials), refresh=True)
@@ -67,30 +77,31 @@ class ProgressDisplay:
         """The state of the study in one line."""
         summary = read_summary(self.study)
         counts = f" ({summary.counts()})" if summary.trials else ""
-        line = f"study {summary.name}: {len(summary.finished)} of {summary.budget} trials{counts}"
-        best = self._best()
-        return f"{line}; {best}" if best else line
+        return f"study {summary.name}: {len(summary.finished)} of {summary.budget} trials{counts}"
 
     def _finished_line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
-        """A line for a trial that has just finished: its result, its point, and how far the study is."""
+        """A line for a trial that has just finished: its result, its point, and how far the study is.
+
+        The last part only in a log file: on a terminal the line below all others says so.
+        """
         if trial.state == COMPLETE:
-            pairs = zip(self.spec.objectives, trial.values, strict=True)
-            result = ", ".join(f"{objective.metric} {value:.6g}" for objective, value in pairs)
+            result = show_values(read_summary(self.study), trial)
         else:
             result = {PRUNED: "pruned ", FAIL: "failed: "}[trial.state] + str(trial.user_attrs.get("reason", ""))
         done, budget = len(self._printed), int(self.study.user_attrs["trials"])
-        parts = [f"{done} of {budget}", self._best()]
-        if done < budget and (left := self._seconds_left(trials)):
-            parts.append(f"about {seconds(left)} left")
-        point = _show_point(trial.user_attrs.get("point", {}))
-        return f"trial {trial.number}: {result} with {point}; {', '.join(part for part in parts if part)}"
+        line = f"trial {trial.number}: {result}; {show_short(point(trial))}; {done} of {budget}"
+        if self._live is not None:
+            return line
+        left = self._seconds_left(trials) if done < budget else 0.0
+        time_left = f"about {seconds(left)} left" if left else ""
+        return ", ".join(filter(None, [line, self.best(), time_left]))
 
-    def _best(self) -> str:
+    def best(self) -> str:
         """The best value so far of each objective; empty while no trial is complete."""
         summary = read_summary(self.study)
         return ", ".join(
-            f"best {objective.metric} {trial.values[i]:.6g} (trial {trial.number})"
-            for i, objective in enumerate(self.spec.objectives)
+            f"best {metric} {show_mean(trial.values[i], summary.interval(trial, i))} (trial {trial.number})"
+            for i, metric in enumerate(summary.objectives)
             if (trial := summary.best_by(i)) is not None
         )
 
@@ -106,7 +117,8 @@ class ProgressDisplay:
 
     def _workers_table(self, trials: list[FrozenTrial]) -> Group:
         """One line per worker with its trial, above the state of the study."""
-        table = Table(box=None, pad_edge=False, show_header=False)
+        columns = [Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
+        table = Table(*columns, box=None, pad_edge=False, show_header=False)
         for trial in trials:
             owner = trial.user_attrs.get("owner")
             if trial.state != RUNNING or not owner:
@@ -114,17 +126,14 @@ class ProgressDisplay:
             where = f"worker {owner['worker']}" + ("" if owner["host"] == this_host() else f" on {owner['host']}")
             started = trial.datetime_start or datetime.now()
             progress = seconds((datetime.now() - started).total_seconds())
-            if values := trial.intermediate_values:
-                metric = self.spec.objectives[0].metric
-                progress += f", {metric} {values[max(values)]:.4g} after {len(values)}"
-            point = _show_point(trial.user_attrs.get("point", {}))
-            table.add_row(where, f"trial {trial.number}", progress, point)
+            if count := count_validations(trial):
+                progress += ", 1 validation" if count == 1 else f", {count} validations"
+            # The values are those of the first seed.
+            if (values := trial.intermediate_values) and len(values) == count:
+                progress += f", {self.spec.objectives[0].metric} {values[max(values)]:.4g}"
+            # As `Text`: a list in a point would be taken for markup.
+            table.add_row(where, f"trial {trial.number}", progress, Text(show_short(point(trial))))
         left = self._seconds_left(trials)
-        return Group(table, Text(self.closing() + (f"; about {seconds(left)} left" if left else "")))
-
-
-def _show_point(point: Mapping[str, Any]) -> str:
-    """The point as text, floats to four significant digits."""
-    return ", ".join(
-        f"{name} {f'{value:.4g}' if isinstance(value, float) else value}" for name, value in point.items()
-    )
+        state = self.closing() + (f", about {seconds(left)} left" if left else "")
+        lines = filter(None, [state, self.best()])
+        return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))

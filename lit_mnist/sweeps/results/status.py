@@ -8,12 +8,11 @@ from optuna.trial import FrozenTrial, TrialState
 from rich.markup import escape
 
 from lit_mnist.errors import UserError
-from lit_mnist.sweeps.study.storage import is_confirmation, open_storage, open_study, study_names
-from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point
+from lit_mnist.sweeps.study.storage import STORED, is_confirmation, open_storage, open_study, study_names
+from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point, show_values
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import is_alive, this_host
-from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import find_store
 
 
@@ -90,19 +89,9 @@ def load_summary(storage: BaseStorage, name: str) -> StudySummary:
 
     """
     study = open_study(storage, name)
-    if "stored" not in study.user_attrs:
+    if STORED not in study.user_attrs:
         raise UserError(f"study {name!r} was not made by `lit-mnist sweep`, or is just being made")
     return read_summary(study)
-
-
-def show_values(summary: StudySummary, trial: FrozenTrial) -> str:
-    """The trial's values by metric; with several seeds also half the 95 % interval of the mean."""
-    texts = []
-    for i, (metric, value) in enumerate(zip(summary.objectives, trial.values, strict=True)):
-        seeds = summarise([values[i] for values in trial.user_attrs.get("values", [])] or [value])
-        spread = "" if seeds.interval is None else f" ± {seeds.interval:.2g} ({len(seeds.values)} seeds)"
-        texts.append(f"{metric} {value:.4g}{spread}")
-    return ", ".join(texts)
 
 
 def _owner_problem(trial: FrozenTrial) -> str:

@@ -99,6 +99,8 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
 
     def rank(trial: FrozenTrial) -> tuple[float, ...]:
         violation = sum(max(0.0, excess) for excess in constraints_of(trial).values())
+        # As Optuna ranks trials: those that break no constraint first, complete ones before pruned ones, and these
+        # by how far they got.
         if trial.state == TrialState.COMPLETE:
             return violation, 0, 0, sign * trial.values[0]
         if (step := trial.last_step) is None:
@@ -107,6 +109,7 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
         return violation, 1, -step, math.inf if math.isnan(value) else sign * value
 
     finished = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    # Running trials keep TPE's `constant_liar` from suggesting next to them again.
     chosen = {trial.number for trial in trials if trial.state == TrialState.RUNNING}
     chosen |= {trial.number for trial in heapq.nsmallest(best, finished, key=rank)}
     rest = [trial.number for trial in finished if trial.number not in chosen]
@@ -209,6 +212,7 @@ class NumberedQMCSampler(QMCSampler):
         scramble: bool,
         seed: int,
     ) -> None:
+        # Every parameter is in the search space given here, so that none is sampled independently.
         super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
         self._number, self._space = number, dict(search_space)
 

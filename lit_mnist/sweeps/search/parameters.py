@@ -46,6 +46,7 @@ def is_number(value: Any) -> bool:
 
 def as_suggestion(value: Any) -> Suggestion:
     """The value as Optuna stores it."""
+    # Optuna (4.4 to 5.0) stores plain values only, and warns of anything else as a choice.
     return json.dumps(value) if isinstance(value, list) else value
 
 
@@ -122,6 +123,7 @@ class Number(_Parameter):
             if not 0 < step < math.inf:
                 raise ValueError(f"step {step:g} must be above 0")
             count = (high - low) / step
+            # Not exactly: 0.3 / 0.1 is 2.9999999999999996.
             if abs(count - round(count)) > 1e-8 * max(1.0, count):
                 last = low + step * math.floor(count)
                 raise ValueError(f"steps of {step:g} from {low:g} miss high {high:g}; the last is {last:g}")
@@ -176,6 +178,7 @@ class Number(_Parameter):
             raise UsageError(f"{name}: expected {'an integer' if self.whole else 'a number'}, not {value!r}")
         if not self.low <= value <= self.high:
             raise UsageError(f"{name}: {value} must lie in [{self.low:g}, {self.high:g}]")
+        # YAML reads `low: 1` as an integer, which is as good a float.
         return {name: value if self.whole else float(value)}
 
 
@@ -279,6 +282,7 @@ class LayerSizes(_Parameter):
         """The parameter's dimensions, all there may be."""
         if self.rule != "free":
             return [self._depth(name), *self.width.dimensions(f"{name}.width")]
+        # A shallower list leaves the widths of the layers that it does not have unused.
         deepest = max(int(depth or 1) for depth in self._depth(name).grid_points or ())
         return [self._depth(name), *(self._width(name, layer) for layer in range(1, deepest + 1))]
 

@@ -64,6 +64,7 @@ def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) ->
     has to be saved (Optuna issue 3255: a resumed seeded study repeats its parameters).
     """
     seed = keyed_seed(spec.seed, "sampler", number) % 2**32
+    # For what a sampler leaves to another one, such as conditional parameters.
     rest = RandomSampler(seed)
     name, options = spec.sampler, dict(spec.sampler_options)
     if name == "auto":
@@ -88,6 +89,7 @@ def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) ->
             options |= sampler_options(GPSampler, bool(spec.constraints))
             return GPSampler(seed=seed, independent_sampler=rest, **options)
         options |= sampler_options(CmaEsSampler, bool(spec.constraints))
+        # What the Gaussian process has tried tells CMA-ES where to begin.
         found = [trial for trial in trials if trial.number < MAX_GP_TRIALS and trial.state == TrialState.COMPLETE]
         source = found if spec.sampler == "auto" and found else None
         return CmaEsSampler(seed=seed, independent_sampler=rest, x0=None, sigma0=None, use_separable_cma=False,
@@ -109,6 +111,7 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
             return WilcoxonPruner(**options)
     if spec.pruner == "hyperband":
         return BracketHyperbandPruner(max_resource=max(options["min_resource"], validations), **options)
+    # The patient pruner wraps a median pruner, to which the other options belong.
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}
     with _without_experimental_warnings():
         return PatientPruner(MedianPruner(**options), **patience)
@@ -128,5 +131,6 @@ def _grid_point(spec: Spec, number: int) -> dict[str, Any]:
         return {}
     first_points = [spec.space.encode(point) for point in spec.points]
     points = [point for point in spec.space.grid() if point not in first_points]
+    # Not in the grid's order, in which the first half of a study would never see half of a parameter's values.
     order = torch.randperm(len(points), generator=keyed_generator(spec.seed, "grid"))
     return points[int(order[(number - len(spec.points)) % len(points)])]

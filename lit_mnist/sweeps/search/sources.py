@@ -77,6 +77,7 @@ def source_stage(source: Source, point: Mapping[str, Plain], flags: tuple[str, .
     sizes = json.loads(values[SIZES])
     stage: Stage | None = None
     for depth in range(1, len(sizes) + 1):
+        # Each stage has one layer more than the one below, whose checkpoint it starts from.
         layers = (f"--{SIZES}", json.dumps(sizes[:depth]), *own)
         stage = Stage(source.config.format(depth=depth), layers, source=stage, source_flag=BELOW)
     assert stage is not None, "lists of sizes are never empty"

@@ -64,6 +64,7 @@ class Space:
         Building the model of each finds what would fail in the middle of a sweep. They are far fewer than the
         combinations of all these values: each is fixed once, with the first value of everything else.
         """
+        # One point at the upper ends of all intervals; those below are at the lower ends.
         points = [self._draw(lambda dimension: _ends(dimension)[-1])]
         pending: list[dict[str, Suggestion]] = [{}]
         seen: set[str] = set()
@@ -113,6 +114,7 @@ class Space:
                 raise UsageError(f"points: there is no {name}{nearest(name, self.parameters, listed=True)}")
             suggestions |= self.parameters[name].encode(name, value)
         try:
+            # Drawn from the suggestions alone, so that what is missing and what does not apply both show.
             whole = self._draw(lambda dimension: suggestions[dimension.name])
         except KeyError as error:
             raise UsageError(f"points: {dict(point)} has no {error.args[0]}") from None
@@ -126,6 +128,8 @@ class Space:
         point: dict[str, Plain] = {}
         for name, parameter in self.parameters.items():
             if parameter.applies(point):
+                # In the order of `_conditions_first`: whether a parameter applies depends on the values drawn
+                # before it.
                 value: Any = parameter.draw(name, ask)
                 point[name] = value
                 point |= {other: factor * value for other, factor in parameter.also.items()}
@@ -189,6 +193,7 @@ def _check_name(name: str) -> None:
     if group not in GROUPS or (group == "trainer" and not rest):
         known = [flag.removeprefix("--") for flag in flags()]
         bare = sorted(other for other in known if other.rpartition(".")[2] == name)
+        # `lr` means `model.lr`, but the two are too different for `nearest`.
         hint = f"; did you mean {bare[0]}?" if bare else nearest(name, known)
         raise UsageError(f"space: {name} is no field of model, data or trainer{hint}")
 
@@ -208,6 +213,7 @@ def _conditions_first(
                 except UsageError as error:
                     raise UsageError(f"space: {name}.when: {error}") from None
     try:
+        # A point is drawn parameter by parameter: those that a condition names come first.
         order = list(TopologicalSorter({name: list(p.when) for name, p in parameters.items()}).static_order())
     except CycleError as error:
         raise UsageError(f"space: the conditions go round in a circle: {', '.join(error.args[1])}") from None

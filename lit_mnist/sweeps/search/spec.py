@@ -5,7 +5,7 @@
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -25,6 +25,8 @@ OWN_METRICS = ("parameters", "seconds")
 """Metrics of every trial beside those of its model: trainable parameters, and seconds of training."""
 
 
+# Every option with a default of its own: those of Optuna differ between its versions. TPE, for one, is
+# multivariate by default from 5.0 on.
 class _TPE(StrictModel):
     name: Literal["tpe"]
     seed: int | None = None
@@ -205,6 +207,7 @@ class Spec:
     pruner: str
     pruner_options: Mapping[str, Any]
     trials: int
+    """Size of the study, unless `--trials` says otherwise: what holds for a study is its attribute `trials`."""
     hours: float | None
     constraints: tuple[Constraint, ...]
     seeds: tuple[int, ...]
@@ -220,8 +223,7 @@ class Spec:
     """Checkpoints that a trial keeps once it has ended; it may change within a study."""
 
     def __post_init__(self) -> None:
-        if self.trials < 1:
-            raise UsageError(f"trials: {self.trials} must be at least 1")
+        self.check_trials(self.trials)
         _check_sampler(self)
         _check_pruner(self)
 
@@ -247,9 +249,26 @@ class Spec:
             "source": self.content.get("source"),
         }
 
-    def with_trials(self, trials: int) -> "Spec":
-        """The same specification with another number of trials."""
-        return replace(self, trials=trials)
+    @property
+    def metrics(self) -> list[str]:
+        """The metrics that a trial must end with: those of the objectives, then those of the constraints."""
+        return [*(each.metric for each in self.objectives), *(each.metric for each in self.constraints)]
+
+    def check_trials(self, trials: int) -> None:
+        """Check a number of trials.
+
+        Raises:
+            UsageError: there are fewer than 1, or more than the grid has points.
+
+        """
+        if trials < 1:
+            raise UsageError(f"trials: {trials} must be at least 1")
+        if self.sampler == "grid":
+            grid = self.space.grid()
+            # The points that are tried first need not be in the grid, and those that are come once.
+            size = len(grid) + sum(self.space.encode(point) not in grid for point in self.points)
+            if trials > size:
+                raise UsageError(f"trials: {trials}, but the grid has {size} points")
 
 
 def load_spec(path: str | Path) -> Spec:
@@ -290,6 +309,7 @@ def parse_spec(text: str, name: str) -> Spec:
     space = Space(file.space)
     trials = file.trials
     if trials is None:
+        # A grid without a number of trials is tried as a whole.
         if file.sampler.name != "grid":
             raise UsageError("trials is missing: how many there are to be")
         trials = len(space.grid())
@@ -359,7 +379,8 @@ def _seeds(file: SpecFile) -> tuple[int, ...]:
 
 def _check_sampler(spec: Spec) -> None:
     """Refuse what the sampler would only stumble on in the middle of a study."""
-    first_points = [spec.space.encode(point) for point in spec.points]
+    for point in spec.points:
+        spec.space.encode(point)
     if spec.sampler == "cmaes":
         dimensions = spec.space.dimensions()
         intervals = [d for d in dimensions if not isinstance(d.distribution, CategoricalDistribution)]
@@ -374,12 +395,9 @@ def _check_sampler(spec: Spec) -> None:
         if len(spec.objectives) > 1:
             raise UsageError(f"sampler: cmaes cannot look for {len(spec.objectives)} objectives: take tpe")
     if spec.sampler == "grid":
-        grid = spec.space.grid()
-        size = len(grid) + sum(point not in grid for point in first_points)
-        if spec.trials > size:
-            raise UsageError(f"trials: {spec.trials}, but the grid has {size} points")
         return
     for name, content in spec.content["space"].items():
+        # The content as it was written: `points` may also stand in the depth or the width of layer sizes.
         if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
             raise UsageError(f"space: {name}: points has no effect on the sampler {spec.sampler}")
 

@@ -39,11 +39,13 @@ class StrictModel(BaseModel):
         """Refuse unknown keys here, since pydantic's own error does not know the nearest valid one."""
         if not isinstance(content, Mapping):
             return content
+        # By its name in YAML: `int`, for one, is called `whole` here.
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in content:
             if key not in known:
                 hint = nearest(str(key), known, listed=True)
                 raise PydanticCustomError(UNKNOWN_KEY, "no such key", {"key": str(key), "hint": hint})
+        # The default then holds: strict pydantic would refuse null for a field of a number.
         return {key: value for key, value in content.items() if value is not None}
 
 
@@ -61,6 +63,7 @@ def validate(model: type[Model], content: Any) -> Model:
     try:
         return model.model_validate(content)
     except ValidationError as error:
+        # The first one only: pydantic lists an error for each member of a union.
         raise UsageError(_explain(error.errors()[0], content)) from None
 
 
@@ -97,6 +100,7 @@ def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
     for part in location:
         if isinstance(value, Mapping) and part in value:
             path.append(str(part))
+        # Counted from 1, as people count the items of a list.
         elif isinstance(value, list) and isinstance(part, int):
             path.append(str(part + 1))
         else:

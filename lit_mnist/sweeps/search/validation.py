@@ -7,18 +7,17 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from lit_mnist.data import Batch
-from lit_mnist.errors import UsageError, UserError, nearest
+from lit_mnist.errors import UsageError, UserError, nearest, one_line
 from lit_mnist.sweeps.resources import count_devices
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
 from lit_mnist.terminal import warn
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.fit import check_batch_size, check_fit
+from lit_mnist.training.fit import check_fit
 from lit_mnist.training.stages import Stage
 
 
@@ -90,6 +89,7 @@ def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
     tried: list[dict[str, Plain]] = []
     for probe in probe_points:
         settings = {name: value for name, value in probe.point.items() if name.startswith("trainer.")}
+        # Most points have the same settings of the Trainer, which are tried once.
         if settings in tried:
             continue
         tried.append(settings)
@@ -135,12 +135,14 @@ class StageBuilder:
             if stage.source not in self._checkpoints:
                 weights = self(stage.source).model.state_dict()  # writes the checkpoints of the stages below
                 path = Path(self._folder.name) / f"{len(self._checkpoints)}.ckpt"
+                # As Lightning's checkpoints, of which only the weights are read.
                 torch.save({"state_dict": weights}, path)
                 self._checkpoints[stage.source] = path
             arguments += [stage.source_flag, str(self._checkpoints[stage.source])]
         cli = LitCLI(arguments)
         _check_devices(cli)
         check_fit(cli)
+        # Reads the images once: the datamodule keeps the last split for all points that have the same.
         cli.datamodule.setup("fit")
         return cli
 
@@ -158,7 +160,7 @@ def point_in_errors(point: Mapping[str, Plain]) -> Iterator[None]:
         yield
     except (UserError, RuntimeError, MemoryError) as error:  # RuntimeError: torch found shapes that do not match
         values = [f"{name} {v if isinstance(v, str) else json.dumps(v)}" for name, v in point.items()]
-        text = f"{' '.join(str(error).split()) or type(error).__name__} (at {', '.join(values)})"
+        text = f"{one_line(error)} (at {', '.join(values)})"
         # torch raises a plain RuntimeError if the CPU's memory is exhausted.
         is_plain = isinstance(error, RuntimeError | UserError) and "can't allocate memory" in str(error)
         if is_plain or isinstance(error, MemoryError | torch.OutOfMemoryError):
@@ -175,11 +177,13 @@ def training_length(cli: LitCLI) -> Length:
     trainer = cli.config["trainer"]
     if trainer["fast_dev_run"]:
         return Length(int(trainer["fast_dev_run"]), 1)
-    batches = len(cli.datamodule.train_dataloader()) // max(1, _world_size(trainer))
+    batches = len(cli.datamodule.train_dataloader()) // (count_devices(trainer["devices"]) or 1)
     for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
         if limit is not None:
+            # Lightning takes a whole number as batches, and a fraction as a share of the epoch.
             batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
     batches = max(1, batches)
+    # Lightning steps at the end of an epoch, too, with the gradients accumulated so far.
     accumulated = max(1, trainer["accumulate_grad_batches"])
     per_epoch = math.ceil(batches / accumulated)
     # -1 is Lightning's word for no limit.
@@ -204,11 +208,6 @@ def training_length(cli: LitCLI) -> Length:
     return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last)
 
 
-def _world_size(trainer: Any) -> int:
-    """Processes of a training, as far as the configuration says."""
-    return count_devices(trainer["devices"]) or 1
-
-
 def _check_devices(cli: LitCLI) -> None:
     """Refuse a training over several nodes, and a batch that its devices cannot share: each trial would fail."""
     if (nodes := cli.config["trainer"]["num_nodes"]) > 1:
@@ -216,15 +215,16 @@ def _check_devices(cli: LitCLI) -> None:
             f"trainer.num_nodes {nodes}: a trial runs on one node; use more of its GPUs with trainer.devices, and"
             " more nodes with `lit-mnist submit --array N`, whose N tasks share the study"
         )
-    check_batch_size(cli.datamodule, _world_size(cli.config["trainer"]))
+    cli.datamodule.check_batch_size(count_devices(cli.config["trainer"]["devices"]) or 1)
 
 
 def _check_metrics(spec: Spec, cli: LitCLI) -> None:
     """Refuse objectives and constraints that a fit of the model does not end with."""
     image = torch.rand(2, *cli.datamodule.image_shape)
+    # Two random images and the labels 0 and 1, which every dataset has.
     names = cli.model.val_metric_names(Batch(image, image, torch.tensor([0, 1])))
     known = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
-    for metric in _metrics(spec):
+    for metric in spec.metrics:
         if metric not in known:
             raise UsageError(
                 f"metric {metric}: {type(cli.model).__name__} ends with none of that name"
@@ -234,14 +234,10 @@ def _check_metrics(spec: Spec, cli: LitCLI) -> None:
 
 def _check_length(spec: Spec, length: Length) -> None:
     """Refuse a training that ends before its first validation, if objectives or constraints are measured there."""
-    needed = [metric for metric in _metrics(spec) if metric not in OWN_METRICS]
+    needed = [metric for metric in spec.metrics if metric not in OWN_METRICS]
     if needed and length.validations == 0:
         steps = "1 step" if length.steps == 1 else f"{length.steps:,} steps"
         raise UsageError(
             f"training ends after {steps}, before its first validation, so that there is no {needed[0]}: raise"
             " trainer.max_steps or trainer.max_epochs, or lower trainer.val_check_interval"
         )
-
-
-def _metrics(spec: Spec) -> list[str]:
-    return [*(objective.metric for objective in spec.objectives), *(c.metric for c in spec.constraints)]

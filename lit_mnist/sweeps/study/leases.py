@@ -118,7 +118,10 @@ class Leases:
         """
         # Optuna 4 asks the sampler when a `Trial` is made, which here is not the time for it.
         self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
-        if not self._may_find():
+        # If all trials have ended or are worked on, the lock is not worth waiting for: at the end of a study most
+        # workers look for a trial once a second, while others train the last ones.
+        trials = get_trials(self.study)
+        if len(trials) >= self.study.user_attrs["trials"] and not self._left(trials):
             return None
         while True:
             try:
@@ -145,10 +148,6 @@ class Leases:
                 # has written is looked at anew: where it is still the owner, `_choose_left` returns the trial
                 # again.
                 time.sleep(1)
-
-    def is_owner(self, trial: FrozenTrial) -> bool:
-        """True if the trial is leased to this worker."""
-        return is_leased_to(self.owner, trial)
 
     def tell(self, trial: Trial, values: Sequence[float] | None, state: TrialState) -> None:
         """End the trial in the study, unless another worker has taken it over."""
@@ -196,23 +195,16 @@ class Leases:
                 trial.set_user_attr("point", self.spec.space.suggest(trial))
         return trial
 
-    def _may_find(self) -> bool:
-        """False if every trial of the study has ended or is worked on: then the lock is not worth waiting for.
-
-        At the end of a study most workers look for a trial once a second, while others train the last ones.
-        """
-        trials = get_trials(self.study)
-        if len(trials) < self.study.user_attrs["trials"]:
-            return True
-        # Of every trial, not only up to the first that is dead: each look counts as an observation.
-        found = [t.state == RUNNING and (self.is_owner(t) or self.owners.is_dead(t)) for t in trials]
-        return any(found)
+    def _left(self, trials: Sequence[FrozenTrial]) -> list[FrozenTrial]:
+        """Return the running trials that nobody works on."""
+        # This worker may own a trial that it does not know: the database stored it and became unreachable before
+        # it answered. `is_dead` is asked of every other trial: each look counts as an observation.
+        running = [trial for trial in trials if trial.state == RUNNING]
+        return [trial for trial in running if is_leased_to(self.owner, trial) or self.owners.is_dead(trial)]
 
     def _choose_left(self, trials: Sequence[FrozenTrial], may_create: bool) -> FrozenTrial | None:
         """Return the trial to take over, if one comes before a new trial."""
-        # This worker may own a trial that it does not know: the database stored it and became unreachable before
-        # it answered.
-        left = [t for t in trials if t.state == RUNNING and (self.is_owner(t) or self.owners.is_dead(t))]
+        left = self._left(trials)
         # Trials released after an error come after new ones: an error that comes each time must not keep the
         # others from being tried. Among them the one released most often is first, so that it soon succeeds or
         # fails.

@@ -181,13 +181,14 @@ class JournalLock:
         """Free the lock."""
         self._lock.release()
 
-    def _cut_incomplete_line(self, block: int = 1 << 16) -> None:
+    def _cut_incomplete_line(self) -> None:
         """Truncate the journal after its last line end.
 
         Optuna appends each record with its line end in one write. What follows the last line end is therefore from
         a process that was killed in the middle of that write; the next record would be appended to the same line,
         and no process could read the journal any more.
         """
+        block = 1 << 16
         with suppress(FileNotFoundError), self.path.open("r+b") as file:
             size = end = file.seek(0, os.SEEK_END)
             while end:

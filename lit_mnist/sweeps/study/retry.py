@@ -50,6 +50,7 @@ class RetryingStorage:
         attribute = getattr(self.wrapped, name)
         if not callable(attribute):
             return attribute
+        # Looked up and wrapped at each call: Optuna's storages have dozens of methods, and more with each version.
         return lambda *args, **kwargs: self.retry(lambda: attribute(*args, **kwargs))
 
     def retry(self, call: Callable[[], Result]) -> Result:

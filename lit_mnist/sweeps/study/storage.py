@@ -27,6 +27,11 @@ STORAGE_VARIABLE = "LIT_MNIST_STORAGE"
 SQLITE = "sqlite:///"
 CONFIRMATION = "/confirm-"
 """Stands between the name of a study and the number of its confirmation, in the confirmation's name."""
+STORED = "stored"
+"""Study attribute with what the specification says of the search.
+
+It is written last: a study without it was not created to the end, and its next creator completes it.
+"""
 JOURNAL_START = b'{"op_code":'
 """The first bytes of every journal that Optuna writes (4.4 to 5.0)."""
 
@@ -97,9 +102,21 @@ def is_confirmation(name: str) -> bool:
 
 
 def confirmation_names(storage: BaseStorage, name: str) -> list[str]:
-    """The names of the confirmations of the study `name`, in the order in which they were made."""
-    found = [other for other in study_names(storage) if other.startswith(f"{name}{CONFIRMATION}")]
-    return sorted(found, key=lambda other: int(other.rpartition("-")[2]))
+    """The names of the confirmations of the study `name`, in the order in which they were made.
+
+    One whose creator was killed before it was complete is left out.
+    """
+    found = [
+        study.study_name
+        for study in storage.get_all_studies()
+        if study.study_name.startswith(f"{name}{CONFIRMATION}") and STORED in study.user_attrs
+    ]
+    return sorted(found, key=confirmation_number)
+
+
+def confirmation_number(name: str) -> int:
+    """The number of a confirmation, by its name."""
+    return int(name.rpartition("-")[2])
 
 
 def _open_journal(path: Path) -> RetryingStorage:

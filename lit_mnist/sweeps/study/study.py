@@ -11,9 +11,16 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec
+from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec, load_spec, parse_spec
 from lit_mnist.sweeps.study.locks import study_lock
-from lit_mnist.sweeps.study.storage import CONFIRMATION, default_storage, open_storage, open_study, study_names
+from lit_mnist.sweeps.study.storage import (
+    CONFIRMATION,
+    STORED,
+    default_storage,
+    open_storage,
+    open_study,
+    study_names,
+)
 
 KEEP_CHECKPOINTS = "keep_checkpoints"
 """Attribute: which checkpoints the trials keep, as last asked for by the specification or the command line."""
@@ -50,72 +57,91 @@ def find_spec(given: str, url: str | None = None) -> Spec:
         storage = open_storage(url)
         if given in study_names(storage):
             study = open_study(storage, given)
-            if "stored" not in study.user_attrs:  # its creator was killed in between
+            if STORED not in study.user_attrs:
                 raise UsageError(f"study {given} was not created to the end: give its specification, a YAML file")
             return stored_spec(study)
     return load_spec(given)
 
 
-def create_or_open_study(storage: BaseStorage, spec: Spec, max_validations: int | None = None) -> optuna.Study:
-    """Return the study of `spec`: created if missing, and with the number of trials that `spec` now asks for.
+def create_or_open_study(
+    storage: BaseStorage,
+    spec: Spec,
+    max_validations: int | None = None,
+    trials: int | None = None,
+    keep: KeepCheckpoints | None = None,
+    confirms: str | None = None,
+) -> optuna.Study:
+    """Return the study of `spec`: created if missing, and with the number of trials that is now asked for.
 
     Args:
         storage: Where the study is kept.
         spec: The specification.
         max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
             divide Hyperband's brackets alike.
+        trials: Size of the study; None for what `spec` says. From here on it is the study's attribute `trials`.
+        keep: Checkpoints that a trial keeps; None for what `spec` says. Likewise an attribute from here on.
+        confirms: The MLflow run of the study that a new one confirms, if it does.
 
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
+        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
 
     """
+    trials, keep = spec.trials if trials is None else trials, keep or spec.keep_checkpoints
     with study_lock(storage, spec.name):
         if spec.name not in study_names(storage):
             directions = [objective.direction for objective in spec.objectives]
             optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
         study = open_study(storage, spec.name)
         stored = study.user_attrs
-        # Written last, "stored" says that all attributes are there: the study's creator may be killed between two.
-        if "stored" not in stored:
-            attributes: dict[str, Any] = {"spec": spec.text, "trials": spec.trials}
-            attributes[KEEP_CHECKPOINTS] = spec.keep_checkpoints
+        # Written last, STORED says that all attributes are there: the study's creator may be killed between two.
+        if STORED not in stored:
+            attributes: dict[str, Any] = {"spec": spec.text, "trials": trials}
+            attributes[KEEP_CHECKPOINTS] = keep
             if max_validations is not None:
                 attributes[MAX_VALIDATIONS] = max_validations
-            for name, value in (attributes | {"stored": _as_json(spec.stored())}).items():
+            if confirms is not None:
+                attributes[CONFIRMS] = confirms
+            for name, value in (attributes | {STORED: _as_json(spec.stored())}).items():
                 study.set_user_attr(name, value)
             return study
-        _check_same(spec, stored["stored"])
-        _check_trials(spec, study)
-        if spec.keep_checkpoints != stored.get(KEEP_CHECKPOINTS):
-            study.set_user_attr(KEEP_CHECKPOINTS, spec.keep_checkpoints)
-        if spec.trials != stored["trials"]:
-            study.set_user_attr("trials", spec.trials)
+        _check_same(spec, stored[STORED])
+        _check_trials(study, trials)
+        if keep != stored.get(KEEP_CHECKPOINTS):
+            study.set_user_attr(KEEP_CHECKPOINTS, keep)
+        if trials != stored["trials"]:
+            study.set_user_attr("trials", trials)
         if spec.text != stored["spec"]:  # the limits of time and trials may differ
             study.set_user_attr("spec", spec.text)
         return study
 
 
-def check_stored(storage: BaseStorage, spec: Spec) -> str:
+def check_stored(storage: BaseStorage, spec: Spec, trials: int | None = None) -> str:
     """Describe how far the stored study of `spec` is, in a few words; empty if there is none.
 
+    Args:
+        storage: Where the study is kept.
+        spec: The specification.
+        trials: Size of the study; None for what `spec` says.
+
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than it asks for.
+        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
 
     """
+    trials = spec.trials if trials is None else trials
     if spec.name not in study_names(storage):
         return ""
     study = open_study(storage, spec.name)
-    _check_same(spec, study.user_attrs.get("stored", _as_json(spec.stored())))
-    _check_trials(spec, study)
+    _check_same(spec, study.user_attrs.get(STORED, _as_json(spec.stored())))
+    _check_trials(study, trials)
     finished = sum(trial.state.is_finished() for trial in get_trials(study))
-    return f"stored, {finished} of {spec.trials} trials finished"
+    return f"stored, {finished} of {trials} trials finished"
 
 
 def stored_spec(study: optuna.Study) -> Spec:
     """The specification that is stored in the study, with the number of trials last asked for."""
     spec = parse_spec(study.user_attrs["spec"], study.study_name)
     keep = study.user_attrs.get(KEEP_CHECKPOINTS, spec.keep_checkpoints)
-    return replace(spec.with_trials(study.user_attrs["trials"]), keep_checkpoints=keep)
+    return replace(spec, trials=study.user_attrs["trials"], keep_checkpoints=keep)
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:
@@ -149,10 +175,10 @@ def add_time_spent(study: optuna.Study, seconds: float) -> None:
         study.set_user_attr(TIME_SPENT, study.user_attrs.get(TIME_SPENT, 0.0) + seconds)
 
 
-def _check_trials(spec: Spec, study: optuna.Study) -> None:
-    if (count := len(get_trials(study))) > spec.trials:
+def _check_trials(study: optuna.Study, trials: int) -> None:
+    if (count := len(get_trials(study))) > trials:
         raise UsageError(
-            f"--trials {spec.trials}: study {spec.name!r} has {count} trials already; take {count} or more"
+            f"--trials {trials}: study {study.study_name!r} has {count} trials already; take {count} or more"
         )
 
 

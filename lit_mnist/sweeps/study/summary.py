@@ -12,7 +12,8 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.optuna_private import constraints_of
-from lit_mnist.tracking.queries.statistics import summarise
+from lit_mnist.sweeps.study.storage import STORED
+from lit_mnist.tracking.queries.statistics import show_mean, summarise
 
 UNREPORTED = "validations"
 """Trial attribute: number of validations by seed, for seeds whose values are not reported to the pruner."""
@@ -82,6 +83,7 @@ class StudySummary:
         allowed = [trial for trial in self.complete if trial.number in costs]
         front = [trial for trial in allowed if not is_dominated(costs[trial.number])]
         front.sort(key=lambda trial: (costs[trial.number][0], trial.number))
+        # With a single objective the front holds every trial with the best value, of which the first counts.
         return front if len(self.objectives) > 1 else front[:1]
 
     def best_by(self, index: int) -> FrozenTrial | None:
@@ -119,7 +121,7 @@ class StudySummary:
 def read_summary(study: optuna.Study) -> StudySummary:
     """Read the study from its storage."""
     attributes = study.user_attrs
-    stored = attributes["stored"]
+    stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
         objectives=tuple(objective["metric"] for objective in stored["goals"]),
@@ -127,6 +129,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
         seeds=tuple(stored["seeds"]),
         budget=attributes["trials"],
         given=tuple(stored.get("points", ())),
+        # Wilcoxon's test compares seeds, and the others validations.
         steps_are_seeds=stored.get("pruner") == "wilcoxon",
         trials=tuple(study.get_trials(deepcopy=False)),
     )
@@ -158,6 +161,7 @@ def seconds_left(
     shares = [max(0.0, 1 - count_validations(trial) / mean_count) if mean_count else 1.0 for trial in running]
     free_at = [0.0] * max(workers, 1)  # a heap: when each worker is free, in seconds from now
     for share in sorted(shares, reverse=True):
+        # The worker that is free first takes the next trial, the longest ones first.
         heapq.heapreplace(free_at, free_at[0] + share * mean_seconds)
     for _ in range(budget - len(trials)):
         if free_at[0] >= until_stop:
@@ -191,6 +195,19 @@ def runs(trial: FrozenTrial) -> Sequence[str]:
     """Return the ids of the trial's MLflow runs, in the order of the study's seeds."""
     found: list[str] = trial.user_attrs.get("runs", [])
     return found
+
+
+def show_short(values: Mapping[str, Any]) -> str:
+    """Return a point as one line, without the parts of the names that say what is configured."""
+    return ", ".join(f"{name.rpartition('.')[2]} {show(value)}" for name, value in values.items())
+
+
+def show_values(summary: StudySummary, trial: FrozenTrial) -> str:
+    """Return a complete trial's values by metric, each with its interval if several seeds were trained."""
+    return ", ".join(
+        f"{metric} {show_mean(value, summary.interval(trial, i))}"
+        for i, (metric, value) in enumerate(zip(summary.objectives, trial.values, strict=True))
+    )
 
 
 def show_point(values: Mapping[str, Any]) -> str:

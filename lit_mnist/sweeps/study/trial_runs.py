@@ -22,10 +22,16 @@ from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.tracking.store import connect, experiment_id, find_store
 
 if TYPE_CHECKING:
+    import optuna
     from mlflow.entities import Run
+    from optuna.trial import Trial
+
+    from lit_mnist.sweeps.search.spec import Objective
 
 PARENT = "mlflow.parentRunId"
 PRUNED_MARK = "✂"
+FINAL_METRICS = ("best/", "val/", "test/")
+"""Beginnings of the names of metrics by which trials are compared."""
 MAX_NAME_LENGTH = 250
 """Characters that MLflow stores of a run's name on every database."""
 STATE, REASON = "sweep.state", "sweep.reason"
@@ -37,19 +43,35 @@ def param_name(field: str) -> str:
     return field.split(".")[1] if "." in field else field
 
 
-def run_name(number: int, point: Mapping[str, Any], budget: int, seed: int | None = None, mark: str = "") -> str:
+def run_name(
+    number: int,
+    point: Mapping[str, Any],
+    budget: int,
+    seed: int | None = None,
+    mark: str = "",
+    shares: Mapping[str, float] | None = None,
+) -> str:
     """Return the name of a trial's run, such as `03 lr=0.011 rmsprop [500]`: the UI shows about 20 characters.
 
     Args:
         number: The trial's number.
-        point: Its hyperparameters by their dotted names, the most important first; a learning rate comes first.
+        point: Its hyperparameters by their dotted names.
         budget: Trials of the study, whose numbers all take the same width.
         seed: The run's seed, if the trial has several.
         mark: PRUNED_MARK, if the trial was pruned.
+        shares: How important each parameter of the space is: the most important value comes first. None if that is
+            not known: then the learning rate does.
 
     """
+
+    def rank(name: str) -> float:
+        if shares is None:
+            return 0.0 if name.endswith("lr") else 1.0
+        # A list of layer sizes has several parameters, such as `model.hidden_sizes.width`.
+        return -max((share for key, share in shares.items() if f"{key}.".startswith(f"{name}.")), default=0.0)
+
     parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
-    for name, value in sorted(point.items(), key=lambda item: not item[0].endswith("lr")):
+    for name, value in sorted(point.items(), key=lambda item: rank(item[0])):
         short = name.rpartition(".")[2]
         if len(short) > 4:
             short = short[:3]
@@ -64,33 +86,27 @@ class TrialRuns:
     """The MLflow runs of one trial.
 
     Args:
-        study: The study's name.
-        experiment: The name of its MLflow experiment.
-        study_run: The id of the study's run.
-        number: The trial's number.
-        goals: The objectives, such as `minimize val/loss`.
-        point: Its hyperparameters, by their dotted names.
-        budget: Trials of the study.
+        study: The study, whose own run exists.
+        trial: The trial, with its point.
+        objectives: Those of the study.
 
     """
 
-    def __init__(
-        self,
-        study: str,
-        experiment: str,
-        study_run: str,
-        number: int,
-        goals: Sequence[str],
-        point: Mapping[str, Any],
-        budget: int,
-    ) -> None:
-        self.experiment, self.study_run, self.number, self.goal = experiment, study_run, number, goals[0]
-        self.point, self.budget = point, budget
+    def __init__(self, study: "optuna.Study", trial: "Trial", objectives: "Sequence[Objective]") -> None:
+        attributes = study.user_attrs
+        self.experiment, self.study_run, self.budget = (
+            attributes[key] for key in ("experiment", "run_id", "trials")
+        )
+        self.number = trial.number
+        self.point: Mapping[str, Any] = trial.user_attrs["point"]
+        goals = [f"{objective.direction} {objective.metric}" for objective in objectives]
+        self.goal = goals[0]
+        self.objectives = [objective.metric for objective in objectives]
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
         """The id of the run that is the parent of those of the seeds, if there are several seeds."""
-        self._common_tags = {STUDY: study, STUDY_RUN: study_run, TRIAL: str(number)}
+        self._common_tags = {STUDY: study.study_name, STUDY_RUN: self.study_run, TRIAL: str(trial.number)}
         if len(goals) > 1:
             self._common_tags[GOALS] = ", ".join(goals)
 
@@ -104,6 +120,7 @@ class TrialRuns:
 
         Between the creation of a run and its first file, a killed worker leaves a run without a configuration.
         """
+        # By tags, which a run has from its creation on: the worker may be killed before it stores the run's id.
         for run in self._search(f"tags.`{SEED}` = '{seed}'"):
             if run.info.status == "FINISHED" or self._has_config(run.info.run_id):
                 return run
@@ -129,7 +146,9 @@ class TrialRuns:
         return self.group
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
-        """End the parent run, with mean and confidence interval of each metric over the seeds.
+        """End the parent run, with the mean of each final value over the seeds, and the objectives' intervals.
+
+        Of everything else, such as the training loss, MLflow would draw a chart with a single dot.
 
         Args:
             state: How the trial ended, see `summary.STATES`.
@@ -143,10 +162,12 @@ class TrialRuns:
 
         now, points = time.time_ns() // 1_000_000, []
         for name in set.intersection(*(set(each) for each in metrics)) if metrics else ():
+            if name not in self.objectives and not name.startswith(FINAL_METRICS):
+                continue
             summary = summarise([each[name] for each in metrics])
             # Under the name that the runs of the seeds have, so that the UI sorts both by the same column.
             points.append(Metric(name, summary.mean, now, 0))
-            if summary.interval is not None:
+            if summary.interval is not None and name in self.objectives:
                 points.append(Metric(f"{name}/interval", summary.interval, now, 0))
         self.client.log_batch(self.group, metrics=points)
         self._end(self.group, state, reason)
@@ -172,6 +193,7 @@ class TrialRuns:
         """Log the trial's hyperparameters as its fits do; repeating it changes nothing."""
         from mlflow.entities import Param
 
+        # As `Run.log_params` does: MLflow refuses a parameter that is logged again with another text.
         texts = {
             param_name(name): json.dumps(value) if isinstance(value, list | tuple) else str(value)
             for name, value in self.point.items()

@@ -136,6 +136,7 @@ def run_job(path: Path) -> None:
             ParentWatch(signals)
         study = open_study(open_storage(None), job.study)
         spec = stored_spec(study)
+        # The pruner alone: the point was suggested by the worker, and no rank samples anything.
         study.pruner = make_pruner(spec, job.validations)
         trial = load_trial(study, job.number) if is_rank_0 else None
         pruned = trial.user_attrs.get("pruned") if trial is not None and job.reports else None

@@ -3,10 +3,10 @@
 import errno
 import shutil
 
-from lit_mnist.errors import DataError, UserError
+from lit_mnist.errors import DataError, UserError, one_line
 from lit_mnist.sweeps.study.retry import StorageGoneError
 from lit_mnist.tracking.folder import BusyError
-from lit_mnist.tracking.store import StoreError, find_store, one_line
+from lit_mnist.tracking.store import StoreError, find_store
 
 FULL_DISK = 32 * 1024 * 1024
 """Free bytes below which a disk counts as full: torch and SQLite report a failed write in many different ways."""
@@ -42,6 +42,7 @@ def is_infrastructure_error(error: Exception) -> bool:
     """
     if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
         return True
+    # By the module's name, so that no library is imported to look at an error.
     return type(error).__module__.partition(".")[0] in LIBRARIES or _is_disk_full()
 
 
@@ -56,8 +57,8 @@ def affects_all_trials(error: Exception) -> bool:
 
 def describe_error(error: Exception) -> str:
     """Return in one line why a trial failed; with the type, unless the message is meant for users."""
-    text = one_line(error)[:500]
-    return text if isinstance(error, UserError) and text else f"{type(error).__name__}: {text}"
+    name, text = type(error).__name__, one_line(error)[:500]
+    return text if isinstance(error, UserError) or text == name else f"{name}: {text}"
 
 
 def _is_disk_full() -> bool:

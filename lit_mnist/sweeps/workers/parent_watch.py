@@ -37,6 +37,7 @@ class ParentWatch:
             pass
 
     def _run(self) -> None:
+        # Ends with the pipe.
         for line in sys.stdin:
             if line.strip() == START:
                 self._start.set()

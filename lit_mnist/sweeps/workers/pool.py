@@ -123,6 +123,7 @@ class WorkerPool:
         self._deaths = dict.fromkeys(MAX_DEATHS, 0)
         self._is_closed = False
         self.members: list[WorkerProcess] = []
+        # The fork server, unless the command has started it already.
         prepare(workers)
         try:
             for number in range(workers):

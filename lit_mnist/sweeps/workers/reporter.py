@@ -90,7 +90,10 @@ class Reporter(Callback):
         if self.trial is not None and self.owner is not None:
             check_owner(self.trial.storage, self.trial, self.owner)
         if not self.reports:
-            self._count_unreported()
+            # Only that the trial has got further: `Leases` counts the deaths and releases since then.
+            counts = {} if self.trial is None else self.trial.user_attrs.get(UNREPORTED, {})
+            if self.trial is not None and self.validations > counts.get(str(self.seed), 0):
+                self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
             return
         is_pruned = self._report(trainer, step) if trainer.is_global_zero else False
         # All ranks must stop at the same step, or those that go on would wait for rank 0 for ever.
@@ -123,18 +126,10 @@ class Reporter(Callback):
         self.trial.report(float(value), step)
         if not self.trial.should_prune():
             return False
-        self.reason = f"at epoch {trainer.current_epoch + 1}: {name} {float(value):.4g} was not enough to go on"
+        self.reason = f"at epoch {trainer.current_epoch + 1} with {name} {float(value):.4g}"
         # Stored before the training stops: whoever takes the trial over must not train on.
         self.trial.set_user_attr("pruned", self.reason)
         return True
-
-    def _count_unreported(self) -> None:
-        """Store that the trial has got further: `Leases` counts the deaths and releases since then."""
-        if self.trial is None:
-            return
-        counts: dict[str, int] = self.trial.user_attrs.get(UNREPORTED, {})
-        if self.validations > counts.get(str(self.seed), 0):
-            self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
 
     def _note_first_save(self) -> None:
         """Store the seconds to the first checkpoint or validation; see `job_time`."""
@@ -153,6 +148,7 @@ def check_finite(name: str, value: float, trainer: Trainer | None = None) -> Non
         UserError: it is one of these; with the step, if `trainer` is given.
 
     """
+    # Infinite or NaN: both give NaN here, which differs from 0.
     if value - value != 0:
         where = f" at step {trainer.global_step} (epoch {trainer.current_epoch})" if trainer else ""
         raise UserError(f"{name} is {value}{where}: training has diverged")

@@ -3,8 +3,7 @@
 import contextlib
 import signal
 import time
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Iterator
 from typing import cast
 
 import optuna
@@ -12,6 +11,7 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
+from lit_mnist.sweeps.results.description import closing_lines
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.results.study_page import StudyPage
@@ -39,7 +39,7 @@ from lit_mnist.sweeps.workers.pool import WorkerPool
 from lit_mnist.sweeps.workers.trial import plan_trials
 from lit_mnist.terminal import say
 from lit_mnist.tracking.pages import show_page
-from lit_mnist.tracking.store import import_mlflow
+from lit_mnist.tracking.store import find_store, import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze
 
 POLL_INTERVAL = 0.3
@@ -67,18 +67,19 @@ def sweep(
         Interrupted: a signal came; the same command continues the study.
 
     """
-    spec = find_spec(given, url)
-    if trials is not None:
-        spec = spec.with_trials(trials)
-    run_spec(spec if keep is None else replace(spec, keep_checkpoints=keep), workers, url)
+    run_spec(find_spec(given, url), workers, url, trials, keep)
 
 
-def run_spec(spec: Spec, workers: int, url: str | None) -> None:
+def run_spec(
+    spec: Spec, workers: int, url: str | None, trials: int | None = None, keep: KeepCheckpoints | None = None
+) -> None:
     """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
     url = url or default_storage()
+    trials = spec.trials if trials is None else trials
+    spec.check_trials(trials)
     with gc_freeze(), SignalWatch() as signals:
         storage = open_storage(url)
-        if check_stored(storage, spec) and _report_if_finished(storage, spec):
+        if check_stored(storage, spec, trials) and _report_if_finished(storage, spec, trials):
             return
         probes = check(spec)
         check_machine(spec, probes)
@@ -87,7 +88,7 @@ def run_spec(spec: Spec, workers: int, url: str | None) -> None:
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
             # The workers' processes start up while the study and its run are created.
             validations = max((probe.validations for probe in probes), default=None)
-            study = create_or_open_study(storage, spec, validations)
+            study = create_or_open_study(storage, spec, validations, trials, keep)
             with study_run(study, spec) as run:
                 address = show_page(run.run.store, run.run.experiment_id, run.run.id)
                 say(address)
@@ -102,8 +103,9 @@ def run_spec(spec: Spec, workers: int, url: str | None) -> None:
                     # Workers end while trials are left only if the job has no time for them.
                     raise reason_to_stop(get_trials(study)) or JobEndsError("trials are left")
                 _summarise(study, run)
-            page.finish(read_summary(study))  # after the run has uploaded its figures
-            say(address)
+            summary = read_summary(study)
+            page.finish(summary)  # after the run has uploaded its figures
+            say("\n".join(closing_lines(summary, address, page.images)))
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
@@ -140,15 +142,7 @@ def _monitor(
         page: The study's page in MLflow's UI.
 
     """
-    since = time.monotonic()
-
-    def save_time(interval: float = 0.0) -> None:
-        nonlocal since
-        if (passed := time.monotonic() - since) >= interval:
-            since += passed
-            add_time_spent(study, passed)
-
-    with ProgressDisplay(study, spec, launcher.workers) as display:
+    with ProgressDisplay(study, spec, launcher.workers) as display, _time_spent(study) as save_time:
         launcher.start()
         is_server = cast(RetryingStorage, storage_of(study)).engine is not None
         has_progressed, next_look, finished = False, 0.0, -1
@@ -162,6 +156,7 @@ def _monitor(
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()
+                    # The page costs requests to the tracking store: only when a trial has ended.
                     if finished != (finished := len((summary := read_summary(study)).finished)):
                         page.update(summary)
                     run.keep_running(get_trials(study))
@@ -169,25 +164,43 @@ def _monitor(
                     if is_finished(study):
                         launcher.close(kill=True)
                         break
-                    save_time(TIME_SAVE_INTERVAL)
+                    save_time()
                 time.sleep(POLL_INTERVAL)
         except BaseException:
+            # Whatever went wrong here: each worker saves its trial, which the next sweep goes on with.
             launcher.signal(signal.SIGTERM)
             launcher.close()
             raise
-        finally:
-            save_time()
         display.update()
         page.update(read_summary(study))
-    say(display.closing() + _what_next(study, spec, signals))
+    # Of a finished study the best point follows once its figures are drawn.
+    best = "" if is_finished(study) else display.best()
+    say("; ".join(filter(None, [display.closing(), best, _what_next(study, spec, signals)])))
+
+
+@contextlib.contextmanager
+def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
+    """Add the time inside to what is spent on the study; yields a function that stores it every few seconds."""
+    since = time.monotonic()
+
+    def save(interval: float = TIME_SAVE_INTERVAL) -> None:
+        nonlocal since
+        if (passed := time.monotonic() - since) >= interval:
+            since += passed
+            add_time_spent(study, passed)
+
+    try:
+        yield save
+    finally:
+        save(0.0)
 
 
 def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
     """The end of a sweep's last line: why the study is not finished, if it is not."""
     if signals.received is not None:
-        return "; the same command goes on"
+        return "the same command goes on"
     if not is_finished(study) and is_out_of_time(study, spec):
-        return f"; its {spec.hours:g} hours are over"
+        return f"its {spec.hours:g} hours are over"
     return ""
 
 
@@ -204,14 +217,19 @@ def _summarise(study: optuna.Study, run: StudyRun) -> None:
             study.set_user_attr("summed", study.user_attrs["trials"])
 
 
-def _report_if_finished(storage: BaseStorage, spec: Spec) -> bool:
+def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
     """Return False if trials are left. Otherwise say that there are none, and add a summary that is missing."""
     study = open_study(storage, spec.name)
-    if study.user_attrs.get("trials") != spec.trials or not is_finished(study):
+    if study.user_attrs.get("trials") != trials or not is_finished(study):
         return False
-    if study.user_attrs.get("summed") != spec.trials:  # the sweep that finished it was killed before its summary
+    if study.user_attrs.get("summed") != trials:  # the sweep that finished it was killed before its summary
         with study_run(study, spec) as run:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))
     say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
+    attributes = study.user_attrs
+    address = ""
+    if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued
+        address = show_page(find_store(), attributes["experiment_id"], attributes["run_id"])
+    say("\n".join(closing_lines(read_summary(study), address)))
     return True

@@ -102,6 +102,7 @@ def worker_main(config: WorkerConfig) -> None:
     config.stderr.close()
     sys.stdin = os.fdopen(0)
     sys.argv = ["lit-mnist", "sweep", "worker", config.study]
+    # A fork has the fork server's environment, which is that of the moment when it was started.
     os.environ.clear()
     os.environ.update(config.environment)
     if CAN_FORK:

@@ -109,17 +109,7 @@ class TrialWork:
         self.leases, self.trial, self.signals, self.plan = leases, trial, signals, plan
         self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
-        attributes = study.user_attrs
-        goals = [f"{objective.direction} {objective.metric}" for objective in spec.objectives]
-        self.runs = TrialRuns(
-            study.study_name,
-            attributes["experiment"],
-            attributes["run_id"],
-            trial.number,
-            goals,
-            self.point,
-            attributes["trials"],
-        )
+        self.runs = TrialRuns(study, trial, spec.objectives)
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
         """Of each seed that is trained, in the order of the seeds."""
@@ -143,6 +133,7 @@ class TrialWork:
             self._prune_if_too_large()
             if len(self.spec.seeds) > 1:
                 group = self.runs.open_group()
+                # Each attribute is a record in the study's journal, which only grows.
                 if self.trial.user_attrs.get("group") != group:
                     self.trial.set_user_attr("group", group)
             for seed in self.spec.seeds:
@@ -173,6 +164,7 @@ class TrialWork:
         for seed in self.spec.seeds:
             if (run := self.runs.find(seed)) is not None and run.info.status != "FINISHED":
                 self._add_run(run.info.run_id)
+                # Its last worker was killed, and nobody will open the run again to set its status.
                 self.runs.client.set_terminated(run.info.run_id, "FAILED")
         raise UserError(reason)
 
@@ -181,6 +173,7 @@ class TrialWork:
         limits = [constraint.at_most for constraint in self.spec.constraints if constraint.metric == "parameters"]
         if not limits:
             return
+        # Built and counted: the number of parameters follows from the point, whatever the training makes of it.
         model = LitCLI(self.stage.arguments("full", self.spec.seeds[0])).model
         if (count := count_parameters(model)) > min(limits):
             set_constraint(self.trial, "parameters", count - min(limits))
@@ -220,8 +213,7 @@ class TrialWork:
         if reason is not None:
             self.metrics.append(metrics)
             raise PrunedError(reason)
-        needed = [objective.metric for objective in self.spec.objectives]
-        for name in needed + [constraint.metric for constraint in self.spec.constraints]:
+        for name in self.spec.metrics:
             if name not in metrics:
                 raise UserError(f"the trial has no metric {name}{nearest(name, metrics, listed=True)}")
             check_finite(name, metrics[name])
@@ -231,6 +223,7 @@ class TrialWork:
         """Train with that seed, in a new run or from the last checkpoint of the run `run_id`."""
         tags: dict[str, str] = {}
         if run_id is not None:
+            # Its configuration, tags and source are in the run already.
             arguments = ["--resume", run_id]
         else:
             source_flags, tags = take_source(self.stage, "full", seed, self.signals)
@@ -295,6 +288,7 @@ class TrialWork:
             for constraint in self.spec.constraints:
                 excess = self._mean(constraint.metric) - constraint.at_most
                 set_constraint(self.trial, constraint.metric, excess)
+        # Of each seed, also of a trial that was pruned or has failed after some of them.
         values = [[metrics.get(metric, math.nan) for metric in objectives] for metrics in self.metrics]
         self.trial.set_user_attr("values", values)
         self.trial.set_user_attr("seconds", self._total_seconds())

@@ -20,6 +20,7 @@ from lit_mnist.tracking.journal.points import Point, Rewind
 
 Entry = dict[str, Any]
 
+# The name that version 0.1 gave it, whose journals are still read.
 MAIN = "spool"
 """Name of the files of a fit's journal; a process that measures the run writes one with another name."""
 DAMAGED = "damaged line"

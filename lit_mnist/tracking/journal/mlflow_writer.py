@@ -10,7 +10,12 @@ from lit_mnist.terminal import warn
 from lit_mnist.tracking.journal.journal import DAMAGED, Entry, Journal
 from lit_mnist.tracking.journal.points import NEVER_REPLACED, REWOUND, Rewind, add_to_tag, drop_replaced
 from lit_mnist.tracking.liveness import heartbeat_tag
-from lit_mnist.tracking.mlflow_private import MAX_METRICS_PER_BATCH, MAX_PARAMS_TAGS_PER_BATCH, delete_points
+from lit_mnist.tracking.mlflow_private import (
+    MAX_METRICS_PER_BATCH,
+    MAX_PARAMS_TAGS_PER_BATCH,
+    delete_artifact,
+    delete_points,
+)
 from lit_mnist.tracking.store import reason
 
 if TYPE_CHECKING:
@@ -129,6 +134,8 @@ class MLflowWriter:
                 self.client.log_text(self.run_id, entry["text"], entry["path"])
             case "file":
                 self._send_file(entry)
+            case "delete":
+                self._delete(entry["path"])
             case "dataset":
                 self._send_dataset(entry)
             case "status" if entry["status"] == "RUNNING":
@@ -153,6 +160,13 @@ class MLflowWriter:
             raise Refused(f"the file {path} does not exist any more") from None
         finally:
             self.uploading = 0
+
+    def _delete(self, path: str) -> None:
+        try:
+            delete_artifact(self.client, self.run_id, path)
+        except Exception as error:
+            if not (is_refusal(error) or isinstance(error, NotImplementedError)):
+                raise  # it may pass; a store that never deletes keeps the artifact
 
     def _send_dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag

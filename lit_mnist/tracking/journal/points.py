@@ -45,6 +45,7 @@ def newest_per_step(points: Iterable[Point]) -> list[Point]:
     """Of the points of one metric the newest at each step, sorted by step."""
     newest: dict[int, Point] = {}
     for point in sorted(points, key=lambda point: point[2]):
+        # Sorted by time, so that the last one written here is the newest.
         newest[point[3]] = point
     return [newest[step] for step in sorted(newest)]
 

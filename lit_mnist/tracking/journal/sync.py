@@ -41,7 +41,7 @@ def sync(run_id: str | None = None) -> None:
     store, clients = find_store(), Clients()
     if run_id is None:
         folders = run_folders(store.home)
-    elif (found := local_folder(run_id)) is not None:
+    elif (found := local_folder(run_id, store.home)) is not None:
         folders = [found]
     else:
         raise UsageError(f"no folder in {store.home / 'runs'} is that of one run {run_id!r}")

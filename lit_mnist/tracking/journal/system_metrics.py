@@ -13,6 +13,8 @@ import psutil
 from lit_mnist.tracking.journal.points import Point
 
 PREFIX = "system/"
+SAMPLE_INTERVAL = 10.0
+"""Seconds between two samples."""
 
 
 class SystemMetrics:
@@ -22,17 +24,13 @@ class SystemMetrics:
     run draws one line.
 
     Args:
-        every: Seconds between two samples.
-        first: Seconds before the first.
+        first: Seconds before the first sample.
         last_step: The largest step that the run has logged already.
         short_runs: Sample a run once that ends before `first`.
 
     """
 
-    def __init__(
-        self, every: float = 10.0, first: float = 2.0, last_step: int = -1, short_runs: bool = True
-    ) -> None:
-        self.every = every
+    def __init__(self, first: float = 2.0, last_step: int = -1, short_runs: bool = True) -> None:
         self._start = time.time() - max(last_step, 0)
         self._due = time.time() + first
         self._step = last_step
@@ -48,7 +46,7 @@ class SystemMetrics:
     def sample(self) -> list[Point]:
         """One point for each metric that the machine provides."""
         now = time.time()
-        self._due = now + self.every
+        self._due = now + SAMPLE_INTERVAL
         self.samples_end = True
         self._step = max(int(now - self._start), self._step + 1)  # the last sample may follow within the second
         values: dict[str, float] = {}

@@ -6,13 +6,16 @@ import threading
 import time
 from collections.abc import Callable
 
+from lit_mnist.errors import one_line
 from lit_mnist.terminal import note, warn
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
 from lit_mnist.tracking.journal.system_metrics import SystemMetrics
 from lit_mnist.tracking.liveness import HEARTBEAT_INTERVAL, touch_heartbeat
-from lit_mnist.tracking.store import one_line, reason
+from lit_mnist.tracking.store import reason
 
+SEND_INTERVAL = 3.0
+"""Seconds between two times of sending: one call takes a batch of points, and costs tens of milliseconds."""
 LONGEST_PAUSE = 30.0
 """Longest pause in seconds between two attempts while the store does not answer."""
 PATIENCE = 10.0
@@ -29,7 +32,6 @@ class Uploader:
         writer: Sends them to the store; None leaves everything in the journal.
         store_name: How warnings call the store.
         system: Samples the machine's load into the journal, if given.
-        interval: Seconds between two times of sending.
         heartbeat: Show, in the run's folder and in the store, that the run's process is alive.
 
     """
@@ -40,11 +42,10 @@ class Uploader:
         writer: MLflowWriter | None,
         store_name: str = "",
         system: SystemMetrics | None = None,
-        interval: float = 3.0,
         heartbeat: bool = False,
     ) -> None:
         self.journal, self.writer, self.store_name = journal, writer, store_name
-        self.system, self.interval = system, interval
+        self.system, self.interval = system, SEND_INTERVAL
         self.away = False
         """True if the store did not take what it was last sent."""
         self._next_heartbeat = time.monotonic() if heartbeat else math.inf
@@ -109,6 +110,7 @@ class Uploader:
             elif closing:
                 self._abandoned.wait(1.0)  # try again until `close` runs out of patience
             else:
+                # A server that restarts is not met by all runs at once, every three seconds.
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _send(self) -> bool:

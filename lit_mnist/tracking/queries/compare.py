@@ -181,11 +181,14 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
     }
     for tag, name in SHOWN_TAGS.items():
         rows[name] = [
-            "/".join(sorted({run.tags.get(tag, MISSING)[:12] for run in group.runs})) for group in groups
+            # Twelve characters tell commits and digests apart; whole ones would fill the table.
+            "/".join(sorted({run.tags.get(tag, MISSING)[:12] for run in group.runs}))
+            for group in groups
         ]
     runs = [run for group in groups for run in group.runs]
     hidden = {RUN_SEED, *IRRELEVANT_PARAMS}
     if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
+        # It follows the run's seed, which groups leave out.
         hidden.add(DATA_SEED)
     for name in dict.fromkeys(name for run in runs for name in run.params):
         if name not in hidden:

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lit_mnist.errors import UsageError, UserError
-from lit_mnist.tracking import folder as folders
-from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, run_folders
+from lit_mnist.errors import UsageError, UserError, one_line
+from lit_mnist.tracking.folder import Record, has_unsent, is_at_work, read_record, records, run_folders
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.queries.reader import TRIAL, ClientReader, Reader
 from lit_mnist.tracking.queries.search import search_runs
-from lit_mnist.tracking.store import Store, connect, find_store, one_line
+from lit_mnist.tracking.store import Store, connect, find_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -59,7 +58,7 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
             f"more than one run begins with {text!r} in {store.name}: {', '.join([*named, *others])};"
             " give more of the id"
         )
-    folder = folders.local_folder(text, store.home)
+    folder = local_folder(text, store.home)
     record = read_record(folder) if folder is not None else None
     if record is not None and record.offline:
         raise UsageError(f"run {record.id} is offline: `lit-mnist sync` sends it to {store.name}")
@@ -76,21 +75,27 @@ def find_run(client: "MlflowClient", store: Store, text: str) -> "MlflowRun":
     return client.get_run(resolve_run_id(store, ClientReader(client), text))
 
 
-def local_folder(text: str) -> Path | None:
+def local_folder(text: str, home: Path | None = None) -> Path | None:
     """Return the folder on this machine of the run that `text` names, without asking the store.
 
     Args:
         text: An id or its beginning, also of the id that the run had while offline; or `last`.
+        home: A project's `mlruns` folder; None for that of this project.
 
     Returns:
         None if no folder fits, or more than one.
 
     """
-    home = find_store().home
+    if not text:
+        return None
+    home = home or find_store().home
     if text == LATEST:
-        records = [record for path in run_folders(home) if (record := read_record(path)) is not None]
-        text = max(records, key=lambda record: record.start_time).id if records else ""
-    return folders.local_folder(text, home)
+        newest = max(records(home), key=lambda item: item[1].start_time, default=None)
+        return None if newest is None else newest[0]
+    found = [path for path in run_folders(home) if path.name.startswith(text)]
+    # A folder has the run's current id as its name; the id that the run had while offline is in its record.
+    found = found or [path for path, record in records(home) if record.is_called(text)]
+    return found[0] if len(found) == 1 else None
 
 
 def find_key(key: str, offline: bool = False) -> str | None:
@@ -105,8 +110,7 @@ def find_key(key: str, offline: bool = False) -> str | None:
 
     """
     store = find_store()
-    records = [record for path in run_folders(store.home) if (record := read_record(path)) is not None]
-    here = [record for record in records if record.key == key]
+    here = [record for _, record in records(store.home) if record.key == key]
     if here:
         return max(here, key=lambda record: record.start_time).id
     if offline:
@@ -128,8 +132,7 @@ def find_unfinished(offline: bool = False) -> str:
 
     """
     store = find_store()
-    found = [(path, record) for path in run_folders(store.home) if (record := read_record(path)) is not None]
-    for path, record in sorted(found, key=lambda item: -item[1].start_time):
+    for path, record in sorted(records(store.home), key=lambda item: -item[1].start_time):
         # Only `fit` leaves a configuration to resume from; the study's own run, for one, has none.
         made_by_fit = record.argv[:1] == ["fit"] or any(
             entry.get("path") == "config.yaml" for _, entry in Journal(path).entries() if entry["kind"] == "text"
@@ -192,7 +195,8 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
         UserError: the store cannot be opened, or there is no such run, or more than one.
 
     """
-    current, folder = find_store(), local_folder(text)
+    current = find_store()
+    folder = local_folder(text, current.home)
     record = read_record(folder) if folder is not None else None
     if record is not None and folder is not None and (offline or record.offline):
         return FoundRun(record.id, folder, record.store(current), record, Journal(folder).status() or "RUNNING")

@@ -52,15 +52,32 @@ def paired(first: Mapping[str, float], second: Mapping[str, float]) -> Summary |
     return summarise([first[seed] - second[seed] for seed in shared]) if len(shared) > 1 else None
 
 
-def p_value(difference: Summary) -> float:
-    """Return the two-sided p-value of Student's paired test that the mean of the differences is 0."""
-    count = len(difference.values)
-    variance = math.fsum((value - difference.mean) ** 2 for value in difference.values) / (count - 1)
-    if variance == 0:
-        return float(difference.mean == 0)
+def p_not_positive(values: Sequence[float], strict: bool = False) -> float:
+    """One-sided p value of Student's t test that the mean of `values` (one per seed) is not above 0.
+
+    Equal values, such as parameter counts, have no spread to test: p is 0 or 1. A `strict` condition is not met by
+    a mean of exactly 0.
+
+    Raises:
+        ValueError: a value is not finite, or there is none.
+
+    """
+    if not values or not all(map(math.isfinite, values)):
+        raise ValueError(f"Student's test takes one or more finite values, not {list(values)}")
+    if min(values) == max(values):
+        return 0.0 if values[0] > 0 or (values[0] == 0 and not strict) else 1.0
     from scipy.special import stdtr  # see `summarise`
 
-    return 2 * float(stdtr(count - 1, -abs(difference.mean) / math.sqrt(variance / count)))
+    count = len(values)
+    mean = math.fsum(values) / count
+    variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    return float(stdtr(count - 1, -mean / math.sqrt(variance / count)))
+
+
+def p_value(differences: Sequence[float]) -> float:
+    """Return the two-sided p value of Student's paired test that the mean of the differences is 0."""
+    smaller = min(p_not_positive(differences, True), p_not_positive([-value for value in differences], True))
+    return min(1.0, 2 * smaller)
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
@@ -95,7 +112,7 @@ def shares_differ(first: float, second: float, count: int) -> bool:
 def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
     """Return a mean with half its interval, both to two figures of the interval, such as `0.783 ± 0.052`.
 
-    Without an interval, or with one that is 0 or infinite, the mean has four figures.
+    Without an interval, or with one that is 0 or infinite, the mean has four figures; a count has all of them.
 
     Args:
         mean: The mean.
@@ -104,6 +121,7 @@ def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
 
     """
     if interval is None or not 1e-9 * abs(mean) < interval < math.inf:
-        return format(mean, f"{sign}#.4g").rstrip(".")
+        is_count = math.isfinite(mean) and mean == round(mean) and 1000 <= abs(mean) < 1e15
+        return format(mean, f"{sign},.0f" if is_count else f"{sign}#.4g").rstrip(".")
     digits = max(0, 1 - math.floor(math.log10(interval)))
     return f"{mean:{sign}.{digits}f} ± {interval:.{digits}f}"

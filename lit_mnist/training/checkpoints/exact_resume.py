@@ -69,6 +69,8 @@ class ExactResume(Callback):
         device = trainer.strategy.root_device
         if device.type != "cpu":
             self._seeders.append(torch.get_device_module(device).manual_seed)
+        # Lightning (2.5 to 2.6) loads the optimiser's state after this hook, and with it the rates of the
+        # checkpoint.
         self._fresh = [
             [{key: group[key] for key in RATES if key in group} for group in optimizer.param_groups]
             for optimizer in trainer.optimizers
@@ -86,6 +88,7 @@ class ExactResume(Callback):
         if self._restored is None:
             return
         progress = trainer.fit_loop.epoch_loop.batch_progress
+        # The batch that was begun when the checkpoint was written is fetched and counted again.
         progress.total.ready = progress.total.completed
         # Lightning restores the loader only if nothing has asked for its length before, as a schedule does.
         loader: Any = trainer.train_dataloader
@@ -111,6 +114,8 @@ class ExactResume(Callback):
         if batch_idx % trainer.accumulate_grad_batches == 0:  # half-accumulated gradients are not in a checkpoint
             self._save_if_due(trainer)
         if self._epoch_seed is None or batch_idx == 0:
+            # A hash of the key takes several µs, an addition none: one hash an epoch, and the steps count from
+            # there.
             self._epoch_seed = keyed_seed(self.seed, "model", trainer.current_epoch, trainer.global_rank)
         for seed in self._seeders:
             seed(self._epoch_seed + batch_idx)
@@ -154,6 +159,7 @@ class ExactResume(Callback):
         self._restored = {**state, "rates_differ": any(old.get(name) != new[name] for name in rates)}
         if not _same_optimizer(old, new):
             rank_zero_warn("another optimiser than the checkpoint's: it starts without a history")
+            # Adam's moments mean nothing to SGD, and Lightning would load them into it without a complaint.
             checkpoint["optimizer_states"] = []
         if state["world_size"] != trainer.world_size:
             rank_zero_warn(
@@ -217,10 +223,12 @@ def _set_to_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:
             current.update(dict.fromkeys(current, 0))
     elif epochs["current"]["processed"] == epochs["current"]["ready"]:  # truncated: the epoch is not over
         for counts in epochs.values():
+            # Lightning has counted the epoch as processed, though its last batches are still to come.
             counts["processed"] -= 1
     batches["current"] = {"ready": done + 1, "started": done, "processed": done, "completed": done}
     batches["total"]["ready"] = batches["total"]["completed"] + 1
     batches["is_last_batch"] = False
+    # Counts of a validation that is over; with them a resumed training would leave out a part of the next one.
     for counts in (loops["epoch_loop.val_loop.batch_progress"][kind] for kind in ("total", "current")):
         counts.update(dict.fromkeys(counts, 0))
     return done
@@ -252,6 +260,7 @@ def _adapt_callbacks(states: dict[str, Any], trainer: Trainer, goes_on: bool) ->
         if state is None:
             continue
         if isinstance(callback, EarlyStopping):
+            # Lightning restores the old limit together with the count: a flag that raises it would have no effect.
             state["patience"] = callback.patience
             if goes_on:
                 state["stopped_epoch"] = 0

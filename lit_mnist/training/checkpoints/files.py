@@ -61,6 +61,7 @@ def best_callback(model: LitModel) -> ModelCheckpoint:
         monitor=model.monitor,
         mode=model.monitor_mode,
         auto_insert_metric_name=False,
+        # Otherwise a resumed fit would write best-v1.ckpt beside best.ckpt.
         enable_version_counter=False,
     )
 
@@ -75,6 +76,14 @@ def rotate_in(folder: Path) -> None:
         os.fsync(descriptor)  # the renames, too, have to survive a power cut
     finally:
         os.close(descriptor)
+
+
+def lasting_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints in `folder` that a run keeps: best, last and those of a user's callbacks.
+
+    Not the one before the last, nor files that are still being written.
+    """
+    return sorted(path for path in folder.glob("[!.]*.ckpt") if path.name not in (NEXT, PREVIOUS))
 
 
 def read_checkpoint(path: Path, model: torch.nn.Module) -> dict[str, Any]:
@@ -113,6 +122,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> dict[str, Any]:
 
 
 def _check_shapes(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    # Before load_state_dict, whose error would list every weight of the network.
     if odd := sorted(found.keys() ^ wanted.keys()):
         raise ValueError(f"it has other weights, {odd[0]} for one")
     for name, tensor in found.items():

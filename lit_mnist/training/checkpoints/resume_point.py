@@ -141,6 +141,7 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
 
     def good_ones() -> Iterator[Checkpoint]:
         """The checkpoints that load, newest first; read one by one, since the first is mostly good."""
+        # NEXT is there only if a process was killed between its two renames, and then it is the newest.
         for path in (folder / name for name in (NEXT, LAST, PREVIOUS)):
             if path.exists():
                 try:
@@ -167,6 +168,7 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
         return newest
     except UserError as error:
         lost = error
+    # The best of the older checkpoint is another one: training from there will reach and save the lost best again.
     older = next(good, None)
     if older is not None and _best_score(older) != best_score:
         warnings.warn(f"{lost}; going on from {older.path.name}, which makes it again", stacklevel=2)
@@ -189,6 +191,7 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
     def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         """Dotted names as on the command line."""
         for key, value in fields.items():
+            # The files that were named on the command line; what they said is in the other fields.
             if key == "config":
                 continue
             name = prefix.rstrip(".") if key == "class_path" else f"{prefix}{key}"

@@ -260,7 +260,6 @@ class HangGuard(Callback):
     def __init__(self, before_exit: Callable[[], object] = lambda: None) -> None:
         self.before_exit = before_exit
         self._last_batch = time.monotonic()
-        self._children: list[Any] = []
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
         """Note the time: this rank does not hang."""

@@ -25,6 +25,7 @@ def restore_schedule(schedule: Any, step: int) -> None:
         return
     groups = schedule.optimizer.param_groups
     schedule.base_lrs = [group["initial_lr"] for group in groups]
+    # A scheduler that counts steps calls them epochs.
     schedule.last_epoch = step
     for group, base, factor in zip(groups, schedule.base_lrs, schedule.lr_lambdas, strict=True):
         group["lr"] = base * factor(step)

@@ -1,0 +1,58 @@
+"""What MLflow's UI shows as the description of an experiment's run, and of its paper's experiment."""
+
+import importlib
+from collections import Counter
+from collections.abc import Sequence
+
+from lit_mnist.papers.report.experiment import Experiment
+from lit_mnist.papers.report.results import Result
+from lit_mnist.tracking.descriptions import code, escape, image, join, table
+
+
+def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
+    """Return the description of the run of a reproduction: what it says of each claim, paper and command.
+
+    Args:
+        result: The result that is kept.
+        run_id: The run.
+        figures: Its artifacts to show.
+
+    """
+    counts = Counter(claim["verdict"] for claim in result["claims"])
+    verdicts = ", ".join(f"{count} {escape(word)}" for word, count in counts.items())
+    seeds = "1 seed" if len(result["seeds"]) == 1 else f"{len(result['seeds'])} seeds"
+    shortened = f" Shortened: {escape(result['cut'])}." if result["cut"] else ""
+    rows = [
+        [escape(claim[key]) for key in ("claim", "paper_shown", "ours_shown", "verdict")]
+        for claim in result["claims"]
+    ]
+    return join([
+        f"Claims: {verdicts} ({result['length']} length, {seeds}). {escape(result['title'])}.{shortened}",
+        table(["claim", "paper", "ours", "verdict"], rows),
+        escape(result["finding"]),
+        f"Paper: {_paper(result['experiment'].partition('/')[0])}",
+        code(result["command"]),
+        # Not `code`: a filter is no command, and has backticks in it.
+        f"The runs behind the numbers: {escape(result['filter'])}",
+        *(image(run_id, path) for path in figures),
+    ])  # fmt: skip
+
+
+def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
+    """Return the description of a paper's MLflow experiment: the paper, its experiments, and their commands."""
+    of_paper = [experiment for experiment in experiments if experiment.paper == paper]
+    rows = [
+        [escape(each.id), escape(each.title), escape("; ".join(c.text for c in each.claims if c.rule is not None))]
+        for each in of_paper
+    ]
+    return join([
+        f"Reproduction of {_paper(paper)}",
+        code(f"lit-mnist reproduce {paper}", *(f"lit-mnist reproduce {each.id}" for each in of_paper)),
+        table(["experiment", "what it is", "what the paper claims"], rows),
+    ])  # fmt: skip
+
+
+def _paper(name: str) -> str:
+    """Authors, subject and title, which are the docstring of the paper's module."""
+    text = importlib.import_module(f"lit_mnist.papers.{name}").__doc__ or name
+    return escape(text)
