@@ -11,6 +11,7 @@ Also measured:
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
   identity: the same start with `--key`, and a step with a heartbeat every 0.3 s instead of 30, against without;
+  a frozen encoder: codes computed once against in every step, see bench_frozen.py;
   sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py;
   many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
 
@@ -324,7 +325,9 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, help="turns that count (default: 7; 2 with --quick)")
     parser.add_argument("--root", help="folder of the datasets")
     parser.add_argument(
-        "--only", choices=("steps", "identity", "sweeps", "pages", "workers"), help="one of the parts"
+        "--only",
+        choices=("steps", "identity", "frozen", "sweeps", "pages", "workers"),
+        help="one of the parts",
     )
     parser.add_argument("--trials", type=int, default=300, help="of the study with a page (default: 300)")
     known = parser.parse_args()
@@ -343,6 +346,10 @@ def main() -> None:
             print_identity(load_data(True, known.root, torch.device("cpu")), known.repeats or 7)
     if known.only in (None, "steps"):
         bench_steps(known.root, known.repeats or (2 if known.quick else 7), known.quick)
+    if known.only in (None, "frozen") and not known.quick:
+        from bench_frozen import bench_frozen
+
+        bench_frozen(known.repeats or 3)
     if known.only in (None, "pages") and not known.quick:
         from bench_pages import bench_pages
 

@@ -88,7 +88,12 @@ class TwoPhaseClassifier(EncoderClassifier):
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch that starts."""
         super().on_train_epoch_start()
-        self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
+        epochs = self.hparams["frozen_epochs"]
+        self.freeze_encoder(self.current_epoch < epochs)
+        if self.encoder_frozen:
+            self.serve_codes(epochs)
+        else:
+            self.serve_images()
 
 
 class LateEarlyStopping(EarlyStopping):

@@ -27,6 +27,7 @@ TEN_EPOCHS = ("--trainer.max_epochs", "10")
 KERAS_DECAY = (
     *("--model.weight_decay", "0", "--model.lr_schedule", "inverse_time", "--model.lr_decay", "0.0001"),
 )
+ROTATED = (*KERAS_DECAY, "--data.rotation", "10")
 UNATTRIBUTED = "the paper gives two results and does not say which network reached which"
 AUTOENCODER = Stage("dutta/autoencoder", quick=("--trainer.max_epochs", "2"))
 FOUR_EPOCHS = ("--trainer.max_epochs", "4", "--model.lr_schedule", "cosine")
@@ -42,12 +43,12 @@ def _measure_classifier(runs: Runs) -> dict[str, float]:
 
 
 def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    names = ", ".join(seeds[0])
+    shown = {name: stage for name, stage in seeds[0].items() if name in ("adam", "rmsprop", "cnn")}
     drawn = {}
     for figure, kind, ylabel in (("loss", "loss", "cross-entropy"), ("accuracy", "acc", "accuracy")):
-        title = f"Dutta: {figure} of {names}"
-        drawn[figure] = training_curves(seeds, seeds[0], kind, title, ylabel, log=kind == "loss")
-    return drawn | {f"confusion_{name}": run.test_figures()["confusion_matrix"] for name, run in seeds[0].items()}
+        title = f"Dutta: {figure} of {', '.join(shown)}"
+        drawn[figure] = training_curves(seeds, shown, kind, title, ylabel, log=kind == "loss")
+    return drawn | {f"confusion_{name}": run.test_figures()["confusion_matrix"] for name, run in shown.items()}
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -126,6 +127,9 @@ EXPERIMENTS = (
             "adam": Stage("dutta/backprop_net", quick=TEN_EPOCHS),
             "rmsprop": Stage("dutta/backprop_net", ("--model.optimizer", "rmsprop"), TEN_EPOCHS),
             "keras": Stage("dutta/backprop_net", KERAS_DECAY, TEN_EPOCHS),
+            # Ours is below both of the paper's results: these were tried to come closer.
+            "rotated": Stage("dutta/backprop_net", ROTATED, TEN_EPOCHS),
+            "most": Stage("dutta/backprop_net", (*ROTATED, "--data.val_size", "1000"), TEN_EPOCHS),
         },
         _measure_classifier,
         (
@@ -138,11 +142,13 @@ EXPERIMENTS = (
             Claim("test accuracy with RMSProp", "acc_rmsprop", percent=True),
             Claim("test accuracy with Adam, inverse-time decay 1e-4 and no weight decay", "acc_keras",
                   percent=True),
+            Claim("the same, images rotated by up to 10°", "acc_rotated", percent=True),
+            Claim("the same, 59,000 training images instead of 54,000", "acc_most", percent=True),
             Claim("trainable parameters", "parameters_adam", exact=True),
         ),
         _draw_classifier,
         "10 epochs instead of 60",
-        {"quick": 9, "full": 52},
+        {"quick": 10, "full": 90},
     ),
     Experiment(
         "dutta/cnn",

@@ -24,6 +24,7 @@ from lit_mnist.models import (
     StackedClassifier,
     TwoPhaseClassifier,
 )
+from lit_mnist.models.common import encoder_classifier
 from lit_mnist.models.common.encoder_classifier import make_autoencoder
 
 # Lightning's warning about every network with a frozen part.
@@ -38,6 +39,7 @@ AUTOENCODERS: dict[str, dict[str, Any]] = {
 }
 BATCH_NORM = {"encoder": "BatchNormAutoencoder", "encoder_args": AUTOENCODERS["BatchNormAutoencoder"]}
 DENSE = {"encoder": "DenseAutoencoder", "encoder_args": AUTOENCODERS["DenseAutoencoder"]}
+QUICK: dict[str, Any] = {"num_sanity_val_steps": 0, "enable_model_summary": False}
 Weights = dict[str, Tensor]
 
 
@@ -307,3 +309,47 @@ def test_an_encoder_can_be_named_by_path_and_have_any_image_shape() -> None:
     model = FeatureClassifier(encoder=path, encoder_args={"blocks": [[4], [6]]}, image_shape=[3, 8, 12])
     assert not any(value for name, value in model.state_dict().items() if name.endswith("num_batches_tracked"))
     assert model(torch.rand(2, 3, 8, 12)).shape == (2, 10)
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_frozen_phase_on_cached_codes_ends_with_the_same_weights(
+    precision: str, batch_norm: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Three frozen epochs and a whole one, validated after each, with codes computed once and in every step."""
+    losses: list[list[float]] = []
+
+    def fit(expected: int) -> TwoPhaseClassifier:
+        model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=3, hidden_sizes=[16])
+        model.load_state_dict(start)
+        encoded = 0
+
+        def count(*_: Any) -> None:
+            nonlocal encoded
+            encoded += 1
+
+        model.encoder.register_forward_hook(count)
+        seen: list[float] = []
+        note = LambdaCallback(on_validation_end=lambda t, _: seen.append(float(t.callback_metrics["val/loss"])))
+        trainer(max_epochs=4, precision=precision, callbacks=[note], **QUICK).fit(model, data())
+        losses.append(seen)
+        assert encoded == expected
+        return model
+
+    start = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, hidden_sizes=[16]).state_dict()
+    cached = fit(4 + 1 + 4 + 1)  # all images once, and then the whole epoch: four steps, one batch of validation
+    monkeypatch.setattr(encoder_classifier, "_fits", lambda *_: False)
+    plain = fit(4 * 4 + 4 + 3 * 2)  # and, in each frozen epoch, the first batch of either, to learn the size
+    assert changed(weights(plain), cached) == set()
+    assert losses[0] == losses[1] and len(losses[0]) == 4
+
+
+def test_images_that_change_in_each_epoch_have_no_constant_code(batch_norm: str) -> None:
+    model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[])
+    images = MiniMNISTDataModule(train_per_class=12, val_size=200, batch_size=30, rotation=10)
+    served: list[bool] = []
+    note = LambdaCallback(
+        on_train_batch_end=lambda t, *_: served.append(t.train_dataloader.serves_features),
+        on_validation_end=lambda t, _: served.append(t.val_dataloaders.serves_features),
+    )
+    trainer(max_epochs=2, callbacks=[note], **QUICK).fit(model, images)
+    assert served == 2 * [False, False, False, False, True]

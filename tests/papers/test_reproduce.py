@@ -22,6 +22,7 @@ from lit_mnist.papers.report.reproduce import StageProgress, run_experiment
 from lit_mnist.papers.report.results import (
     Result,
     best_result,
+    judge_again,
     merge_result,
     read_result,
     result_path,
@@ -196,6 +197,19 @@ def test_seeds_of_several_machines_are_merged(project: Path) -> None:
     merged = merge_result(path, more, "full", {8: seed_entry({"acc": 0.8, "mse": 0.8, "new": 1.0}, {}, 1.0)})
     assert [claim["seeds"] for claim in merged["claims"]] == [7, 7, 7, 7, 1]
     assert list(_merge(path, {9: 0.9}, replace=True)["seeds"]) == ["9"]
+
+
+def test_kept_results_are_judged_by_the_claims_of_today(project: Path) -> None:
+    path = result_path(project, TINY, "full")
+    _merge(path, {0: 0.5, 1: 0.6, 2: 0.7})
+    stricter = replace(TINY, claims=(replace(TINY.claims[0], rule=at_least(5.0)), *TINY.claims[1:]))
+    judge_again(project, stricter)
+    before = read_result(path)
+    assert before is not None and before["claims"][0]["verdict"] == "contradicted"
+    # Numbers of other settings are not those that the claims of today are about.
+    other = replace(TINY.stages["encoder"], flags=(*TINY.stages["encoder"].flags, "--model.lr", "0.5"))
+    judge_again(project, replace(TINY, stages={**TINY.stages, "encoder": other}))
+    assert read_result(path) == before
 
 
 def test_results_of_other_settings_are_kept_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

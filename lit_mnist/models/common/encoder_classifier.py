@@ -4,9 +4,11 @@ import importlib
 from collections.abc import Sequence
 from typing import Any
 
+import psutil
 import torch
 from torch import Tensor, nn
 
+from lit_mnist.data.loader import InMemoryLoader
 from lit_mnist.errors import UsageError
 from lit_mnist.models.common.autoencoder import Autoencoder
 from lit_mnist.models.common.classifier import Classifier
@@ -26,11 +28,16 @@ class EncoderClassifier(Classifier):
     head: nn.Module
     pretrained: Pretrained
     encoder_frozen = False
+    _code_shape: torch.Size | None = None
+    """Shape of a code while loaders serve codes instead of images."""
 
     def forward(self, x: Tensor) -> Tensor:
-        """Logits (B, num_classes) of images (B, C, H, W)."""
+        """Logits (B, num_classes) of images (B, C, H, W), or of their codes while the loaders serve these."""
         # A network whose encoder was to be loaded and is not there would give plausible, wrong answers.
         self.pretrained.check()
+        if x.shape[1:] == self._code_shape:
+            of_codes: Tensor = self.head(x)
+            return of_codes
         logits: Tensor = self.head(self.encoder(x))
         return logits
 
@@ -47,6 +54,52 @@ class EncoderClassifier(Classifier):
             # super().train() has reached it too, and its batch norm would update its statistics.
             self.encoder.eval()
         return self
+
+    def serve_codes(self, epochs: int) -> None:
+        """Let the trainer's loaders serve the frozen encoder's codes, computed once, unless they do already.
+
+        A code is a constant while the encoder is frozen and the images are neither corrupted nor rotated. Left
+        alone are loaders of other kinds, images whose codes would take more than half of the free memory, and
+        loaders that the trainer limits to a few batches: codes of all images would cost more than they save.
+
+        Args:
+            epochs: For how many epochs in all the encoder is frozen; one saves nothing.
+
+        """
+        trainer = self.trainer
+        val_batches = [*trainer.num_val_batches, 0][0]
+        for loader, batches in (
+            (trainer.train_dataloader, trainer.num_training_batches),
+            (trainer.val_dataloaders, val_batches),
+        ):
+            if (
+                isinstance(loader, InMemoryLoader)
+                and loader.is_constant
+                and not loader.serves_features
+                and epochs * batches >= 2 * len(loader)
+                and (codes := self._codes(loader)) is not None
+            ):
+                self._code_shape = codes.shape[1:]
+                loader.serve(codes)
+
+    def serve_images(self) -> None:
+        """End `serve_codes`."""
+        self._code_shape = None
+        for loader in (self.trainer.train_dataloader, self.trainer.val_dataloaders):
+            if isinstance(loader, InMemoryLoader):
+                loader.serve(None)
+
+    def _codes(self, loader: InMemoryLoader) -> Tensor | None:
+        """The codes of the loader's images; None if they need too much memory, or look like images."""
+        device, shape = self.device, tuple(self.hparams["image_shape"])
+        # In batches of the same size as in training: another could change the last bits.
+        batches = torch.split(loader.images, loader.batch_size)
+        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
+            codes = [self.encoder(batches[0].to(device, torch.float32).div_(255))]
+            if codes[0].shape[1:] == shape or not _fits(codes[0][0].nbytes * len(loader.images), device):
+                return None
+            codes += [self.encoder(batch.to(device, torch.float32).div_(255)) for batch in batches[1:]]
+        return torch.cat(codes)
 
     def on_fit_start(self) -> None:
         """Warn about a frozen encoder with random weights."""
@@ -72,6 +125,13 @@ class EncoderClassifier(Classifier):
         self.encoder, self.head = encoder, nn.Sequential(nn.Flatten(), *dense)
         self.pretrained = Pretrained(self, "encoder_checkpoint", checkpoint)
         self.pretrained.load_into(self.encoder, "encoder.")
+
+
+def _fits(size: int, device: torch.device) -> bool:
+    """True if `size` bytes take at most half of the free memory of `device`."""
+    if device.type == "cuda":
+        return 2 * size <= torch.cuda.mem_get_info(device)[0]
+    return device.type == "cpu" and 2 * size <= psutil.virtual_memory().available
 
 
 def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: Sequence[int]) -> Autoencoder:
