@@ -10,6 +10,7 @@ from lit_mnist.training.configuration import LitCLI
 
 STAGES = {
     "zhang/feature_classifier": ("--model.encoder_checkpoint", "zhang/autoencoder"),
+    "dutta/code_classifier": ("--model.encoder_checkpoint", "dutta/autoencoder"),
     "panagakis/classifier": ("--model.encoder_checkpoint", "panagakis/autoencoder"),
     "yaramsetty/layer_2": ("--model.below_checkpoint", "yaramsetty/layer_1"),
     "yaramsetty/layer_3": ("--model.below_checkpoint", "yaramsetty/layer_2"),
