@@ -39,9 +39,9 @@ PROBED = 1000
 """Validation images of the traces."""
 TRACES = {
     "acc": "accuracy, %",
-    "dead": "dead ReLUs, first layer, %",
-    "dead2": "dead ReLUs, second layer, %",
-    "velocity": "norm of the step",
+    "dead": "dead ReLUs,\nlayer 1, %",
+    "dead2": "dead ReLUs,\nlayer 2, %",
+    "velocity": "norm of\nthe step",
 }
 
 
@@ -165,29 +165,30 @@ def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | 
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    figure = new_figure(11, 7.5, "Why momentum 0.99 fails on sigmoid codes: their mean kills the ReLUs")
+    figure = new_figure(12, 8, "Why momentum 0.99 fails on sigmoid codes: their mean kills the ReLUs")
     grid = figure.add_gridspec(len(TRACES), 2, width_ratios=(1.6, 1))
     for row, (trace, ylabel) in enumerate(TRACES.items()):
         axes = figure.add_subplot(grid[row, 0])
-        for colour, (name, variant) in zip(COLOURS, VARIANTS.items(), strict=False):
+        for colour, name in zip(COLOURS, VARIANTS, strict=False):
             points = [summaries[f"{trace}_{name}_{step}"] for step in PROBES]
-            label = variant.label.replace("\n", " ")
-            axes.plot(PROBES, [point.mean for point in points], color=colour, label=label)
+            axes.plot(PROBES, [point.mean for point in points], color=colour)
             lows, highs = ([pick(point.values) for point in points] for pick in (min, max))
             axes.fill_between(PROBES, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.set(xscale="log", ylabel=ylabel)
         axes.set_yscale("log" if trace == "velocity" else "linear")
-        finish(axes, percent=ylabel.endswith("%"), legend=row == 0)
+        finish(axes, percent=ylabel.endswith("%"), legend=False)
     axes.set_xlabel("optimizer step")
     axes = figure.add_subplot(grid[:, 1])
-    for i, (colour, (name, _)) in enumerate(zip(COLOURS, VARIANTS.items(), strict=False)):
+    for i, (colour, name) in enumerate(zip(COLOURS, VARIANTS, strict=False)):
         accuracy = summaries[f"test_{name}"]
-        axes.bar(i, accuracy.mean, yerr=accuracy.interval, capsize=4, color=colour, alpha=0.75, width=0.65)
-        axes.scatter([i] * len(accuracy.values), accuracy.values, color="#222222", s=14, zorder=3)
-    axes.axhline(0.1, color="#222222", linewidth=1, linestyle="--", label="chance")
-    axes.set_xticks(range(len(VARIANTS)), [variant.label for variant in VARIANTS.values()], fontsize=8)
-    axes.set(ylabel="test accuracy after 3,000 steps, %", ylim=(0, 1))
-    finish(axes, percent=True)
+        axes.barh(i, accuracy.mean, xerr=accuracy.interval, capsize=4, color=colour, alpha=0.75, height=0.65)
+        axes.scatter(accuracy.values, [i] * len(accuracy.values), color="#222222", s=14, zorder=3)
+    axes.axvline(0.1, color="#222222", linewidth=1, linestyle="--", label="chance")
+    axes.set_yticks(range(len(VARIANTS)), [variant.label for variant in VARIANTS.values()])
+    axes.invert_yaxis()
+    axes.set(xlabel="test accuracy after 3,000 steps, %; colours as on the left", xlim=(0, 1))
+    finish(axes)
+    axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     return {"momentum": figure}
 
 
