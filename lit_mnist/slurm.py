@@ -115,6 +115,12 @@ def threads_of_job() -> int | None:
     return None if job is None or "OMP_NUM_THREADS" in os.environ else job.cpus
 
 
+def memory_of_job() -> int | None:
+    """Bytes of memory that this job may use on a node; None outside SLURM, or if the job did not ask for a number."""
+    megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
+    return int(megabytes) * 2**20 if megabytes.isdigit() and int(megabytes) else None
+
+
 def task_name() -> str:
     """Return the name of this array task or srun task, as in 7_2 or 7 task 3; empty outside SLURM."""
     if (job := allocation()) is None:

@@ -75,19 +75,21 @@ class TwoPhaseClassifier(EncoderClassifier):
 
         """
         super().on_train_start()
-        # Here and in on_train_epoch_start, which Lightning does not call for an epoch that is resumed in its
-        # middle.
         wrapped = self.trainer.strategy.model
         waits = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
         if waits and self.hparams["frozen_epochs"]:
             raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
-        self.freeze_encoder(self.current_epoch < self.hparams["frozen_epochs"])
+        self._enter_phase()
 
     def on_train_epoch_start(self) -> None:
         """Enter the phase of the epoch that starts."""
         super().on_train_epoch_start()
+        self._enter_phase()
+
+    def _enter_phase(self) -> None:
+        # In both hooks: Lightning does not call on_train_epoch_start for an epoch that is resumed in its middle.
         epochs = self.hparams["frozen_epochs"]
         self.freeze_encoder(self.current_epoch < epochs)
         if self.encoder_frozen:

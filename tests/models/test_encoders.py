@@ -338,7 +338,9 @@ def test_a_frozen_phase_on_cached_codes_ends_with_the_same_weights(
     start = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, hidden_sizes=[16]).state_dict()
     cached = fit(4 + 1 + 4 + 1)  # all images once, and then the whole epoch: four steps, one batch of validation
     monkeypatch.setattr(encoder_classifier, "_fits", lambda *_: False)
-    plain = fit(4 * 4 + 4 + 3 * 2)  # and, in each frozen epoch, the first batch of either, to learn the size
+    plain = fit(
+        4 * 4 + 4 + 4 * 2
+    )  # at the start and in each frozen epoch also a batch of either, to learn the size
     assert changed(weights(plain), cached) == set()
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
@@ -353,3 +355,12 @@ def test_images_that_change_in_each_epoch_have_no_constant_code(batch_norm: str)
     )
     trainer(max_epochs=2, callbacks=[note], **QUICK).fit(model, images)
     assert served == 2 * [False, False, False, False, True]
+
+
+@pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
+def test_codes_have_the_type_of_the_weights(precision: str, batch_norm: str) -> None:
+    model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[16])
+    served: list[bool] = []
+    note = LambdaCallback(on_train_batch_end=lambda t, *_: served.append(t.train_dataloader.serves_features))
+    trainer(max_epochs=3, precision=precision, callbacks=[note], **QUICK).fit(model, data())
+    assert served == 8 * [True] + 4 * [False]

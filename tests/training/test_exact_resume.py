@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
 from lit_mnist.data import MiniMNISTDataModule
+from lit_mnist.data.loader import InMemoryLoader
 from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, STATE
 from lit_mnist.training.checkpoints.resume_point import stop_reason
 
@@ -196,3 +197,23 @@ def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:
     torch.set_num_threads(before)
     for one, other in zip(*batches, strict=True):
         assert same(list(one), list(other))
+
+
+@pytest.mark.filterwarnings("ignore:.*random weights", r"ignore:Found \d+ module\(s\) in eval mode")
+def test_a_frozen_phase_that_is_interrupted_in_mid_epoch_equals_the_undisturbed_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The codes of 130 images in batches of 43 have a last batch of one, whose last bits differ from the others'."""
+    encoder = ["--model.encoder", "DenseAutoencoder", "--model.encoder_args", "{hidden_sizes: [32]}"]
+    flags = ["--model", "TwoPhaseClassifier", *encoder, "--model.frozen_epochs", "3", *ADAM[4:],
+             "--data", "MiniMNISTDataModule", "--data.train_per_class", "13", "--data.val_size", "100",
+             "--data.batch_size", "43", "--seed_everything", "3", "--trainer.max_epochs", "4",
+             "--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]  # fmt: skip
+    served = []
+    serve = InMemoryLoader.serve
+    monkeypatch.setattr(InMemoryLoader, "serve", lambda self, x: (served.append(x is not None), serve(self, x)))
+    whole = train(tmp_path / "whole", flags)
+    assert served[:2] == [True, True]
+    part = train(tmp_path / "parts", flags, (5, "batch end"))
+    assert not part.ended
+    assert_same(whole, [part, train(tmp_path / "parts", flags)])

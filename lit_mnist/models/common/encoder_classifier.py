@@ -1,6 +1,7 @@
 """The base of all classifiers on an autoencoder's encoder."""
 
 import importlib
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,6 +15,7 @@ from lit_mnist.models.common.autoencoder import Autoencoder
 from lit_mnist.models.common.classifier import Classifier
 from lit_mnist.models.common.layers import dense_classifier
 from lit_mnist.models.common.pretrained import Pretrained
+from lit_mnist.slurm import memory_of_job
 
 
 class EncoderClassifier(Classifier):
@@ -59,13 +61,15 @@ class EncoderClassifier(Classifier):
         """Let the trainer's loaders serve the frozen encoder's codes, computed once, unless they do already.
 
         A code is a constant while the encoder is frozen and the images are neither corrupted nor rotated. Left
-        alone are loaders of other kinds, images whose codes would take more than half of the free memory, and
-        loaders that the trainer limits to a few batches: codes of all images would cost more than they save.
+        alone are loaders of other kinds, images whose codes would take too much memory, and loaders that the
+        trainer limits to a part of their batches: codes of all images would cost more than they save.
 
         Args:
             epochs: For how many epochs in all the encoder is frozen; one saves nothing.
 
         """
+        if epochs < 2:
+            return
         trainer = self.trainer
         val_batches = [*trainer.num_val_batches, 0][0]
         for loader, batches in (
@@ -76,7 +80,7 @@ class EncoderClassifier(Classifier):
                 isinstance(loader, InMemoryLoader)
                 and loader.is_constant
                 and not loader.serves_features
-                and epochs * batches >= 2 * len(loader)
+                and batches == len(loader)
                 and (codes := self._codes(loader)) is not None
             ):
                 self._code_shape = codes.shape[1:]
@@ -91,15 +95,27 @@ class EncoderClassifier(Classifier):
 
     def _codes(self, loader: InMemoryLoader) -> Tensor | None:
         """The codes of the loader's images; None if they need too much memory, or look like images."""
-        device, shape = self.device, tuple(self.hparams["image_shape"])
+        precision = self.trainer.precision_plugin
+
+        def encode(images: Tensor) -> Tensor:
+            inputs = images.to(self.device, torch.float32).div_(255)
+            codes: Tensor = self.encoder(precision.convert_input(inputs))
+            return codes.to(images.device)  # which may be the CPU, where the images did not fit the GPU
+
         # In batches of the same size as in training: another could change the last bits.
         batches = torch.split(loader.images, loader.batch_size)
-        with torch.no_grad(), self.trainer.precision_plugin.forward_context():
-            codes = [self.encoder(batches[0].to(device, torch.float32).div_(255))]
-            if codes[0].shape[1:] == shape or not _fits(codes[0][0].nbytes * len(loader.images), device):
+        with torch.no_grad(), precision.forward_context():
+            first = encode(batches[0])
+            needed = first[0].nbytes * len(loader.images)
+            if first.device.type == "cpu":
+                needed *= self.trainer.num_devices  # one process each
+            if first.shape[1:] == tuple(self.hparams["image_shape"]) or not _fits(needed, first.device):
                 return None
-            codes += [self.encoder(batch.to(device, torch.float32).div_(255)) for batch in batches[1:]]
-        return torch.cat(codes)
+            codes = first.new_empty(len(loader.images), *first.shape[1:])
+            codes[: len(first)] = first
+            for part, batch in list(zip(torch.split(codes, loader.batch_size), batches, strict=True))[1:]:
+                part.copy_(encode(batch))
+        return codes
 
     def on_fit_start(self) -> None:
         """Warn about a frozen encoder with random weights."""
@@ -128,10 +144,14 @@ class EncoderClassifier(Classifier):
 
 
 def _fits(size: int, device: torch.device) -> bool:
-    """True if `size` bytes take at most half of the free memory of `device`."""
+    """True if `size` bytes take at most a quarter of the memory of `device`, or of the SLURM job.
+
+    Not of the memory that is free now: a resumed training must decide as the undisturbed one did, since codes that
+    are computed in other batches may differ in their last bits.
+    """
     if device.type == "cuda":
-        return 2 * size <= torch.cuda.mem_get_info(device)[0]
-    return device.type == "cpu" and 2 * size <= psutil.virtual_memory().available
+        return 4 * size <= torch.cuda.mem_get_info(device)[1]
+    return device.type == "cpu" and 4 * size <= min(memory_of_job() or math.inf, psutil.virtual_memory().total)
 
 
 def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: Sequence[int]) -> Autoencoder:
