@@ -116,7 +116,7 @@ def threads_of_job() -> int | None:
 
 
 def memory_of_job() -> int | None:
-    """Bytes of memory that this job may use on a node; None outside SLURM, or if the job did not ask for a number."""
+    """Bytes of memory that this job may use on a node; None outside SLURM, or if it did not ask for any."""
     megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
     return int(megabytes) * 2**20 if megabytes.isdigit() and int(megabytes) else None
 

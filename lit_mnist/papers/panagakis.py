@@ -161,6 +161,7 @@ def _measure_sweep(runs: Runs) -> dict[str, float]:
 
 def _measure_layers(runs: Runs) -> dict[str, float]:
     values = _measure_sweep(runs)
+    values["acc_64_128"] = (values["acc_64"] + values["acc_128"]) / 2
     values["lowest_train_acc"] = min(runs[str(size)].history("train/acc_epoch")[-1][1] for size in LAYERS)
     return values
 
@@ -274,10 +275,9 @@ EXPERIMENTS = (
         (
             Claim("the smallest validation loss is that of 128", "loss_128",
                   below("loss_32", "loss_64", "loss_256")),
-            Claim("the highest validation accuracy is that of 64 or 128: with 64, above 32 and 256", "acc_64",
-                  above("acc_32", "acc_256"), percent=True),
-            Claim("the highest validation accuracy is that of 64 or 128: with 128, above 32 and 256", "acc_128",
-                  above("acc_32", "acc_256"), percent=True),
+            # The mean, and not the better of the two: the better one of two equals would be ahead by chance.
+            Claim("the highest validation accuracies are those of 64 and 128: their mean, above 32 and 256",
+                  "acc_64_128", above("acc_32", "acc_256"), percent=True),
             Claim("training is almost perfect at every size: the lowest training accuracy", "lowest_train_acc",
                   at_least(0.99), percent=True, margin="almost perfect: at most one image in a hundred is wrong"),
             Claim("validation loss with 64", "loss_64"),

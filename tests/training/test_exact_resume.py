@@ -203,7 +203,7 @@ def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:
 def test_a_frozen_phase_that_is_interrupted_in_mid_epoch_equals_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The codes of 130 images in batches of 43 have a last batch of one, whose last bits differ from the others'."""
+    """The last batch of 130 images in batches of 43 is one image, whose code's last bits depend on that."""
     encoder = ["--model.encoder", "DenseAutoencoder", "--model.encoder_args", "{hidden_sizes: [32]}"]
     flags = ["--model", "TwoPhaseClassifier", *encoder, "--model.frozen_epochs", "3", *ADAM[4:],
              "--data", "MiniMNISTDataModule", "--data.train_per_class", "13", "--data.val_size", "100",

@@ -58,8 +58,9 @@ DECOMPRESS = Experiment(
     {"cnn": Stage("zhang/cnn"), "autoencoder": ENCODER},
     _measure,
     (
-        Claim("the features of the trained CNN can decompress: variance that a linear map explains", "trained",
-              at_least(0.8), percent=True, margin=READABLE),
+        # No rule: zhang/cnn has the verdict on this number.
+        Claim("the features of the trained CNN: variance that a linear map from them explains", "trained",
+              percent=True),
         Claim("so can those of a random CNN: training to classify is not what keeps the image", "random",
               at_least(0.8), percent=True, margin=READABLE),
         Claim("the autoencoder, with 98 numbers and a trained decoder", "autoencoder", percent=True),
