@@ -112,5 +112,5 @@ def test_the_python_of_the_readme_leaves_a_run_that_is_tested_and_resumed(
     steps = names["trainer"].global_step
     code, out, err = cli("fit", "--resume", run.id, "--trainer.max_epochs", "4")
     assert (code, err) == (0, "") and f"goes on from step {steps}" in out
-    losses = connect(find_store()).get_metric_history(run.id, "train/loss")
+    losses = connect(find_store()).get_metric_history(run.id, "train/loss_epoch")
     assert max(point.step for point in losses) == steps // 3 * 4

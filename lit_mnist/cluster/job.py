@@ -95,9 +95,10 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
         if base in ids:
             restarts = None
             name = base if task == "N/A" else f"{base}_{task}"
-            # squeue does not list how often a job was started again. SLURM may forget the job in between.
+            # squeue does not list how often a job was started again. SLURM may forget the job in between. Asked
+            # once: with a controller that does not answer, each job of the list would take minutes.
             with suppress(UserError):
-                restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name))
+                restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name, attempts=1))
             found.append(QueueEntry(name, state, elapsed, node, reason, int(restarts[1]) if restarts else 0))
     return found
 

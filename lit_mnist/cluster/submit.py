@@ -119,6 +119,9 @@ def submit(arguments: Sequence[str]) -> None:
         raise UsageError(
             f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it"
         )
+    # A job that the controller took without an answer has no job.json; its copy of the code must not change.
+    if unknown := _queued(folder / SCRIPT):
+        raise UsageError(f"job {name} is in SLURM's queue already: `scancel {' '.join(sorted(unknown))}` ends it")
     folder.mkdir(parents=True, exist_ok=True)
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
@@ -131,18 +134,23 @@ def submit(arguments: Sequence[str]) -> None:
 
 def _sbatch(script: Path, name: str) -> str:
     """Submit the script, once even if the controller is too busy to answer; returns SLURM's id of the job."""
-    query = ["squeue", "--me", "--noheader", "--name", name, "--format", "%F"]
-    before = set(run_slurm(*query).split())
     for _ in range(ATTEMPTS):
         with suppress(BusyControllerError):
             return run_slurm("sbatch", "--parsable", str(script), attempts=1).strip().partition(";")[0]
         note("the SLURM controller does not answer `sbatch`: looking whether it has taken the job")
         time.sleep(PAUSE)
-        if found := set(run_slurm(*query).split()) - before:
+        if found := _queued(script):
             return found.pop()
     raise UserError(
         f"the SLURM controller does not answer `sbatch`: `lit-mnist submit --name {name} ...` again later"
     )
+
+
+def _queued(script: Path) -> set[str]:
+    """SLURM's ids of this user's jobs with that batch script that are queued or running."""
+    states = "pending,configuring,running,suspended"  # not completing: a cancelled job may take a while to go
+    lines = run_slurm("squeue", "--me", "--noheader", "--states", states, "--format", "%F %o").splitlines()
+    return {line.split()[0] for line in lines if line.partition(" ")[2].strip() == str(script)}
 
 
 def _check(options: argparse.Namespace, command: Sequence[str]) -> None:

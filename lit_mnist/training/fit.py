@@ -21,6 +21,7 @@ from lit_mnist.errors import Interrupted, UsageError, UserError
 from lit_mnist.models import Autoencoder
 from lit_mnist.signals import SignalWatch
 from lit_mnist.slurm import allocation, check_tasks, leave_tasks, threads_of_job
+from lit_mnist.terminal import note
 from lit_mnist.tracking.folder import CONFIG, BusyError, has_unsent
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.logger import FILES, MLflowTracker
@@ -409,12 +410,15 @@ def _log_provenance(run: Run, job: _Fit) -> None:
 def _upload_checkpoints(run: Run) -> None:
     """Log what another machine needs to go on if this one is lost: the best and the last checkpoint.
 
-    In this order, and as they are now: the last checkpoint in the store must never refer to a best one that the
-    store does not have. From a last one that is older, training makes a newer best again.
+    In this order, and as they are now: from a last checkpoint that is older than the best one, training makes that
+    best one again, but not the other way round.
     """
-    for name in (BEST, LAST):
-        if (path := run.folder / CHECKPOINTS / name).exists():
-            run.log_file(path, CHECKPOINTS, copy=True)
+    try:
+        for name in (BEST, LAST):
+            if (path := run.folder / CHECKPOINTS / name).exists():
+                run.log_file(path, CHECKPOINTS, copy=True)
+    except OSError as error:  # the training itself is saved; the next upload tries again
+        note(f"run {run.id}: the checkpoints are not uploaded this time: {error}")
 
 
 def _mark_killed(run: Run) -> None:

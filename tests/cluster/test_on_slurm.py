@@ -1,6 +1,7 @@
 """Jobs on a real SLURM: each is disturbed, starts again, and ends as the run that an undisturbed job would be."""
 
 import json
+import math
 import os
 import random
 import subprocess
@@ -338,6 +339,8 @@ def disturb(name: str, job: str, way: str, command: list[str], project: Path) ->
         process.kill()
     process.wait(LIMIT)
     restart.ended = time.time()
+    if way in ("warning", "requeue") and state(job) == "COMPLETED":  # it had just ended by itself
+        return None
     if way in ("cancel", "kill"):
         wait_for(lambda: state(job) in ("CANCELLED", "FAILED"), "ended job")
         job = submit(name, command=command)
@@ -383,9 +386,9 @@ def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: P
     finish("soaked", job, project, limit=1200)
     assert_same("soaked", whole)
     times = logged_at("soaked")
-    for restart in restarts:
-        restart.first_step = next(moment for moment in times if moment > restart.started)
-    print_restarts(restarts)
+    for restart in restarts:  # one that came after the last logged step has no new one
+        restart.first_step = next((moment for moment in times if moment > restart.started), math.nan)
+    print_restarts([restart for restart in restarts if not math.isnan(restart.first_step)])
 
 
 @pytest.mark.soak

@@ -211,7 +211,7 @@ def test_a_run_whose_machine_is_lost_with_its_disk_goes_on_from_its_uploaded_che
         inside = [*CONTAINER, "sh", "-c", f'hostname {machine}; "$@"; exit $?', "sh"]
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lost", "SLURM_RESTART_COUNT": str(restarts)}
         return subprocess.run([*inside, sys.executable, *command], cwd=project / machine,
-                              env={**os.environ, **job}, capture_output=True, text=True)  # fmt: skip
+                              env={**os.environ, **job}, capture_output=True, text=True, timeout=600)  # fmt: skip
 
     try:
         fit(flags[:-2])

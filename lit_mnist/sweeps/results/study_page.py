@@ -206,10 +206,9 @@ class StudyPage:
             run_id, mark = trial_run(trial), PRUNED_MARK if trial.state == PRUNED else ""
             if run_id is None or (len(summary.seeds) > 1 and run_id in runs(trial)):
                 continue
-            names = [run_name(trial.number, point(trial), summary.budget, None, mark, shares)
-                     for shares in (None, importances.shares)]  # fmt: skip
-            if names[0] != names[1]:
-                self._client.update_run(run_id, name=names[1])
+            # Always: an earlier sweep of this study may have found another parameter more important.
+            name = run_name(trial.number, point(trial), summary.budget, None, mark, importances.shares)
+            self._client.update_run(run_id, name=name)
 
     def _show_mistakes(self, summary: StudySummary) -> None:
         """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
