@@ -19,8 +19,8 @@ STEPS = 12
 WARM_UP = 4
 """The first steps, which allocate memory and are not counted."""
 FIXED_SECONDS = 0.6
-"""What a training takes beside its steps and validations: configuration, MLflow run, checkpoints, end. Measured on
-two cores, and the same for every network here: their checkpoints have a few megabytes at most."""
+"""What a training takes beside its steps and validations: configuration, MLflow run, checkpoints, end. An estimate
+from a few trials on two cores that had other work as well."""
 
 
 @dataclass(frozen=True)

@@ -200,7 +200,7 @@ def test_seeds_of_several_machines_are_merged(project: Path) -> None:
     assert list(_merge(path, {9: 0.9}, replace=True)["seeds"]) == ["9"]
 
 
-def test_kept_results_are_judged_by_the_claims_of_today(project: Path) -> None:
+def test_kept_results_are_judged_by_the_claims_of_today(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = result_path(project, TINY, "full")
     _merge(path, {0: 0.5, 1: 0.6, 2: 0.7})
     stricter = replace(TINY, claims=(replace(TINY.claims[0], rule=at_least(5.0)), *TINY.claims[1:]))
@@ -209,8 +209,10 @@ def test_kept_results_are_judged_by_the_claims_of_today(project: Path) -> None:
     assert before is not None and before["claims"][0]["verdict"] == "contradicted"
     # Numbers of other settings are not those that the claims of today are about.
     other = replace(TINY.stages["encoder"], flags=(*TINY.stages["encoder"].flags, "--model.lr", "0.5"))
-    judge_again(project, replace(TINY, stages={**TINY.stages, "encoder": other}))
-    assert read_result(path) == before
+    changed = replace(TINY, stages={**TINY.stages, "encoder": other})
+    judge_again(project, changed)
+    assert read_result(path) == before and "measured with other settings" in capsys.readouterr().err
+    assert best_result(project, TINY) is not None and best_result(project, changed) is None
 
 
 def test_results_of_other_settings_are_kept_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -23,6 +23,7 @@ from filelock import FileLock
 from lit_mnist.errors import UserError
 from lit_mnist.papers.report.claims import judge
 from lit_mnist.papers.report.experiment import Experiment
+from lit_mnist.terminal import note
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.provenance import device_tags, git_state, package_versions, version_tags
 from lit_mnist.tracking.queries.statistics import Summary, summarise
@@ -101,12 +102,15 @@ def merge_result(
 
 
 def judge_again(folder: Path, experiment: Experiment) -> None:
-    """Judge the kept seeds of `experiment` by its claims of today; seeds of other settings are left alone."""
+    """Judge the kept seeds of `experiment` by its claims of today; those of other settings are left alone."""
     for length in ("full", "quick"):
         path = result_path(folder, experiment, length)
-        kept = read_result(path)
-        if kept is not None and kept["settings"] == settings(experiment, length):
+        if (kept := read_result(path)) is None:
+            continue
+        if kept["settings"] == settings(experiment, length):
             merge_result(path, experiment, length, {})
+        else:
+            note(f"{path} was measured with other settings and does not count: --replace starts it afresh")
 
 
 def add_figures(path: Path, names: Sequence[str]) -> Result:
@@ -167,9 +171,12 @@ def read_result(path: Path) -> Result | None:
 
 
 def best_result(folder: Path, experiment: Experiment) -> Result | None:
-    """The result at full length, or else the shortened one; None if there is neither."""
-    full = read_result(result_path(folder, experiment, "full"))
-    return full if full is not None else read_result(result_path(folder, experiment, "quick"))
+    """The result at full length, or else the shortened one; None if there is neither with the present settings."""
+    for length in ("full", "quick"):
+        kept = read_result(result_path(folder, experiment, length))
+        if kept is not None and kept["settings"] == settings(experiment, length):
+            return kept
+    return None
 
 
 def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Result]) -> Result:
