@@ -8,7 +8,7 @@
 - `datamodules.py`: `ImageDataModule` and one data module per dataset: splits and loaders.
 - `split.py`: stratified selections of images.
 - `loader.py`: `InMemoryLoader`, batches from memory as functions of (seed, epoch, step); `Batch`.
-- `corruptions.py`: noise and rotation of whole batches.
+- `corruptions.py`: noise, rotation, shifts and mirroring of whole batches.
 - `randomness.py`: generators seeded by a key.
 - `image_files.py`: any image file, converted to a network's input.
 """

@@ -28,7 +28,7 @@ _CACHE: dict[Hashable, tuple[Pair, Pair]] = {}
 """The last training and validation split, by all that determines it: most trials of a sweep use the same one."""
 _NOT_IN_SPLIT = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
-    "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation",
+    "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation", "shift", "flip",
 }  # fmt: skip
 """Arguments that do not affect the split."""
 
@@ -55,6 +55,8 @@ class ImageDataModule(LightningDataModule):
         fixed_noise: Whether each training image keeps the same noise in all epochs, as in a set that was corrupted
             before training. By default the noise is drawn anew in each epoch.
         rotation: Largest angle, in degrees, by which training images are rotated.
+        shift: Largest shift of training images on each axis, in whole pixels.
+        flip: Whether training images are mirrored left to right with probability 1/2: for clothes, not for digits.
         seed: Seed of the split, the order and the noise; 0 by default, seed_everything on the command line.
 
     """
@@ -77,6 +79,8 @@ class ImageDataModule(LightningDataModule):
         test_noise: float | None = None,
         fixed_noise: bool = False,
         rotation: float = 0.0,
+        shift: int = 0,
+        flip: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -129,9 +133,11 @@ class ImageDataModule(LightningDataModule):
         return float(self.hparams["noise"] or 0.0)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Shuffled batches of the training images, rotated and corrupted."""
+        """Shuffled batches of the training images, augmented and corrupted."""
         h = self.hparams
-        transforms = BatchTransforms(h["corruption"], self.level, h["rotation"], h["fixed_noise"])
+        transforms = BatchTransforms(
+            h["corruption"], self.level, h["rotation"], h["fixed_noise"], shift=h["shift"], flip=h["flip"]
+        )
         return self._loader("train", self.train, self.hparams["batch_size"], transforms)
 
     def val_dataloader(self) -> InMemoryLoader | list[Batch]:
@@ -298,11 +304,14 @@ class ImageDataModule(LightningDataModule):
                 raise UsageError(f"--data.{flag} {level} must lie in [0, {highest}]")
         if h["fixed_noise"] and not h["noise"]:
             raise UsageError("--data.fixed_noise true has no effect without --data.noise")
-        if h["fixed_noise"] and h["rotation"]:
-            # The fixed noise is drawn once, on the images as they are stored; rotation differs in every step.
-            raise UsageError("--data.fixed_noise true cannot be combined with --data.rotation")
+        for flag in ("rotation", "shift", "flip"):
+            if h["fixed_noise"] and h[flag]:
+                # The fixed noise is drawn once, on the images as they are stored; these move them in every step.
+                raise UsageError(f"--data.fixed_noise true cannot be combined with --data.{flag}")
         if not 0 <= h["rotation"] <= 180:
             raise UsageError(f"--data.rotation {h['rotation']} must lie in [0, 180] degrees")
+        if not 0 <= h["shift"] < (shortest := min(self.image_shape[1:])):
+            raise UsageError(f"--data.shift {h['shift']} must lie in [0, {shortest - 1}] pixels")
 
 
 class MiniMNISTDataModule(ImageDataModule):

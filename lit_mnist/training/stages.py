@@ -41,7 +41,10 @@ Checkpoint = Literal["best", "last"]
 KEY, SOURCE, SECONDS = "stage.key", "stage.source", "stage.seconds"
 WITHOUT_EFFECT = ("enable_progress_bar",)
 """Fields of the Trainer that do not affect the weights."""
-ADDED: dict[str, dict[str, object]] = {"model": {"lr_decay": 0.0}, "data": {"fixed_noise": False}}
+ADDED: dict[str, dict[str, object]] = {
+    "model": {"lr_decay": 0.0},
+    "data": {"fixed_noise": False, "shift": 0, "flip": False},
+}
 """Fields that were added after trainings had been stored, with the value that has no effect.
 
 At that value they are left out of the key: otherwise each new option would invalidate every stored training and
