@@ -21,7 +21,7 @@ from pathlib import Path
 from lit_mnist.slurm import is_gone
 from lit_mnist.tracking.folder import Record, is_at_work
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
+from lit_mnist.tracking.process import is_alive, same_numbering, this_boot, this_host, this_process
 
 HEARTBEAT_INTERVAL = 30.0
 """Seconds between two heartbeats of a run."""
@@ -112,10 +112,10 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
     if own is not None and Journal(own).status() not in (None, "RUNNING"):
         return Liveness(State.DEAD, host, process)
     kernel, _, namespace = tags.get("boot", "").partition("/")
-    this_kernel, _, this_namespace = this_boot().partition("/")
+    this_kernel = this_boot().partition("/")[0]
     same_kernel = bool(this_kernel) and kernel == this_kernel
     # Two containers may have one host name; each numbers its processes for itself.
-    sees_process = not (same_kernel and namespace and namespace != this_namespace)
+    sees_process = not (same_kernel and namespace and not same_numbering(tags["boot"], this_boot()))
     if host == this_host() or same_kernel:
         if process != this_process() and sees_process and is_alive(process):
             return Liveness(State.ALIVE, host, process)

@@ -109,6 +109,7 @@ def bounds(summary: StudySummary, trial: FrozenTrial, images: int | None) -> tup
 
     Student's over several seeds, or else the binomial one of a share of `images` validation images.
     """
+    # With several seeds their spread is known; with one only how far a share of the images is uncertain by chance.
     values = seed_values(trial)
     if len(values) > 1:
         seeds = summarise(values)
@@ -135,6 +136,7 @@ def ties(summary: StudySummary, ranked: Sequence[FrozenTrial], images: int | Non
     for trial in ranked[1:]:
         first, second = seed_values(best), seed_values(trial)
         if len(first) > 1:
+            # Seeds are in the same order in all trials of a study, so that the position pairs them.
             difference = paired(_by_position(first), _by_position(second))
             same = difference is None or abs(difference.mean) <= (difference.interval or 0.0)
         elif is_share(summary.objectives[0]) and images:

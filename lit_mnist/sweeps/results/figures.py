@@ -56,6 +56,8 @@ def draw_figures(summary: StudySummary) -> dict[str, Figure]:
         summary: A study with at least one trial that is complete or was pruned after its first validation.
 
     """
+    # Parameters in the order of their importance, those without one after them; the page keeps the order of
+    # `drawn`.
     importances = estimate_importances(summary)
     varied = varied_names(_with_value(summary))
     names = list(importances.shares) if importances is not None else []
@@ -86,6 +88,7 @@ def history(summary: StudySummary) -> Figure:
         apply_value_axis(axes, "y", metric, [value for _, _, value in places])
         mark_trials(axes, summary, places)
     allowed = [(trial.number, trial.values[0]) for trial in summary.complete if is_allowed(trial)]
+    # A value that is not finite would stay the best so far for ever.
     allowed = [(number, value) for number, value in allowed if math.isfinite(value)]
     if allowed:
         numbers, values = zip(*allowed, strict=True)
@@ -119,6 +122,7 @@ def learning_curves(summary: StudySummary) -> Figure | None:
         points = [(step + 1, value) for step, value in reported if math.isfinite(value)]
         if points:
             curves.append((trial, points))
+    # A curve of seeds has no order, and a single validation is no curve.
     if summary.steps_are_seeds or max((len(points) for _, points in curves), default=0) < 2:
         return None
     metric, up = summary.objectives[0], summary.upwards[0]
@@ -127,6 +131,7 @@ def learning_curves(summary: StudySummary) -> Figure | None:
     axes = figure.subplots()
     apply_value_axis(axes, "y", metric, [value for _, points in curves for _, value in points])
     norm = colour_scale(metric, [points[-1][1] for _, points in curves])
+    # The better ones last, and so on top.
     curves.sort(key=lambda curve: curve[1][-1][1], reverse=not up)
     for rank, (trial, points) in enumerate(curves):
         x, y = zip(*points, strict=True)
@@ -163,6 +168,7 @@ def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
 def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
     """The first objective over each parameter by itself, at most nine of them, most important first."""
     names, values = names[:MAX_SLICES], _values(summary)
+    # Four panels as a square, otherwise rows of three.
     columns = 2 if len(names) == 4 else min(len(names), SLICE_COLUMNS)
     rows = math.ceil(len(names) / columns)
     figure = new_figure(
@@ -171,6 +177,7 @@ def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     apply_value_axis(panels[0], "y", summary.objectives[0], [value for _, value in values])
     for axes, name in zip(panels, names, strict=False):
+        # Conditional parameters: a panel has the trials that have its parameter.
         having = [(trial, value) for trial, value in values if name in trial.params]
         scale = scale_of(name, [trial for trial, _ in having])
         places = [(trial, scale.place(trial.params[name]), value) for trial, value in having]
@@ -201,6 +208,7 @@ def parallel_coordinates(summary: StudySummary, names: Sequence[str]) -> Figure:
     for x, scale in enumerate(scales):
         _draw_parallel_axis(axes, x, scale)
     best = summary.best()[:1]
+    # The better lines are drawn later, and so on top.
     values.sort(key=lambda pair: pair[1], reverse=not summary.upwards[0])
     for rank, (trial, value) in enumerate(values):
         # A conditional parameter is missing in some trials: NaN leaves a gap in the line.
@@ -257,6 +265,7 @@ def pareto_front(summary: StudySummary) -> Figure:
         axes.plot(*zip(*(trial.values for trial in front), strict=True), color=ORANGE, linewidth=1.4, zorder=2.5,
                   marker="o", markersize=9, markerfacecolor="none", label="Pareto front")  # fmt: skip
     axes.margins(0.12)
+    # In the coordinates of the axis, which may be logarithmic or logit.
     if front:  # room for the labels, which stand on the better side
         transform = axes.transScale.transform
         (low, _), (high, _) = transform([(axes.get_xlim()[0], 1), (axes.get_xlim()[1], 1)])

@@ -48,6 +48,7 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
         spec = stored_spec(study)
     except UserError:  # of a version that knew other keys: the page does without the commands
         spec = None
+    # Whole figures only, in their order: what does not fit is named, and is there as a PNG.
     shown: dict[str, str] = {}
     for figure_name, figure in figures.items():
         svg = to_svg(figure, figure_name)
@@ -76,6 +77,7 @@ def to_svg(figure: Figure, name: str) -> str:
         text = file.getvalue()
     # Six decimals of a 72nd of an inch are a third of the file.
     text = re.sub(r'\b(?:x|y|d)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
+    # Line breaks are a part of the file as well; links must open in the page itself.
     text = re.sub(r"\n\s+", "\n", text).replace(' target="_blank"', "")
     return text[text.index("<svg") :]
 
@@ -107,6 +109,7 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
 def _server(store: str) -> str:
     """The address of MLflow's pages, without user and password."""
     url = urlsplit(store)
+    # A store in a file has no server of its own.
     if url.scheme not in ("http", "https"):
         return DEFAULT_UI
     return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")

@@ -51,6 +51,7 @@ def estimate_importances(summary: StudySummary) -> Importances | None:
     # A study in memory with the usable trials alone: Optuna's evaluators take a whole study.
     usable = optuna.create_study()
     for trial in trials:
+        # PED-ANOVA looks at the smallest values.
         value = -values[trial.number] if summary.upwards[0] else values[trial.number]
         usable.add_trial(create_trial(value=value, params=trial.params, distributions=trial.distributions))
     with warnings.catch_warnings():
@@ -72,6 +73,7 @@ def _comparable_values(summary: StudySummary) -> tuple[dict[int, float], str]:
     if not pruned:
         return {trial.number: trial.values[0] for trial in complete}, f"{len(complete)} trials at their end"
     trials = [trial for trial in (*complete, *pruned) if trial.intermediate_values]
+    # The last step that every trial has reached: only there can pruned and complete ones be compared.
     step = min(max(trial.intermediate_values) for trial in trials)
 
     def value_at_step(trial: FrozenTrial) -> float:

@@ -41,6 +41,7 @@ PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g} %")
 # left out: the last colour has a contrast of 2.1:1 on white, the end of the whole palette 1.3:1.
 _DARK_IS_LOW = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.75, 256)))
 _DARK_IS_HIGH = _DARK_IS_LOW.reversed()
+# Round shares, close enough together for an axis from 10 to 99.9 %.
 LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 MAX_TICKS = 6
 CLOSEST_TO_CERTAIN = 1e-4
@@ -119,6 +120,8 @@ class Scale:
 
 def scale_of(name: str, trials: Sequence[FrozenTrial]) -> Scale:
     """The scale of a parameter that at least one of the trials has."""
+    # From the distribution and not from the values: two tried values do not tell a logarithmic axis from a linear
+    # one.
     having = [trial for trial in trials if name in trial.params]
     distribution: Any = having[0].distributions[name]
     values = tuple(sorted({trial.params[name] for trial in having}, key=_sort_key))
@@ -279,6 +282,7 @@ def mark_trials(
 
     """
     cmap = colour_map(summary.upwards[0])
+    # Label, marker, hollow or filled, and which trials; each kind is one entry of the legend.
     kinds: tuple[tuple[str, str, bool, Callable[[FrozenTrial], bool]], ...] = (
         ("complete", "o", False, lambda t: t.state == TrialState.COMPLETE and is_allowed(t)),
         ("breaks a constraint", "s", True, lambda t: t.state == TrialState.COMPLETE and not is_allowed(t)),
@@ -306,6 +310,7 @@ def mark_trials(
                 if (interval := summary.interval(trial, index)) is not None:
                     axes.errorbar(at, value, interval, color=GREY, linewidth=1, capsize=2, zorder=2)
     best = {trial.number for trial in summary.best()} if ring else set()
+    # Last, around whatever mark the trial has.
     ringed = [(x, y) for trial, x, y in places if trial.number in best]
     if ringed:
         at_x, at_y = zip(*ringed, strict=True)
@@ -322,6 +327,7 @@ def add_legend(axes: Axes) -> None:
 
 
 def _logit(share: Any) -> Any:
+    # The ends are cut off, where the logit is infinite.
     inner = np.clip(share, CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
     return np.log(inner / (1 - inner))
 

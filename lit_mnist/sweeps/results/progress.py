@@ -42,6 +42,7 @@ class ProgressDisplay:
 
     def __init__(self, study: optuna.Study, spec: Spec, workers: int) -> None:
         self.study, self.spec, self.workers = study, spec, workers
+        # Trials of earlier sweeps are not printed again.
         self._printed = {trial.number for trial in get_trials(study) if trial.state.is_finished()}
         # Without a terminal only the lines of finished trials are printed: redrawing would fill a log file.
         self._live = Live(console=Console(), auto_refresh=False, transient=True) if sys.stdout.isatty() else None
@@ -60,6 +61,7 @@ class ProgressDisplay:
         """Print newly finished trials and redraw; returns True if any trial advanced since the last call."""
         trials = get_trials(self.study)
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._printed]
+        # In the order in which they ended: several may have, between two looks.
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
             self._printed.add(trial.number)
             line = self._finished_line(trial, trials)
@@ -70,6 +72,7 @@ class ProgressDisplay:
         if self._live is not None and time.monotonic() - self._refreshed > REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
             self._live.update(self._workers_table(trials), refresh=True)
+        # Validations count as progress: with long trainings no trial may end for hours.
         before, self._validations = self._validations, sum(map(count_validations, trials))
         return bool(new) or self._validations != before
 

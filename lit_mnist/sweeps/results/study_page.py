@@ -101,6 +101,7 @@ class StudyPage:
             Exception: any error of the store.
 
         """
+        # Each trial's run is changed once: it takes a request, and a study may have thousands.
         if self._shown is None:
             self._shown = self._find_shown() if summary.finished else set()
         for trial in summary.finished:
@@ -119,6 +120,7 @@ class StudyPage:
             tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number})"
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, value)
+        # The experiment shows the same text: the UI opens there, and not at the study's run.
         self._client.set_experiment_tag(self.experiment_id, DESCRIPTION, text)
 
     def save_view(self) -> None:
@@ -213,6 +215,7 @@ class StudyPage:
     def _show_mistakes(self, summary: StudySummary) -> None:
         """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
         ranked = best_first(summary)
+        # The last one is of the best trial, if it has one.
         for run_id, path in self._find_figures(ranked)[-1:]:
             text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
             if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
@@ -234,6 +237,7 @@ class StudyPage:
             (self.run_id, FIGURES),
             *((run_id, MISTAKES) for trial in ranked[:1] for run_id in runs(trial)[:1]),
         ):
+            # One request for each of the two runs; of their figures the first that is there.
             there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
             found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
         return found
