@@ -176,7 +176,7 @@ def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenT
         return f"means of up to {most} trials with their 95 % interval; framed: {framed}"
     if len(summary.seeds) > 1:
         return f"means of {len(summary.seeds)} seeds with their 95 % interval; framed: {framed}"
-    return f"seed {summary.seeds[0]} alone, so without an interval; framed: {framed}"
+    return f"one seed ({summary.seeds[0]}), so no interval over seeds; framed: {framed}"
 
 
 def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -> Figure:

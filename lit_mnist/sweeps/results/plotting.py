@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lit_mnist.sweeps.search.parameters import is_number
 from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
 from lit_mnist.tracking.queries.metrics import is_share
+from lit_mnist.tracking.queries.statistics import show_mean
 
 Which = Literal["x", "y"]
 Kind = Literal["linear", "log", "logit", "places"]
@@ -150,7 +151,7 @@ def show_metric(metric: str, value: float, interval: float | None = None) -> str
     """An objective's value, in percent where it is a share, with half its confidence interval."""
     factor, unit = (100, " %") if is_share(metric) else (1, "")
     if interval is None or not 1e-6 < factor * interval < 1e4:
-        return f"{factor * value:.4g}{unit}"
+        return f"{show_mean(factor * value, None)}{unit}"
     # Two digits of the interval, and no more decimals of the value than these have.
     decimals = max(0, 1 - math.floor(math.log10(factor * interval)))
     return f"{factor * value:.{decimals}f} ± {factor * interval:.{decimals}f}{unit}"

@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Column, Table
 from rich.text import Text
 
 from lit_mnist.sweeps.search.spec import Spec
@@ -71,7 +70,7 @@ class ProgressDisplay:
                 self._live.console.print(Text(line, no_wrap=True, overflow="ellipsis"))
         if self._live is not None and time.monotonic() - self._refreshed > REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
-            self._live.update(self._workers_table(trials), refresh=True)
+            self._live.update(self._worker_lines(trials), refresh=True)
         # Validations count as progress: with long trainings no trial may end for hours.
         before, self._validations = self._validations, sum(map(count_validations, trials))
         return bool(new) or self._validations != before
@@ -118,10 +117,9 @@ class ProgressDisplay:
         budget = int(self.study.user_attrs["trials"])
         return seconds_left(trials, budget, max(working, self.workers), until_stop) or 0.0
 
-    def _workers_table(self, trials: list[FrozenTrial]) -> Group:
+    def _worker_lines(self, trials: list[FrozenTrial]) -> Group:
         """One line per worker with its trial, above the state of the study."""
-        columns = [Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
-        table = Table(*columns, box=None, pad_edge=False, show_header=False)
+        lines = []
         for trial in trials:
             owner = trial.user_attrs.get("owner")
             if trial.state != RUNNING or not owner:
@@ -134,9 +132,9 @@ class ProgressDisplay:
             # The values are those of the first seed.
             if (values := trial.intermediate_values) and len(values) == count:
                 progress += f", {self.spec.objectives[0].metric} {values[max(values)]:.4g}"
-            # As `Text`: a list in a point would be taken for markup.
-            table.add_row(where, f"trial {trial.number}", progress, Text(show_short(point(trial))))
+            lines.append(f"{where}: trial {trial.number}, {progress}; {show_short(point(trial))}")
         left = self._seconds_left(trials)
         state = self.closing() + (f", about {seconds(left)} left" if left else "")
-        lines = filter(None, [state, self.best()])
-        return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+        # No table: rich (15.0) narrows all columns of one that is too wide, also the worker's.
+        lines += filter(None, [state, self.best()])
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
