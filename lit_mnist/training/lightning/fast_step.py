@@ -55,6 +55,7 @@ class QuietProfiler(PassThroughProfiler):
 
 def hide_no_gpu() -> None:
     """Hide CUDA where there is no GPU: otherwise torch asks the driver for one at each optimiser step."""
+    # setdefault: a user who has chosen devices keeps them.
     if not torch.cuda.is_available():
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -101,6 +102,8 @@ class FastOptimization(_AutomaticOptimization):
         zero_grad.increment_started()
         optimizer.zero_grad()
         zero_grad.increment_completed()
+        # By autograd directly: Lightning's strategy would only add the precision plugin's hooks, which `_is_plain`
+        # has ruled out.
         loss.backward()  # type: ignore[no-untyped-call]
         step.increment_ready()
         optimizer.step()
@@ -124,9 +127,12 @@ def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
     """True if Lightning's own step would do nothing that the fast one leaves out."""
     model, precision = trainer.lightning_module, trainer.precision_plugin
     return (
+        # One process on one device; any subclass might do more.
         type(trainer.strategy) is SingleDeviceStrategy
         and type(precision) in _PRECISIONS
+        # Only float16 has a scaler, which decides itself whether a step is taken.
         and getattr(precision, "scaler", None) is None
+        # A profiler wants to see each hook.
         and isinstance(trainer.profiler, QuietProfiler)  # type: ignore[attr-defined]
         and trainer.accumulate_grad_batches == 1
         and trainer.gradient_clip_val is None

@@ -45,6 +45,7 @@ def forks_processes(trainer: Trainer) -> bool:
 @contextmanager
 def rank_0_context(run_id: str) -> Iterator[None]:
     """The context in which rank 0 trains: the ranks that it starts inherit the run's id."""
+    # In the environment, which Lightning passes to the ranks when it runs the command line again.
     os.environ[RANK_0] = f"{os.getpid()} {run_id}"
     try:
         yield
@@ -68,6 +69,7 @@ def run_of_rank_0() -> str | None:
         return None
     parent, run_id = os.environ[RANK_0].split()
 
+    # A rank 0 that was killed cannot end the ranks that it has started; they would keep their GPUs.
     def end_with_parent() -> None:
         while os.getppid() == int(parent):
             time.sleep(1)
@@ -128,6 +130,7 @@ class LaunchedRanks:
 
     def send(self, message: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Send a message of plain types, and files under the names that they will have at the other ranks."""
+        # The parts first, the message last: who sees the message finds everything.
         sizes = {}
         for name, path in files.items():
             content = path.read_bytes()
@@ -145,6 +148,7 @@ class LaunchedRanks:
 
         """
         try:
+            # In short waits: a blocking `get` runs in C++, where no signal is seen.
             while not self._store.check([self._key]):
                 watch.check()
                 time.sleep(0.2)
@@ -182,6 +186,7 @@ class RankConsensus:
     def __init__(self, trainer: Trainer | None = None) -> None:
         self._is_distributed = trainer is not None and trainer.world_size > 1
         self._group: Any = None
+        # [signal, due], each 0 if there is none.
         self._exchanged = torch.zeros(2, dtype=torch.int64)
         self._exchange: distributed.Work | None = None
 
@@ -196,6 +201,7 @@ class RankConsensus:
         if self._exchange is not None:
             self._exchange.wait()
             received, is_due = int(self._exchanged[0]), bool(self._exchanged[1])
+        # The maximum: any rank's signal counts for all.
         self._exchanged = torch.tensor([signal or 0, int(due)], dtype=torch.int64)
         self._exchange = distributed.all_reduce(
             self._exchanged, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
@@ -210,6 +216,7 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
     training whose peers never start ignores every signal but SIGKILL. So it waits in a thread, and the main thread
     looks for signals.
     """
+    # Only strategies with several processes have it.
     connect = getattr(trainer.strategy, "setup_distributed", None)
     if trainer.world_size == 1 or connect is None:
         return
@@ -272,6 +279,7 @@ class HangGuard(Callback):
     @contextmanager
     def active(self, trainer: Trainer) -> Iterator[None]:
         """Guard what is done inside, which has to be called from the main thread."""
+        # Python writes a signal's number into one end, in C and at once; the thread reads the other.
         ours, python = socket.socketpair()
         python.setblocking(False)
         previous = signal.set_wakeup_fd(python.fileno(), warn_on_full_buffer=False)
@@ -295,6 +303,7 @@ class HangGuard(Callback):
             if not received:
                 return
             number = received[0]
+        # A slow batch or validation gets HANG_TIMEOUT from its own start.
         start = time.monotonic()
         while not closing.wait(0.2):
             if time.monotonic() - max(start, self._last_batch) > HANG_TIMEOUT:
@@ -305,6 +314,7 @@ class HangGuard(Callback):
         note(f"{name} came, and no batch ended within {HANG_TIMEOUT:.0f} s: a process hangs, and all are killed")
         with suppress(Exception):
             self.before_exit()
+        # The ranks that Lightning has started; those of srun are killed by it (--kill-on-bad-exit).
         for process in getattr(trainer.strategy.launcher, "procs", []):
             process.kill()
         os._exit(exit_code(number))
@@ -312,5 +322,6 @@ class HangGuard(Callback):
 
 def is_lost_peer(error: BaseException) -> bool:
     """True if the error says that another process of the training has ended."""
+    # gloo raises a plain RuntimeError, NCCL a DistError.
     text = str(error).lower()
     return isinstance(error, distributed.DistError) or "gloo" in text or "connection closed by peer" in text
