@@ -103,6 +103,7 @@ def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     store = find_store()
     reader = open_reader(store)
     if study is None:
+        # A run that is named twice is compared once.
         runs = reader.runs(list(dict.fromkeys(resolve_run_id(store, reader, name) for name in names)))
     else:
         runs = study_runs(store, reader, study)
@@ -146,10 +147,12 @@ def _rank(group: Group) -> tuple[bool, float]:
 
 def compare_groups(groups: Sequence[Group]) -> Comparison:
     """Return what differs between the groups; of a single group, between its runs and their mean."""
+    # All runs differ by their seed only: then the runs themselves are the columns.
     if len(groups) == 1 and len(groups[0].runs) > 1:
         runs = groups[0].runs
         groups = [*(Group(run.id[:8], [run]) for run in runs), Group("mean", runs)]
 
+    # Order of the metrics: the study's objectives, then those of METRIC_ORDER, then the rest by name.
     objectives = groups[0].objectives
 
     def rank(metric: str) -> tuple[int, str]:
@@ -168,6 +171,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         top = best(groups, name)
         marks: list[Mark] = ["best" if s is not None and s.mean == top else "" for s in summaries]
         line = _number_line(name, summaries, marks)
+        # Judged by what is shown: numbers that differ in digits that nobody sees are no difference.
         if len(set(line.cells)) > 1:
             metrics.append(line)
     return Comparison(groups, _param_lines(groups), metrics, _difference_lines(groups, [m.name for m in metrics]))
@@ -186,6 +190,7 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
             for group in groups
         ]
     runs = [run for group in groups for run in group.runs]
+    # Seeds have a row of their own.
     hidden = {RUN_SEED, *IRRELEVANT_PARAMS}
     if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
         # It follows the run's seed, which groups leave out.
@@ -205,9 +210,12 @@ def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[L
     """Return, for each metric, the groups after the first minus the first."""
     lines = []
     for name in metrics:
+        # Pairs of equal seeds: what the seed does to both cancels out.
         first = groups[0].by_seed(name)
         found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
+            # None for metrics without a direction, such as a learning rate: they differ, and are neither better
+            # nor worse.
             upwards = higher_is_better(name, groups[0].goal_of(name))
             lines.append(_number_line(name, found, [_judge(summary, upwards) for summary in found], "+"))
     return lines

@@ -76,6 +76,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
         sources |= {run.id: run for run in new}
         wanted = _source_ids(new)
 
+    # How often each pair of parameters and seed has come so far: the nth one goes into the nth group.
     repetitions: Counter[tuple[str, str]] = Counter()
     members: dict[tuple[str, int], list[RunData]] = {}
     for run in runs:
@@ -88,6 +89,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
     for same in members.values():
         tags, label = same[0].tags, same[0].id[:8]
         if TRIAL in tags:
+            # Trials of several studies need the study's name to be told apart.
             label = f"{'trial' if one_study else tags.get(STUDY)} {tags[TRIAL]}"
         groups.append(Group(label, same))
     return groups
@@ -96,6 +98,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
 def best(groups: Sequence[Group], metric: str) -> float | None:
     """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
+    # NaN is equal to nothing, itself included.
     means = [mean for mean in means if mean == mean]  # without NaN
     upwards = higher_is_better(metric, groups[0].goal_of(metric))
     if upwards is None or len(set(means)) < 2:

@@ -58,6 +58,7 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
             f"more than one run begins with {text!r} in {store.name}: {', '.join([*named, *others])};"
             " give more of the id"
         )
+    # Not in the store: perhaps it was never sent.
     folder = local_folder(text, store.home)
     record = read_record(folder) if folder is not None else None
     if record is not None and record.offline:
@@ -110,6 +111,7 @@ def find_key(key: str, offline: bool = False) -> str | None:
 
     """
     store = find_store()
+    # The folders come first: a run that was offline is in no store yet.
     here = [record for _, record in records(store.home) if record.key == key]
     if here:
         return max(here, key=lambda record: record.start_time).id
@@ -132,6 +134,7 @@ def find_unfinished(offline: bool = False) -> str:
 
     """
     store = find_store()
+    # Newest first: an older unfinished run may be one that the user has given up.
     for path, record in sorted(records(store.home), key=lambda item: -item[1].start_time):
         # Only `fit` leaves a configuration to resume from; the study's own run, for one, has none.
         made_by_fit = record.argv[:1] == ["fit"] or any(
@@ -145,6 +148,7 @@ def find_unfinished(offline: bool = False) -> str:
             continue
         if status in UNFINISHED:
             return record.id
+        # Only a proof of death lets another process take it.
         if status == "RUNNING":
             liveness = find_liveness(path, record, tags)
             if liveness.state is State.DEAD:
@@ -195,6 +199,7 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
         UserError: the store cannot be opened, or there is no such run, or more than one.
 
     """
+    # This machine first: its folder is ahead of the store, and needs no connection.
     current = find_store()
     folder = local_folder(text, current.home)
     record = read_record(folder) if folder is not None else None
@@ -205,6 +210,7 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
     store = record.store(current) if record else current
     info = find_run(connect(store), store, record.id if record else text).info
     folder = store.run_folder(info.run_id)
+    # What is unsent is newer than what the store says.
     status = Journal(folder).status() or "RUNNING" if has_unsent(folder) else info.status
     return FoundRun(info.run_id, folder, store, record, status)
 

@@ -105,6 +105,7 @@ class DatabaseReader:
         # Only what the order depends on is read of every run (0.1 s for 10,000 runs), the rest of `limit` runs.
         rows = self._select(
             "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, monitor.value,"
+            # MLflow stores NaN as 0, and says so in `is_nan`.
             " CASE best.is_nan WHEN 1 THEN 'nan' ELSE best.value END,"
             " CASE last.is_nan WHEN 1 THEN 'nan' ELSE last.value END"
             " FROM runs AS r JOIN experiments AS e ON e.experiment_id = r.experiment_id"
@@ -232,6 +233,7 @@ class ClientReader:
             way = "DESC" if sort_value(monitor, 1.0) < 0 else "ASC"
             # A run still under way has no `best/…` yet. It sorts by its last value, for which the second query is.
             for metric in (f"best/{monitor}", monitor):
+                # Runs without the metric come last in either direction.
                 order = (f"metrics.`{metric}` {way}", *SERVER_ORDER["start"])
                 found |= {run.id: run for run in self._search(same, order, limit, experiments)}
             if sum(run.best is not None for run in found.values()) >= limit:

@@ -52,6 +52,7 @@ def serve(port: int, links_only: bool = False) -> None:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"--port {port} cannot be used ({error}): take another") from None
+    # Creates a missing database, under its lock, before the server's processes would all do so.
     connect(store)
     print_links(store, port)
     print(
@@ -74,4 +75,5 @@ def serve(port: int, links_only: bool = False) -> None:
     }
     environment = {**os.environ, **settings}
     environment.pop(POOL, None)  # `connect` sets it, for this process only
+    # In the place of this process: Ctrl-C and signals reach the server, and nothing waits for it.
     os.execve(command[0], command, environment)
