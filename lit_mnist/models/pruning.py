@@ -86,7 +86,7 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
 
 def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoencoder:
     """A copy of `model`, of the same size, in which the removed neurons' outgoing weights are 0."""
-    copy = _like(model, model.hparams["hidden_sizes"])
+    copy = _resized(model, model.hparams["hidden_sizes"])
     copy.load_state_dict(model.state_dict())
     # (outputs, K): column k holds what neuron k gives to the next layer.
     outgoing = _outgoing(copy).weight.data
@@ -110,7 +110,7 @@ def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
     *sizes, code = model.hparams["hidden_sizes"]
     # Rows of the layer into the code and columns of the layer out of it: only these two change their size.
     kept = [neuron for neuron in range(code) if neuron not in gone]
-    smaller = _like(model, [*sizes, len(kept)])
+    smaller = _resized(model, [*sizes, len(kept)])
     into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]
     weights = source.state_dict()
     weights |= {
@@ -129,8 +129,8 @@ def _outgoing(model: DenseAutoencoder) -> nn.Linear:
     return next(layer for layer in model.decoder.modules() if isinstance(layer, nn.Linear))
 
 
-def _like(model: DenseAutoencoder, hidden_sizes: Sequence[int]) -> DenseAutoencoder:
+def _resized(model: DenseAutoencoder, hidden_sizes: Sequence[int]) -> DenseAutoencoder:
     """A new autoencoder with `model`'s hyperparameters except the sizes, on its device, in its dtype and mode."""
     with torch.random.fork_rng(devices=[]):  # keep the global generator: the initial weights are replaced anyway
-        like = type(model)(**{**model.hparams, "hidden_sizes": list(hidden_sizes)})
-    return like.to(model.device, next(model.parameters()).dtype).train(model.training)
+        resized = type(model)(**{**model.hparams, "hidden_sizes": list(hidden_sizes)})
+    return resized.to(model.device, next(model.parameters()).dtype).train(model.training)

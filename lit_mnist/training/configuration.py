@@ -208,8 +208,8 @@ class LitCLI(LightningCLI):
         """Set the model's image_shape and num_classes to the dataset's, unless a flag or a file gives them."""
         data, model = (self.config[group] for group in ("data", "model"))
         # The class has the dataset's specification, so that no image has to be read for it.
-        module, _, name = data["class_path"].rpartition(".")
-        spec = getattr(importlib.import_module(module), name).spec
+        cls: Any = _class(data["class_path"])
+        spec = cls.spec
         known = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
         own = model["init_args"]
         if any(name in own and own[name] != value for name, value in known.items()):

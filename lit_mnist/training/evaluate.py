@@ -56,6 +56,7 @@ def evaluate(
         # Without the logger, which would log a point at step 0: the metrics belong to the checkpoint's step.
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
+        # The evaluation alone, without loading and figures.
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
             # A list with one entry for each dataloader, of which there is one.
@@ -150,6 +151,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 def loaded_run(run_id: str, checkpoint: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI, int]]:
     """Open a run, and yield it with its model, whose weights are loaded, its data, and the checkpoint's step."""
     store = find_store()
+    # With the full id: the run is opened by it.
     found = find_run(connect(store), store, run_id).info.run_id
     with open_run("", run_id=found) as run:
         # Later flags win: what the user gives comes last.
@@ -170,6 +172,7 @@ def _checkpoint_file(run: Run, name: str) -> Iterator[Path]:
     if name not in ("best", "last"):
         yield Path(name)
         return
+    # The run's own folder first: it is here, and may be newer than the store.
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, CHECKPOINTS)}
     for file in (BEST, LAST) if name == "best" else (LAST,):
         # Without validation no checkpoint is the best, and the last one stands for it.

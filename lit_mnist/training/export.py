@@ -140,6 +140,7 @@ def example_images(cli: LitCLI) -> Images:
     """The first validation images, of shape (EXAMPLES, C, H, W); random ones where the dataset is missing."""
     data = cli.datamodule
     try:
+        # Validation images: an example must not show the test set.
         data.setup("validate")
         return next(iter(data.val_dataloader())).x[:EXAMPLES].cpu().numpy()
     except DataError as error:  # the network does not depend on the images
@@ -157,6 +158,7 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
         step: The step of the checkpoint.
 
     """
+    # As JSON: a reader of the file may have neither this package nor Python.
     tags, versions, classes = run.data().data.tags, package_versions(), list(cli.datamodule.class_names)
     shape = ["batch", *cli.model.hparams.get("image_shape", cli.datamodule.image_shape)]
     output: dict[str, Any] = {"name": "reconstruction", "shape": shape}
@@ -250,6 +252,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
     described, versions = exported.description, package_versions()
     # `mlflow.pytorch.log_model` would put it into the default experiment, and needs an active run, whose status
     # changes when it ends (3.17).
+    # `create_logged_model` and `Model.log` do what `log_model` does, for a run that is not active.
     stored = run.data()
     made = run.client.create_logged_model(
         stored.info.experiment_id,

@@ -49,7 +49,7 @@ def val_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
     """Log figures of the predictions for the validation images; returns their locations."""
     return [
         run.log_figure(figure, f"val_{name}")
-        for name, figure in model_figures(model, data, _alone(data).val_dataloader(), "validation")
+        for name, figure in model_figures(model, data, _serving_all_images(data).val_dataloader(), "validation")
     ]
 
 
@@ -57,7 +57,7 @@ def test_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
     """Log figures of the predictions for the test images; returns their locations."""
     return [
         run.log_figure(figure, f"test_{name}")
-        for name, figure in model_figures(model, data, _alone(data).test_dataloader(), "test")
+        for name, figure in model_figures(model, data, _serving_all_images(data).test_dataloader(), "test")
     ]
 
 
@@ -78,7 +78,7 @@ def model_figures(
             yield "reconstructions", _reconstructions(model, batches, title)
 
 
-def _alone(data: ImageDataModule) -> ImageDataModule:
+def _serving_all_images(data: ImageDataModule) -> ImageDataModule:
     """Give every image to this process: figures are drawn by rank 0 alone."""
     # For good: this data module trains no more.
     data.full_dataset_per_rank = True
@@ -90,6 +90,7 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
     parts = [(batch.x.cpu(), batch.y.cpu(), _predict(model, batch.x)) for batch in batches]
     images, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     classes = probabilities.shape[1]
+    # counts[true, predicted]
     counts = np.zeros((classes, classes), dtype=np.int64)
     # Counts a pair as often as it occurs, where `counts[labels, predictions] += 1` would count it once.
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)

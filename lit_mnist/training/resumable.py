@@ -73,6 +73,7 @@ class _RunFiles(Callback):
         # With a DataLoader instead of a data module there is no configuration to resume from.
         if stage != "fit" or not isinstance(data, ImageDataModule):
             return
+        # From the objects as they are: no command line has described them.
         config = {
             "seed_everything": self.seed,
             "trainer": {name: getattr(trainer, name) for name in TRAINER_FIELDS},

@@ -124,7 +124,7 @@ def train_stage(
     store = find_store()
     client, key = connect(store), stage_key(stage, preset, seed)
     # Asked for inside of the lock: another process may have trained the stage meanwhile.
-    with _alone(store, key, watch):
+    with _locked(store, key, watch):
         found = find_stage(client, key)
         if found is not None and found.info.status == "FINISHED":
             return str(found.info.run_id)
@@ -189,6 +189,7 @@ def _fit(
     watch: SignalWatch,
     callbacks: Sequence[Callback],
 ) -> str:
+    # Duration of a stage over all its processes, for the time that a claim has taken.
     start = time.perf_counter()
     with suppress_stdout():
         result = fit(arguments, callbacks, watch, tags)
@@ -200,7 +201,7 @@ def _fit(
 
 
 @contextmanager
-def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
+def _locked(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
     """Hold the stage's lock; waits while another process trains it."""
     # Of this machine, or of all that share the project's folder.
     lock = FileLock(store.home / "stages" / f".{key}.lock")

@@ -179,6 +179,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
 
 def _param_lines(groups: Sequence[Group]) -> list[Line]:
     """Return seeds, status, tags and parameters, as far as they differ."""
+    # Full texts first; what is equal in all groups is left out, and the rest is shortened, at the end.
     rows: dict[str, list[str]] = {
         "seeds": [" ".join(map(seed_of, group.runs)) for group in groups],
         "status": ["/".join(sorted({run.status for run in group.runs})) for group in groups],
@@ -195,6 +196,7 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
     if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
         # It follows the run's seed, which groups leave out.
         hidden.add(DATA_SEED)
+    # In the order in which the configuration has them.
     for name in dict.fromkeys(name for run in runs for name in run.params):
         if name not in hidden:
             rows[name] = [group.runs[0].params.get(name, MISSING) for group in groups]
@@ -212,6 +214,7 @@ def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[L
     for name in metrics:
         # Pairs of equal seeds: what the seed does to both cancels out.
         first = groups[0].by_seed(name)
+        # (group - first) for every group after the first; None if they share fewer than two seeds.
         found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
             # None for metrics without a direction, such as a learning rate: they differ, and are neither better
@@ -245,6 +248,7 @@ def _number(text: str) -> float | None:
 
 def _short(text: str) -> str:
     """Return a parameter's text cut to what a table takes: four digits of a number, the end of a path."""
+    # 0.00031622776601683794 as 0.0003162.
     value = _number(text)
     if value is not None and len(text) > 8:
         return f"{value:.4g}"
@@ -258,6 +262,7 @@ def page(found: Comparison, title: str, store: Store) -> str:
     def link(run: RunData) -> str:
         return run_page(store, run.experiment_id, run.id)
 
+    # One file without scripts or styles from elsewhere: it can be sent by mail.
     template = (resources.files("lit_mnist.tracking.queries") / "compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["breakable"] = _breakable
@@ -273,6 +278,7 @@ def _breakable(name: str) -> "Markup":
 
 
 def _print(found: Comparison) -> None:
+    # Three shapes: nothing, groups as columns, or groups as rows.
     if not found.params and not found.metrics:
         print("no difference in parameters or metrics")
     elif len(found.labels) <= MOST_COLUMNS:
@@ -301,6 +307,7 @@ def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> 
 
 def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line], least: int = 1) -> None:
     """Print a table with a row for each label, and as columns as many of the lines as fit, `least` in any case."""
+    # The first column holds the labels, and stays whole.
     room = width() - max(len(text) for text in (title, *labels))
     fit = 0
     for line in lines:

@@ -114,8 +114,10 @@ def _source_ids(runs: Iterable[RunData]) -> set[str]:
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
     """Return a text that is the same for two runs if they differ only in their seed."""
     # Two trials stay apart even if their sampler gave them the same parameters.
+    # The trials of a study are groups by themselves.
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
+    # What is left is what was trained: model, data, Trainer.
     params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *IRRELEVANT_PARAMS)}
     # The data's seed follows the run's unless it was set; one that was set is a difference.
     if params.get(DATA_SEED) == run.params.get(RUN_SEED):

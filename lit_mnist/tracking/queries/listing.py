@@ -36,6 +36,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
         print(json.dumps(rows, indent=1))
         return
     if rows:
+        # Cells are rich's markup: names of users are escaped.
         cells = [
             [
                 row["id"][:SHORT_ID],

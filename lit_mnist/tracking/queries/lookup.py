@@ -93,6 +93,7 @@ def local_folder(text: str, home: Path | None = None) -> Path | None:
     if text == LATEST:
         newest = max(records(home), key=lambda item: item[1].start_time, default=None)
         return None if newest is None else newest[0]
+    # By name first, which reads no file.
     found = [path for path in run_folders(home) if path.name.startswith(text)]
     # A folder has the run's current id as its name; the id that the run had while offline is in its record.
     found = found or [path for path, record in records(home) if record.is_called(text)]
@@ -137,6 +138,7 @@ def find_unfinished(offline: bool = False) -> str:
     # Newest first: an older unfinished run may be one that the user has given up.
     for path, record in sorted(records(store.home), key=lambda item: -item[1].start_time):
         # Only `fit` leaves a configuration to resume from; the study's own run, for one, has none.
+        # The command first: of a journal every line up to the configuration has to be read.
         made_by_fit = record.argv[:1] == ["fit"] or any(
             entry.get("path") == "config.yaml" for _, entry in Journal(path).entries() if entry["kind"] == "text"
         )
@@ -162,6 +164,7 @@ def _status_and_tags(
     folder: Path, record: Record, store: Store, offline: bool
 ) -> tuple[str | None, Mapping[str, str] | None]:
     """Return the run's status, None if it is not in the store, and its tags, None if no store was asked."""
+    # What was not sent decides: the store's status is older.
     if offline or record.offline or has_unsent(folder):
         return Journal(folder).status() or "RUNNING", None
     from mlflow.exceptions import MlflowException
@@ -203,6 +206,7 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
     current = find_store()
     folder = local_folder(text, current.home)
     record = read_record(folder) if folder is not None else None
+    # Without the store, because it has nothing to say, or must not be asked.
     if record is not None and folder is not None and (offline or record.offline):
         return FoundRun(record.id, folder, record.store(current), record, Journal(folder).status() or "RUNNING")
     if offline:
@@ -242,6 +246,7 @@ def fetch_folder(run: FoundRun, files: Sequence[str], folders: Sequence[str]) ->
     temporary = run.folder.with_name(f".{run.id}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
+        # Asked first: downloading an artifact that is not there is an error of its own kind in each store.
         there = {item.path for item in client.list_artifacts(run.id)}
         for name in there & {*files, *folders}:
             client.download_artifacts(run.id, name, str(temporary))

@@ -127,6 +127,7 @@ class DatabaseReader:
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
         """Return the runs with these full ids, in this order; unknown ids are left out."""
+        # Four questions for any number of runs: SQLite has no limit for a list that is one JSON value.
         wanted = json.dumps(list(ids))
         among = "run_uuid IN (SELECT value FROM json_each(?))"  # a list of any length as one value
         params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
@@ -152,6 +153,7 @@ class DatabaseReader:
             found[run_id] = RunData(
                 run_id, name or "", status, *content, experiment, str(key), *_seconds(start, end)
             )
+        # SQL does not keep the order of the ids.
         return [found[run_id] for run_id in ids if run_id in found]
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
@@ -167,6 +169,7 @@ class DatabaseReader:
 
     def studies(self) -> list[str]:
         """Return the names of the studies."""
+        # A run that was deleted leaves its tags behind: the join with `runs` sees to it that they do not count.
         sql = (
             "SELECT DISTINCT value FROM tags JOIN runs USING (run_uuid)"
             " WHERE key = ? AND lifecycle_stage = 'active' ORDER BY value"
@@ -195,6 +198,8 @@ class DatabaseReader:
         # milliseconds as a rule and for seconds while MLflow migrates it.
         uri = f"file:{quote(self.path)}?mode=ro"
         try:
+            # A connection for each question: readers in several threads share nothing, and a moved file is
+            # noticed.
             with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
                 return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -297,6 +302,7 @@ class ClientReader:
         limit: int | None = None,
         experiments: Sequence[str] | None = None,
     ) -> Iterator[RunData]:
+        # A run's own data has only the id of its experiment.
         names = self.experiments()
         if experiments is None:
             experiments = list(names)

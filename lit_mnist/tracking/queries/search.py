@@ -61,6 +61,7 @@ def search_runs(
 
 def _pages(request: "Callable[[int, str | None], PagedList[T]]", limit: int | None) -> Iterator[T]:
     """Yield the results of `request(max_results, page_token)` page by page, at most `limit` of them."""
+    # The first page has no token, and the last one returns none.
     token: str | None = None
     count = 0
     while limit is None or count < limit:

@@ -20,6 +20,7 @@ def print_links(store: Store, port: int) -> None:
     """Print the addresses of the UI's first page, and of the newest studies, whose pages say what came out."""
     print(f"MLflow on {store.name}")
     print(f"  all experiments   {ui_address(store, port)}{ui_path('')}")
+    # Whose own runs have summary, figures and links to the trials.
     studies = open_reader(store).study_runs(MOST_STUDIES)
     for run in studies:
         result = f": {run.tags[RESULT]}" if RESULT in run.tags else ""

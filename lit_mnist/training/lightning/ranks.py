@@ -39,6 +39,7 @@ HANG_TIMEOUT = 60.0
 
 def forks_processes(trainer: Trainer) -> bool:
     """True if the Trainer's strategy forks or spawns its ranks instead of running the command line again."""
+    # Forked ranks would share rank 0's journal, its lock and its thread.
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
@@ -65,6 +66,7 @@ def other_rank_context() -> Iterator[None]:
 
 def run_of_rank_0() -> str | None:
     """The id of rank 0's run if rank 0 started this process, which from now on ends with it; else None."""
+    # A child of rank 0 has inherited the variable; rank 0 itself sets it later than this is asked.
     if RANK_0 not in os.environ:
         return None
     parent, run_id = os.environ[RANK_0].split()
@@ -112,6 +114,7 @@ class LaunchedRanks:
         """
         job = allocation()
         if job is not None and job.step and job.tasks > 1:
+            # Address and port as Lightning derives them from the job, the same on all nodes.
             slurm = SLURMEnvironment()
             # Rank 0 will listen on the main port when the training starts.
             return cls(job.rank, job.tasks, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
@@ -170,6 +173,7 @@ class LaunchedRanks:
             Interrupted: a signal came before.
 
         """
+        # Not for ever: a rank may have been killed after rank 0 has sent its message.
         end = time.monotonic() + HANG_TIMEOUT
         while self._store.add(f"{self._key}/received", 0) < self.ranks - 1 and time.monotonic() < end:
             watch.check()
@@ -192,6 +196,7 @@ class RankConsensus:
 
     def start(self) -> None:
         """Open a process group for the exchange; on the CPU, so that no GPU has to be synchronised for it."""
+        # All ranks have to call this, in the same order as other collectives.
         if self._is_distributed:
             self._group = distributed.new_group(backend="gloo")
 
@@ -199,6 +204,7 @@ class RankConsensus:
         """Contribute this rank's signal and whether a checkpoint is due; return the maxima of the step before."""
         received, is_due = 0, False
         if self._exchange is not None:
+            # Begun a whole step ago, and so done as a rule.
             self._exchange.wait()
             received, is_due = int(self._exchanged[0]), bool(self._exchanged[1])
         # The maximum: any rank's signal counts for all.
@@ -297,6 +303,7 @@ class HangGuard(Callback):
             ours.close()
 
     def _run(self, trainer: Trainer, signals: socket.socket, closing: threading.Event) -> None:
+        # Other signals, such as SIGCHLD, come by here as well.
         number = 0
         while number not in WATCHED:
             received = signals.recv(1)
@@ -312,6 +319,7 @@ class HangGuard(Callback):
             return
         name = signal.Signals(number).name
         note(f"{name} came, and no batch ended within {HANG_TIMEOUT:.0f} s: a process hangs, and all are killed")
+        # Whatever fails here, the process has to end.
         with suppress(Exception):
             self.before_exit()
         # The ranks that Lightning has started; those of srun are killed by it (--kill-on-bad-exit).

@@ -22,6 +22,7 @@ def restore_schedule(schedule: Any, step: int) -> None:
 
     Only a LambdaLR, which is a function of the step, can be set; others stay as Lightning restored them.
     """
+    # Every schedule of this project is one: see `make_schedule`.
     if not isinstance(schedule, LambdaLR):
         return
     groups = schedule.optimizer.param_groups
