@@ -109,7 +109,7 @@ def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
 
 def _run_progress(job: Job) -> tuple[str, str, str]:
     """The id, status and best value of the job's run."""
-    # Imported late: of a list of sweeps, no run is read.
+    # Imported late, since jobs of sweeps do not need it.
     from lit_mnist.tracking.queries.lookup import find_key
     from lit_mnist.tracking.queries.reader import open_reader
 

@@ -187,7 +187,7 @@ class InMemoryLoader:
         # index_select takes a third of the time of `images[indices]` for 64 images on one CPU thread (torch 2.15).
         # uint8 until here, a quarter of the memory of float32; (B, C, H, W) in [0, 1] from here on.
         clean = self.images.index_select(0, indices).to(torch.float32).div_(255)
-        # Rotation comes first, and to the target too: an autoencoder shall remove noise, not turn images.
+        # Rotation comes first, and applies to the target too: an autoencoder should remove noise, not turn images.
         if self.transforms.rotation:
             generator = keyed_generator(self.seed, "rotation", self.stage, self.epoch, step, device=device)
             clean = rotate(clean, self.transforms.rotation, generator)

@@ -115,7 +115,7 @@ class Run:
         """
         if not changed and all(rewind.step <= step for rewind in self.journal.rewinds()):
             return
-        # As if it were made at the end of time, so that it replaces every point after `step`.
+        # With a time later than that of any point, so that it replaces every point after `step`.
         after = Rewind(step, sys.maxsize)
         self.steps, replaced_until = {}, 0
         for point in self.journal.points():

@@ -180,7 +180,7 @@ def resume_run(
     # A sweep's lease is better proof than a heartbeat.
     if before is not None and (before.state is State.ALIVE or (before.state is State.PERHAPS and not leased)):
         raise BusyError(f"run {record.id} {before.reason}")
-    # The last word is the lock's: two processes may both have found the run dead.
+    # The lock decides: two processes may both have found the run dead.
     with FolderLock(folder):
         if before is not None and before.host != this_host():
             note(f"run {record.id} was RUNNING on {before.host}: taking it over")

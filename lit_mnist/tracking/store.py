@@ -111,7 +111,7 @@ def connect(store: Store) -> "MlflowClient":
             create_engine(uri, poolclass=NullPool).connect().close()
         return _checked_client(uri)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        # Only a server can be started; a database file that cannot be opened stays that way.
+        # Only a server can be started.
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
         raise StoreError(f"cannot open the tracking store {store.name}: {reason(error)}{choice}") from None
     finally:

@@ -78,7 +78,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
     Names in MLflow, the folder of the images and the paths of checkpoints are left out.
     """
-    # As the training will see them: defaults filled in, spelling and order of the flags forgotten.
+    # As the training will see them: with all defaults, and whatever the order of the flags.
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
     # Where the images lie says nothing about the weights, and differs from machine to machine.
