@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lit_mnist.data.datamodules import ImageDataModule, MiniMNISTDataModule
     from lit_mnist.data.loader import Batch, BatchTransforms, InMemoryLoader
 
+# Written out for type checkers; `__getattr__` below does the imports.
 # Beside these, a data module for each dataset, such as MNISTDataModule.
 __all__ = ["Batch", "BatchTransforms", "ImageDataModule", "InMemoryLoader", "MiniMNISTDataModule"]
 

@@ -30,13 +30,14 @@ def salt_and_pepper(images: Tensor, level: float, generator: torch.Generator) ->
 
 def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor:
     """Rotate each image about its centre by its own angle, uniform in ±degrees; bilinear, filled with 0."""
-    uniform = torch.empty(len(images), device=images.device).uniform_(generator=generator)
-    angle = (2 * uniform - 1) * math.radians(degrees)
+    uniform = torch.empty(len(images), device=images.device).uniform_(generator=generator)  # (B,), in [0, 1)
+    angle = (2 * uniform - 1) * math.radians(degrees)  # in radians
     # affine_grid's coordinates are ±1 on both axes, so the aspect ratio of non-square images has to be undone.
     aspect = images.shape[-2] / images.shape[-1]
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
+    # The affine maps (B, 2, 3) from places in the output to places in the input, without a shift.
     rows = [torch.stack([cos, -sin * aspect, zero], 1), torch.stack([sin / aspect, cos, zero], 1)]
-    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
+    grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)  # (B, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)
 
 

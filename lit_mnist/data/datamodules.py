@@ -112,6 +112,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs; only "test" reads the test images."""
+        # Lightning calls this on every rank and before each of its verbs: what is there is kept.
         if stage in ("fit", "validate", "predict") and self.train is None:
             # Sorted, since two configurations may name the same arguments in another order.
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
@@ -121,6 +122,7 @@ class ImageDataModule(LightningDataModule):
                 _CACHE[key] = self._split(*self._read(train=True))
             self.train, self.val = _CACHE[key]
         if stage == "test" and self.test is None:
+            # Nothing else here reads the test images: neither training nor a sweep can see them.
             images, labels = self._read(train=False)
             if self.hparams["test_per_class"] is not None:
                 kept = self._per_class(labels, "test_per_class")
@@ -150,6 +152,7 @@ class ImageDataModule(LightningDataModule):
             UsageError: `val_size` is 0, and the trainer is about to validate or to predict.
 
         """
+        # Figures and scripts ask for an empty set too, without a Trainer.
         if self.val is not None and not len(self.val[1]):
             if self.trainer is not None and self.trainer.state.fn in ("validate", "predict"):
                 raise UsageError("--data.val_size 0 leaves no validation images")
@@ -179,6 +182,7 @@ class ImageDataModule(LightningDataModule):
 
         """
         batch_size = self.hparams["batch_size"]
+        # An unequal share would give the images of one rank more weight in the mean over ranks.
         if batch_size % devices and not self.full_dataset_per_rank:
             raise UsageError(
                 f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
@@ -188,6 +192,7 @@ class ImageDataModule(LightningDataModule):
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
+        # What the network sees, and not the files: it also tells a split or a seed from another.
         sha = hashlib.sha256()
         for tensor in self.train:
             # The memory itself: `tobytes` would copy 42 MB of MNIST.
@@ -202,7 +207,7 @@ class ImageDataModule(LightningDataModule):
     def _read(self, train: bool) -> Pair:
         """The training or test set."""
         images, labels = load_arrays(self.spec, find_root(self.spec, self.hparams["root"]).folder, train)
-        return torch.from_numpy(images), torch.from_numpy(labels).long()
+        return torch.from_numpy(images), torch.from_numpy(labels).long()  # cross_entropy takes int64
 
     def _files_version(self) -> Hashable:
         """A value that changes when the files of the training images change."""
@@ -211,9 +216,12 @@ class ImageDataModule(LightningDataModule):
             return root
         folder = find_root(self.spec, self.hparams["root"]).folder
         files = [path for name in self.spec.files[:2] if (path := find_file(folder, name)) is not None]
+        # Times and sizes, and not the content: hashing it would take longer than reading it again.
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
     def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
+        # Without rotation and fixed noise, since evaluation is the same in every epoch anyway. A level of 0 is not
+        # None: a network that is trained with noise may be measured without.
         level = self.hparams[f"{stage}_noise"]
         transforms = BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
         return self._loader(stage, data, self.hparams["eval_batch_size"], transforms)
@@ -225,6 +233,7 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         # Without a Trainer (a script, a figure) the loader serves all images, on the CPU.
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        # The loader divides each batch by itself; it needs no DistributedSampler.
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.full_dataset_per_rank:
             rank, world_size = 0, 1
@@ -248,19 +257,22 @@ class ImageDataModule(LightningDataModule):
     def _split(self, images: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
         """Split into training and validation; `train_size` or `train_per_class` may drop training images."""
         size = self.hparams["val_size"]
-        val_size = round(size * len(labels)) if isinstance(size, float) else size
+        val_size = round(size * len(labels)) if isinstance(size, float) else size  # images
         # A fraction that rounds to no image is a mistake; 0 is a choice.
         if not 0 <= val_size < len(labels) or (size and not val_size):
             raise UsageError(
                 f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,};"
                 " 0 trains on all of them, without validation"
             )
+        # Validation is chosen first, from all images: a smaller `train_size` leaves it as it is, so that results
+        # of different training sizes are comparable.
         val, train = stratified(labels, val_size, self.seed, "val")
         if self.hparams["train_per_class"] is not None:
             train = train[self._per_class(labels[train], "train_per_class", images[train])]
         elif (count := self.hparams["train_size"]) is not None:
             if count > len(train):
                 count = self._train_size_exceeded(count, len(train))
+            # Under another key than the validation split, whose choice it would otherwise repeat.
             train = train[stratified(labels[train], count, self.seed, "train")[0]]
         return (images[train], labels[train]), (images[val], labels[val])
 
@@ -284,6 +296,7 @@ class ImageDataModule(LightningDataModule):
 
     def _check_arguments(self) -> None:
         h = self.hparams
+        # Everything that can be wrong without looking at the images is refused here, when the object is created.
         for flag in ("batch_size", "eval_batch_size", "train_size", "train_per_class", "test_per_class"):
             if h[flag] is not None and h[flag] < 1:
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
@@ -324,6 +337,7 @@ class MiniMNISTDataModule(ImageDataModule):
     spec = MINI_MNIST
 
     def _read(self, train: bool) -> Pair:
+        # (N, 28, 28) -> (N, 1, 28, 28)
         images, labels = load_mini()[:2] if train else load_mini()[2:]
         return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
@@ -345,12 +359,13 @@ def _fits(images: Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     # The other half is for the network, its activations and, in a sweep, other trials on the same device.
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device)  # bytes
     return 2 * images.nbytes < free
 
 
 for _spec in DATASETS.values():
     _name = f"{_spec.name}DataModule"
+    # MiniMNISTDataModule is defined above.
     if _name not in globals():
         # Module and name let pickle and LightningCLI find the class by its path.
         _members = {"spec": _spec, "__doc__": _spec.description, "__module__": __name__}

@@ -75,6 +75,7 @@ def describe_fit(
         figures: Artifacts to show.
 
     """
+    # While the run trains there are no metrics, and the description says so.
     reached = ", ".join(f"{escape(name)} **{value:.4f}**" for name, value in (metrics or {}).items())
     study = ""
     if STUDY_RUN in tags and experiment_id:

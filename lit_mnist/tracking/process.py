@@ -59,6 +59,7 @@ def same_numbering(boot: str, other: str) -> bool:
 
 def this_process() -> str:
     """Number and start time of this process, as in the tag `process`: NUMBER@SECONDS."""
+    # The start time is read from the kernel; its last digits depend on the clock (see START_TOLERANCE).
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
@@ -102,6 +103,7 @@ def is_alive(process: str) -> bool:
         found = psutil.Process(int(number))
         # A process id is given again after it has ended; together with the start time it names one process.
         same = abs(found.create_time() - float(start)) < START_TOLERANCE
+        # A zombie has ended; only its parent has not asked for its exit code yet.
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:  # another user's process: it exists, and nothing more can be read
         return True

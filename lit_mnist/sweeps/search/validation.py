@@ -16,8 +16,8 @@ from lit_mnist.sweeps.resources import count_devices
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
 from lit_mnist.terminal import warn
+from lit_mnist.training.checks import check_fit
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.fit import check_fit
 from lit_mnist.training.stages import Stage
 
 
