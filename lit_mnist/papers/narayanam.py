@@ -50,9 +50,9 @@ def _measure(runs: Runs) -> dict[str, float]:
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    # One image of each digit: original, with noise, and what the network makes of it.
     title = "Narayanam, figure 9: noise drawn once, and anew in each epoch"
     stage = seeds[0]["once"]
+    # One image of each digit: original, with noise, and what the network makes of it.
     split = one_per_class([test_split(stage.data())])
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": predict(stage.model(), split.x)}
     images = {name: row.numpy() for name, row in rows.items()}

@@ -159,13 +159,13 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewes
 
     # Both directions are tested, so that a claim can be contradicted and not only fail to hold: twice the smaller
     # p.
-    met = {i: _p_met(claims[i], p) for i, p in parts.items()}
-    unmet = {i: _p_unmet(claims[i], p) for i, p in parts.items()}
-    two_sided = [min(1.0, 2 * min(met[i], unmet[i])) for i in parts]
+    one_sided = {i: _p_values(claims[i], part) for i, part in parts.items()}
+    two_sided = [min(1.0, 2 * min(p)) for p in one_sided.values()]
     # Holm's correction counts only what was tested: a number of ours or a shortened training costs no claim
     # anything.
     for i, raw, p in zip(parts, two_sided, holm(two_sided), strict=True):
-        judgements[i] = _decide(claims[i], parts[i], met[i] <= unmet[i], p, p / raw if raw else 1.0)
+        met, unmet = one_sided[i]
+        judgements[i] = _decide(claims[i], parts[i], met <= unmet, p, p / raw if raw else 1.0)
     return [judgements[i] for i in range(len(claims))]
 
 
@@ -202,19 +202,16 @@ def _judge_untested(claim: Claim, slacks: Mapping[int, list[float]], cut: str, f
     return None
 
 
-def _p_met(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
-    """One-sided p value against "some part is not met": the largest of the parts', which needs no correction."""
+def _p_values(claim: Claim, parts: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """One-sided p values against "some part is not met" and against "all parts are met"."""
     assert claim.rule is not None
-    # An intersection-union test: every part has to pass at the full level.
-    return max(p_not_positive(part, claim.rule.strict) for part in parts)
-
-
-def _p_unmet(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
-    """One-sided p value against "all parts are met": the smallest of the parts', times their number."""
-    assert claim.rule is not None
-    # A slack of 0 meets a condition that is not strict, so its opposite must be strict.
-    smallest = min(p_not_positive([-value for value in part], not claim.rule.strict) for part in parts)
-    return min(1.0, smallest * (1 if claim.rule.exclusive else len(parts)))
+    strict = claim.rule.strict
+    # An intersection-union test: every part has to pass at the full level, so the largest p needs no correction.
+    met = max(p_not_positive(part, strict) for part in parts)
+    # The smallest p is picked among the parts', and so multiplied by their number. A slack of 0 meets a condition
+    # that is not strict, so its opposite must be strict.
+    unmet = min(p_not_positive([-value for value in part], not strict) for part in parts)
+    return met, min(1.0, unmet * (1 if claim.rule.exclusive else len(parts)))
 
 
 def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: float, factor: float) -> Judgement:

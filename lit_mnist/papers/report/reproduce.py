@@ -61,6 +61,7 @@ def reproduce(
         Interrupted: a signal arrived; the same command continues.
 
     """
+    # Neither names nor --all: a list of what there is, instead of an error.
     chosen = experiments() if every else select(names)
     if not chosen:
         list_experiments(folder)
@@ -79,6 +80,7 @@ def list_experiments(folder: Path) -> None:
         # By number and rule, not by text: a claim that was reworded still finds its result.
         known = {(claim.key, claim.rule and claim.rule.text) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
+        # How many claims came out how; numbers of ours have no verdict to count.
         counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
         counts.pop("ours", None)
         said = "–"
@@ -185,6 +187,7 @@ def _train(
     missing = [item for item, run in found.items() if run is None or run.info.status != "FINISHED"]
     # The experiment's estimate is for three seeds and all stages.
     estimate = experiment.minutes[preset] * 60 * len(seeds) / 3 * len(missing) / len(keys)
+    # One progress for all seeds: what a stage took with the first seed tells how long it takes with the others.
     progress = StageProgress(experiment.id, [name for _, name in missing], estimate)
     if missing:
         left = seconds(progress.seconds_left())
@@ -245,6 +248,7 @@ class StageProgress(Callback):
 
     def end(self, what: str) -> None:
         """Print that the current stage, described by `what`, has ended."""
+        # By name: the same stage of another seed takes about as long.
         self._took[self.left.pop(0)] = took = time.monotonic() - self._start
         left = f", about {seconds(self.seconds_left())} left" if self.left else ""
         done = f"{self.total - len(self.left)} of {self.total} stages"

@@ -67,6 +67,7 @@ def settings(experiment: Experiment, length: Length) -> dict[str, str]:
 
 def seed_entry(values: Mapping[str, float], runs: Mapping[str, str], seconds: float) -> Result:
     """What is kept of one seed: its numbers, its stages' runs, their training time, and the circumstances."""
+    # Rounding differs between machines and versions: without these nobody could tell why a number is another.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "values": dict(values),
@@ -173,6 +174,7 @@ def read_result(path: Path) -> Result | None:
     """
     try:
         result = json.loads(path.read_text())
+        # The keys that every reader of a result relies on.
         complete = isinstance(result, dict) and {"experiment", "seeds", "settings", "claims"} <= result.keys()
     except FileNotFoundError:
         return None
@@ -185,6 +187,7 @@ def read_result(path: Path) -> Result | None:
 
 def best_result(folder: Path, experiment: Experiment) -> Result | None:
     """The result at full length, or else the shortened one; None if there is neither with the present settings."""
+    # Results of other settings are kept on disk, but they say nothing about the experiment as it is now.
     for length in ("full", "quick"):
         kept = read_result(result_path(folder, experiment, length))
         if kept is not None and kept["settings"] == settings(experiment, length):

@@ -102,6 +102,7 @@ def _figures(results: Sequence[Result], folder: Path, page: Path) -> str:
     """Each experiment's finding, and its first figure."""
     lines = []
     for result in results:
+        # Only what goes beyond the paper is shown at length; every other figure lies beside its results.
         if result["finding"]:
             lines.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
         if result["finding"] and result["figures"]:

@@ -71,6 +71,7 @@ def export(name: str, storage: str | None, out: Path | None) -> None:
     summary = load_summary(open_storage(storage), name)
     import pandas  # not at the top: 0.3 s that `best` does not need
 
+    # Atomically for CSV: a program that watches the file never reads half of it.
     frame = pandas.DataFrame(trial_rows(summary))
     if out.suffix == ".csv":
         replace_text(out, frame.to_csv(index=False))

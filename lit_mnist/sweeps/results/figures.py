@@ -59,7 +59,7 @@ def draw_figures(summary: StudySummary) -> dict[str, Figure]:
     # Parameters in the order of their importance, those without one after them; the page keeps the order of
     # `drawn`.
     importances = estimate_importances(summary)
-    varied = varied_names(_with_value(summary))
+    varied = varied_names([trial for trial, _ in _values(summary)])
     names = list(importances.shares) if importances is not None else []
     names += [name for name in varied if name not in names]
     drawn = {"history": history(summary)}
@@ -83,6 +83,7 @@ def history(summary: StudySummary) -> Figure:
     metric = summary.objectives[0]
     figure = new_figure(8, 4.2, f"{summary.name}: {metric} by trial")
     axes = figure.subplots()
+    # Every trial with a value, pruned ones at their last; then the best so far; failed ones at the bottom.
     places = [(trial, float(trial.number), value) for trial, value in _values(summary)]
     if places:
         apply_value_axis(axes, "y", metric, [value for _, _, value in places])
@@ -130,6 +131,7 @@ def learning_curves(summary: StudySummary) -> Figure | None:
     figure = new_figure(8, 4.6, f"{summary.name}: learning curves of {len(curves)} trials{seed}")
     axes = figure.subplots()
     apply_value_axis(axes, "y", metric, [value for _, points in curves for _, value in points])
+    # Coloured by the last value, so that the colours are those of the other figures.
     norm = colour_scale(metric, [points[-1][1] for _, points in curves])
     # The better ones last, and so on top.
     curves.sort(key=lambda curve: curve[1][-1][1], reverse=not up)
@@ -153,7 +155,7 @@ def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
     shares = importances.shares
     figure = new_figure(8, 1.7 + 0.42 * len(shares), f"{summary.name}: importances for {summary.objectives[0]}")
     axes = figure.subplots()
-    names = list(shares)[::-1]
+    names = list(shares)[::-1]  # bars are drawn from the bottom up
     bars = axes.barh(range(len(names)), [shares[name] for name in names], color=BLUE, height=0.6)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.bar_label(bars, [f"{100 * shares[name]:.0f} %" for name in names], padding=4, color=INK)
@@ -184,6 +186,7 @@ def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
         mark_trials(axes, summary, places, size=24)
         scale.apply(axes, "x")
         axes.spines[["top", "right"]].set_visible(False)
+    # Panels that a last row has too many.
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supylabel(label_with_direction(summary.objectives[0], summary.upwards[0]), fontsize=10)
@@ -247,6 +250,7 @@ def pareto_front(summary: StudySummary) -> Figure:
     """Two objectives of each trial; those that no other trial dominates are joined, and labelled."""
     figure = new_figure(8, 5.2, f"{summary.name}: {summary.objectives[0]} against {summary.objectives[1]}")
     axes = figure.subplots()
+    # Pruned trials have one objective at most, and no place in this plane.
     finite = [trial for trial in summary.complete if all(map(math.isfinite, trial.values))]
     for which, index in (("x", 0), ("y", 1)):
         metric, up = summary.objectives[index], summary.upwards[index]
@@ -288,6 +292,7 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
     # Labels stand on the better side of the front, where there are no trials.
     right, above = summary.upwards
     for trial in front:
+        # In pixels, where labels overlap: about 150 wide and 14 high.
         x, y = axes.transData.transform(trial.values)
         if len(taken) >= MAX_LABELLED or any(abs(x - a) < 150 and abs(y - b) < 14 for a, b in taken):
             continue
@@ -306,7 +311,3 @@ def _values(summary: StudySummary) -> list[tuple[FrozenTrial, float]]:
     """Every trial with a value of the first objective, by number: its last one if it was pruned."""
     found = [(trial, summary.value(trial)) for trial in summary.trials]
     return [(trial, value) for trial, value in found if value is not None]
-
-
-def _with_value(summary: StudySummary) -> list[FrozenTrial]:
-    return [trial for trial, _ in _values(summary)]

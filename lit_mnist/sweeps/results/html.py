@@ -54,6 +54,7 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
         svg = to_svg(figure, figure_name)
         if sum(map(len, shown.values())) + len(svg) <= MAX_FIGURES:
             shown[figure_name] = svg
+    # Autoescape: names of studies and texts of errors may hold what is HTML to a browser.
     template = (resources.files("lit_mnist.sweeps.results") / "study.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
@@ -84,10 +85,12 @@ def to_svg(figure: Figure, name: str) -> str:
 
 def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> dict[str, Any]:
     """What the page shows of a trial."""
+    # A pruned trial has its last value, and that of the first objective only.
     values = []
     for i, metric in enumerate(summary.objectives):
         value = trial.values[i] if trial.values else summary.value(trial) if i == 0 else None
         values.append("" if value is None else show_metric(metric, value, summary.interval(trial, i)))
+    # The command that trains this point from the start, or else the one that goes on with its run.
     run_ids = list(runs(trial))
     command = f"lit-mnist fit --resume {run_ids[0]}" if run_ids else ""
     # A trial that starts from another training's checkpoint has no command of its own.

@@ -43,6 +43,7 @@ def estimate_importances(summary: StudySummary) -> Importances | None:
         value.
 
     """
+    # Which trials can be compared, and by which value.
     values, source = _comparable_values(summary)
     trials = [trial for trial in summary.trials if trial.number in values]
     varied = varied_names(trials)
@@ -70,6 +71,7 @@ def _comparable_values(summary: StudySummary) -> tuple[dict[int, float], str]:
     """A value for each trial, by its number, all from the same step; and which these are, in words."""
     pruned = [trial for trial in summary.trials if trial.state == TrialState.PRUNED and trial.intermediate_values]
     complete = [trial for trial in summary.complete if math.isfinite(trial.values[0])]
+    # Without pruning every trial has come to its end, where all can be compared.
     if not pruned:
         return {trial.number: trial.values[0] for trial in complete}, f"{len(complete)} trials at their end"
     trials = [trial for trial in (*complete, *pruned) if trial.intermediate_values]
@@ -78,6 +80,7 @@ def _comparable_values(summary: StudySummary) -> tuple[dict[int, float], str]:
 
     def value_at_step(trial: FrozenTrial) -> float:
         reported = trial.intermediate_values
+        # The value of that validation, or the mean over the seeds up to that one.
         if not summary.steps_are_seeds:
             return reported.get(step, math.nan)
         return math.fsum(reported[i] for i in range(step + 1)) / (step + 1)

@@ -80,6 +80,7 @@ class StudyPage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # First that it ends, then that there is something to do: the thread wakes up and sees both.
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout=10)  # a store that does not answer must not keep the process from ending
@@ -127,6 +128,7 @@ class StudyPage:
         """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
         objectives = [f"metrics.`{objective.metric}`" for objective in self.spec.objectives]
         swept = [f"params.`{param_name(name)}`" for name in self.spec.space.parameters]
+        # Columns by the names under which a fit logs them; conditional parameters leave cells empty.
         columns = [*objectives, f"tags.`{INTERVAL}`", *swept, f"tags.`{STATE}`"]
         mine = f"tags.`{STUDY_RUN}` = '{self.run_id}'"
         # Of a trial with several seeds the view shows the run that stands for all of them.
@@ -140,6 +142,7 @@ class StudyPage:
         if self._thread.is_alive():  # the store does not answer
             return
         with self._reported():
+            # In this thread: the command must not end before it is done.
             self.save_view()
             self.write(summary, figures=True)
             self._show_mistakes(summary)
@@ -158,6 +161,7 @@ class StudyPage:
             if summary is not None:
                 with self._reported():
                     self.write(summary)
+            # Changes that come meanwhile are shown together; the end of the sweep is not delayed by it.
             self._closing.wait(PAUSE)
 
     @contextlib.contextmanager
@@ -189,6 +193,7 @@ class StudyPage:
                 # About ten characters are shown; the value has a column of its own.
                 self._client.set_tag(run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
         elif trial.state == PRUNED:
+            # In the name, which is the only column that is always there.
             of_seed = run_id == next(iter(runs(trial)), None) and len(summary.seeds) > 1
             seed = summary.seeds[0] if of_seed else None
             name = run_name(trial.number, point(trial), summary.budget, seed, PRUNED_MARK)

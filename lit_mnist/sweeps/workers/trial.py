@@ -210,12 +210,14 @@ class TrialWork:
         if found is not None and found.info.status == "FINISHED":
             self._add_run(found.info.run_id)
             metrics, reason = dict(self.runs.client.get_run(found.info.run_id).data.metrics), None
+            # A run that the pruner ended is FINISHED too: only the trial says that it was pruned. The pruner has
+            # seen the first seed alone.
             if seed == self.spec.seeds[0] and self.spec.pruner != "wilcoxon":
                 reason = self.trial.user_attrs.get("pruned")
         else:
             metrics, reason = self._fit(seed, found.info.run_id if found is not None else None)
         if reason is not None:
-            self.metrics.append(metrics)
+            self.metrics.append(metrics)  # for `_conclude`, which stores what the seeds have reached
             raise PrunedError(reason)
         # NaN included: a study that stored it would rank by it.
         for name in self.spec.metrics:
