@@ -150,6 +150,12 @@ def test_a_number_that_is_not_finite_can_be_shown(value: float) -> None:
     assert math.isnan(summarise([1.0, value, -value]).mean)
 
 
+def test_a_mean_is_shown_to_two_figures_of_its_interval_and_a_count_in_full() -> None:
+    assert Claim("", "mse").show(0.00773488, 0.00050589) == "0.00773 ± 0.00051"
+    assert Claim("", "acc", percent=True).show(0.9868, 0.0016) == "98.68 ± 0.16 %"
+    assert Claim("", "parameters", exact=True).show(688106, 0.0) == "688,106"
+
+
 def test_fewer_seeds_than_the_floor_have_a_verdict_only_where_a_training_takes_hours() -> None:
     claim, measured = Claim("", "acc", at_least(0.5)), {0: {"acc": 0.75}, 1: {"acc": 0.76}, 2: {"acc": 0.77}}
     [judgement] = judge([claim], measured)

@@ -7,7 +7,7 @@ from itertools import pairwise
 from typing import Literal
 
 from lit_mnist.papers.report.statistics import ALPHA, FLOOR, MOST_SEEDS, seeds_needed, sign_flip
-from lit_mnist.tracking.queries.statistics import holm, p_not_positive, summarise
+from lit_mnist.tracking.queries.statistics import holm, p_not_positive, show_mean, summarise
 
 Verdict = Literal[
     "holds", "contradicted", "undecided", "not tested at the paper's length", "not comparable", "ours"
@@ -110,12 +110,13 @@ class Claim:
         """Format a value, with its interval if there is one, for a table."""
         if value is None:
             return "–"
-        numbers = [value] if interval is None or self.exact else [value, interval]
+        interval = None if self.exact else interval
         if self.percent:
+            numbers = [value] if interval is None else [value, interval]
             return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
-        # Whole numbers, such as parameter counts, in full; others with four significant digits.
-        whole = [math.isfinite(n) and n == round(n) and abs(n) >= 1 for n in numbers]
-        return " ± ".join(f"{n:,.0f}" if i else f"{n:.4g}" for n, i in zip(numbers, whole, strict=True))
+        if interval is None and math.isfinite(value) and value == round(value) and abs(value) >= 1:
+            return f"{value:,.0f}"  # counts in full
+        return show_mean(value, interval)
 
 
 @dataclass(frozen=True)
