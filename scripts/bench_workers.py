@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import psycopg
-from sqlalchemy import text
+from sqlalchemy import event, text
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests"))
 from postgres import Postgres
@@ -55,11 +55,21 @@ space:
 """
 
 
-def bench_workers(workers: int = 64, trials: int = 192) -> None:
-    """Print how a study grows with the number of workers, and with the number of trials."""
+def bench_workers(workers: int = 64, trials: int = 192, size: int = 10_000) -> None:
+    """Print what taking a trial costs, and how a study grows with the number of workers and of trials.
+
+    Args:
+        workers: Processes that work on one study.
+        trials: Trials that they carry out.
+        size: Trials of the large study.
+
+    """
     import_mlflow()  # once, before the workers are forked
     with _servers() as (postgres, mlflow):
         os.environ[URI] = mlflow.uri
+        statements, held, cpu = lease_cost(postgres)
+        print(f"taking a trial, under the study's lock: {min(statements)} to {max(statements)} statements,"
+              f" {1000 * held:.0f} ms, {1000 * cpu:.0f} ms of CPU", flush=True)  # fmt: skip
         one = run_workers(postgres, "one", 1, 8)
         many = run_workers(postgres, "many", workers, trials)
         print(f"{workers} workers on one study in PostgreSQL, trials of {SECONDS:g} s, {AT_A_TIME} at a time:")
@@ -71,10 +81,48 @@ def bench_workers(workers: int = 64, trials: int = 192) -> None:
         print(f"  waiting for the study's lock: {many['waiting']:.1%} of the workers' time, one worker"
               f" {one['waiting']:.1%}", flush=True)  # fmt: skip
         del os.environ[URI]
-        first, later = large_study(postgres, 10_000)
-    print("taking a trial with TPE from a study of 10,000, seconds in all and of CPU:"
+        first, later = large_study(postgres, size)
+    print(f"taking a trial with TPE from a study of {size:,}, seconds in all and of CPU:"
           f" {later[0]:.2f} and {later[1]:.2f}; a worker's first {first[0]:.1f} and {first[1]:.1f}")  # fmt: skip
     print(f"load average {os.getloadavg()[0]:.1f}")
+
+
+def lease_cost(postgres: Postgres, times: int = 21) -> tuple[list[int], float, float]:
+    """Let one worker take a new study's trials, each of which ends at once.
+
+    Returns:
+        Statements under the lock, for each trial but the first, for which the database is new to the worker; and
+        the medians of the seconds that the lock was held, and of this process's CPU in them.
+
+    """
+    url = postgres.create("lease")
+    create_or_open_study(open_storage(url), parse_spec(SPEC.format(trials=times + 1), "bench"), 1)
+    study = open_study(open_storage(url), "bench")
+    leases = Leases(study, stored_spec(study), 0, 1)
+    count, measured = 0, list[tuple[int, float, float]]()
+
+    def add(*_: Any) -> None:
+        nonlocal count
+        count += 1
+
+    @contextlib.contextmanager
+    def measured_lock(storage: Any, name: str) -> Iterator[Any]:
+        with study_lock(storage, name) as lock:
+            before, start, cpu = count, time.perf_counter(), time.process_time()
+            yield lock
+            measured.append((count - before, time.perf_counter() - start, time.process_time() - cpu))
+
+    event.listen(cast(RetryingStorage, leases.storage).engine, "before_cursor_execute", add)
+    study_lock = leases_module.study_lock
+    for _ in range(times):
+        leases_module.study_lock = measured_lock
+        leased = leases.acquire()
+        leases_module.study_lock = study_lock
+        assert leased is not None
+        trial = leases.suggest(leased)
+        leases.tell(trial, [trial.params["model.lr"]], COMPLETE)
+    statements, held, cpu = zip(*measured[1:], strict=True)
+    return list(statements), statistics.median(held), statistics.median(cpu)
 
 
 def run_workers(postgres: Postgres, name: str, workers: int, trials: int) -> dict[str, Any]:

@@ -6,9 +6,11 @@ import shutil
 import subprocess
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Literal
+
+import psutil
 
 Nodes = Literal["plain", "named", "containers"]
 CONFIGURATION = """\
@@ -114,7 +116,11 @@ def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]
             container.kill()
             container.wait()
         for name in ("slurmctld", "munged") if containers else ("slurmd.n1", "slurmd.n2", "slurmctld", "munged"):
-            pid = folder / f"{name}.pid"
-            if pid.exists():
-                subprocess.run(["kill", pid.read_text().strip()], capture_output=True)
+            with suppress(OSError, psutil.Error):
+                process = psutil.Process(int((folder / f"{name}.pid").read_text()))
+                process.terminate()
+                try:
+                    process.wait(10)
+                except psutil.TimeoutExpired:  # one that waits for a job's end, or was stopped by a test
+                    process.kill()
         shutil.rmtree(folder / "state", ignore_errors=True)

@@ -1,5 +1,6 @@
 """A damaged checkpoint costs the steps since the one before it, and nothing else."""
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -46,6 +47,31 @@ def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp
     assert min(step for _, step in rest.points) == 6
     assert rest.decisions == whole.decisions
     weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (folder, tmp_path / "whole")]
+    assert same(list(weights[0].values()), list(weights[1].values()))
+
+
+@pytest.mark.parametrize("is_older", [True, False])
+def test_of_a_best_and_a_last_checkpoint_of_different_times_only_a_later_best_is_taken(
+    is_older: bool, tmp_path: Path
+) -> None:
+    """As they may lie in a store, where one is uploaded after the other."""
+    whole = train(tmp_path / "whole", CNN)
+    pairs = {step: tmp_path / str(step) for step in (8, 22)}
+    for step, folder in pairs.items():
+        train(folder, CNN, (step, "batch end"))
+        (folder / PREVIOUS).unlink(missing_ok=True)
+    older, later = pairs.values()
+    read = [torch.load(folder / BEST, weights_only=True)["global_step"] for folder in (older, later)]
+    assert read[0] < read[1], "the best one is another"
+    if is_older:
+        shutil.copy(older / BEST, later / BEST)
+        with pytest.warns(UserWarning, match=f"{BEST} is older than the best checkpoint of {LAST}; the best"):
+            train(later, CNN)
+        return
+    shutil.copy(later / BEST, older / BEST)
+    rest = train(older, CNN)
+    assert rest.decisions == whole.decisions
+    weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (older, tmp_path / "whole")]
     assert same(list(weights[0].values()), list(weights[1].values()))
 
 

@@ -37,7 +37,7 @@ class Checkpoint:
     path: Path
     content: dict[str, Any]
     best_is_lost: bool = False
-    """True if `best.ckpt` is damaged and will not be made again: the best is counted from this checkpoint on."""
+    """True if `best.ckpt` is useless and will not be made again: the best is counted from this checkpoint on."""
 
     @property
     def step(self) -> int:
@@ -188,7 +188,8 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
     """Return the checkpoint in `folder` to go on from, or None if there is none.
 
     It is the newest that loads and fits `model`; one that does not is named in a warning. If `best.ckpt` is
-    damaged, an older checkpoint is taken, provided that the training from there will make that best again.
+    damaged, or older than the best one that this checkpoint refers to, an older checkpoint is taken, provided that
+    the training from there will make that best again.
 
     Raises:
         UserError: there are checkpoints, and none of them will do.
@@ -218,26 +219,29 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
     if defects:
         warnings.warn(f"{'; '.join(defects)}; taking {newest.path.name}, the one before", stacklevel=2)
     # The best checkpoint belongs to the choice: without it a finished run would have no best weights.
-    best_score = _best_score(newest)
+    best_score = _best_score(newest.content)
     if best_score is None:
         return newest
     try:
-        read_checkpoint(folder / BEST, model)
+        best = read_checkpoint(folder / BEST, model)
+        # One of a later step is made again in the same way. Of two that were uploaded, the best may be the older.
+        if best["global_step"] < newest.step and _best_score(best) not in (None, best_score):
+            raise UserError(f"{folder / BEST} is older than the best checkpoint of {newest.path.name}")
         return newest
     except UserError as error:
         lost = error
     # The best of the older checkpoint is another one: training from there will reach and save the lost best again.
     older = next(good, None)
-    if older is not None and _best_score(older) != best_score:
+    if older is not None and _best_score(older.content) != best_score:
         warnings.warn(f"{lost}; going on from {older.path.name}, which makes it again", stacklevel=2)
         return older
     warnings.warn(f"{lost}; the best checkpoint will be the best from here on", stacklevel=2)
     return replace(newest, best_is_lost=True)
 
 
-def _best_score(checkpoint: Checkpoint) -> float | None:
-    """Return the monitored value of the `best.ckpt` that `checkpoint` refers to."""
-    for state in checkpoint.content["callbacks"].values():
+def _best_score(content: Mapping[str, Any]) -> float | None:
+    """Return the monitored value of the `best.ckpt` that a checkpoint refers to, or that it is."""
+    for state in content["callbacks"].values():
         if Path(str(state.get("best_model_path", ""))).name == BEST:
             return float(state["best_model_score"])
     return None
