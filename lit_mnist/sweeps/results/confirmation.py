@@ -46,6 +46,7 @@ def read_confirmation(storage: BaseStorage, name: str) -> list[ConfirmedPoint]:
     main = read_summary(open_study(storage, name))
     # A confirmation's trial belongs to the study's trial of the same point; of several to the first one.
     numbers = {_key(point(trial)): trial.number for trial in reversed(main.complete)}
+    # Several confirmations may have trained the same point, each with seeds of its own: all of them count.
     points: dict[int, Mapping[str, Any]] = {}
     values: dict[int, dict[int, float]] = {}
     for confirmation in confirmation_names(storage, name):
@@ -108,6 +109,7 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
             worse = show_metric(metric, found.difference.mean, found.difference.interval)
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
         lines.append(f"{text}  {show_point(found.point)}")
+    # Too few common seeds for a test say no more than a test that finds no difference.
     tied = [str(found.number) for found in confirmed[1:] if found.is_tied or found.p is None]
     if len(confirmed) == 1:
         return lines

@@ -31,6 +31,7 @@ def status(name: str, storage: str | None) -> None:
         print(f"best: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
     # Each running trial with its worker, or with what is wrong with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
+    # A process is counted once, and only if it seems to be alive: the estimate below divides by their number.
     rows: list[list[str]] = []
     workers = set()
     for trial in running:

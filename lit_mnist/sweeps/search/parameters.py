@@ -83,6 +83,7 @@ class _Parameter(StrictModel):
 
     def applies(self, point: Mapping[str, Plain]) -> bool:
         """True if the parameters drawn so far meet its conditions."""
+        # A parameter that does not apply itself has no value, and meets no condition.
         return all(
             name in point and any(is_same(value, point[name]) for value in values)
             for name, values in self.conditions().items()
@@ -120,6 +121,7 @@ class Number(_Parameter):
             for number in (low, high, step or 1.0, *listed):
                 if not number.is_integer():
                     raise ValueError(f"expected an integer, not {number:g}")
+        # The logarithm needs positive numbers, and steps need a scale on which they are even.
         if self.log and low <= 0:
             raise ValueError(f"low {low:g} must be above 0")
         if step is not None:
@@ -202,7 +204,8 @@ class Choice(_Parameter):
         for i, value in enumerate(choices):
             if isinstance(value, Mapping):
                 raise ValueError(f"expected plain values or lists, not {value!r}")
-            # Equal as Optuna compares them, to which true is 1.
+            # Twice the same choice would be tried twice as often. Equal as Optuna compares them, to which true is
+            # 1.
             if any(as_suggestion(value) == as_suggestion(other) for other in choices[:i]):
                 raise ValueError(f"{value!r} is given twice")
         return choices
@@ -315,6 +318,7 @@ class LayerSizes(_Parameter):
             raise UsageError(f"{name}: expected a list of integers, not {value!r}")
         if not value:
             raise UsageError(f"{name}: [] has no layer")
+        # The inverse of `draw`: the depth is the length, the width the first size, or each size by itself.
         suggestions = self.depth.encode(f"{name}.depth", len(value))
         if self.rule == "free":
             for layer, size in enumerate(value, 1):

@@ -34,11 +34,13 @@ class _Random(StrictModel):
     seed: int | None = None
 
 
+# Takes its points in an order that the seed fixes, see `samplers`.
 class _Grid(StrictModel):
     name: Literal["grid"]
     seed: int | None = None
 
 
+# Further arguments of Optuna's are fixed in `samplers.make_sampler`, such as the separable variant.
 class _CMAES(StrictModel):
     name: Literal["cmaes"]
     seed: int | None = None
@@ -102,6 +104,7 @@ class _Wilcoxon(StrictModel):
     n_startup_steps: int = Field(default=2, ge=2)
 
 
+# Its `max_resource` is not a key: it follows from the longest training of the space.
 class _Hyperband(StrictModel):
     name: Literal["hyperband"]
     min_resource: int = Field(default=1, ge=1)

@@ -80,7 +80,7 @@ class OwnerWatch:
         owner = trial.user_attrs.get(OWNER)
         if not owner:
             return True
-        # On this machine and in this container the kernel knows; no waiting, and no heartbeat needed.
+        # A process of this machine and container can be looked up: no heartbeat is needed, and no waiting.
         if sees_processes_of(owner["host"], owner.get("boot", "")):
             return not is_alive(owner["process"])
         # While the storage was unreachable, no heartbeat could arrive either: begin to watch anew.
@@ -270,7 +270,7 @@ def check_owner(storage: BaseStorage, trial: Trial, owner: Mapping[str, Any]) ->
 def reason_to_give_up(trial: Trial) -> str | None:
     """Return why the trial must fail instead of being trained again; None if it may be trained."""
     deaths, released = (trial.user_attrs.get(name, {"count": 0}) for name in (DEATHS, RELEASED))
-    # Killed without a word, mostly by the kernel for its memory: each new worker would die of it as well.
+    # Mostly out of memory: the kernel kills the process without an exception, and would kill the next one as well.
     if deaths["count"] >= MAX_DEATHS:
         return f"its worker was killed {deaths['count']} times with nothing won between: out of memory?"
     if released["count"] >= MAX_RELEASES:

@@ -125,10 +125,16 @@ class TrialRuns:
         """
         # By tags, which a run has from its creation on: the worker may be killed before it stores the run's id.
         for run in self._search(f"tags.`{SEED}` = '{seed}'"):
-            if run.info.status == "FINISHED" or self._has_config(run.info.run_id):
+            if run.info.status == "FINISHED":
                 return run
-            self.client.delete_run(run.info.run_id)
-            shutil.rmtree(self.store.run_folder(run.info.run_id), ignore_errors=True)
+            # A run is resumed by its configuration: on this machine, which asks no server, or among its artifacts.
+            run_id = run.info.run_id
+            if any(path.name == run_id and (path / CONFIG).exists() for path in run_folders(self.store.home)):
+                return run
+            if any(item.path == CONFIG for item in self.client.list_artifacts(run_id)):
+                return run
+            self.client.delete_run(run_id)
+            shutil.rmtree(self.store.run_folder(run_id), ignore_errors=True)
         return None
 
     def name(self, seed: int | None = None) -> str:
@@ -216,10 +222,3 @@ class TrialRuns:
         trial = f"tags.`{STUDY_RUN}` = '{self.study_run}' and tags.`{TRIAL}` = '{self.number}'"
         order = ["attributes.start_time ASC"]
         return list(search_runs(self.client, f"{trial} and {condition}", [experiment], order))
-
-    def _has_config(self, run_id: str) -> bool:
-        """True if the run has a configuration to resume with, on this machine or among its artifacts."""
-        # On this machine first, which asks no server.
-        if any(path.name == run_id and (path / CONFIG).exists() for path in run_folders(self.store.home)):
-            return True
-        return any(item.path == CONFIG for item in self.client.list_artifacts(run_id))
