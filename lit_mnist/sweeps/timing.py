@@ -77,10 +77,34 @@ class _Clock(Callback):
 def measure(cli: LitCLI) -> Cost:
     """Time a few steps of the training that `cli` describes, on one device; no run and no file is left.
 
+    Where the encoder is frozen for the first `frozen_epochs`, steps of both phases are timed. Those of the frozen
+    phase are an upper bound: here each step computes codes that a whole training computes once. Without a backward
+    pass through the encoder they are the smaller part all the same.
+
     Raises:
         RuntimeError: a step fails, for example for lack of memory.
 
     """
+    first = last = _time_steps(cli)
+    length = training_length(cli)
+    frozen_steps = 0
+    if frozen_epochs := cli.model.hparams.get("frozen_epochs", 0):
+        frozen_steps = min(length.steps, frozen_epochs * len(cli.datamodule.train_dataloader()))
+    if 0 < frozen_steps < length.steps:
+        cli.model.hparams["frozen_epochs"] = 0
+        last = _time_steps(cli)
+        cli.model.hparams["frozen_epochs"] = frozen_epochs
+    # The median: on a shared machine single steps take several times as long.
+    taken = sum(
+        steps * statistics.median(clock.train[WARM_UP:] or clock.train)
+        for clock, steps in ((first, frozen_steps), (last, length.steps - frozen_steps))
+    )
+    # The first batch allocates memory. A validation of one batch has no other, and then it counts for little.
+    validation = min(last.val) * len(cli.datamodule.val_dataloader()) if last.val else 0.0
+    return Cost(FIXED_SECONDS + taken + length.validations * validation, last.checkpoint_bytes)
+
+
+def _time_steps(cli: LitCLI) -> _Clock:
     clock = _Clock()
     # The training's own batches, but few of them, then one validation, at whose end `_Clock` stops.
     short = {"max_steps": STEPS, "max_epochs": -1, "limit_train_batches": STEPS, "limit_val_batches": 2}
@@ -93,14 +117,7 @@ def measure(cli: LitCLI) -> Cost:
     use_fast_step(trainer)
     with suppress(_StopError):
         trainer.fit(cli.model, datamodule=cli.datamodule)
-    # The median: on a shared machine single steps take several times as long.
-    step = statistics.median(clock.train[WARM_UP:] or clock.train)
-    # The first batch allocates memory. A validation of one batch has no other, and then it counts for little.
-    validation = min(clock.val) * len(cli.datamodule.val_dataloader())
-    # Scaled up to the whole training, as Lightning counts its steps and validations.
-    length = training_length(cli)
-    taken = length.steps * step + length.validations * validation
-    return Cost(FIXED_SECONDS + taken, clock.checkpoint_bytes)
+    return clock
 
 
 @contextmanager

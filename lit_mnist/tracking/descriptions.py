@@ -76,7 +76,10 @@ def describe_fit(
 
     """
     # While the run trains there are no metrics, and the description says so.
-    reached = ", ".join(f"{escape(name)} **{value:.4f}**" for name, value in (metrics or {}).items())
+    shown = {name: f"{value:.4f}" for name, value in (metrics or {}).items()}
+    # The last value of a metric only where it is not also its best.
+    shown = {name: text for name, text in shown.items() if shown.get(f"best/{name}") != text}
+    reached = ", ".join(f"{escape(name)} **{text}**" for name, text in shown.items())
     study = ""
     if STUDY_RUN in tags and experiment_id:
         page = link(f"study {tags.get(STUDY)}", ui_path(experiment_id, tags[STUDY_RUN]))

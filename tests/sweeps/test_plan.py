@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import yaml
 from conftest import Cli
 from small import spec_text, work
 
@@ -40,6 +41,27 @@ def test_a_plan_estimates_the_disk_and_compares_with_the_stored_study(cli: Cli, 
     other = {"model.lr": {"low": 1e-3, "high": 0.2, "log": True}}
     code, _, err = _plan(cli, trials=1, flags=wide, space=other)
     assert code == 2 and "model.lr" in err and "0.2" in err
+
+
+@pytest.mark.filterwarnings("ignore:.*encoder.* has random weights")
+def test_a_plan_tries_both_phases_of_a_training_whose_encoder_is_frozen_at_first(cli: Cli, project: Path) -> None:
+    disk = {}
+    for frozen in (1, 2):
+        flags = {
+            "data": "MiniMNISTDataModule", "data.train_size": None, "data.train_per_class": 4, "data.val_size": 50,
+            "data.batch_size": 10, "model.encoder_args": {"blocks": [[2], [2]]}, "model.hidden_sizes": [8],
+            "model.frozen_epochs": frozen, "trainer.max_epochs": 2,
+        }  # fmt: skip
+        spec = {
+            "study": "phases", "config": "panagakis/classifier", "flags": flags, "metric": "val/acc",
+            "direction": "maximize", "space": {"model.lr": {"choices": [0.1]}}, "sampler": "grid",
+        }  # fmt: skip
+        Path("phases.yaml").write_text(yaml.safe_dump(spec))
+        code, out, err = cli("sweep", "phases.yaml", "--plan", "--trials", "1")
+        assert code == 0, err
+        disk[frozen] = next(line for line in out.splitlines() if line.startswith("disk"))
+    # Adam has a state of what it trains: of the encoder, too, only where it is not frozen to the end.
+    assert disk[1] != disk[2]
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []])

@@ -64,6 +64,7 @@ def test_the_best_configuration_reproduces_the_value_exactly(cli: Cli, study: op
     code, out, err = cli("sweep", "best", "lrs")
     assert (code, err) == (0, "")
     assert all(run_id in out for run_id in runs(winner))
+    assert f"trial {winner.number} again" in out.splitlines()[-3]
     assert out.splitlines()[-2:] == [f"lit-mnist fit --config lrs_best{end}.yaml" for end in ("", "_seed_1")]
     values = []
     for end in ("", "_seed_1"):

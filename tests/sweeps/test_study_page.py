@@ -143,10 +143,10 @@ def test_intervals_are_those_of_the_textbooks() -> None:
 
 def test_names_put_the_most_telling_values_into_the_first_twenty_characters() -> None:
     point = {"model.optimizer": "rmsprop", "model.lr": 0.01123, "model.hidden_sizes": [500], "data.batch_size": 20}
-    assert run_name(3, point, 30) == "03 lr=0.0112 rmsprop [500] bat=20"
+    assert run_name(3, point, 30) == "03 lr=0.0112 rmsprop [500] bs=20"
     assert run_name(3, point, 1001, seed=2, mark=PRUNED_MARK).startswith("0003 ✂ s2 lr=0.0112")
     shares = {"model.hidden_sizes.width": 0.5, "model.lr_decay": 0.3, "model.optimizer": 0.15, "model.lr": 0.05}
-    assert run_name(3, point, 30, shares=shares) == "03 [500] rmsprop lr=0.0112 bat=20"
+    assert run_name(3, point, 30, shares=shares) == "03 [500] rmsprop lr=0.0112 bs=20"
 
 
 def test_once_importances_are_known_the_names_begin_with_the_most_important_value(project: Path) -> None:

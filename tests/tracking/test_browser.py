@@ -14,17 +14,21 @@ from servers import wait_for
 
 pytestmark = pytest.mark.browser
 
-SPEC = """
-study: walk
+SHOTS = os.environ.get("LIT_MNIST_SCREENSHOTS")
+"""A folder for pictures of the pages, of a larger study; without it none are taken."""
+RATES, OPTIMIZERS = (5, ["rmsprop", "adam", "sgd"]) if SHOTS else (2, ["rmsprop", "adam"])
+TRIALS = RATES * len(OPTIMIZERS)
+SPEC = f"""
+study: cnn_lr
 config: zhang/cnn
-flags: {data: MiniMNISTDataModule, data.train_size: null, data.train_per_class: 40, data.val_size: 500,
-        data.batch_size: 20, model.channels: [4, 8], trainer.max_epochs: 3}
+flags: {{data: MiniMNISTDataModule, data.train_size: null, data.train_per_class: 40, data.val_size: 500,
+        data.batch_size: 20, model.channels: [4, 8], trainer.max_epochs: 3}}
 metric: val/acc
 direction: maximize
-sampler: {name: grid}
+sampler: {{name: grid}}
 space:
-  model.lr: {low: 0.001, high: 0.004, log: true, points: 2}
-  model.optimizer: {choices: [rmsprop, adam]}
+  model.lr: {{low: 0.001, high: {0.016 if SHOTS else 0.004}, log: true, points: {RATES}}}
+  model.optimizer: {{choices: [{", ".join(OPTIMIZERS)}]}}
 """
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
@@ -32,18 +36,16 @@ ARGUMENTS = [
 ]  # fmt: skip
 PATIENCE = 120_000
 """Milliseconds for a page of a server that has just started, on a machine with other work."""
-SHOTS = os.environ.get("LIT_MNIST_SCREENSHOTS")
-"""A folder for pictures of the pages; without it none are taken."""
 
 
 @pytest.fixture(scope="module")
 def study_link(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None, None]:
     """The link to the study that `lit-mnist ui` prints, while it serves the UI."""
     with pytest.MonkeyPatch.context() as patch:
-        folder = enter_project(tmp_path_factory.mktemp("walk"), patch)
-        Path("walk.yaml").write_text(SPEC)
+        folder = enter_project(tmp_path_factory.mktemp("cnn_lr"), patch)
+        Path("cnn_lr.yaml").write_text(SPEC)
         command = [sys.executable, "-m", "lit_mnist.cli"]
-        done = subprocess.run([*command, "sweep", "walk.yaml"], capture_output=True, text=True)
+        done = subprocess.run([*command, "sweep", "cnn_lr.yaml"], capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         port = str(20_000 + os.getpid() % 20_000)
         with (
@@ -55,7 +57,7 @@ def study_link(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None,
             try:
                 wait_for(lambda: "Ctrl-C" in (folder / "log").read_text(), "the UI to print its links", 120)
                 lines = (folder / "log").read_text().splitlines()
-                yield lines[next(i for i, line in enumerate(lines) if "study walk" in line) + 1].strip()
+                yield lines[next(i for i, line in enumerate(lines) if "study cnn_lr" in line) + 1].strip()
             finally:
                 os.killpg(ui.pid, signal.SIGKILL)
 
@@ -82,14 +84,18 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
         page.get_by_text("Show more").click()
         said = page.inner_text("body")
-        answer = re.search(r"Best: trial (\d), val/acc (0\.\d+) ± 0\.\d+ \(one seed; 95 % binomial interval", said)
+        answer = re.search(
+            r"Best: trial (\d+), val/acc (0\.\d+) ± 0\.\d+ \(one seed; 95 % binomial interval", said
+        )
         assert answer is not None, said
-        assert page.locator("table", has_text="optimizer").first.locator("tbody tr").count() == 4
-        assert "lit-mnist sweep walk.yaml --trials 8" in said and "lit-mnist sweep best walk" in said
+        assert page.locator("table", has_text="optimizer").first.locator("tbody tr").count() == min(5, TRIALS)
+        assert (
+            f"lit-mnist sweep cnn_lr.yaml --trials {2 * TRIALS}" in said and "lit-mnist sweep best cnn_lr" in said
+        )
         picture = page.locator("img[src*='get-artifact']").first
         picture.scroll_into_view_if_needed()
         wait_for_picture(page, picture)
-        shoot(page, "study")
+        shoot(page, "study", page.get_by_text("Show less"))
 
         # The best trial: whole command, how to go on, its value.
         page = follow(page, f"trial {answer[1]}")
@@ -99,17 +105,19 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         mistakes = page.locator("img[src*='val_confusion_matrix']").first
         mistakes.scroll_into_view_if_needed()
         wait_for_picture(page, mistakes)
-        shoot(page, "trial")
+        shoot(page, "trial", page.get_by_text("Show less"))
         assert "lit-mnist fit --config zhang/cnn" in trial and f"best/val/acc {float(answer[2]):.3f}" in trial
 
         # Back to the study, and on to the list of trials: sorted, with exactly the swept columns.
-        page = follow(page, "study walk")
+        page = follow(page, "study cnn_lr")
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
         page = follow(page, "All trials, best first")
         cells = page.locator(".ag-center-cols-container .ag-cell[col-id='metrics.`val/acc`'], "
                              ".ag-cell[col-id='metrics.`val/acc`']")  # fmt: skip
         cells.first.wait_for()
-        page.wait_for_function("document.querySelectorAll(\".ag-cell[col-id='metrics.`val/acc`']\").length == 4")
+        page.wait_for_function(
+            f"document.querySelectorAll(\".ag-cell[col-id='metrics.`val/acc`']\").length == {TRIALS}"
+        )
         values = [float(text) for text in cells.all_inner_texts()]
         assert values == sorted(values, reverse=True) and values[0] == float(answer[2])
         ids = page.locator(".ag-header-cell").evaluate_all(
@@ -119,7 +127,7 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         assert sorted(shown) == [
             "metrics.`val/acc`", "params.`lr`", "params.`optimizer`", "tags.`interval`", "tags.`sweep.state`",
         ]  # fmt: skip
-        shoot(page, "trials")
+        shoot(page, "trials", page.locator(f".ag-row[row-index='{TRIALS - 1}'] .ag-cell").first)
         browser.close()
 
 
@@ -134,6 +142,14 @@ def wait_for_picture(page, picture) -> None:
     page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=picture.element_handle())
 
 
-def shoot(page, name: str) -> None:
+def shoot(page, name: str, last) -> None:
+    """Take a picture of the page, as high as it must be to show everything down to the element `last`."""
     if SHOTS:
-        page.screenshot(path=f"{SHOTS}/mlflow_{name}.png")
+        page.add_style_tag(content="[data-assistant-ui] { display: none }")
+        page.set_viewport_size({"width": 1280, "height": 3000})
+        page.wait_for_timeout(3000)
+        box = last.bounding_box()
+        page.screenshot(
+            path=f"{SHOTS}/mlflow_{name}.png",
+            clip={"x": 0, "y": 0, "width": 1280, "height": box["y"] + box["height"] + 20},
+        )

@@ -62,7 +62,10 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
-        *(image(run, path) for run, path in place.figures),
+        *(
+            ("" if run == place.run_id else f"The best trial, {ranked[0].number}:\n\n") + image(run, path)
+            for run, path in place.figures
+        ),
     ])  # fmt: skip
 
 
@@ -168,7 +171,10 @@ def _answer(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTri
     best, metric = ranked[0], summary.objectives[0]
     values = _show_point(point(best))
     if len(summary.objectives) > 1:
-        others = "" if len(ranked) == 1 else f" {len(ranked)} trials are on the Pareto front."
+        listed = (
+            f"; in the table the {BEST_TRIALS} with the best {escape(metric)}" if len(ranked) > BEST_TRIALS else ""
+        )
+        others = f" {len(ranked)} trials are on the Pareto front{listed}." if len(ranked) > 1 else ""
         shown = ", ".join(
             f"{escape(name)} **{show_mean(value, None)}**"
             for name, value in zip(summary.objectives, best.values, strict=True)

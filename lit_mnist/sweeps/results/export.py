@@ -41,6 +41,8 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     # The search's own best first, then the confirmation, which may overrule it.
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
+    if len(summary.objectives) > 1:
+        print(f"Pareto front, by {summary.objectives[0]}:")
     for trial in front:
         seeds = f" ({len(summary.seeds)} seeds)" if len(summary.seeds) > 1 else ""
         print(f"trial {trial.number}: {show_values(summary, trial)}{seeds}")
@@ -54,7 +56,9 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
         # New seeds say more than those by which the search chose its best.
         front = [summary.trials[confirmed[0].number]]
         print(f"the configuration is that of trial {front[0].number}, the best with the further seeds")
-    for path in _write_configs(summary, front[0], out or Path(f"{name}_best.yaml")):
+    paths = _write_configs(summary, front[0], out or Path(f"{name}_best.yaml"))
+    print(f"trial {front[0].number} again, from the configuration written here:")
+    for path in paths:
         print(f"lit-mnist fit --config {path}")
 
 

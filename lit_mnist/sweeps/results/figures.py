@@ -104,7 +104,8 @@ def history(summary: StudySummary) -> Figure:
         drawn = axes.scatter(at, [0.03] * len(failed), s=30, marker="x", color=PINK, label="failed",
                              transform=axes.get_xaxis_transform())  # fmt: skip
         drawn.set_urls([address(trial) for trial in failed])
-    axes.set_xlim(-0.5, max(len(summary.trials), 2) - 0.5)
+    margin = 0.02 * len(summary.trials)  # for the ring around a last trial that is the best
+    axes.set_xlim(-0.5 - margin, max(len(summary.trials), 2) - 0.5 + margin)
     axes.set(xlabel="trial", ylabel=label_with_direction(metric, summary.upwards[0]))
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     add_legend(axes)

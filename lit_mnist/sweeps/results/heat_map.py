@@ -210,7 +210,7 @@ def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -
         at_x, at_y = zip(*((trial.params[x.name], trial.params[y.name]) for trial in failed), strict=True)
         drawn = axes.scatter(at_x, at_y, marker="x", s=32, color=PINK, zorder=3, label="failed")
         drawn.set_urls([address(trial) for trial in failed])
-    _label_given_points(axes, summary, x.name, y.name)
+    _label_given_points(axes, summary, x.name, y.name, [place[1:] for place in places])
     add_colour_bar(axes, norm, metric, summary.upwards[0])
     add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)
@@ -246,8 +246,10 @@ def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array,
     return columns, rows, surface
 
 
-def _label_given_points(axes: Axes, summary: StudySummary, x_name: str, y_name: str) -> None:
-    """Label each point that was given to the study with the value that was reached there."""
+def _label_given_points(
+    axes: Axes, summary: StudySummary, x_name: str, y_name: str, places: Sequence[tuple[float, float]]
+) -> None:
+    """Label each point that was given to the study with the value that was reached there, beside all `places`."""
     for given in summary.given:
         if x_name not in given or y_name not in given:
             continue
@@ -259,8 +261,35 @@ def _label_given_points(axes: Axes, summary: StudySummary, x_name: str, y_name: 
                 text += f": {show_metric(summary.objectives[0], value)}"
                 break
         axes.scatter(*place, s=170, marker="D", facecolors="none", edgecolors=INK, linewidths=1.4, zorder=4)
-        # Left of the point where the text would run out of the axes.
-        on_right = axes.transAxes.inverted().transform(axes.transData.transform(place))[0] > 0.6
+        right, above = _free_side(axes, places, place, len(text))
         box = {"boxstyle": "round,pad=0.3", "facecolor": "white", "edgecolor": "none", "alpha": 0.85}
-        axes.annotate(text, place, xytext=(-12 if on_right else 12, -4), textcoords="offset points", fontsize=9,
-                      color=INK, bbox=box, zorder=6, ha="right" if on_right else "left")  # fmt: skip
+        axes.annotate(text, place, xytext=(12 if right else -12, above), textcoords="offset points", fontsize=9,
+                      color=INK, bbox=box, zorder=6, va="center", ha="left" if right else "right")  # fmt: skip
+
+
+def _free_side(
+    axes: Axes, places: Sequence[tuple[float, float]], place: tuple[float, float], length: int
+) -> tuple[bool, int]:
+    """Where a label covers the fewest marks: True for right of its place, and how far above it in points.
+
+    Args:
+        axes: The axes, with their limits.
+        places: All marks.
+        place: What is labelled.
+        length: Characters of the label.
+
+    """
+    figure = axes.get_figure()
+    assert figure is not None
+    unit = figure.dpi / 72  # pixels of a point
+    left, right_end = axes.transAxes.transform([(0, 0), (1, 0)])[:, 0]
+    pixels = axes.transData.transform(places)
+    at_x, at_y = axes.transData.transform(place)
+    costs = {}
+    for right, above in itertools.product((True, False), (0, 16, -16)):
+        start = at_x + unit * (8 if right else -16 - 6 * length)
+        end = start + unit * (8 + 6 * length)
+        middle = at_y + unit * above
+        covered = (start < pixels[:, 0]) & (pixels[:, 0] < end) & (np.abs(pixels[:, 1] - middle) < 12 * unit)
+        costs[right, above] = covered.sum() + 100 * (start < left or end > right_end)
+    return min(costs, key=lambda side: costs[side])

@@ -28,7 +28,8 @@ def status(name: str, storage: str | None) -> None:
     done, left = len(summary.finished), summary.budget - len(summary.finished)
     print(f"study {name}: {done} of {summary.budget} trials finished ({summary.counts()})")
     for trial in summary.best():
-        print(f"best: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
+        which = "best" if len(summary.objectives) == 1 else "Pareto front"
+        print(f"{which}: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
     # Each running trial with its worker, or with what is wrong with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
     # A process is counted once, and only if it seems to be alive: the estimate below divides by their number.

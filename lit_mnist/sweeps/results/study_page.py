@@ -42,7 +42,7 @@ RENAMED = 100
 """Trials whose names are ordered by importance."""
 PAUSE = 0.5
 """Shortest time in seconds between two updates."""
-FIGURES = ("heat_map.png", "pareto_front.png", "history.png")
+FIGURES = ("pareto_front.png", "heat_map.png", "history.png")  # a front there is of several objectives only
 """Figures of a study of which its description shows the first that there is."""
 MISTAKES = ("val_confusion_matrix.png", "val_reconstructions.png")
 """Figures of the best trial that the description shows, if there are any."""
@@ -118,7 +118,8 @@ class StudyPage:
         tags = {DESCRIPTION: text}
         if ranked:
             result = show_result(summary, ranked[0], self.images)
-            tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number})"
+            front = f", of {len(ranked)} on the Pareto front" if len(summary.objectives) > 1 < len(ranked) else ""
+            tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number}{front})"
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, value)
         # The experiment shows the same text: the UI opens there, and not at the study's run.

@@ -73,9 +73,9 @@ def run_name(
     parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
     for name, value in sorted(point.items(), key=lambda item: rank(item[0])):
         short = name.rpartition(".")[2]
-        # Three letters of a long name: the values are what tells two runs apart.
+        # A few letters of a long name, such as `bs` or `mom`: the values are what tells two runs apart.
         if len(short) > 4:
-            short = short[:3]
+            short = "".join(word[:1] for word in short.split("_")) if "_" in short else short[:3]
         # A word or a list says itself what it is.
         is_plain = isinstance(value, bool | int | float)
         text = format(value, ".3g") if isinstance(value, float) else str(value).replace(" ", "")
