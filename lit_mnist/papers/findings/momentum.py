@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.data.randomness import keyed_generator, keyed_seed
 from lit_mnist.models import Autoencoder
 from lit_mnist.papers.report.claims import Claim, Rule, at_least, at_most
@@ -151,12 +152,18 @@ def _measure(runs: Runs) -> dict[str, float]:
     return values
 
 
-def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | list[float]]:
-    model = stage.model()
-    assert isinstance(model, Autoencoder)
+def load_images(stage: TrainedStage) -> ImageDataModule:
+    """The images on whose codes the paper trains and tests classifiers."""
     data = stage.rebuild("--data.train_size", str(IMAGES)).datamodule
     data.setup("fit")
     data.setup("test")
+    return data
+
+
+def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | list[float]]:
+    model = stage.model()
+    assert isinstance(model, Autoencoder)
+    data = load_images(stage)
     splits = [train_split(data), next(iter(data.val_dataloader())), test_split(data)]
     train, probe, test = ((torch.from_numpy(encode(model, split.clean)), split.y) for split in splits)
     network, (shift, factor), traces = train_variant(
