@@ -210,8 +210,8 @@ PHASE = Experiment(
     {"quick": 15, "full": 15},
     "On raw pixels and on standardised codes the largest learning rate that works goes with 1 - m to the power of"
     " {exponent_pixels:.2f} and {exponent_standardised:.2f}: the long step lr / (1 - m) decides. On the codes as"
-    " they are the power is {exponent_codes:.2f}: with momentum 0.9 the limit is {limit_codes_09:.2f}, where"
-    " standardised codes have {limit_standardised_09:.2f}, and with 0.99 both are close ({limit_codes_099:.3f} and"
-    " {limit_standardised_099:.3f}). Zhang's 0.05 and 0.99 lies beyond the limit of all three, here in a network a"
+    " they are the power is {exponent_codes:.2f}: the limit is {limit_codes_09:.2f} with momentum 0.9 and"
+    " {limit_codes_099:.3f} with 0.99, that of standardised codes {limit_standardised_09:.2f} and"
+    " {limit_standardised_099:.3f}. Zhang's 0.05 and 0.99 lies beyond the limit of all three, here in a network a"
     " tenth as wide as the paper's.",
 )  # fmt: skip
