@@ -153,25 +153,30 @@ def _feature(stage: TrainedStage, name: str, images: Tensor) -> Callable[[Tensor
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    figure = new_figure(8, 5, "Fashion-MNIST with few labels: the draw decides more than the features")
+    figure = new_figure(
+        9, 5, "Fashion-MNIST with few labels: which images are labelled decides more than the features"
+    )
     axes = figure.subplots()
-    for colour, (name, label) in zip(COLOURS, FEATURES.items(), strict=False):
-        axes.plot(COUNTS, [summaries[f"{name}_{count}"].mean for count in COUNTS], color=colour, label=label)
-        low, high = ([summaries[f"{edge}_{name}_{count}"].mean for count in COUNTS] for edge in ("low", "high"))
-        axes.fill_between(COUNTS, low, high, color=colour, alpha=0.12, linewidth=0)
-    means, low, high = (
-        [summaries[f"{edge}softmax_{count}"].mean for count in TRAINED_COUNTS] for edge in ("", "low_", "high_")
-    )
-    errors = np.abs(np.array([low, high]) - means)
-    label = "784-100, trained, with the paper's softmax layer"
-    axes.errorbar(TRAINED_COUNTS, means, yerr=errors, color="#222222", fmt="s", capsize=4, label=label)
-    axes.scatter(
-        list(PAPER), list(PAPER.values()), marker="*", s=150, color="#CC0000", zorder=4, label="the paper"
-    )
+    series = FEATURES | {"softmax": "784-100, trained, with the paper's softmax layer"}
+    for i, (colour, (name, label)) in enumerate(zip(COLOURS, series.items(), strict=False)):
+        counts = TRAINED_COUNTS if name == "softmax" else COUNTS
+        means, low, high = (
+            np.array([summaries[f"{edge}{name}_{count}"].mean for count in counts])
+            for edge in ("", "low_", "high_")
+        )
+        # Side by side, or the intervals would cover each other.
+        x = np.array(counts) * 1.1 ** (i - 2)
+        axes.errorbar(x, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
+    papers = [(n, value) for table in STACKS.values() for row in table.values() for n, value in row.items()]
+    papers.append((10, TEN_LABELS))
+    star = {"marker": "*", "s": 45, "color": "#222222", "zorder": 4}
+    axes.scatter(*zip(*papers, strict=True), **star, label="the paper: three stacks, one draw each")
+    axes.plot([], [], " ", label="mean of 1,000 draws, and the range of the middle 90 %")
     axes.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy, %")
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
     axes.minorticks_off()
     finish(axes, percent=True)
+    axes.grid(axis="y", alpha=0.3)
     return {"lottery": figure}
 
 

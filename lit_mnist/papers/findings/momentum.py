@@ -197,7 +197,7 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     axes.axvline(0.1, color="#222222", linewidth=1, linestyle="--", label="chance")
     axes.set_yticks(range(len(VARIANTS)), [variant.label for variant in VARIANTS.values()])
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy after 3,000 steps, %; colours as on the left", xlim=(0, 1))
+    axes.set(xlabel="test accuracy at the end, %; colours as left", xlim=(0, 1))
     finish(axes)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     return {"momentum": figure}

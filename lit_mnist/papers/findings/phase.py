@@ -155,7 +155,7 @@ def _train_on(stage: TrainedStage, name: str) -> list[list[float]]:
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     figure = new_figure(
-        13, 4.9, "Which learning rates work with which momentum, for three inputs of the same network"
+        13, 4.9, "Learning rate and momentum: which settings train a network D-100-100-10 on MNIST"
     )
     panels = figure.subplots(1, len(INPUTS), sharex=True, sharey=True)
     edges = [[10 ** (k / 4 - 1 / 8) for k in range(len(values) + 1)] for values in (RATES, DECAYS)]
