@@ -37,7 +37,9 @@ COMMANDS: dict[str, tuple[str, str]] = {
 
 def run() -> int:
     """Entry point of the `lit-mnist` process; returns its exit code."""
+    # First of all: whatever opens a file next must not get the number of a standard stream.
     _open_closed_streams()
+    # What `leave` ends with if an exception passes: its traceback is printed by then.
     code = 1
 
     def leave() -> None:
@@ -47,6 +49,7 @@ def run() -> int:
                 stream.flush()
         os._exit(code)
 
+    # Before the imports, during which a cluster's warning may come.
     end_at_once()
     atexit.register(leave)  # functions registered later, by libraries, are called before it
     try:
@@ -58,6 +61,7 @@ def run() -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: this process's) name; returns the exit code."""
+    # `--debug` stands before the command, whose own arguments may be of any form.
     given = list(sys.argv[1:] if arguments is None else arguments)
     debug = given[:1] == ["--debug"]
     return guarded(lambda: _call_command(given[debug:]), debug)
@@ -77,6 +81,7 @@ def _call_command(arguments: list[str]) -> None:
     name, *rest = arguments
     if name not in COMMANDS:
         raise UsageError(f"there is no command {name!r}{nearest(name, COMMANDS, listed=True)}")
+    # Only now is the package imported.
     module, _, function = COMMANDS[name][1].partition(":")
     getattr(importlib.import_module(module), function)(rest)
 

@@ -37,6 +37,7 @@ def guarded(work: Callable[[], None], debug: bool = False) -> int:
         sys.stderr.close()
         return 141
     except Exception as error:
+        # Messages of libraries may quote a URL with its password; every line is redacted here.
         line = _line(error)
         if debug and line is not None:
             error.__suppress_context__ = False  # show the exception behind a `raise ... from None`

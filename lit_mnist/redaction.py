@@ -40,6 +40,7 @@ def redact(text: str) -> str:
 def _known_secrets() -> Iterator[str]:
     found = {os.environ.get(name, "") for name in SECRET_VARIABLES}
     for url in (*(os.environ.get(name, "") for name in URL_VARIABLES), *sys.argv[1:]):
+        # Group 2 of both patterns is the password.
         found |= {match[2] for pattern in (_IN_USER, _IN_QUERY) for match in pattern.finditer(url)}
     # The longest first: a password may contain another one.
     for secret in sorted(found, key=len, reverse=True):

@@ -41,6 +41,7 @@ class SignalWatch:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        # A command that a library calls later finds the handlers that it would have found without us.
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
@@ -50,6 +51,7 @@ class SignalWatch:
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        # In a signal handler, between any two instructions of the program: nothing here prints or takes a lock.
         now = time.monotonic()
         if number == self._last[0] and now - self._last[1] < REPETITION:
             return

@@ -66,6 +66,7 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
     if "SLURM_JOB_ID" not in environment or environment.get("SLURM_JOB_NAME") in ("bash", "interactive"):
         return None
 
+    # None for a variable that is empty, too.
     def number(name: str) -> int | None:
         text = environment.get(name, "")
         return int(text) if text.isdecimal() else None
@@ -79,6 +80,7 @@ def allocation(environment: Mapping[str, str] = os.environ) -> Allocation | None
         step=step,
         tasks=(number("SLURM_STEP_NUM_TASKS") if step else number("SLURM_NTASKS")) or 1,
         rank=(number("SLURM_PROCID") or 0) if step else 0,
+        # Only set if the job asked for it.
         cpus=number("SLURM_CPUS_PER_TASK"),
     )
 
@@ -88,6 +90,7 @@ def local_task() -> tuple[int, int]:
 
     Outside a job step, the process is alone: (0, 1).
     """
+    # Only in a job step: elsewhere SLURM_LOCALID counts no tasks.
     job, index = allocation(), os.environ.get("SLURM_LOCALID", "")
     if job is None or not job.step or not index.isdecimal():
         return 0, 1
@@ -96,6 +99,7 @@ def local_task() -> tuple[int, int]:
     for part in os.environ.get("SLURM_STEP_TASKS_PER_NODE", "1").split(","):
         count, _, times = part.partition("(x")
         counts += [int(count)] * int(times.removesuffix(")") or 1)
+    # This node's entry of the list.
     node = int(os.environ.get("SLURM_NODEID", 0))
     return int(index), max(counts[node] if node < len(counts) else 1, int(index) + 1)
 
@@ -117,6 +121,7 @@ def threads_of_job() -> int | None:
 
 def memory_of_job() -> int | None:
     """Bytes of memory that this job may use on a node; None outside SLURM, or if it did not ask for any."""
+    # 0 stands for all memory of the node.
     megabytes = os.environ.get("SLURM_MEM_PER_NODE", "")
     return int(megabytes) * 2**20 if megabytes.isdigit() and int(megabytes) else None
 
@@ -205,6 +210,7 @@ def check_tasks(devices: int, nodes: int) -> None:
             nodes.
 
     """
+    # Before anything starts: a rank that waits for others that never come says nothing.
     job, wanted = allocation(), devices * nodes
     # Outside a job step, Lightning starts the processes of one node itself.
     if job is None or (job.step and job.tasks == wanted) or (not job.step and nodes == 1):
@@ -228,9 +234,11 @@ def is_gone(job: str, restarts: int) -> bool | None:
         restarts: Which start of it: how often it had been put back into the queue by then.
 
     """
+    # Asked of our own environment first, which needs no controller.
     here = allocation()
     if here is not None and here.job == job and here.restarts > restarts:
         return True  # SLURM starts a job again only after all processes of the start before are gone
+    # All states: a job that has ended is listed for some minutes.
     command = ["squeue", "--noheader", "--array", "--jobs", job, "--states", "all", "--format", "%A %T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)

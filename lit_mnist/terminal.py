@@ -47,6 +47,7 @@ def print_table(
     from rich.console import Console
     from rich.table import Column, Table
 
+    # Without `whole`, cells are folded; with it, they stay on one line each.
     heads = [Column(name, no_wrap=bool(whole), overflow="ellipsis" if whole else "fold") for name in columns]
     if whole:
         # rich (15.0) would narrow all columns that are not to be wrapped, some of them to nothing.
@@ -112,4 +113,5 @@ def quiet() -> None:
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
     # What `--trainer.deterministic warn` is for; it comes from within torch.
     warnings.filterwarnings("default", message=".*does not have a deterministic implementation")
+    # Warnings of this project remain, in one line, without Python's file and line number.
     warnings.showwarning = lambda message, *rest: note(f"warning: {message}")

@@ -46,6 +46,7 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write it to the job's folder."""
+        # Whole or not at all: `lit-mnist jobs` may read it at this moment.
         replace_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
@@ -70,6 +71,7 @@ def read_job(folder: Path) -> Job | None:
     """The job of that folder; None if it holds none that can be read."""
     try:
         found = json.loads((folder / RECORD).read_text())
+        # Fields of a later version are left out, so that this version can still list its jobs.
         known = {item.name for item in fields(Job)}
         return Job(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
@@ -86,12 +88,15 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
     if not ids:
         return []
     # `squeue --jobs` refuses the whole list if it has forgotten one of the ids: ask for this user's and select.
+    # %F array id, %K task, %T state, %M elapsed, %N node, %r reason.
     output = run_slurm(
         "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r"
     )
     found = []
     for line in output.splitlines():
+        # A job without an array has N/A as its task.
         base, task, state, elapsed, node, reason = line.split("|")
+        # `base` is the array's id for each of its tasks, as in `ids`.
         if base in ids:
             restarts = None
             name = base if task == "N/A" else f"{base}_{task}"
@@ -105,6 +110,7 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
 
 def flag_value(command: Sequence[str], flag: str) -> str | None:
     """The last value of `flag` in the command, written as `--flag value` or `--flag=value`; None without one."""
+    # The last one wins, as in argparse.
     found = None
     for word, following in zip(command, [*command[1:], ""], strict=True):
         if word == flag:
@@ -134,6 +140,7 @@ def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
     for attempt in range(1, attempts + 1):
         try:
             done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
+            # SLURM writes errors to stderr; some commands, in part, to stdout.
             said = " ".join((done.stderr or done.stdout).split())
         except FileNotFoundError:
             raise UserError(
@@ -144,6 +151,7 @@ def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
         else:
             if not done.returncode:
                 return done.stdout
+            # An answer, such as a wrong partition: asking again would not change it.
             if not any(text in said for text in NO_ANSWER):
                 raise UserError(f"`{program}` failed: {said}")
         if attempt < attempts:

@@ -57,6 +57,7 @@ def jobs(arguments: Sequence[str]) -> None:
     parser.add_argument("--cancel", metavar="NAME", help="cancel the job of that name, saving its run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
+    # Every job has a folder here, whether or not SLURM still knows it.
     home = jobs_folder(find_store().home)
     found = {folder.name: job for folder in home.glob("*/") if (job := read_job(folder)) is not None}
     wanted = options.cancel or options.name
@@ -65,10 +66,13 @@ def jobs(arguments: Sequence[str]) -> None:
     if options.cancel:
         if all(entry.state in ENDED for entry in queue(found[wanted].ids[-1:])):
             raise UsageError(f"job {wanted} has ended already")
+        # SLURM sends SIGTERM first, on which the command saves its run.
         run_slurm("scancel", *found[wanted].ids[-1:])
         say(f"job {wanted} ({found[wanted].ids[-1]}) is cancelled; submitting it again continues its run")
         return
+    # Newest submission first.
     chosen = [found[wanted]] if wanted else sorted(found.values(), key=lambda job: -job.submitted)
+    # One question for all jobs: each costs the controller of a busy cluster time.
     entries = queue([job.ids[-1] for job in chosen if job.ids])
     rows = [row for job in chosen for row in _rows(job, home / job.name, entries)]
     if options.json:
@@ -85,11 +89,13 @@ def jobs(arguments: Sequence[str]) -> None:
 
 def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
     """A row for each task of the job that SLURM knows; one row in state `ended` if it has forgotten the job."""
+    # What MLflow or the study knows, which outlives SLURM's memory of the job.
     run, status, best = _study_progress(job) if job.study else _run_progress(job)
     known = [entry for entry in entries if job.ids and entry.id.partition("_")[0] == job.ids[-1]]
     if not known:
         known = [QueueEntry(job.ids[-1] if job.ids else "", "ended", "", "", "", 0)]
     for entry in known:
+        # As `--output` names them: %A_%a of an array's task, %j otherwise.
         base, _, task = entry.id.partition("_")
         pattern = f"log-{base}_{task}.txt" if task else f"log-{base}.txt"
         # The reason says something only while the job waits.
@@ -103,6 +109,7 @@ def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
 
 def _run_progress(job: Job) -> tuple[str, str, str]:
     """The id, status and best value of the job's run."""
+    # Imported late, since jobs of sweeps do not need it.
     from lit_mnist.tracking.queries.lookup import find_key
     from lit_mnist.tracking.queries.reader import open_reader
 
@@ -110,6 +117,7 @@ def _run_progress(job: Job) -> tuple[str, str, str]:
     if (run_id := find_key(job.name)) is None or not (found := open_reader(store).runs([run_id])):
         return "", "", ""
     [run] = found
+    # The best checkpoint's value once the fit has ended, until then the last one.
     metric = run.tags.get("monitor", "")
     value = run.metrics.get(f"best/{metric}", run.metrics.get(metric))
     return run.id[:8], run.status, "" if value is None else f"{metric} {value:.4g}"
@@ -122,6 +130,7 @@ def _study_progress(job: Job) -> tuple[str, str, str]:
 
     url = flag_value(job.command, "--storage") or default_storage()
     name = job.study or ""
+    # Opening it would create the file.
     if "://" not in url and not Path(url).exists():
         return name, "", ""
     storage = open_storage(url)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from lit_mnist.errors import UsageError
 from lit_mnist.slurm import REQUEUE_CODE
 
+# Plain bash: signals are passed on, and the job is requeued, whatever becomes of Python.
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -78,6 +79,7 @@ def batch_script(
     """
     # sbatch splits a directive at spaces and understands quotes.
     lines = [shlex.quote(f"--{name}" if value is None else f"--{name}={value}") for name, value in options.items()]
+    # Everything that comes from the user is quoted for the shell.
     return SCRIPT.format(
         directives="\n".join(f"#SBATCH {line}" for line in [*lines, *extra]),
         environment="\n".join(f"export {name}={shlex.quote(value)}" for name, value in environment.items()),
@@ -95,6 +97,7 @@ def parse_time(text: str) -> int:
         UsageError: the text has none of these forms, or is no time at all.
 
     """
+    # D-H:M:S; without a dash, `days` is empty.
     days, dash, clock = text.rpartition("-")
     fields = clock.split(":")
     if not re.fullmatch(r"(\d+-)?\d+(:\d+){0,2}", text):

@@ -43,17 +43,21 @@ def code_files(source: Path) -> list[Path]:
     In a checkout these are all files that git tracks, with uncommitted changes, and the untracked ones that it
     does not ignore; otherwise, and where git is not installed, those of the package.
     """
+    # A `.git` file counts as well: a git worktree has one in the place of the folder.
     listed = ""
     if (source / ".git").exists():
+        # -z: separated by NUL, since names may hold any other character.
         listed = _git(source, "ls-files", "--cached", "--others", "--exclude-standard", "-z")
     found = {Path(name) for name in listed.split("\0") if name}
     if not found:
         found = {path.relative_to(source) for path in PACKAGE.rglob("*") if "__pycache__" not in path.parts}
+    # Without files that git still lists and the user has deleted.
     return sorted(path for path in found if (source / path).is_file())
 
 
 def code_digest(source: Path) -> str:
     """A hash of the names and contents of the code's files, 16 hexadecimal digits."""
+    # Sorted, and with the name before each content: a renamed file changes the hash.
     hashed = hashlib.sha256()
     for path in code_files(source):
         hashed.update(f"{path}\0".encode() + hashlib.sha256((source / path).read_bytes()).digest())
@@ -73,10 +77,12 @@ def take_snapshot(target: Path) -> Snapshot:
     imported.
     """
     snapshot = plan_snapshot(target)
+    # Beside its place, and renamed when it is complete: a copy that was interrupted is never run.
     temporary = target.with_name(f".{target.name}.new")
     shutil.rmtree(temporary, ignore_errors=True)
     for path in code_files(snapshot.source):
         (temporary / path).parent.mkdir(parents=True, exist_ok=True)
+        # With times and modes: scripts stay executable.
         shutil.copy2(snapshot.source / path, temporary / path)
     shutil.rmtree(target, ignore_errors=True)
     temporary.rename(target)

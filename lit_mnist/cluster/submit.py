@@ -102,12 +102,15 @@ def submit(arguments: Sequence[str]) -> None:
         UserError: SLURM is not here or refuses the job; a job of that name is queued or running.
 
     """
+    # What follows `--` is the command, untouched.
     options = _parse(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     _check(options, command)
+    # The name is also the run's key: submitting the same command again finds its folder and its run.
     name = options.name or _default_name(command)
     home = find_store().home
     folder = jobs_folder(home) / name
+    # None: the job runs the checkout as it is by then.
     code = None if options.no_snapshot else folder / CODE
     if options.dry_run:
         print(_script(options, command, name, folder, plan_snapshot(code)), end="")
@@ -122,11 +125,13 @@ def submit(arguments: Sequence[str]) -> None:
     # A job that the controller took without an answer has no job.json; its copy of the code must not change.
     if unknown := _queued(folder / SCRIPT):
         raise UsageError(f"job {name} is in SLURM's queue already: `scancel {' '.join(sorted(unknown))}` ends it")
+    # From here on something is written: code, script, and only after sbatch's answer job.json.
     folder.mkdir(parents=True, exist_ok=True)
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = _sbatch(folder / SCRIPT, name)
     job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
+    # The older ones stay, for their logs.
     job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
@@ -134,6 +139,7 @@ def submit(arguments: Sequence[str]) -> None:
 
 def _sbatch(script: Path, name: str) -> str:
     """Submit the script, once even if the controller is too busy to answer; returns SLURM's id of the job."""
+    # A busy controller may have taken the job and not said so: submitting again at once would train twice.
     for _ in range(ATTEMPTS):
         with suppress(BusyControllerError):
             return run_slurm("sbatch", "--parsable", str(script), attempts=1).strip().partition(";")[0]
@@ -149,6 +155,7 @@ def _sbatch(script: Path, name: str) -> str:
 def _queued(script: Path) -> set[str]:
     """SLURM's ids of this user's jobs with that batch script that are queued or running."""
     states = "pending,configuring,running,suspended"  # not completing: a cancelled job may take a while to go
+    # %o is the batch script's path, by which this job is recognised.
     lines = run_slurm("squeue", "--me", "--noheader", "--states", states, "--format", "%F %o").splitlines()
     return {line.split()[0] for line in lines if line.partition(" ")[2].strip() == str(script)}
 
@@ -163,6 +170,7 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
         parse_time(options.time)
     if options.name is not None and not re.fullmatch(NAME, options.name):
         raise UsageError(f"--name {options.name}: letters, digits, dots, dashes and underscores only")
+    # Flags of the command, as `--flag value` and `--flag=value`.
     flags = {word.partition("=")[0] for word in command}
     if command[0] == "fit" and (given := [name for name in ("--resume", "--key", "--offline") if name in flags]):
         raise UsageError(f"{given[0]}: a job finds its run by its name; give --name to continue an earlier job")
@@ -173,6 +181,7 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise UsageError("--array: several tasks can share a sweep only; submit each fit as a job of its own")
     if command[0] == "sweep" and options.nodes > 1:
         raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
+    # The tasks share the study only by its database.
     storage = flag_value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
     if options.array and ("://" not in storage or storage.startswith("sqlite")):
         raise UsageError(
@@ -187,6 +196,7 @@ def _script(
     limit = parse_time(options.time) if options.time else None
     # A fit needs a process for each device, which srun starts; a sweep starts its own.
     tasks = 1 if command[0] != "fit" else int(flag_value(command, "--trainer.devices") or max(options.gpus, 1))
+    # %A_%a: array and task; %j: job. SLURM fills them in.
     log = folder / ("log-%A_%a.txt" if options.array else "log-%j.txt")
     directives = {
         "job-name": name,
@@ -205,6 +215,7 @@ def _script(
         "array": f"0-{options.array - 1}" if options.array else None,
         "dependency": options.after and f"afterok:{_job_id(options.after, folder.parent)}",
     }
+    # `requeue` is a flag without a value; of the others, those that were not given are left out.
     given = {name: value for name, value in directives.items() if name == "requeue" or value}
     environment = {
         SNAPSHOT: f"{snapshot.commit}:{snapshot.digest}",
@@ -220,18 +231,23 @@ def _full_command(
     options: argparse.Namespace, command: Sequence[str], name: str, snapshot: Snapshot, tasks: int
 ) -> list[str]:
     """The command as the job runs it: from the snapshot, with its key, and by srun if it has several processes."""
+    # A configuration inside of the checkout becomes its copy; one outside stays where it is.
     words = [_in_snapshot(word, snapshot) for word in command]
     if command[0] == "fit":
         words += ["--key", name]
+        # Lightning has to be told what SLURM gives; a number that the user has written is checked by
+        # `check_tasks`.
         for flag, count in (("--trainer.devices", tasks), ("--trainer.num_nodes", options.nodes)):
             if count > 1 and flag_value(command, flag) is None:
                 words += [flag, str(count)]
     if command[0] == "sweep" and options.gpus > 1 and flag_value(command, "--workers") is None:
         words += ["--workers", str(_workers(options.gpus, _spec(command)))]
+    # A single process is the batch script's child, without srun: signals reach it the same way.
     start = []
     if command[0] == "fit" and tasks * options.nodes > 1:
         # Since SLURM 22.05, srun does not take --cpus-per-task over from sbatch.
         start = ["srun", "--kill-on-bad-exit", *([f"--cpus-per-task={options.cpus}"] if options.cpus else [])]
+    # This interpreter, whose environment has this package's dependencies.
     return [*start, sys.executable, "-m", "lit_mnist.cli", *words]
 
 
@@ -239,6 +255,7 @@ def _in_snapshot(word: str, snapshot: Snapshot) -> str:
     """The copy of a file that an argument names, so that a later edit of the file does not change the job."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = Path(value).absolute()
+    # Only files that are part of the copy; data and checkpoints are not.
     if value and path.is_file() and path.is_relative_to(snapshot.source):
         inside = path.relative_to(snapshot.source)
         if inside in code_files(snapshot.source):
@@ -259,6 +276,7 @@ def _default_name(command: Sequence[str]) -> str:
     """A name that the same command always gets: what it trains, and a hash of its arguments."""
     subject = flag_value(command, "--config") or next((w for w in command[1:] if not w.startswith("-")), "")
     words = [command[0], *Path(subject).with_suffix("").parts[-2:]] if subject else [command[0]]
+    # Six hex digits: enough to tell the commands of one project apart, and short in squeue's list.
     digest = hashlib.sha256("\0".join(command).encode()).hexdigest()[:6]
     return re.sub(r"[^\w.-]+", "-", "-".join([*words, digest]))
 
@@ -279,6 +297,7 @@ def _study(command: Sequence[str]) -> str | None:
     """The name of the study that a sweep works on: that of its specification, or the one that it is given."""
     if command[0] != "sweep":
         return None
+    # `sweep SPEC`, `sweep NAME` or `sweep confirm NAME`.
     given = next((word for word in command[1:3] if not word.startswith("-") and word != "confirm"), None)
     if given is None or not given.endswith((".yaml", ".yml")):
         return given
@@ -289,6 +308,7 @@ def _study(command: Sequence[str]) -> str | None:
 def _workers(gpus: int, spec: Mapping[str, Any]) -> int:
     """How many workers of a sweep share the GPUs of a node, each with as many as its largest trial takes."""
     try:
+        # A trial may take several GPUs; the largest decides, so that none waits for ever.
         devices = [(spec.get("flags") or {}).get("trainer.devices", 1)]
         devices += (spec.get("space") or {}).get("trainer.devices", {}).get("choices", [])
         return max(1, gpus // max(count_devices(value) or gpus for value in devices))

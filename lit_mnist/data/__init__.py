@@ -8,7 +8,7 @@
 - `datamodules.py`: `ImageDataModule` and one data module per dataset: splits and loaders.
 - `split.py`: stratified selections of images.
 - `loader.py`: `InMemoryLoader`, batches from memory as functions of (seed, epoch, step); `Batch`.
-- `corruptions.py`: noise and rotation of whole batches.
+- `corruptions.py`: noise, rotation, shifts and mirroring of whole batches.
 - `randomness.py`: generators seeded by a key.
 - `image_files.py`: any image file, converted to a network's input.
 """
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from lit_mnist.data.datamodules import ImageDataModule, MiniMNISTDataModule
     from lit_mnist.data.loader import Batch, BatchTransforms, InMemoryLoader
 
+# Written out for type checkers; `__getattr__` below does the imports.
 # Beside these, a data module for each dataset, such as MNISTDataModule.
 __all__ = ["Batch", "BatchTransforms", "ImageDataModule", "InMemoryLoader", "MiniMNISTDataModule"]
 

@@ -28,7 +28,7 @@ _CACHE: dict[Hashable, tuple[Pair, Pair]] = {}
 """The last training and validation split, by all that determines it: most trials of a sweep use the same one."""
 _NOT_IN_SPLIT = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
-    "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation",
+    "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation", "shift", "flip",
 }  # fmt: skip
 """Arguments that do not affect the split."""
 
@@ -55,6 +55,8 @@ class ImageDataModule(LightningDataModule):
         fixed_noise: Whether each training image keeps the same noise in all epochs, as in a set that was corrupted
             before training. By default the noise is drawn anew in each epoch.
         rotation: Largest angle, in degrees, by which training images are rotated.
+        shift: Largest shift of training images on each axis, in whole pixels.
+        flip: Whether training images are mirrored left to right with probability 1/2: for clothes, not for digits.
         seed: Seed of the split, the order and the noise; 0 by default, seed_everything on the command line.
 
     """
@@ -77,6 +79,8 @@ class ImageDataModule(LightningDataModule):
         test_noise: float | None = None,
         fixed_noise: bool = False,
         rotation: float = 0.0,
+        shift: int = 0,
+        flip: bool = False,
         seed: int | None = None,
     ) -> None:
         super().__init__()
@@ -108,6 +112,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs; only "test" reads the test images."""
+        # Lightning calls this on every rank and before each of its verbs: what is there is kept.
         if stage in ("fit", "validate", "predict") and self.train is None:
             # Sorted, since two configurations may name the same arguments in another order.
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
@@ -117,6 +122,7 @@ class ImageDataModule(LightningDataModule):
                 _CACHE[key] = self._split(*self._read(train=True))
             self.train, self.val = _CACHE[key]
         if stage == "test" and self.test is None:
+            # Nothing else here reads the test images: neither training nor a sweep can see them.
             images, labels = self._read(train=False)
             if self.hparams["test_per_class"] is not None:
                 kept = self._per_class(labels, "test_per_class")
@@ -129,9 +135,11 @@ class ImageDataModule(LightningDataModule):
         return float(self.hparams["noise"] or 0.0)
 
     def train_dataloader(self) -> InMemoryLoader:
-        """Shuffled batches of the training images, rotated and corrupted."""
+        """Shuffled batches of the training images, augmented and corrupted."""
         h = self.hparams
-        transforms = BatchTransforms(h["corruption"], self.level, h["rotation"], h["fixed_noise"])
+        transforms = BatchTransforms(
+            h["corruption"], self.level, h["rotation"], h["fixed_noise"], shift=h["shift"], flip=h["flip"]
+        )
         return self._loader("train", self.train, self.hparams["batch_size"], transforms)
 
     def val_dataloader(self) -> InMemoryLoader | list[Batch]:
@@ -144,6 +152,7 @@ class ImageDataModule(LightningDataModule):
             UsageError: `val_size` is 0, and the trainer is about to validate or to predict.
 
         """
+        # Figures and scripts ask for an empty set too, without a Trainer.
         if self.val is not None and not len(self.val[1]):
             if self.trainer is not None and self.trainer.state.fn in ("validate", "predict"):
                 raise UsageError("--data.val_size 0 leaves no validation images")
@@ -173,6 +182,7 @@ class ImageDataModule(LightningDataModule):
 
         """
         batch_size = self.hparams["batch_size"]
+        # An unequal share would give the images of one rank more weight in the mean over ranks.
         if batch_size % devices and not self.full_dataset_per_rank:
             raise UsageError(
                 f"--data.batch_size {batch_size} cannot be shared equally by {devices} devices:"
@@ -182,6 +192,7 @@ class ImageDataModule(LightningDataModule):
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
+        # What the network sees, and not the files: it also tells a split or a seed from another.
         sha = hashlib.sha256()
         for tensor in self.train:
             # The memory itself: `tobytes` would copy 42 MB of MNIST.
@@ -196,7 +207,7 @@ class ImageDataModule(LightningDataModule):
     def _read(self, train: bool) -> Pair:
         """The training or test set."""
         images, labels = load_arrays(self.spec, find_root(self.spec, self.hparams["root"]).folder, train)
-        return torch.from_numpy(images), torch.from_numpy(labels).long()
+        return torch.from_numpy(images), torch.from_numpy(labels).long()  # cross_entropy takes int64
 
     def _files_version(self) -> Hashable:
         """A value that changes when the files of the training images change."""
@@ -205,9 +216,12 @@ class ImageDataModule(LightningDataModule):
             return root
         folder = find_root(self.spec, self.hparams["root"]).folder
         files = [path for name in self.spec.files[:2] if (path := find_file(folder, name)) is not None]
+        # Times and sizes, and not the content: hashing it would take longer than reading it again.
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
     def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
+        # Without rotation and fixed noise, since evaluation is the same in every epoch anyway. A level of 0 is not
+        # None: a network that is trained with noise may be measured without.
         level = self.hparams[f"{stage}_noise"]
         transforms = BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
         return self._loader(stage, data, self.hparams["eval_batch_size"], transforms)
@@ -219,6 +233,7 @@ class ImageDataModule(LightningDataModule):
         trainer = self.trainer
         # Without a Trainer (a script, a figure) the loader serves all images, on the CPU.
         device = trainer.strategy.root_device if trainer else torch.device("cpu")
+        # The loader divides each batch by itself; it needs no DistributedSampler.
         rank, world_size = (trainer.global_rank, trainer.world_size) if trainer else (0, 1)
         if self.full_dataset_per_rank:
             rank, world_size = 0, 1
@@ -242,19 +257,22 @@ class ImageDataModule(LightningDataModule):
     def _split(self, images: Tensor, labels: Tensor) -> tuple[Pair, Pair]:
         """Split into training and validation; `train_size` or `train_per_class` may drop training images."""
         size = self.hparams["val_size"]
-        val_size = round(size * len(labels)) if isinstance(size, float) else size
+        val_size = round(size * len(labels)) if isinstance(size, float) else size  # images
         # A fraction that rounds to no image is a mistake; 0 is a choice.
         if not 0 <= val_size < len(labels) or (size and not val_size):
             raise UsageError(
                 f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,};"
                 " 0 trains on all of them, without validation"
             )
+        # Validation is chosen first, from all images: a smaller `train_size` leaves it as it is, so that results
+        # of different training sizes are comparable.
         val, train = stratified(labels, val_size, self.seed, "val")
         if self.hparams["train_per_class"] is not None:
             train = train[self._per_class(labels[train], "train_per_class", images[train])]
         elif (count := self.hparams["train_size"]) is not None:
             if count > len(train):
                 count = self._train_size_exceeded(count, len(train))
+            # Under another key than the validation split, whose choice it would otherwise repeat.
             train = train[stratified(labels[train], count, self.seed, "train")[0]]
         return (images[train], labels[train]), (images[val], labels[val])
 
@@ -278,6 +296,7 @@ class ImageDataModule(LightningDataModule):
 
     def _check_arguments(self) -> None:
         h = self.hparams
+        # Everything that can be wrong without looking at the images is refused here, when the object is created.
         for flag in ("batch_size", "eval_batch_size", "train_size", "train_per_class", "test_per_class"):
             if h[flag] is not None and h[flag] < 1:
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
@@ -298,11 +317,14 @@ class ImageDataModule(LightningDataModule):
                 raise UsageError(f"--data.{flag} {level} must lie in [0, {highest}]")
         if h["fixed_noise"] and not h["noise"]:
             raise UsageError("--data.fixed_noise true has no effect without --data.noise")
-        if h["fixed_noise"] and h["rotation"]:
-            # The fixed noise is drawn once, on the images as they are stored; rotation differs in every step.
-            raise UsageError("--data.fixed_noise true cannot be combined with --data.rotation")
+        for flag in ("rotation", "shift", "flip"):
+            if h["fixed_noise"] and h[flag]:
+                # The fixed noise is drawn once, on the images as they are stored; these move them in every step.
+                raise UsageError(f"--data.fixed_noise true cannot be combined with --data.{flag}")
         if not 0 <= h["rotation"] <= 180:
             raise UsageError(f"--data.rotation {h['rotation']} must lie in [0, 180] degrees")
+        if not 0 <= h["shift"] < (shortest := min(self.image_shape[1:])):
+            raise UsageError(f"--data.shift {h['shift']} must lie in [0, {shortest - 1}] pixels")
 
 
 class MiniMNISTDataModule(ImageDataModule):
@@ -315,6 +337,7 @@ class MiniMNISTDataModule(ImageDataModule):
     spec = MINI_MNIST
 
     def _read(self, train: bool) -> Pair:
+        # (N, 28, 28) -> (N, 1, 28, 28)
         images, labels = load_mini()[:2] if train else load_mini()[2:]
         return torch.from_numpy(images).unsqueeze(1), torch.from_numpy(labels).long()
 
@@ -336,12 +359,13 @@ def _fits(images: Tensor, device: torch.device) -> bool:
     if device.type != "cuda":
         return device.type == "cpu"
     # The other half is for the network, its activations and, in a sweep, other trials on the same device.
-    free, _ = torch.cuda.mem_get_info(device)
+    free, _ = torch.cuda.mem_get_info(device)  # bytes
     return 2 * images.nbytes < free
 
 
 for _spec in DATASETS.values():
     _name = f"{_spec.name}DataModule"
+    # MiniMNISTDataModule is defined above.
     if _name not in globals():
         # Module and name let pickle and LightningCLI find the class by its path.
         _members = {"spec": _spec, "__doc__": _spec.description, "__module__": __name__}

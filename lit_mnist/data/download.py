@@ -46,6 +46,7 @@ def fetch(datasets: Sequence[str], root: Path, mirror: str | None = None) -> Non
 
     """
     try:
+        # One lock for the whole root, also between processes of different hosts, where the file system has locks.
         root.mkdir(parents=True, exist_ok=True)
         with FileLock(root / ".fetch.lock"):
             for dataset in datasets:
@@ -79,6 +80,7 @@ def verify(datasets: Iterable[str], root: str | None) -> None:
             print(f"{path}: {error_text or 'ok'}", flush=True)
             if error_text:
                 wrong.append(f"{spec.name}/{name}")
+    # After the whole list, so that one run shows everything that is wrong.
     if wrong:
         raise UserError(f"{len(wrong)} files are wrong or missing: {', '.join(wrong)}")
     if not found:
@@ -108,6 +110,7 @@ def _fetch_file(spec: DatasetSpec, name: str, folder: Path, mirrors: Sequence[st
         missing = "mirror" if spec.checksums else "checksum"
         raise UserError(f"cannot fetch {spec.name}/{name}: no {missing} is known for {spec.name}")
     stored = f"{name}.gz" if f"{name}.gz" in spec.checksums else name
+    # The first mirror that serves the right content wins; what the others said goes into the error.
     failures = []
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{name}.gz"
@@ -135,6 +138,7 @@ def _download(url: str, target: Path, spec: DatasetSpec) -> None:
             for chunk in chunks:
                 digest.update(chunk)
                 out.write(chunk)
+            # On the disk before it is renamed: after a power failure the name must not stand for an empty file.
             out.flush()
             os.fsync(out.fileno())
         if digest.hexdigest() != (expected := spec.checksums[target.name]):
@@ -158,12 +162,13 @@ def _read_chunks(url: str, unpack: bool, spec: DatasetSpec) -> Generator[bytes, 
     size = 0
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
-            stream = gzip.GzipFile(fileobj=response) if unpack else response
+            stream = gzip.GzipFile(fileobj=response) if unpack else response  # unpacks while it downloads
             while chunk := stream.read(1 << 20):
                 size += len(chunk)
                 if size > largest:
                     verb = "unpacks to" if unpack else "has"
                     raise _MirrorError(f"wrong content: {verb} more than {largest:,} bytes")
                 yield chunk
+    # OSError: network and gzip; EOFError: a stream that ends early; ValueError: not a URL.
     except (OSError, EOFError, zlib.error, HTTPException, ValueError) as error:
         raise _MirrorError(one_line(error)) from error

@@ -36,6 +36,7 @@ def read_bytes(path: Path) -> Bytes:
 
     """
     try:
+        # fromfile reads straight into the array, without a copy as bytes.
         if path.suffix != ".gz":
             return np.fromfile(path, np.uint8)
         # torch.from_numpy warns about read-only memory, which an array on top of `bytes` would have.
@@ -69,6 +70,7 @@ def read_idx(path: Path) -> Bytes:
     raw = read_bytes(path)
     if len(raw) < 4 or raw[:3].tobytes() != b"\x00\x00\x08" or raw[3] == 0:
         raise DataError(f"{path}: wrong magic {raw[:4].tobytes().hex()!r}: not an IDX file of unsigned bytes")
+    # Offset of the first element.
     start = 4 + 4 * int(raw[3])
     # A file that ends within its header has no shape, and is reported as truncated below.
     shape = tuple(int(size) for size in raw[4:start].view(">u4")) if len(raw) >= start else ()
@@ -93,6 +95,7 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
 
     """
     assert spec.files is not None, f"{spec.name} does not consist of IDX files"
+    # MNIST's files of grey images have no channel axis.
     channels = spec.image_shape[0]
     dimensions = {"images": 3 if channels == 1 else 4, "labels": 1}
     read: dict[str, tuple[Path, Bytes]] = {}
@@ -111,7 +114,7 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
         read[kind] = path, array
     (image_path, images), (label_path, labels) = read["images"], read["labels"]
     if channels == 1:
-        images = images[:, None]
+        images = images[:, None]  # (N, H, W) -> (N, 1, H, W)
     if images.shape[1:] != spec.image_shape:
         found, wanted = (f"{s[1]}x{s[2]}" for s in (images.shape[1:], spec.image_shape))
         if images.shape[1] != channels:
@@ -121,6 +124,7 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
         raise DataError(
             f"{label_path}: {len(labels):,} labels for the {len(images):,} images of {image_path.name}"
         )
+    # A set of another size is another dataset, or a part of one: results would not be comparable.
     if len(images) != (count := spec.counts[0 if train else 1]):
         raise DataError(f"{image_path}: {len(images):,} images, the canonical set has {count:,}")
     # A loss on a label outside the network's outputs is an assertion on the GPU, far from its cause.

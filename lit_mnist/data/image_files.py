@@ -52,10 +52,11 @@ def read_image(path: Path, image_shape: Sequence[int]) -> tuple[Pixels, list[str
 
     """
     channels, height, width = image_shape
+    # `notes` grows on the way: each step that changes the image says so, and `predict` prints it.
     image, notes = _open(path)
     if channels == 3:
         return _read_colour(image, (height, width), notes).transpose(2, 0, 1), notes
-    grey = _read_grey(image, (height, width), notes)
+    grey = _read_grey(image, (height, width), notes)  # (H, W)
     return np.repeat(grey[None], channels, axis=0), notes
 
 
@@ -90,11 +91,13 @@ def _open(path: Path) -> tuple[Image.Image, list[str]]:
 
 def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Pixels:
     """The image in RGB, (H, W, 3), scaled to fit `size` and padded with black."""
+    # Modes: I and F are deep greys, P a palette; transparency may come with any of them.
     if image.mode != "RGB" or image.has_transparency_data:
         notes.append(f"converted from {image.mode}")
     if image.mode.startswith(("I", "F")):
         colour = np.repeat(_to_eight_bits(np.asarray(image, dtype=np.float32))[..., None], 3, axis=2)
     elif image.has_transparency_data:
+        # On black, the colour of the padding.
         transparent = image.convert("RGBA")
         black = Image.new("RGBA", transparent.size, (0, 0, 0, 255))
         colour = np.array(Image.alpha_composite(black, transparent).convert("RGB"))
@@ -108,8 +111,10 @@ def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) ->
 
 def _read_grey(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Pixels:
     """The image in grey, (H, W), by MNIST's convention."""
+    # From here on: find the canvas, make it dark, and bring the drawing to MNIST's size and place.
     grey = _to_grey(image, notes)
     if grey.min() == grey.max():
+        # Nothing to centre, and no contrast to stretch.
         notes.append("blank: every pixel has the same value")
         return np.zeros(size, np.uint8)
     # The border shows the canvas. Its median, since a stroke may touch the border.
@@ -122,8 +127,10 @@ def _read_grey(image: Image.Image, size: tuple[int, int], notes: list[str]) -> P
     canvas, peak = float(np.median(_border(grey))), float(grey.max())
     if (canvas, peak) != (0, 255) and peak - canvas >= MIN_CONTRAST:
         notes.append(f"contrast stretched from {canvas:.0f}–{peak:.0f} to 0–255")
+        # By a table with an entry for each grey, (256,), indexed by the image.
         grey = _to_uint8(np.clip((np.arange(256) - canvas) * (255 / (peak - canvas)), 0, 255))[grey]
     notes.append(f"resized from {image.width}×{image.height}")
+    # Only a larger image is taken for a sheet with a drawing somewhere on it.
     if grey.shape[0] > size[0] or grey.shape[1] > size[1]:
         ink = grey > FAINT
         rows, columns = np.flatnonzero(ink.any(axis=1)), np.flatnonzero(ink.any(axis=0))
@@ -216,6 +223,7 @@ def _placed(pixels: Pixels, size: tuple[int, int], offsets: tuple[int, int]) -> 
 
 def _resized(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     # Lanczos rings, which leaves traces on the canvas: it is used only where there is little to average.
+    # A box filter averages all pixels that become one, as a scanner does.
     shrinks = pixels.shape[0] >= 2 * size[0]
     method = Image.Resampling.BOX if shrinks else Image.Resampling.LANCZOS
     return np.array(Image.fromarray(pixels).resize((size[1], size[0]), method))

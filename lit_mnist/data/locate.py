@@ -49,6 +49,7 @@ def find_root(spec: DatasetSpec, root: str | None) -> Location:
         DataError: The folder holds the files of another dataset.
 
     """
+    # Only one place is considered: mixing files of several copies could mix datasets.
     location = locate(spec, root)
     # Files of these datasets have the same names and sizes: a wrong folder would be trained on without any error.
     if other := _other_dataset(location.folder, spec):
@@ -69,6 +70,8 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
         flat = any(find_file(given, name) for name in spec.files or ()) and not _other_dataset(given, spec)
         places = [Location(spec.name, given if flat else raw_folder(given, spec.name), "--data.root")]
     else:
+        # In the order in which they are tried: LIT_MNIST_DATA, if it is set, before ./data. A root that is given
+        # excludes all others.
         roots = [(Path(DEFAULT_ROOT), f"./{DEFAULT_ROOT}")]
         if variable := os.environ.get(ROOT_VARIABLE):
             roots.insert(0, (Path(variable).expanduser(), ROOT_VARIABLE))
@@ -89,6 +92,7 @@ def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
     `name` is that of the unpacked file. Where only the compressed file's checksum is published, that file must be
     there, and an unpacked one beside it, which would be read instead, must have the same content.
     """
+    # Three cases: a checksum of the content, of the archive only, or none at all.
     packed = f"{name}.gz" in spec.checksums
     path, archive = find_file(folder, name), folder / f"{name}.gz"
     if path is None:
@@ -96,6 +100,7 @@ def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
     if not packed and name not in spec.checksums:
         return "cannot be verified: no checksum is known"
     try:
+        # read_bytes unpacks: the checksum is of the content, however it is compressed.
         if not packed:
             digest = sha256(path)
         elif not archive.is_file():
@@ -116,12 +121,14 @@ def _other_dataset(folder: Path, spec: DatasetSpec) -> str | None:
     No test file is read: training must work without them, and the labels tell the datasets apart.
     """
     for other in DOWNLOADS.values():
+        # About 60 kB per dataset: labels, not images, are hashed.
         if other.name != spec.name and other.files and file_error(other, other.files.train_labels, folder) is None:
             return other.name
     return None
 
 
 def _ways_to_get(spec: DatasetSpec) -> str:
+    # The shortest way comes first: fetch, then the system's package, then a folder of one's own.
     ways = [f"point --data.root or {ROOT_VARIABLE} at a folder that holds {spec.name}/raw"]
     if package := spec.system_package:
         ways.insert(0, f"`apt install {package.name}`")

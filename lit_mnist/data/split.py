@@ -20,10 +20,11 @@ def stratified(labels: Tensor, size: int, *key: int | str) -> tuple[Tensor, Tens
         Indices of the selected images (size,) and of the others (N - size,), each in ascending order.
 
     """
+    # One random order of all images; each class takes its first ones in it.
     order = torch.randperm(len(labels), generator=keyed_generator(*key))
     classes, counts = torch.unique(labels, return_counts=True)
     # Largest remainder: round each class's share down, and give what is missing to the largest fractions.
-    exact = counts.double() * size / counts.sum()
+    exact = counts.double() * size / counts.sum()  # (classes,) shares before rounding
     shares = exact.floor().long()
     missing = size - int(shares.sum())
     shares[(exact - shares).argsort(descending=True, stable=True)[:missing]] += 1
@@ -60,6 +61,7 @@ def per_class(
             chosen.append(order[labels[order] == label][:count])
             continue
         assert images is not None, "typical images are selected by their pixels"
+        # Each class has a seed of its own, so that its choice does not depend on the other classes.
         members = (labels == label).nonzero().squeeze(1)
         chosen.append(members[_nearest_to_centres(images[members], count, keyed_seed(*key, label))])
     return torch.cat(chosen).sort().values
@@ -71,6 +73,7 @@ def _nearest_to_centres(images: Tensor, count: int, seed: int) -> Tensor:
 
     pixels: Any = images.flatten(1).float().numpy()
     # scikit-learn takes seeds of 32 bits.
+    # (images, count): the distance of each image to each centre.
     distances = KMeans(count, n_init=1, random_state=seed % 2**32).fit_transform(pixels)
     taken: list[int] = []  # two clusters may have the same nearest image
     for column in distances.T:

@@ -21,7 +21,8 @@ Also `pruning.py`, which removes redundant neurons from a trained `DenseAutoenco
 architectures share.
 
 To understand one architecture, read its file, and `common/classifier.py` or `common/autoencoder.py` for the loss.
-What all of them do (optimiser, logging, state in checkpoints) is in `common/base.py`.
+What all of them do (optimiser, schedule, logging) is in `common/base.py`, and how metrics are averaged in
+`common/metrics.py`.
 
 Every file in this folder is imported, so that the command line knows its classes by name (`--model CNN`): a new
 architecture is a new file.

@@ -41,19 +41,20 @@ class BatchNormAutoencoder(Autoencoder):
         if not sizes or not all(block and min(block) >= 1 for block in sizes):
             raise UsageError(f"--model.blocks {sizes} must hold lists of sizes of at least 1")
         check_halving(image_shape, len(sizes) - 1, f"--model.blocks {sizes}")
+        # With the defaults: (B, 1, 28, 28) -> (B, 32, 28, 28) -> (B, 64, 14, 14) -> (B, 256, 7, 7), and back.
         # Built from the image inwards: what is appended to the encoder is put in front of the decoder, with its
         # channels swapped.
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
         depth = image_shape[0]
         for i, block in enumerate(sizes):
-            if i:
+            if i:  # before every block but the first
                 encoder.append(nn.MaxPool2d(2))
                 decoder.insert(0, nn.Upsample(scale_factor=2))
             for outputs in block:
                 encoder += _convolution(depth, outputs)
                 decoder = [*_convolution(outputs, depth), *decoder]
-                depth = outputs
+                depth = outputs  # channels that the next convolution gets
         self.encoder = nn.Sequential(*encoder)
         self.decoder = nn.Sequential(*decoder[:-2])  # without the last ReLU and batch norm
 

@@ -52,6 +52,7 @@ class BatchNormCNN(Classifier):
                 f"--model.channels {list(channels)} and --model.kernel_sizes {list(kernel_sizes)} must have the"
                 " same length and be at least 1"
             )
+        # 28 -> 24 -> 12 by the first block, 12 -> 10 -> 5 by the second.
         size = [height, width]
         for kernel in kernel_sizes:  # an unpadded convolution, then pooling, which rounds down
             size = [(side - kernel + 1) // 2 for side in size]
@@ -59,6 +60,7 @@ class BatchNormCNN(Classifier):
             raise UsageError(
                 f"--model.kernel_sizes {list(kernel_sizes)} are too large for images of {height}×{width} pixels"
             )
+        # (B, 1, 28, 28) -> (B, 32, 12, 12) -> (B, 32, 5, 5)
         blocks: list[nn.Module] = []
         # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
@@ -66,5 +68,6 @@ class BatchNormCNN(Classifier):
             blocks += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]
             blocks += [nn.Dropout(conv_dropout)] if conv_dropout else []
         features = channels[-1] * size[0] * size[1]
+        # (B, 800) -> (B, 512) -> (B, 512) -> (B, 10)
         dense = dense_classifier(features, hidden_sizes, num_classes, "relu", dropout)
         self.network = nn.Sequential(*blocks, nn.Flatten(), *dense)

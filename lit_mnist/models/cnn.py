@@ -47,12 +47,15 @@ class CNN(Classifier):
         if min(height, width) >> len(channels) < 1:
             raise UsageError(f"--model.channels {list(channels)}: {height}×{width} cannot be halved that often")
         check_dropout("dropout", dropout)
+        # With the defaults on MNIST: (B, 1, 28, 28) -> (B, 16, 14, 14) -> (B, 52, 7, 7).
         blocks: list[nn.Module] = []
         # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
-            convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)
-            blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]
+            convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)  # keeps H and W
+            blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]  # halves them
         # Each pooling halves height and width, rounding down: 28, 14, 7, 3.
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
+        # Left out at 0: the last layer's number in the state dict is then that of the network without dropout.
         head = [nn.Dropout(dropout)] if dropout else []
+        # (B, 52, 7, 7) -> (B, 2548) -> (B, 10): logits, since cross_entropy applies the softmax itself.
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))

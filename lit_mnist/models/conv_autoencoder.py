@@ -43,12 +43,14 @@ class ConvAutoencoder(Autoencoder):
                 f"--model.channels {list(channels)} and --model.code_channels {code_channels} must be at least 1"
             )
         check_halving(image_shape, len(channels), f"--model.channels {list(channels)}")
-        sizes = [image_shape[0], *channels]
+        sizes = [image_shape[0], *channels]  # 1, 16, 32
+        # (B, 1, 28, 28) -> (B, 16, 14, 14) -> (B, 32, 7, 7) -> (B, 2, 7, 7)
         # The code has no activation, so that its numbers are not limited to one sign.
         self.encoder = nn.Sequential(
             *(layer for a, b in pairwise(sizes) for layer in (nn.Conv2d(a, b, 3, stride=2, padding=1), nn.ReLU())),
             nn.Conv2d(sizes[-1], code_channels, 3, padding=1),
         )
+        # (B, 2, 7, 7) -> (B, 32, 7, 7) -> (B, 16, 14, 14) -> (B, 1, 28, 28)
         self.decoder = nn.Sequential(
             nn.Conv2d(code_channels, sizes[-1], 3, padding=1),
             # ReLU comes before each layer here, so that the last one, whose output is the image, has none.

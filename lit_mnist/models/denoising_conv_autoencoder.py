@@ -46,15 +46,17 @@ class DenoisingConvAutoencoder(Autoencoder):
             return [layer, nn.LeakyReLU(negative_slope)]
 
         depth = image_shape[0]
+        # (B, 1, 28, 28) -> (B, 32, 14, 14) -> (B, 32, 7, 7). Padding keeps the size; only pooling changes it.
         self.encoder = nn.Sequential(
             *active(nn.Conv2d(depth, channels, 3, padding=1)),
             nn.MaxPool2d(2),
             *active(nn.Conv2d(channels, channels, 3, padding=1)),
             nn.MaxPool2d(2),
         )
+        # (B, 32, 7, 7) -> (B, 32, 14, 14) -> (B, 32, 28, 28) -> (B, 1, 28, 28)
         self.decoder = nn.Sequential(
             *active(nn.Conv2d(channels, channels, 3, padding=1)),
             *active(doubling(channels, channels)),
             *active(doubling(channels, channels)),
-            nn.Conv2d(channels, depth, 3, padding=1),
+            nn.Conv2d(channels, depth, 3, padding=1),  # its sigmoid is `Autoencoder.output`
         )

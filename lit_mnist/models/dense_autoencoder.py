@@ -38,13 +38,15 @@ class DenseAutoencoder(Autoencoder):
         super().__init__(**autoencoder)
         if not hidden_sizes or min(hidden_sizes) < 1:
             raise UsageError(f"--model.hidden_sizes {list(hidden_sizes)} must hold sizes of at least 1")
-        sizes = [math.prod(image_shape), *hidden_sizes]
+        sizes = [math.prod(image_shape), *hidden_sizes]  # 784, 98
 
         def dense(sizes: Sequence[int]) -> list[nn.Module]:
             layers = [(nn.Linear(a, b), activation(hidden_activation)) for a, b in pairwise(sizes)]
             return [layer for pair in layers for layer in pair]
 
+        # (B, 1, 28, 28) -> (B, 784) -> (B, 98)
         self.encoder = nn.Sequential(nn.Flatten(), *dense(sizes))
+        # (B, 98) -> (B, 784) -> (B, 1, 28, 28)
         # Ends without an activation: `Autoencoder` applies that of the output, which some losses do without.
         self.decoder = nn.Sequential(
             *dense(sizes[:0:-1]),  # from the code back to the first hidden layer

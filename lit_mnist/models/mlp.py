@@ -35,5 +35,7 @@ class MLP(Classifier):
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
+        # (B, 1, 28, 28) -> (B, 784) -> (B, 300) -> (B, 10): logits, since cross_entropy applies the softmax
+        # itself.
         layers = dense_classifier(math.prod(image_shape), hidden_sizes, num_classes, hidden_activation, dropout)
         self.network = nn.Sequential(nn.Flatten(), *layers)

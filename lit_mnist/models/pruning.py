@@ -48,8 +48,9 @@ def distinctiveness(model: DenseAutoencoder, images: Tensor) -> Tensor:
         )
     with torch.inference_mode():
         # In float64: the arc cosine of a number near 1 loses half of the digits, which are the angles of interest.
-        vectors = model.encode(images).double() - 0.5
-    vectors = nn.functional.normalize(vectors, dim=0)
+        vectors = model.encode(images).double() - 0.5  # (N, K)
+    vectors = nn.functional.normalize(vectors, dim=0)  # each neuron's vector to length 1
+    # (K, N) @ (N, K) -> (K, K) cosines. Rounding makes some of them larger than 1, of which acos is NaN.
     return (vectors.T @ vectors).clamp(-1, 1).acos().rad2deg()
 
 
@@ -63,12 +64,14 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
 
     """
     size = len(angles)
+    # Each pair once, i < j: K (K - 1) / 2 pairs.
     first, second = torch.triu_indices(size, size, offset=1, device=angles.device)
     pairs = angles[first, second]
     # By distance from 0° or 180°; stable, so that equal angles come in the same order on every machine.
     order = torch.minimum(pairs, 180 - pairs).argsort(stable=True)
-    left, removals = set(range(size)), []
+    left, removals = set(range(size)), []  # neurons that are still there
     for i, j, angle in zip(first[order].tolist(), second[order].tolist(), pairs[order].tolist(), strict=True):
+        # A neuron that was merged away acts through the one it was merged into: its other angles are void.
         if not {i, j} <= left:
             continue
         if angle < parallel:
@@ -83,13 +86,15 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
 
 def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoencoder:
     """A copy of `model`, of the same size, in which the removed neurons' outgoing weights are 0."""
-    copy = _like(model, model.hparams["hidden_sizes"])
+    copy = _resized(model, model.hparams["hidden_sizes"])
     copy.load_state_dict(model.state_dict())
+    # (outputs, K): column k holds what neuron k gives to the next layer.
     outgoing = _outgoing(copy).weight.data
     for removal in removals:
         if removal.into is not None:
             # The neuron that stays does the work of both.
             outgoing[:, removal.into] += outgoing[:, removal.removed[0]]
+        # Two opposite neurons are taken to cancel each other: no bias makes up for what they leave.
         outgoing[:, list(removal.removed)] = 0
     return copy
 
@@ -99,11 +104,13 @@ def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
 
     The first n of a list of removals give the autoencoder after n steps of pruning.
     """
+    # The weights of the merged neurons are already where they belong.
     source = masked(model, removals)
     gone = {neuron for removal in removals for neuron in removal.removed}
     *sizes, code = model.hparams["hidden_sizes"]
+    # Rows of the layer into the code and columns of the layer out of it: only these two change their size.
     kept = [neuron for neuron in range(code) if neuron not in gone]
-    smaller = _like(model, [*sizes, len(kept)])
+    smaller = _resized(model, [*sizes, len(kept)])
     into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]
     weights = source.state_dict()
     weights |= {
@@ -122,8 +129,8 @@ def _outgoing(model: DenseAutoencoder) -> nn.Linear:
     return next(layer for layer in model.decoder.modules() if isinstance(layer, nn.Linear))
 
 
-def _like(model: DenseAutoencoder, hidden_sizes: Sequence[int]) -> DenseAutoencoder:
+def _resized(model: DenseAutoencoder, hidden_sizes: Sequence[int]) -> DenseAutoencoder:
     """A new autoencoder with `model`'s hyperparameters except the sizes, on its device, in its dtype and mode."""
     with torch.random.fork_rng(devices=[]):  # keep the global generator: the initial weights are replaced anyway
-        like = type(model)(**{**model.hparams, "hidden_sizes": list(hidden_sizes)})
-    return like.to(model.device, next(model.parameters()).dtype).train(model.training)
+        resized = type(model)(**{**model.hparams, "hidden_sizes": list(hidden_sizes)})
+    return resized.to(model.device, next(model.parameters()).dtype).train(model.training)

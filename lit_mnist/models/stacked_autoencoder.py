@@ -53,7 +53,7 @@ class StackedAutoencoder(Autoencoder):
         """
         super().__init__(**autoencoder)
         self.depth = len(hidden_sizes)
-        self.encoder = stacked_encoder(image_shape, hidden_sizes, hidden_activation)
+        self.encoder = stacked_encoder(image_shape, hidden_sizes, hidden_activation)  # (B, 1, 28, 28) -> (B, 500)
         if self.depth > 1 and self.hparams["loss"] == "cross_entropy" and hidden_activation != "sigmoid":
             raise UsageError(
                 "--model.loss cross_entropy needs codes between 0 and 1: take --model.hidden_activation sigmoid"
@@ -65,16 +65,21 @@ class StackedAutoencoder(Autoencoder):
         # From the last layer down. Layers have the same number as in the encoder, whatever the depth, so that a
         # stack with one layer more finds their weights in this stack's checkpoint.
         sizes = [math.prod(image_shape), *hidden_sizes]
+        # (B, 500) -> (B, 784) -> (B, 1, 28, 28)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
         for k in range(self.depth, 0, -1):
             output = nn.Identity() if k == 1 else activation(hidden_activation)
             layers[str(k)] = nn.Sequential(nn.Linear(sizes[k], sizes[k - 1]), output)
         layers["images"] = nn.Unflatten(1, tuple(image_shape))
         self.decoder = nn.Sequential(layers)
+        # What the last layer reconstructs is an image in a stack of one layer, else a code of the layer below.
         self.code_output = self.output if self.depth == 1 else activation(hidden_activation)
+        # The names of the weights to be trained: those of the last layer, in both directions.
         last = (f"encoder.{self.depth}.", f"decoder.{self.depth}.")
         self.pretrained = Pretrained(self, "below_checkpoint", below_checkpoint)
+        # The layers below come from the checkpoint; the last one keeps its random weights.
         self.pretrained.load_into(self, prefix="", new=last)
+        # All other layers are frozen. They have neither dropout nor batch norm, so that no mode has to be set.
         for name, parameter in self.named_parameters():
             parameter.requires_grad_(name.startswith(last))
 
@@ -92,13 +97,14 @@ class StackedAutoencoder(Autoencoder):
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         self.pretrained.check()
         below = self.encoder[: self.depth]  # flattening and all layers except the last
-        code = below(batch.x)
+        code = below(batch.x)  # (B, hidden_sizes[-2]), or (B, 784) for one layer
         # Without corruption both are one tensor, and a second pass through the frozen layers would compute the
         # same.
         target = code if batch.clean is batch.x else below(batch.clean)
         # The decoder's first layer without its activation, which `_loss` applies if the loss needs it.
         raw = self.decoder[0][0](self.encoder[-1](code))  # type: ignore[index]
         loss = self._loss(raw, target, self.code_output)
+        # The images' mse takes a pass through all layers, which a training step does without.
         if stage == "train":
             self._record(stage, len(batch.y), loss=loss)
         else:

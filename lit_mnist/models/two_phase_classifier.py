@@ -55,11 +55,14 @@ class TwoPhaseClassifier(EncoderClassifier):
             raise UsageError(f"--model.frozen_epochs {frozen_epochs} must not be negative")
         if patience is not None and patience < 1:
             raise UsageError(f"--model.patience {patience} must be at least 1")
+        # (B, 1, 28, 28) -> code (B, 256, 7, 7) -> (B, 12544) -> (B, 128) -> (B, 10)
         source = make_autoencoder(encoder, encoder_args, image_shape)
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """All parameters, including those that are frozen in the first phase."""
+        # The groups have to be the same in every checkpoint, whichever phase wrote it. The optimisers of
+        # torch.optim skip a parameter without a gradient.
         return [{"params": list(self.parameters())}]
 
     def configure_callbacks(self) -> list[Callback]:
@@ -75,12 +78,15 @@ class TwoPhaseClassifier(EncoderClassifier):
 
         """
         super().on_train_start()
+        # DDP waits for the gradient of every parameter that required one when the model was wrapped, before the
+        # encoder was frozen.
         wrapped = self.trainer.strategy.model
         waits = isinstance(wrapped, DistributedDataParallel) and not wrapped.find_unused_parameters
         if waits and self.hparams["frozen_epochs"]:
             raise UsageError("--trainer.strategy: take ddp_find_unused_parameters_true for a frozen encoder")
         if self.current_epoch < self.hparams["frozen_epochs"]:
             self.pretrained.warn_if_random("the encoder, frozen at first,")
+        # After the checkpoint was restored, so that `current_epoch` is that of the resumed training.
         self._enter_phase()
 
     def on_train_epoch_start(self) -> None:
@@ -90,6 +96,7 @@ class TwoPhaseClassifier(EncoderClassifier):
 
     def _enter_phase(self) -> None:
         # In both hooks: Lightning does not call on_train_epoch_start for an epoch that is resumed in its middle.
+        # A code is a constant only while the encoder is frozen: see `serve_codes`.
         epochs = self.hparams["frozen_epochs"]
         self.freeze_encoder(self.current_epoch < epochs)
         if self.encoder_frozen:

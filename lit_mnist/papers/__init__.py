@@ -9,6 +9,7 @@
     command.py     arguments of `lit-mnist reproduce`
     report/        what all of them share: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
 
-An experiment is added to its paper's `EXPERIMENTS`; a new paper is a file here and a name in
-`report.experiment.PAPERS`.
+A paper's file has a section for each experiment: what the paper says and leaves open, the settings, how numbers
+are measured and drawn, and the `Experiment` with its claims. A new one is added to `EXPERIMENTS` at the end of the
+file; a new paper is a file here and a name in `report.experiment.PAPERS`.
 """

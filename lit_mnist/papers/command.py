@@ -26,6 +26,7 @@ def reproduce(arguments: list[str]) -> None:
     parser.add_argument(
         "--table", action="store_true", help="write docs/results.md from the results that are kept"
     )
+    # A flag without effect is an error: somebody who gave it expects one.
     known = parser.parse_args(arguments)
     running = known.names or known.all
     if known.table and (running or known.seeds or known.preset or known.replace):
@@ -37,6 +38,8 @@ def reproduce(arguments: list[str]) -> None:
             "--seeds, --preset and --replace have no effect without an experiment: name one, or take --all"
         )
     seeds = parse_seeds(known.seeds or "3")
+    # Only now, since torch, Lightning and MLflow take seconds to import: `--help` and wrong arguments answer at
+    # once.
     from lit_mnist.papers.report.experiment import experiments
     from lit_mnist.papers.report.reproduce import reproduce as run
     from lit_mnist.papers.report.results import results_folder
@@ -58,6 +61,7 @@ def parse_seeds(text: str) -> list[int]:
 
     """
     try:
+        # A plain number is a count and not a seed: `--seeds 10` is what one asks for most.
         if text.isdecimal():
             seeds = list(range(int(text)))
         else:
@@ -70,4 +74,4 @@ def parse_seeds(text: str) -> list[int]:
         raise UsageError(f"--seeds {text} must be a count (10) or ranges (5-9,12)") from None
     if not seeds:
         raise UsageError(f"--seeds {text} must name at least 1 seed")
-    return list(dict.fromkeys(seeds))
+    return list(dict.fromkeys(seeds))  # without duplicates, in the order given

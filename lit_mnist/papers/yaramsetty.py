@@ -19,11 +19,11 @@ from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, belo
 from lit_mnist.papers.report.drawing import bars, curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.heads import Heads, train_heads
+from lit_mnist.papers.report.probes import nearest_neighbours
 from lit_mnist.papers.report.trained import (
     TrainedStage,
     encode,
     mean_image_mse,
-    nearest_neighbours,
     predict,
     test_split,
     train_split,
@@ -35,17 +35,109 @@ from lit_mnist.training.stages import Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+
+# All experiments but the CNN: 600 training and 60 test images per class (section V), drawn by the seed. The paper
+# does not say which images it took, and with 600 test images an accuracy is uncertain by ± 2 to 4 points.
+
+
+# ---- yaramsetty/denoising: sections V.A and VI.A, figures 5 to 11 ----
+# Noise p of the paper's algorithm (section IV.B) sets a pixel to 1 with probability p and to 0 with probability p:
+# 2 p of all pixels are replaced, and at 0.5 every one. So cases 3 and 4 train without any information. Not stated:
+# the optimiser, the batch size.
+
 NOISE_CASES = {"01_01": (0.1, 0.1), "03_05": (0.3, 0.5), "05_03": (0.5, 0.3), "05_05": (0.5, 0.5)}
 """Noise in training and in testing."""
-LABELS = (1, 5, 10)
-"""Labelled images per class."""
-UNNAMED = "the paper does not say which images were labelled, and their choice alone decides by several points"
-TEN_LABELS = 0.767
-"""The paper's accuracy with 10 labels per class. It does not say with which of the stacks."""
-
 ALIKE = "with 5 % of the variance between the originals, images of different classes look the same"
 
-STACKS: dict[tuple[int, ...], dict[tuple[float, float], dict[int, float]]] = {
+
+def _measure_denoising(runs: Runs) -> dict[str, float]:
+    mean = runs["01_01"].cached_metric("mean_image_mse", mean_image_mse)
+    values = {"mse_mean_image": mean}
+    for name, stage in runs.items():
+        mse = stage.test_metrics()["test/mse"]
+        values |= {f"mse_{name}": mse, f"explained_{name}": 1 - mse / mean, f"ratio_{name}": mse / mean}
+        values[f"spread_{name}"] = stage.cached_metric("spread", _spread)
+    return values
+
+
+def _spread(stage: TrainedStage) -> float:
+    """Variance between the reconstructions of different images, as a share of that between the originals."""
+    # 0 if every image gets the same answer, whatever that answer is.
+    split = test_split(stage.data())
+    reconstructed = predict(stage.model(), split.x)
+    return float(reconstructed.var(0).mean() / split.clean.var(0).mean())
+
+
+def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
+    runs = seeds[0]
+    rows: dict[str, NDArray[np.float32]] = {}
+    for name, (train, test) in NOISE_CASES.items():
+        split = one_per_class([test_split(runs[name].data())])
+        rows.setdefault("original", split.clean.numpy())
+        rows[f"noise {test:g}"] = split.x.numpy()
+        rows[f"trained at {train:g}, tested at {test:g}"] = predict(runs[name].model(), split.x).numpy()
+    # What figures 10 and 11 look like, and the best answer when the noise leaves no information.
+    mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
+    rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
+    title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean image"
+    drawn = {"figure_11": image_rows(rows, title)}
+    for number, name in ((5, "01_01"), (7, "03_05"), (9, "05_03")):
+        title = f"Yaramsetty, figure {number}: training cost at noise {NOISE_CASES[name][0]:g}"
+        histories = {"training": [runs[name].history("train/loss") for runs in seeds]}
+        drawn[f"figure_{number}"] = curves(histories, title, "cross-entropy per image")
+    return drawn
+
+
+DENOISING_EXPERIMENT = Experiment(
+    "yaramsetty/denoising",
+    "784-256-784 against salt-and-pepper noise (figures 5 to 11)",
+    stages={
+        name: Stage("yaramsetty/denoising", ("--data.noise", str(train), "--data.test_noise", str(test)))
+        for name, (train, test) in NOISE_CASES.items()
+    },
+    measure=_measure_denoising,
+    claims=(
+        # Section VI.A, case 1 and figure 6: "almost equal to original image".
+        Claim("clear reconstructions with noise 0.1 in training and test: variance explained",
+              "explained_01_01", at_least(0.7), percent=True,
+              margin="with 70 % of the variance the garments of figure 6 and their sleeves can be told apart"),
+        # Case 2 and figure 8: "satisfactory", "fairly less than case 1".
+        Claim("satisfactory with noise 0.3 in training and 0.5 in test: variance explained",
+              "explained_03_05", at_least(0.0), percent=True,
+              margin="below 0 %, the mean training image would be the better answer to every image"),
+        Claim("noise 0.3 and 0.5 is less clear than 0.1 and 0.1: variance explained", "explained_03_05",
+              below("explained_01_01"), percent=True),
+        # Cases 3 and 4, figures 10 and 11: "almost similar to each other and blurred".
+        Claim("all reconstructions look alike, noise 0.5 in training and 0.3 in test: variance between them,"
+              " as a share of that between the originals", "spread_05_03", at_most(0.05), percent=True,
+              margin=ALIKE),
+        Claim("all reconstructions look alike, noise 0.5 in training and test: the same", "spread_05_05",
+              at_most(0.05), percent=True, margin=ALIKE),
+        # Ours: at noise 0.5 the mean training image is the best possible answer.
+        Claim("noise 0.5 in training and test: error, as a multiple of that of the mean training image",
+              "ratio_05_05"),
+    ),
+    draw=_draw_denoising,
+    cut="",
+    minutes={"quick": 4, "full": 4},
+    finding="At noise 0.5 salt and pepper replace every pixel and leave no information: the error is"
+    " {ratio_05_05:.3f} times that of answering every image with the mean training image. For the same"
+    " reason nothing can be satisfactory at test noise 0.5: {ratio_03_05:.2f} times.",
+)  # fmt: skip
+
+
+# ---- yaramsetty/stacked_*: section V.B, tables I to IX, figure 12 ----
+# Each stack is trained layer by layer without labels; then a softmax layer and the stack are fine-tuned with 1 or
+# 5 labelled images per class. Not stated: the optimiser, the batch size, the loss of the upper layers, the
+# labelled images.
+
+Table = Mapping[tuple[float, float], Mapping[int, float]]
+"""The paper's accuracies: by learning rates (last layer, others), then by labels per class."""
+
+# Table X calls the largest network 784-500-300-100; section V.B and table I have 784-500-200-100, which is taken.
+# Test accuracies in percent of tables II and III; V and VI; VIII and IX, rounded to four digits. Eleven of the
+# eighteen are no multiples of 1/600, as an accuracy on 600 images must be.
+STACKS: dict[tuple[int, ...], Table] = {
     (500, 200, 100): {
         (1, 0): {1: 0.5117, 5: 0.6303},
         (0.1, 0.001): {1: 0.5117, 5: 0.6470},
@@ -63,60 +155,37 @@ STACKS: dict[tuple[int, ...], dict[tuple[float, float], dict[int, float]]] = {
     },
 }
 """The paper's accuracies by hidden sizes, learning rates (last layer, other layers), and labels per class."""
+
+# Tables I, IV and VII.
 COSTS = {(500, 200, 100): 255.973, (300, 100): 260.35, (100,): 313.08}
 """The paper's reconstruction cost of the first layer, by hidden sizes."""
+
+# Tables I and IV. 0.25 and 6.15 are far below any cross-entropy of sigmoid codes, summed over their neurons (241
+# here for the second layer), so another loss must have been used.
+DEEPER_COSTS = {(500, 200, 100): (0.25, 9.13), (300, 100): (6.152187,), (100,): ()}
+"""The paper's costs of the layers above the first, by hidden sizes."""
+
+# Tables II, III, V, VI, VIII and IX, first row of each: learning rate 0 of the other layers.
 FROZEN = {
     (500, 200, 100): {1: (0.00352, 0.5118), 5: (0.08322, 0.6728)},
     (300, 100): {1: (0.013322, 0.5228), 5: (0.00722, 0.6457)},
     (100,): {1: (0.0, 0.55595), 5: (0.0, 0.7010)},
 }
 """The paper's final cost and training accuracy on the frozen stack, by hidden sizes and labels per class."""
-DEEPER_COSTS = {(500, 200, 100): (0.25, 9.13), (300, 100): (6.152187,), (100,): ()}
-"""The paper's costs of the layers above the first, by hidden sizes."""
+
+# Section VI.B.
+TEN_LABELS = 0.767
+"""The paper's accuracy with 10 labels per class. It does not say with which of the stacks."""
+LABELS = (1, 5, 10)
+"""Labelled images per class."""
+UNNAMED = "the paper does not say which images were labelled, and their choice alone decides by several points"
+# Their accuracies have a standard deviation of 4 points with one label per class: a single choice decides nothing.
 DRAWS = 100
 """Random choices of the labelled images for each stack and seed."""
+
+# Tables II, III, V, VI, VIII and IX, "No of Iterations".
 FINE_TUNING = 2000
 """Steps of fine-tuning."""
-
-
-def _measure_denoising(runs: Runs) -> dict[str, float]:
-    mean = runs["01_01"].cached_metric("mean_image_mse", mean_image_mse)
-    values = {"mse_mean_image": mean}
-    for name, stage in runs.items():
-        mse = stage.test_metrics()["test/mse"]
-        values |= {f"mse_{name}": mse, f"explained_{name}": 1 - mse / mean, f"ratio_{name}": mse / mean}
-        values[f"spread_{name}"] = stage.cached_metric("spread", _spread)
-    return values
-
-
-def _spread(stage: TrainedStage) -> float:
-    """Variance between the reconstructions of different images, as a share of that between the originals."""
-    split = test_split(stage.data())
-    reconstructed = predict(stage.model(), split.x)
-    return float(reconstructed.var(0).mean() / split.clean.var(0).mean())
-
-
-def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    runs = seeds[0]
-    rows: dict[str, NDArray[np.float32]] = {}
-    for name, (train, test) in NOISE_CASES.items():
-        split = one_per_class([test_split(runs[name].data())])
-        rows.setdefault("original", split.clean.numpy())
-        rows[f"noise {test:g}"] = split.x.numpy()
-        rows[f"trained at {train:g}, tested at {test:g}"] = predict(runs[name].model(), split.x).numpy()
-    mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
-    rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
-    title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean image"
-    drawn = {"figure_11": image_rows(rows, title)}
-    for number, name in ((5, "01_01"), (7, "03_05"), (9, "05_03")):
-        title = f"Yaramsetty, figure {number}: training cost at noise {NOISE_CASES[name][0]:g}"
-        histories = {"training": [runs[name].history("train/loss") for runs in seeds]}
-        drawn[f"figure_{number}"] = curves(histories, title, "cross-entropy per image")
-    return drawn
-
-
-Table = Mapping[tuple[float, float], Mapping[int, float]]
-"""The paper's accuracies: by learning rates (last layer, others), then by labels per class."""
 
 
 def _stack_experiment(sizes: tuple[int, ...], table: Table) -> Experiment:
@@ -124,12 +193,16 @@ def _stack_experiment(sizes: tuple[int, ...], table: Table) -> Experiment:
     return Experiment(
         f"yaramsetty/stacked_{'_'.join(map(str, sizes))}",
         f"stacked autoencoders {'-'.join(map(str, sizes))}, fine-tuned with few labels (tables I to IX)",
-        _stack_stages(sizes, table), _measure_stack, tuple(_stack_claims(sizes, table)), _draw_stack, "",
-        {"quick": 7, "full": 7},
-        "The choice of the labelled images decides: on the frozen stack the middle 95 % of random choices of 1, 5"
-        " and 10 per class give {low_1:.1%} to {high_1:.1%}, {low_5:.1%} to {high_5:.1%} and {low_10:.1%} to"
-        " {high_10:.1%}. The paper does not say which images it chose.",
-    )  # fmt: skip
+        stages=_stack_stages(sizes, table),
+        measure=_measure_stack,
+        claims=tuple(_stack_claims(sizes, table)),
+        draw=_draw_stack,
+        cut="",
+        minutes={"quick": 7, "full": 7},
+        finding="The choice of the labelled images decides: on the frozen stack the middle 95 % of random choices"
+        " of 1, 5 and 10 per class give {low_1:.1%} to {high_1:.1%}, {low_5:.1%} to {high_5:.1%} and {low_10:.1%}"
+        " to {high_10:.1%}. The paper does not say which images it chose.",
+    )
 
 
 def _stack_rows(table: Table) -> list[tuple[tuple[float, float], int, float]]:
@@ -147,12 +220,16 @@ def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
     stages: dict[str, Stage] = {}
     lower: Stage | None = None
     for depth in range(1, len(sizes) + 1):
+        # Learning rates and iterations of table I are those of configs/yaramsetty/layer_1.yaml, layer_2, layer_3.
         layer = ["--model.hidden_sizes", str(list(sizes[:depth]))]
+        # Table IV trains the second layer for 1,000 iterations, table I for 700.
         if len(sizes) == 2 and depth == 2:
             layer += ["--trainer.max_steps", "1000"]
         source_flag = "--model.below_checkpoint"
         lower = Stage(f"yaramsetty/layer_{depth}", tuple(layer), source=lower, source_flag=source_flag)
         stages[f"layer_{depth}"] = lower
+    # Without momentum the first layers come close to the costs of tables I and IV (253 and 257), but the layers
+    # above learn too little to classify as well as the paper's. Momentum is not stated; both are reported.
     plain = ("--model.hidden_sizes", str(list(sizes[:1])), "--model.momentum", "0")
     stages["layer_1_plain"] = Stage("yaramsetty/layer_1", plain)
 
@@ -164,6 +241,7 @@ def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
             "--model.lr": rates[0],
             "--model.encoder_lr": rates[1],
             "--data.train_per_class": labels,
+            # All labelled images of the ten classes in every step: an iteration of the paper is an epoch here.
             "--data.batch_size": 10 * labels,
         }
         given = tuple(str(x) for flag in flags.items() for x in flag)
@@ -179,15 +257,19 @@ def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
         Claim("the same cost, trained without momentum", "cost_plain", within(cost, 0.02 * cost), cost,
               margin="2 % of the cost: the paper names neither optimiser nor batch size"),
     ]  # fmt: skip
+    # Costs of the layers, from the images up.
     for depth, deeper in enumerate(DEEPER_COSTS[sizes], 2):
         missing = "the paper does not give the loss; a cross-entropy cannot be lower than the codes' entropy"
         claims.append(Claim(f"cost of layer {depth}", f"cost_{depth}", paper=deeper, not_comparable=missing))
     for rates, labels, value in _stack_rows(table):
         text = f"{_per_class(labels)}, rates {rates[0]:g} (last layer) and {rates[1]:g} (others)"
         key = _tuned_name(rates, labels)
+        # The frozen stack: the mean over all choices is compared, since no single one is the paper's.
         if rates == first:
             text, key = f"{text}, mean over {DRAWS} choices of the labelled images", f"random_{labels}"
         claims.append(Claim(text, key, paper=value, percent=True, not_comparable=UNNAMED))
+    # The first row of each table trains the softmax layer alone, which is cheap enough for many choices of the
+    # labelled images: the paper's accuracy gets a rank among them, and that decides.
     for labels, (final, training) in FROZEN[sizes].items():
         frozen = f"{_per_class(labels)}, frozen stack"
         claims += [
@@ -199,18 +281,22 @@ def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
                   percent=True, not_comparable=UNNAMED),
         ]  # fmt: skip
     claims.append(
+        # Section VI.B, in one sentence; with which stack is not said.
         Claim("10 labels per class", "random_10", paper=TEN_LABELS, percent=True,
               not_comparable="the paper does not say with which stack and rates")
     )  # fmt: skip
     claims += [
+        # Ours: with the paper's 600 test images an accuracy is uncertain by ± 2 to 4 points.
         Claim(f"{_per_class(labels)}, frozen stack, on all 10,000 test images", f"all_{labels}", percent=True)
         for labels in LABELS
     ]
     claims.append(
+        # Section VI.B, conclusions.
         Claim("more labels help: 10 per class, above 5, above 1", "random_10",
               descending("random_5", "random_1"), percent=True)
     )  # fmt: skip
     claims += [
+        # Section VI.B: changing the rates "did not increase the accuracy". An equivalence with the first row.
         Claim(f"the learning rates do not matter: 5 per class, {first} and {rates}", "own_5",
               close_to(_tuned_name(rates, 5), 0.02), percent=True,
               margin="the paper's own accuracies with 5 labels differ by up to 1.7 points between rates")
@@ -224,6 +310,7 @@ def _per_class(labels: int) -> str:
 
 
 def _measure_stack(runs: Runs) -> dict[str, float]:
+    # layer_1, layer_2, …; the variant without momentum is no part of the stack.
     layers = sorted(name for name in runs if name.startswith("layer") and name != "layer_1_plain")
     values = {
         "cost": runs["layer_1"].test_metrics()["test/loss"],
@@ -245,22 +332,27 @@ def _frozen_heads(stage: TrainedStage) -> dict[str, float]:
     model, data = stage.model(), stage.data()
     assert isinstance(model, Autoencoder)
     table = STACKS[tuple(model.hparams["hidden_sizes"])]
+    # The labelled images come from all training images, and are not limited to the stack's 600 per class.
     every = stage.rebuild("--data.train_per_class", "null", "--data.test_per_class", "null").datamodule
     every.setup("fit")
     every.setup("test")
     images, labels = train_split(every).clean, train_split(every).y
     validation = Batch(*(torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True)))
     scored = {"test": test_split(data), "all": test_split(every), "train": train_split(data), "val": validation}
+    # The stack is frozen, so that its codes are constants: computed once for all choices and all steps.
     codes = {name: torch.from_numpy(encode(model, split.clean)) for name, split in scored.items()}
     values: dict[str, float] = {}
     for count in LABELS:
+        # Which images each choice takes; the first key is the one by which the data module chooses.
         keys: list[tuple[int | str, ...]] = [(data.seed, "train_per_class")]
         keys += [(data.seed, "train_per_class", draw) for draw in range(1, DRAWS)]
         chosen = torch.stack([per_class(labels, count, *key) for key in keys])
+        # One softmax layer per choice, all trained at once on their own images.
         own = torch.from_numpy(encode(model, images[chosen.flatten()])).view(*chosen.shape, -1)
         generator = keyed_generator(data.seed, "heads", count)
         heads = Heads.initial(DRAWS, own.shape[2], len(data.class_names), generator)
         heads, cost = train_heads(heads, own, labels[chosen], next(iter(table))[0], FINE_TUNING)
+        # Each layer is scored on the same four sets of images.
         accuracies = {name: heads.accuracy(codes[name], split.y) for name, split in scored.items()}
         test = accuracies["test"]
         values |= {f"random_{count}": float(test.mean()), f"own_{count}": float(test[0])}
@@ -268,8 +360,9 @@ def _frozen_heads(stage: TrainedStage) -> dict[str, float]:
         values |= {f"low_{count}": float(test.quantile(0.025)), f"high_{count}": float(test.quantile(0.975))}
         values |= {f"{name}_{count}": float(accuracies[name].mean()) for name in ("all", "train")}
         values[f"cost_labels_{count}"] = float(cost.mean())
+        # The share of choices that are no better than the paper's accuracy. It is rounded to four digits, 0.5117
+        # for 307 of 600 images: 1e-4 lets an equal one count.
         if count in (papers := next(iter(table.values()))):
-            # The paper's accuracy, rounded to four digits, is a multiple of 1/600.
             values[f"rank_{count}"] = float((test <= papers[count] + 1e-4).float().mean())
     return values
 
@@ -280,7 +373,7 @@ def _draw_stack(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figur
     numbers = {f"{labels} per class\nfrozen": summaries[f"random_{labels}"] for labels in LABELS}
     for name in seeds[0]:
         if name.startswith("labels"):
-            _, labels, _, last, others = name.split("_")
+            _, labels, _, last, others = name.split("_")  # as `_tuned_name` has joined them
             numbers[f"{labels} per class\n{last}, {others}"] = summaries[name]
     papers = [value for row in STACKS[sizes].values() for value in row.values()]
     lines = {"paper, lowest and highest of 1 and 5 labels": min(papers), "": max(papers)}
@@ -290,6 +383,11 @@ def _draw_stack(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figur
         "accuracy": bars(numbers, f"Yaramsetty: {stack}, fine-tuned with few labels", "test accuracy, %", lines),
         "figure_12": curves(costs, f"Yaramsetty, figure 12: training cost of {stack}", "cross-entropy per image"),
     }
+
+
+# ---- yaramsetty/baselines: section VI.B, table X ----
+# Table X gives one accuracy each for "KNN Classifier" and "CNN Classifier" and nothing else: neither layers nor
+# neighbours nor training images. So no verdict is possible, and the settings are ours.
 
 
 def _measure_baselines(runs: Runs) -> dict[str, float]:
@@ -303,6 +401,7 @@ def _measure_baselines(runs: Runs) -> dict[str, float]:
 
 def _neighbour_accuracy(stage: TrainedStage, labels: int) -> float:
     """Accuracy of 5 nearest neighbours among raw pixels; of the single nearest one with one label per class."""
+    # From all training images, as many labels as asked for; tested on 600 images like the stacks.
     flags = ("--data.train_size", "null", "--data.train_per_class", str(labels), "--data.test_per_class", "60")
     data = stage.rebuild(*flags).datamodule
     data.setup("fit")
@@ -320,6 +419,77 @@ def _draw_baselines(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
     return {"table_x": bars(numbers, "Yaramsetty, table X: CNN and nearest neighbours", "test accuracy, %", lines)}
 
 
+BASELINES_EXPERIMENT = Experiment(
+    "yaramsetty/baselines",
+    "a convolutional classifier and nearest neighbours (table X)",
+    stages={"cnn": Stage("yaramsetty/cnn", quick=("--trainer.max_epochs", "4"))},
+    measure=_measure_baselines,
+    claims=(
+        Claim("CNN classifier", "cnn", paper=0.9343, percent=True,
+              not_comparable="the paper does not give its layers, nor how many images it was trained on"),
+        Claim("5 nearest neighbours with 5 labels per class", "neighbours_5", paper=0.554, percent=True,
+              not_comparable="the paper gives neither the number of neighbours nor that of labels"),
+        Claim("nearest neighbour with 1 label per class", "neighbours_1", percent=True),
+        Claim("5 nearest neighbours with 600 labels per class", "neighbours_600", percent=True),
+    ),
+    draw=_draw_baselines,
+    cut="4 epochs instead of 30",
+    minutes={"quick": 10, "full": 90},
+)  # fmt: skip
+
+
+# ---- yaramsetty/cnn: the CNN of table X ----
+# Ours stays below the paper's 93.43 %, whose settings are not given. So these are tried in this order, each in
+# addition to those before it; validation images choose among them. Averaged weights are not tried: Lightning has
+# them since 2.6 (EMAWeightAveraging, which resumes exactly here), and this package runs with 2.5.3.
+
+MOVED = ("--data.flip", "true", "--data.shift", "2")
+DEEPER = (*MOVED, "--model.channels", "[64,128,256]", "--model.kernel_sizes", "[3,3,3]")
+ONE_EPOCH = ("--trainer.max_epochs", "1")
+
+
+def _measure_cnn(runs: Runs) -> dict[str, float]:
+    values, validated = {}, {}
+    for name, stage in runs.items():
+        values[f"acc_{name}"] = stage.test_metrics()["test/acc"]
+        validated[name] = values[f"val_{name}"] = max(accuracy for _, accuracy in stage.history("val/acc"))
+    return values | {"acc_chosen": values[f"acc_{max(validated, key=validated.__getitem__)}"]}
+
+
+def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
+    labels = {"plain": "as it is", "moved": "+ mirrored,\nshifted", "deeper": "+ third\nblock"}
+    numbers = {label: summaries[f"acc_{name}"] for name, label in labels.items()}
+    title = "Yaramsetty, table X: what brings the CNN closer to the paper"
+    return {"tried": bars(numbers, title, "test accuracy, %", {"paper": 0.9343})}
+
+
+CNN_EXPERIMENT = Experiment(
+    "yaramsetty/cnn",
+    "the convolutional classifier of table X, and what brings it closer to the paper's number",
+    stages={
+        "plain": Stage("yaramsetty/cnn", quick=ONE_EPOCH),
+        "moved": Stage("yaramsetty/cnn", MOVED, ONE_EPOCH),
+        "deeper": Stage("yaramsetty/cnn", DEEPER, ONE_EPOCH),
+    },
+    measure=_measure_cnn,
+    claims=(
+        Claim("the one that is best on validation images: test accuracy", "acc_chosen", paper=0.9343, percent=True,
+              not_comparable="the paper does not give its layers, nor how many images it was trained on"),
+        Claim("two blocks of convolution, 30 epochs: test accuracy", "acc_plain", percent=True),
+        Claim("images mirrored and shifted by up to 2 pixels", "acc_moved", percent=True),
+        Claim("the same with a third block of 256 channels", "acc_deeper", percent=True),
+        *(Claim(f"validation accuracy, {name}", f"val_{name}", percent=True)
+          for name in ("plain", "moved", "deeper")),
+    ),
+    draw=_draw_cnn,
+    cut="1 epoch instead of 30",
+    minutes={"quick": 10, "full": 300},
+)  # fmt: skip
+
+
+# ---- yaramsetty/conclusions: section VI.B, table X ----
+
+
 def _conclusions() -> Experiment:
     """What the paper concludes from all three stacks; the trainings are those of their own experiments."""
     stacks = {"_".join(map(str, sizes)): _stack_experiment(sizes, table) for sizes, table in STACKS.items()}
@@ -327,22 +497,25 @@ def _conclusions() -> Experiment:
         f"{stack}/{name}": stage
         for stack, experiment in stacks.items()
         for name, stage in experiment.stages.items()
+        # Table X has the accuracies with 5 labels per class.
         if name.startswith(("layer", "labels_5")) and name != "layer_1_plain"
     }
     return Experiment(
         "yaramsetty/conclusions",
         "the three stacks and nearest neighbours compared (section VI.B, table X)",
-        stages,
-        _measure_conclusions,
-        (
+        stages=stages,
+        measure=_measure_conclusions,
+        claims=(
+            # Table X shows the best row of each network, as chosen by its test accuracy (64.7 for the second one,
+            # where table VI has 65.25). Here the rates are chosen on validation images.
             Claim("larger networks are worse: 784-100 with 5 labels, above 784-300-100, above 784-500-200-100",
                   "best_100", descending("best_300_100", "best_500_200_100"), 0.7017, percent=True),
             Claim("the stack is better than nearest neighbours: 784-100 with 5 labels, above 5 nearest neighbours",
                   "best_100", above("neighbours_5"), 0.7017, percent=True),
         ),
-        _draw_conclusions,
-        "",
-        {"quick": 7, "full": 7},
+        draw=_draw_conclusions,
+        cut="",
+        minutes={"quick": 7, "full": 7},
     )  # fmt: skip
 
 
@@ -371,55 +544,9 @@ def _draw_conclusions(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, 
 
 
 EXPERIMENTS = (
-    Experiment(
-        "yaramsetty/denoising",
-        "784-256-784 against salt-and-pepper noise (figures 5 to 11)",
-        {
-            name: Stage("yaramsetty/denoising", ("--data.noise", str(train), "--data.test_noise", str(test)))
-            for name, (train, test) in NOISE_CASES.items()
-        },
-        _measure_denoising,
-        (
-            Claim("clear reconstructions with noise 0.1 in training and test: variance explained",
-                  "explained_01_01", at_least(0.7), percent=True,
-                  margin="with 70 % of the variance the garments of figure 6 and their sleeves can be told apart"),
-            Claim("satisfactory with noise 0.3 in training and 0.5 in test: variance explained",
-                  "explained_03_05", at_least(0.0), percent=True,
-                  margin="below 0 %, the mean training image would be the better answer to every image"),
-            Claim("noise 0.3 and 0.5 is less clear than 0.1 and 0.1: variance explained", "explained_03_05",
-                  below("explained_01_01"), percent=True),
-            Claim("all reconstructions look alike, noise 0.5 in training and 0.3 in test: variance between them,"
-                  " as a share of that between the originals", "spread_05_03", at_most(0.05), percent=True,
-                  margin=ALIKE),
-            Claim("all reconstructions look alike, noise 0.5 in training and test: the same", "spread_05_05",
-                  at_most(0.05), percent=True, margin=ALIKE),
-            Claim("noise 0.5 in training and test: error, as a multiple of that of the mean training image",
-                  "ratio_05_05"),
-        ),
-        _draw_denoising,
-        "",
-        {"quick": 4, "full": 4},
-        "At noise 0.5 salt and pepper replace every pixel and leave no information: the error is"
-        " {ratio_05_05:.3f} times that of answering every image with the mean training image. For the same"
-        " reason nothing can be satisfactory at test noise 0.5: {ratio_03_05:.2f} times.",
-    ),
+    DENOISING_EXPERIMENT,
     *(_stack_experiment(sizes, table) for sizes, table in STACKS.items()),
     _conclusions(),
-    Experiment(
-        "yaramsetty/baselines",
-        "a convolutional classifier and nearest neighbours (table X)",
-        {"cnn": Stage("yaramsetty/cnn", quick=("--trainer.max_epochs", "4"))},
-        _measure_baselines,
-        (
-            Claim("CNN classifier", "cnn", paper=0.9343, percent=True,
-                  not_comparable="the paper does not give its layers, nor how many images it was trained on"),
-            Claim("5 nearest neighbours with 5 labels per class", "neighbours_5", paper=0.554, percent=True,
-                  not_comparable="the paper gives neither the number of neighbours nor that of labels"),
-            Claim("nearest neighbour with 1 label per class", "neighbours_1", percent=True),
-            Claim("5 nearest neighbours with 600 labels per class", "neighbours_600", percent=True),
-        ),
-        _draw_baselines,
-        "4 epochs instead of 30",
-        {"quick": 10, "full": 90},
-    ),
-)  # fmt: skip
+    BASELINES_EXPERIMENT,
+    CNN_EXPERIMENT,
+)

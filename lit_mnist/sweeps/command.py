@@ -41,6 +41,7 @@ def sweep(arguments: Sequence[str]) -> None:
     elif verb in RESULTS:
         _show_results(verb, arguments[1:])
     elif verb == "trial":  # started by a worker, see `workers/distributed.py`
+        # Not in the help: rank 0 of a trial on several devices, and Lightning's other ranks.
         parser = Parser("lit-mnist sweep trial", allow_abbrev=False)
         parser.add_argument("job", type=Path)
         job = parser.parse_args(arguments[1:]).job
@@ -81,6 +82,7 @@ def _run(arguments: Sequence[str]) -> None:
     for name in ("trials", "workers"):
         if (value := getattr(known, name)) is not None and value < 1:
             raise UsageError(f"--{name} {value} must be at least 1")
+    # Each branch imports what it needs: torch and MLflow take seconds, and `--help` must not.
     if known.plan:
         from lit_mnist.sweeps.plan import plan
         from lit_mnist.sweeps.study.study import find_spec
@@ -137,6 +139,7 @@ def _show_results(verb: str, arguments: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
     _add_storage(parser)
     known = parser.parse_args(arguments)
+    # The verbs need no worker, and `status` and `list` neither torch nor MLflow.
     if verb in ("best", "export"):
         from lit_mnist.sweeps.results import export
 

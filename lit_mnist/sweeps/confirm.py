@@ -60,6 +60,7 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     summary = load_summary(storage, name)
     if len(summary.objectives) > 1:
         raise UsageError(f"study {name} has {len(summary.objectives)} objectives, and confirm compares by one")
+    # The leaders, best first, as points of a specification.
     spec = stored_spec(study)
     complete = sorted(filter(is_allowed, summary.complete), key=lambda trial: (summary.cost(trial), trial.number))
     leaders: dict[str, Mapping[str, Any]] = {}
@@ -83,6 +84,7 @@ def _confirmations(
 ) -> list[Spec]:
     """The specifications of confirmations that are unfinished, and of new ones for what none of them covers."""
     name, unfinished = study.study_name, []
+    # With which seeds each point is trained already, by any confirmation of the study.
     covered: dict[str, set[int]] = {}
     existing = confirmation_names(storage, name)
     for other in existing:
@@ -91,6 +93,7 @@ def _confirmations(
             unfinished.append(found)
         for given in found.points:
             covered.setdefault(json.dumps(given, sort_keys=True), set()).update(found.seeds)
+    # Points that lack the same seeds go into one new confirmation; usually that is all of them.
     missing: dict[tuple[int, ...], list[Mapping[str, Any]]] = {}
     for given in points:
         done = covered.get(json.dumps(given, sort_keys=True), set())
@@ -99,6 +102,7 @@ def _confirmations(
     new, last = [], max(map(confirmation_number, existing), default=0)
     for number, (left, group) in enumerate(missing.items(), last + 1):
         kept = {key: value for key, value in spec.content.items() if key not in ("repeats", "hours", "pruner")}
+        # The study's own specification, with other points and seeds: config, flags, space and objectives stay.
         content = {
             **kept,
             "study": f"{name}/confirm-{number}",
@@ -109,6 +113,7 @@ def _confirmations(
             "sampler": "grid" if spec.sampler == "grid" else "random",
         }
         confirmation = parse_spec(yaml.safe_dump(content, sort_keys=False), str(content["study"]))
+        # Created before anything is trained: an interrupted command finds it as an unfinished one.
         create_or_open_study(storage, confirmation, confirms=study.user_attrs.get("run_id"))
         new.append(confirmation)
     return [*unfinished, *new]

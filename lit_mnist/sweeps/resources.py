@@ -12,6 +12,7 @@ Devices = int | str | list[int]
 
 def cores() -> int:
     """Return how many cores this process may use, which on a cluster are those of its allocation."""
+    # The affinity, not the number of cores: containers, taskset and cgroups leave a process fewer than there are.
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     job = allocation()
     # A cluster without cgroups confines a job by its word only.
@@ -47,6 +48,7 @@ def take_task_share() -> None:
     With `srun --ntasks-per-node=4` in a job with `--gpus-per-node=4`, each task sees all four GPUs and would take
     the first. With `--gpus-per-task=1`, SLURM gives each task its own, and nothing is left to share.
     """
+    # SLURM has divided the GPUs itself if it was asked to, or if this task sees fewer than the node has.
     index, tasks = local_task()
     gpus = visible_gpus() if tasks > 1 else []
     on_node = os.environ.get("SLURM_GPUS_ON_NODE", "")
@@ -82,6 +84,7 @@ def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -
         UsageError: there are too few GPUs.
 
     """
+    # Without GPUs a trial with several devices has as many processes on the CPU.
     if not gpus:
         return []
     listed = [value for value in devices if isinstance(value, list) or "," in str(value)]
@@ -97,9 +100,11 @@ def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -
             )
     if listed:
         return []
+    # By the largest training of the space, so that trials on one device and on two can be mixed in a study.
     counts = [count_devices(value) for value in devices]
     # A training on "all" GPUs takes all of its worker's.
     each = max(count or max(1, len(gpus) // workers) for count in counts)
+    # More workers than GPUs share them: small networks leave most of a GPU idle.
     if each == 1:
         return [gpus[number % len(gpus)] for number in range(workers)]
     if each * workers > len(gpus):

@@ -52,6 +52,7 @@ class _Clock(Callback):
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Stop the clock, and add up what a checkpoint would hold at this step."""
         self.train.append(self._elapsed(pl_module))
+        # A checkpoint is weights and optimiser state; the rest of it is small.
         tensors = [*pl_module.state_dict().values(), *_tensors(trainer.optimizers[0].state_dict())]
         self.checkpoint_bytes = sum(tensor.nbytes for tensor in tensors)
 
@@ -92,9 +93,11 @@ def measure(cli: LitCLI) -> Cost:
     use_fast_step(trainer)
     with suppress(_StopError):
         trainer.fit(cli.model, datamodule=cli.datamodule)
+    # The median: on a shared machine single steps take several times as long.
     step = statistics.median(clock.train[WARM_UP:] or clock.train)
     # The first batch allocates memory. A validation of one batch has no other, and then it counts for little.
     validation = min(clock.val) * len(cli.datamodule.val_dataloader())
+    # Scaled up to the whole training, as Lightning counts its steps and validations.
     length = training_length(cli)
     taken = length.steps * step + length.validations * validation
     return Cost(FIXED_SECONDS + taken, clock.checkpoint_bytes)

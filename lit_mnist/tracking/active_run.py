@@ -76,6 +76,7 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
+        # As text from here on: MLflow stores parameters as strings, and refuses one that changes.
         texts = {name: _as_text(value) for name, value in params.items()}
         for name in [name for name, text in texts.items() if len(text) > MAX_PARAM_LENGTH]:
             self.log_text(texts[name], f"params/{name}.txt")
@@ -88,11 +89,13 @@ class Run:
         A resumed run computes the steps after its checkpoint again. With the same configuration their points are
         bit-identical to those already logged, and are skipped; with another one, see `rewind`.
         """
+        # Never before a rewind: a reader tells old points from new ones by their time alone.
         now, step = max(time.time_ns() // 1_000_000, self.earliest), int(step)
         known = {} if self.steps is None else self.steps
         # A metric that is not known yet is compared with the step before, so that it is always logged.
         names = [name for name in metrics if known.get(name, step - 1) < step]
         if names:
+            # One entry for all metrics of a step: one write, and one line to parse.
             points = [[name, float(metrics[name]), now, step] for name in names]
             self.journal.append({"kind": "metrics", "points": points})
         if self.steps is not None:
@@ -112,6 +115,7 @@ class Run:
         """
         if not changed and all(rewind.step <= step for rewind in self.journal.rewinds()):
             return
+        # With a time later than that of any point, so that it replaces every point after `step`.
         after = Rewind(step, sys.maxsize)
         self.steps, replaced_until = {}, 0
         for point in self.journal.points():
@@ -123,6 +127,8 @@ class Run:
         # Later than any point it replaces, even if this host's clock is behind that of the host before.
         self.earliest = max(time.time_ns() // 1_000_000, self.earliest, replaced_until + 1)
         self.journal.append({"kind": "rewind", "step": step, "time": self.earliest})
+        # Before the new configuration is written: a power cut in between must not leave points of both on one
+        # curve.
         self.journal.sync()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -142,6 +148,7 @@ class Run:
             copy: Copy it in any case, because it may change before it is sent.
 
         """
+        # Files in the run's folder are sent from where they are; those outside may be gone by then.
         home = self.folder.resolve()
         if copy or not source.resolve().is_relative_to(home):
             target = self._outbox_path(f"{folder}/{source.name}")
@@ -167,15 +174,18 @@ class Run:
 
         A resumed run that logs an image of the same step again replaces it.
         """
+        # The same image in both places: ours are small, and need no thumbnail.
         for path in image_paths(key, int(step)):
             target = self._outbox_path(path)
             image.save(target)
             self.log_file(target, "images")
+        # Without this tag the UI does not look for images.
         self.set_tags({LOGGED_IMAGES: "True"})
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
         """Log which images the run learns from: dataset, checksum, and size of each split."""
         self.journal.append({"kind": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
+        # Tags too, since they are columns of the UI's table.
         self.set_tags({"dataset.name": name, "dataset.digest": digest})
 
     def submit(self, task: Callable[[], object]) -> None:

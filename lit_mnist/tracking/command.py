@@ -16,6 +16,7 @@ def runs(arguments: list[str]) -> None:
     parser.add_argument(
         "--reap", action="store_true", help="mark as KILLED the runs that say RUNNING but whose process is dead"
     )
+    # Only now the imports: `--help` answers at once.
     known = parser.parse_args(arguments)
     if known.limit < 1:
         raise UsageError(f"--limit {known.limit} must be at least 1")
@@ -40,6 +41,7 @@ def compare(arguments: list[str]) -> None:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
     known = parser.parse_args(arguments)
+    # Exactly one of the two.
     if bool(known.runs) == (known.study is not None):
         raise UsageError("name two runs or more by their ids, or a --study; `lit-mnist runs` lists the runs")
     from lit_mnist.tracking.queries.compare import compare

@@ -7,6 +7,8 @@ from lit_mnist.redaction import redact
 from lit_mnist.tracking.mlflow_private import MAX_NOTE_LENGTH, artifact_path, ui_path
 from lit_mnist.tracking.queries.reader import STUDY, STUDY_RUN, TRIAL
 
+WIDTH = 100
+"""Characters that a line of a command has at most: the UI cuts longer ones at the edge of the window."""
 COMMAND = "command"
 """The tag with a run's whole command; MLflow's own column shows only what follows its last slash."""
 
@@ -16,15 +18,24 @@ def escape(text: object) -> str:
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", " ".join(str(text).split()))
 
 
-def code(*lines: str) -> str:
-    """Return commands as a block of Markdown, without passwords."""
+def code(*commands: str) -> str:
+    """Return commands as a block of Markdown, without passwords; long ones as several lines of the shell."""
     # By indentation: a fence would end at a backtick in a command.
-    return "\n".join(f"    {redact(' '.join(line.splitlines()))}" for line in lines)
+    lines = [line for command in commands for line in _fold(redact(" ".join(command.splitlines())))]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def with_comments(commands: Mapping[str, str]) -> list[str]:
+    """Return the commands, each with its comment as the shell reads it; the comments are aligned."""
+    width = max(map(len, commands))
+    return [f"{command:{width}}  # {comment}" for command, comment in commands.items()]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     """Return a table of cells that are Markdown already."""
-    lines = [columns, ["---"] * len(columns), *rows]
+    # The UI (MLflow 3.17) draws columns without any space between them.
+    spaced = [[f"{cell}&emsp;" for cell in cells] for cells in (columns, *rows)]
+    lines = [spaced[0], [":---"] * len(columns), *spaced[1:]]
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -64,6 +75,7 @@ def describe_fit(
         figures: Artifacts to show.
 
     """
+    # While the run trains there are no metrics, and the description says so.
     reached = ", ".join(f"{escape(name)} **{value:.4f}**" for name, value in (metrics or {}).items())
     study = ""
     if STUDY_RUN in tags and experiment_id:
@@ -75,3 +87,24 @@ def describe_fit(
     )
     # The link first: until the description is unfolded, the UI covers what is below its first lines.
     return join([study + (reached or "in training"), command, resume, *(image(run_id, name) for name in figures)])
+
+
+def _fold(command: str) -> list[str]:
+    """Break a long command before its flags, such that the shell still reads the lines as one command."""
+    words = re.findall(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""", command)
+    if len(command) <= WIDTH or " ".join(words) != command:  # a comment, or quotes that are not the shell's
+        return [command]
+    groups: list[str] = []  # a flag with its values, which stay on one line
+    for word in words:
+        if groups and not word.startswith("--"):
+            groups[-1] += f" {word}"
+        else:
+            groups.append(word)
+    lines = groups[:1]
+    for group in groups[1:]:
+        if len(lines[-1]) + len(group) < WIDTH:
+            lines[-1] += f" {group}"
+        else:
+            lines[-1] += " \\"
+            lines.append(f"  {group}")
+    return lines

@@ -73,11 +73,13 @@ def loss_curves(history: Mapping[str, Series], title: str) -> Figure:
         title: The figure's title.
 
     """
+    # A metric without a point, such as val/loss without validation, gets no line.
     logged = [name for name, points in history.items() if points]
     panels = {
         "loss": [name for name in logged if not is_share(name)],
         "accuracy": [name for name in logged if is_share(name)],
     }
+    # An empty panel says that nothing was logged; no panel at all would look like an error.
     shown = {kind: names for kind, names in panels.items() if names} or {"loss": []}
     figure = _figure(7.5 * len(shown), 4.5, title)
     for axes, (kind, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
@@ -86,6 +88,7 @@ def loss_curves(history: Mapping[str, Series], title: str) -> Figure:
         axes.grid(color="#E6E6E6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0, colors=INK)
+        # In this order: the labels are placed by the lines' final scale.
         _plot_lines(axes, {name: history[name] for name in names})
         _scale_values(axes, kind)
         _label_ends(axes, {name: history[name][-1][1] for name in names}, kind)
@@ -110,6 +113,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], mistakes: Sequen
         _draw_matrix(figure, np.asarray(counts), class_names)
         return figure
     figure = _figure(15, 7.6, title)
+    # The matrix on the left, 25 images on the right.
     left, right = figure.subfigures(1, 2, squeeze=False, width_ratios=(1.1, 1))[0]
     _draw_matrix(left, np.asarray(counts), class_names)
     right.suptitle("most confident mistakes", fontsize=10, color=QUIET, x=0.02, ha="left")
@@ -137,9 +141,11 @@ def worst_mistakes(
         limit: How many at most.
 
     """
+    # (N,)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     confidence = probabilities[wrong, predicted[wrong]]
+    # Stable, so that equal confidences come in the same order on every machine.
     worst = wrong[np.argsort(-confidence, kind="stable")][:limit]
     return [
         Mistake(image, int(labels[i]), int(predicted[i]), float(probabilities[i, predicted[i]]))
@@ -158,6 +164,7 @@ def image_rows(rows: Mapping[str, Array], title: str) -> Figure:
     """
     strips = {}
     for label, images in rows.items():
+        # (N, H, W) or (N, H, W, 3)
         pixels = drawable(images)
         # One strip of all images with a thin white line between each two: one artist instead of N.
         gap = np.ones((pixels.shape[1], max(1, pixels.shape[2] // 28), *pixels.shape[3:]))
@@ -212,6 +219,7 @@ def _plot_lines(axes: Axes, metrics: Mapping[str, Series]) -> None:
         of_stage[stage] += 1
     # The line with the most points lies lowest, or a noisy training loss would hide the few validation points.
     for name, points in sorted(metrics.items(), key=lambda item: -len(item[1])):
+        # Two arrays (P,), of which NaN leaves a gap; infinity would stretch the axis.
         steps, values = np.array(points, dtype=float).T
         few = len(points) <= FEW_POINTS
         axes.plot(
@@ -279,6 +287,7 @@ def _label_ends(axes: Axes, last_values: Mapping[str, float], kind: str) -> None
 
 
 def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence[str]) -> None:
+    # Rows are normalised: classes need not be equally many.
     classes, right, total = len(counts), int(np.trace(counts)), int(counts.sum())
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = np.ma.masked_array(shares, mask=np.eye(classes, dtype=bool))
@@ -292,6 +301,7 @@ def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence
     axes.set_title(heading, fontsize=10, color=QUIET, loc="left")
     axes.set(xlabel="predicted", ylabel="true")
 
+    # Every class up to 25, then every second, third, and so on.
     ticks = range(0, classes, ceil(classes / NAMED_CLASSES))
     names = [_shortened(class_names[i], 20) for i in ticks]
     axes.set_yticks(ticks, names, parse_math=False)
@@ -304,6 +314,7 @@ def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence
         size = min(11.0, 400 / classes / (0.75 * len(str(counts.max()))))  # the matrix is about 400 points wide
         for (true, predicted), count in np.ndenumerate(counts):
             if count:
+                # White on dark cells; the diagonal has no colour.
                 colour = "white" if darkness[true, predicted] > 0.6 and true != predicted else INK
                 axes.text(predicted, true, str(count), ha="center", va="center", fontsize=size, color=colour)
     bar = panel.colorbar(image, ax=axes, shrink=0.6, aspect=28, pad=0.02, format=PERCENT)

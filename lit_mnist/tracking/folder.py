@@ -72,6 +72,7 @@ class Record:
                 that is not written down.
 
         """
+        # A run belongs to the store it was made in, even if MLFLOW_TRACKING_URI names another one by now.
         uri = self.uri or local_uri(current.home)
         return current if self.offline or redact_urls(uri) == current.name else Store(uri, current.home)
 
@@ -79,6 +80,7 @@ class Record:
 def read_record(folder: Path) -> Record | None:
     """The content of the folder's `run.json`; None if there is none that can be read."""
     try:
+        # Whatever is wrong with the file, the caller has to do without it: the run may still be in the store.
         found = json.loads((folder / RECORD).read_text())
         # Fields of a later version are left out, so that this version can still read its runs.
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
@@ -107,11 +109,13 @@ def journals(folder: Path) -> list[Journal]:
 
 def has_unsent(folder: Path) -> bool:
     """True if any entry in the folder was not sent."""
+    # Those of visitors count as well: a test's metrics may wait for the store.
     return not all(journal.is_sent() for journal in journals(folder))
 
 
 def remove_if_done(folder: Path) -> bool:
     """Remove the folder unless something in it was not sent or was refused; returns True if it was removed."""
+    # `refused` holds entries that exist nowhere else.
     if any(not journal.is_sent() or journal.refused.exists() for journal in journals(folder)):
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -161,6 +165,7 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # The file stays: removing it could separate a process that waits for it from one that comes later.
         self._lock.release()
 
 

@@ -21,7 +21,7 @@ from pathlib import Path
 from lit_mnist.slurm import is_gone
 from lit_mnist.tracking.folder import Record, is_at_work
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
+from lit_mnist.tracking.process import is_alive, same_numbering, this_boot, this_host, this_process
 
 HEARTBEAT_INTERVAL = 30.0
 """Seconds between two heartbeats of a run."""
@@ -95,6 +95,7 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
         tags: The run's tags in the store, or None if no store was asked.
 
     """
+    # From here on, the store's tags and the folder's record are read in one form.
     if tags is None:
         tags = {}
         if record is not None:
@@ -107,15 +108,18 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
     slurm = tags.get("slurm.job", "") if tags.get("slurm.process") == process else ""
     own = folder if record is not None and (record.host, record.process) == (host, process) else None
 
+    # The strongest sign of life: a process holds the lock. Our own lock proves nothing.
     if process != this_process() and folder is not None and is_at_work(folder):
         return Liveness(State.ALIVE, host, process)
+    # Proof 1: the journal holds the final status, which has not reached the store.
     if own is not None and Journal(own).status() not in (None, "RUNNING"):
         return Liveness(State.DEAD, host, process)
+    # Proofs 2 and 3: the process is of this kernel, where it can be looked up, or where its lock must show.
     kernel, _, namespace = tags.get("boot", "").partition("/")
-    this_kernel, _, this_namespace = this_boot().partition("/")
+    this_kernel = this_boot().partition("/")[0]
     same_kernel = bool(this_kernel) and kernel == this_kernel
     # Two containers may have one host name; each numbers its processes for itself.
-    sees_process = not (same_kernel and namespace and namespace != this_namespace)
+    sees_process = not (same_kernel and namespace and not same_numbering(tags["boot"], this_boot()))
     if host == this_host() or same_kernel:
         if process != this_process() and sees_process and is_alive(process):
             return Liveness(State.ALIVE, host, process)
@@ -124,16 +128,19 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
         if (host == this_host() and sees_process) or own is not None:
             return Liveness(State.DEAD, host, process)
 
+    # Proof 4.
     # SLURM knows at once what heartbeats show after two minutes. A job that still runs proves nothing: this
     # process of it may have been killed.
     if slurm and is_gone(slurm, int(tags.get("slurm.restart") or 0)):
         return Liveness(State.DEAD, host, process)
 
+    # Proof 5: the newest heartbeat, from the store or from the folder on a shared file system.
     heartbeats = []
     if tags.get(HEARTBEAT, "").isdecimal():
         heartbeats.append(float(tags[HEARTBEAT]))
     if own is not None and (own / HEARTBEAT).exists():
         heartbeats.append((own / HEARTBEAT).stat().st_mtime)
+    # Never taken for dead: there is no way to tell.
     if not heartbeats:
         return Liveness(State.UNKNOWN, host, process)
     age = time.time() - max(heartbeats)

@@ -26,6 +26,7 @@ class MLflowTracker(Logger):
 
     def __init__(self, run: Run | None = None, hyperparams: bool = True) -> None:
         super().__init__()
+        # Set late by `fit`, which makes the Trainer before there is a run.
         self.run, self.hyperparams = run, hyperparams
 
     @property
@@ -49,6 +50,7 @@ class MLflowTracker(Logger):
         assert self.run is not None
         if not self.hyperparams:
             return
+        # Names with an underscore are Lightning's own.
         values = vars(params) if isinstance(params, Namespace) else params
         self.run.log_params({name: value for name, value in values.items() if not name.startswith("_")})
 

@@ -103,6 +103,7 @@ def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLU
     """What the connected database lacks of COLUMNS, as TABLE.COLUMN."""
     from sqlalchemy import inspect
 
+    # Asked of the database itself: its tables may be those of another version of MLflow.
     inspector = inspect(connection)
     missing = []
     for table in tables:
@@ -135,6 +136,7 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
     from sqlalchemy import column, create_engine, delete, insert, select, table
     from sqlalchemy.pool import NullPool
 
+    # By name, and not by MLflow's own classes, which may change.
     metrics, latest = (table(name, *map(column, COLUMNS[name])) for name in ("metrics", "latest_metrics"))
 
     def is_stale(points: "TableClause") -> "list[ColumnElement[bool]]":
@@ -144,7 +146,9 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
     with create_engine(uri, poolclass=NullPool).begin() as connection:
         if missing_columns(connection, ("metrics", "latest_metrics")):
             return False
+        # In one transaction: a reader sees the old curve or the new one, and a crash leaves the old one.
         connection.execute(delete(metrics).where(*is_stale(metrics)))
+        # `latest_metrics` holds one row per metric, which the UI shows; it is made again from what is left.
         names = connection.scalars(select(latest.c.key).where(*is_stale(latest))).all()
         connection.execute(delete(latest).where(*is_stale(latest)))
         for name in names:
@@ -205,6 +209,7 @@ def saved_view(name: str, columns: Sequence[str], order_by: str, ascending: bool
         "selectedColumns": list(columns), "orderByKey": order_by, "orderByAsc": ascending, "searchFilter": query,
         "runsHiddenMode": "FIRST_20_RUNS",
     }  # fmt: skip
+    # The form in which the UI's JavaScript packs the state into its own links.
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     now = time.time_ns() // 1_000_000
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})

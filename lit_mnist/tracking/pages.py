@@ -15,6 +15,7 @@ def ui_address(store: Store, port: int = PORT) -> str:
 
     A tracking server has its own; that of a database is where `lit-mnist ui` serves it.
     """
+    # A store's URI may hold user and password, which no printed address may.
     url = urlsplit(store.uri)
     if not has_own_ui(store):
         return f"http://{HOST}:{port}/"

@@ -32,18 +32,34 @@ def this_boot() -> str:
     The first part is the same in all containers and under all host names; empty where the system has none.
     """
     try:
-        # Two containers of one kernel number their processes separately, and have different namespaces. The number
-        # of a namespace is given again as soon as it is free, often to the next container, so the start of its
-        # process 1 (field 22 of its stat, in clock ticks since boot) belongs to it.
-        namespace = Path("/proc/self/ns/pid").stat().st_ino
-        started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
-        return f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}/{namespace}.{started}"
+        boot, namespace = (
+            Path("/proc/sys/kernel/random/boot_id").read_text().strip(),
+            Path("/proc/self/ns/pid").stat(),
+        )
     except OSError:
         return ""
+    # Two containers of one kernel number their processes separately, and have different namespaces. The number of
+    # a namespace is given again as soon as it is free, often to the next container, so the start of its process 1
+    # (field 22 of its stat, in clock ticks since boot) belongs to it. Where /proc is mounted with hidepid, that of
+    # another user cannot be read.
+    try:
+        started = Path("/proc/1/stat").read_text().rpartition(")")[2].split()[19]
+    except OSError:
+        return f"{boot}/{namespace.st_ino}"
+    return f"{boot}/{namespace.st_ino}.{started}"
+
+
+def same_numbering(boot: str, other: str) -> bool:
+    """True if processes with those ids from `this_boot` are numbered together: same kernel, same namespace."""
+    # What an earlier version stored, or a process that cannot read process 1, lacks the start after the dot.
+    if "." in boot and "." in other:
+        return boot == other
+    return boot.partition(".")[0] == other.partition(".")[0]
 
 
 def this_process() -> str:
     """Number and start time of this process, as in the tag `process`: NUMBER@SECONDS."""
+    # The start time is read from the kernel; its last digits depend on the clock (see START_TOLERANCE).
     return f"{os.getpid()}@{psutil.Process().create_time():.2f}"
 
 
@@ -57,7 +73,7 @@ def sees_processes_of(host: str, boot: str) -> bool:
         boot: As from `this_boot`; empty where it is not known, so that the name has to do.
 
     """
-    return boot == this_boot() if boot and this_boot() else host == this_host()
+    return same_numbering(boot, this_boot()) if boot and this_boot() else host == this_host()
 
 
 def process_tags() -> dict[str, str]:
@@ -87,6 +103,7 @@ def is_alive(process: str) -> bool:
         found = psutil.Process(int(number))
         # A process id is given again after it has ended; together with the start time it names one process.
         same = abs(found.create_time() - float(start)) < START_TOLERANCE
+        # A zombie has ended; only its parent has not asked for its exit code yet.
         return same and found.status() != psutil.STATUS_ZOMBIE
     except psutil.AccessDenied:  # another user's process: it exists, and nothing more can be read
         return True

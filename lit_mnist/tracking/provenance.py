@@ -19,6 +19,7 @@ NAMED = ("torch", "torchvision", "lightning", "torchmetrics", "mlflow", "optuna"
 def source_tags() -> dict[str, str]:
     """Who started a run, with which command, and in which process."""
     return {
+        # The command as the user would type it; passwords are left out by `shown_arguments`.
         "mlflow.source.name": " ".join(["lit-mnist", *shown_arguments()]),
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
@@ -39,9 +40,11 @@ def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
         exclude: Paths below the repository's root whose changes do not count.
 
     """
+    # The copy has no .git.
     if SNAPSHOT in os.environ:
         commit, _, digest = os.environ[SNAPSHOT].partition(":")
         return {"mlflow.source.git.commit": commit or "unknown", "code.digest": digest}
+    # An installed package has no repository; then the user's own project is the code that matters.
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if found := _git(folder, "rev-parse", "HEAD"):
             ignored = [f":(exclude,top){path}" for path in exclude]
@@ -91,12 +94,14 @@ def device_tags(device_type: str, devices: int) -> dict[str, str]:
     name = torch.cuda.get_device_name() if device_type == "cuda" else _cpu_model()
     return {
         "device": f"{device_type} × {devices}: {name}",
+        # Another number rounds sums differently.
         "torch_threads": str(torch.get_num_threads()),
         "host": platform.node(),
     }
 
 
 def _cpu_model() -> str:
+    # platform.processor() does not name the model on Linux.
     info = Path("/proc/cpuinfo")
     if info.exists():
         for line in info.read_text().splitlines():

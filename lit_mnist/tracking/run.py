@@ -74,6 +74,7 @@ def open_run(
         UserError: the store cannot be opened, the run is not in it, or another process works on it.
 
     """
+    # Three ways to open a run; only a visit leaves the run's status alone.
     if run_id is None:
         opened = _create_run(experiment, name, system_metrics, offline, tags or {})
     elif resume:
@@ -100,6 +101,7 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
     """
     if record.offline:
         # An earlier call may have been killed between creating the run and writing its id down.
+        # Create, write the id down, rename: each step finds what a killed call has done before it.
         query = f"tags.{OFFLINE_ID} = '{record.id}'"
         # Also one that was deleted meanwhile: a second run for the same folder would bring it back.
         run = next(search_runs(client, query, limit=1, deleted=True), None) or client.create_run(
@@ -111,6 +113,7 @@ def register_offline_run(client: "MlflowClient", store: Store, folder: Path, rec
         record.offline_id, record.id, record.offline = record.id, run.info.run_id, False
         record.uri, record.artifact_uri = store.portable_uri, run.info.artifact_uri
         record.write(folder)
+    # The folder has the run's id as its name; for a registered run it mostly has it already.
     target = store.run_folder(record.id)
     if folder != target:
         folder.rename(target)
@@ -123,17 +126,21 @@ def _create_run(
 ) -> Iterator[Run]:
     store = find_store()
     client = None
+    # An id of the kind that MLflow gives, until the store gives another one.
     if offline:
         record = Record(uuid.uuid4().hex, experiment, name, offline=True, key=tags.get(KEY))
     else:
         client = connect(store)
         store.home.mkdir(parents=True, exist_ok=True)
+        # All in the request that creates the run: a crash after it leaves no run without its process, key or
+        # stage.
         all_tags = {**source_tags(), **heartbeat_tag(), **tags}
         info = client.create_run(experiment_id(client, store, experiment), run_name=name, tags=all_tags).info
         record = Record(
             info.run_id, experiment, info.run_name, store.portable_uri,
             artifact_uri=info.artifact_uri, start_time=info.start_time, key=tags.get(KEY),
         )  # fmt: skip
+    # The lock comes first: from here on no other process may take the run for a dead one.
     folder = store.run_folder(record.id)
     with ExitStack() as stack:
         try:
@@ -170,8 +177,10 @@ def resume_run(
                 before = find_liveness(folder if folder.exists() else None, record, stored.data.tags)
         record = record or _record_from_store(client, store, found.id)
     assert record is not None, "a run that is resumed offline has a folder"
+    # A sweep's lease is better proof than a heartbeat.
     if before is not None and (before.state is State.ALIVE or (before.state is State.PERHAPS and not leased)):
         raise BusyError(f"run {record.id} {before.reason}")
+    # The lock decides: two processes may both have found the run dead.
     with FolderLock(folder):
         if before is not None and before.host != this_host():
             note(f"run {record.id} was RUNNING on {before.host}: taking it over")
@@ -220,7 +229,9 @@ def _mark_running(client: "MlflowClient | None", record: Record, folder: Path) -
         # still wait to be sent.
         for tag, value in {**process_tags(), **heartbeat_tag()}.items():
             client.set_tag(record.id, tag, value)
+        # Lightning's own logger leaves a resumed run FINISHED while it trains (PL#6205, PL#12291).
         client.update_run(record.id, "RUNNING")
+    # The record before the journal: whoever reads RUNNING there must find the process that says so.
     record.write(folder)
     journal.append({"kind": "tags", "values": process_tags()})
     journal.append({"kind": "status", "status": "RUNNING", "end_time": None})
@@ -232,6 +243,7 @@ def _work_on(
     store: Store, record: Record, client: "MlflowClient | None", journal: Journal, system_metrics: bool | None
 ) -> Iterator[Run]:
     """Yield the run, with its uploader at work, and set its status at the end."""
+    # What is logged already, so that a resumed run neither repeats a step nor starts its load's curve at 0.
     steps = journal.last_steps()
     last = max((step for name, step in steps.items() if name.startswith(PREFIX)), default=-1)
     system = None
@@ -239,14 +251,18 @@ def _work_on(
         # A run of some seconds, such as a test, would only get a chart with one point.
         first = 60.0 if system_metrics is None else 2.0
         system = SystemMetrics(first=first, last_step=last, short_runs=bool(system_metrics))
+    # Without a client everything stays in the journal.
     writer = MLflowWriter(client, record.id, journal) if client else None
     uploader = Uploader(journal, writer, store.name, system, heartbeat=True)
     earliest = max((rewind.time for rewind in journal.rewinds()), default=0)
     run = Run(store, record.id, record.experiment, journal, uploader, record.artifact_uri, client, steps, earliest)
+    # Until the block below has ended well: also for an exception that is not caught here, such as SystemExit.
     status = "FAILED"
     try:
         yield run
         status = "FINISHED"
+    # KILLED is never set by Lightning's logger: a signal would leave FAILED, and SIGKILL leaves RUNNING for
+    # `--reap`.
     except (Interrupted, KeyboardInterrupt):
         status = "KILLED"
         raise
@@ -255,6 +271,7 @@ def _work_on(
         _append_reserved(run, {"kind": "tags", "values": {"error": text}})
         raise
     finally:
+        # Tasks may still log: the status has to come after all of it.
         uploader.flush()
         # The status is the last entry, so that a run that is FINISHED in the store is complete there.
         end_time = time.time_ns() // 1_000_000
@@ -276,6 +293,7 @@ def _append_reserved(run: Run, entry: dict[str, object]) -> None:
 
 def _close(run: Run) -> bool:
     """End the uploader and report what is left unsent; returns True if everything was sent."""
+    # PATIENCE seconds without progress end the wait for a store that is away.
     sent = run.uploader.close(PATIENCE)
     run.journal.close()
     if run.mlflow is None:

@@ -88,6 +88,7 @@ def connect(store: Store) -> "MlflowClient":
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
+    # From a `run.json`, which holds no password.
     if HIDDEN in store.uri:
         raise StoreError(
             f"the password of the tracking store {store.uri} is kept nowhere: set {URI} to its full URI"
@@ -110,6 +111,7 @@ def connect(store: Store) -> "MlflowClient":
             create_engine(uri, poolclass=NullPool).connect().close()
         return _checked_client(uri)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
+        # Only a server can be started.
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
         raise StoreError(f"cannot open the tracking store {store.name}: {reason(error)}{choice}") from None
     finally:
@@ -129,6 +131,7 @@ def with_time_limit(uri: str) -> str:
 def import_mlflow() -> None:
     """Import MLflow, configured to be quiet and not to wait for minutes."""
     # Before the import, which reads these.
+    # setdefault, in all of these: what the user has set stays.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     # By default MLflow tries for many minutes to reach a server that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
@@ -149,6 +152,7 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
+    # Get, create, get: creating first would raise for every run but the first.
     if (found := client.get_experiment_by_name(name)) is None:
         try:
             return str(client.create_experiment(name, artifact_location=store.artifacts))
@@ -168,6 +172,7 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
 
 def reason(error: BaseException) -> str:
     """The cause of a store's error, as the database or the network words it, in one line of 300 characters."""
+    # SQLAlchemy keeps the driver's own error as `orig`; its message has no SQL and no link to a manual in it.
     # MlflowException has the database driver's error as its message, or as its cause.
     candidates = (error, error.__cause__, getattr(error, "message", None))
     original = next((found for each in candidates if (found := getattr(each, "orig", None))), None)
@@ -193,6 +198,8 @@ def _connect_sqlite(uri: str) -> "MlflowClient":
 def _checked_client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
+    # A request, since a client can be created for a server that does not answer. Experiment 0 is there from the
+    # start.
     client = MlflowClient(uri)
     client.get_experiment("0")
     return client

@@ -3,8 +3,9 @@
 Files:
     command.py        `fit`, `validate`, `test`, `predict`, `export`: arguments and help
     config_files.py   configuration files, by name or by path
-    configuration.py  LitCLI: flags and files to model, data and Trainer
+    configuration.py  FitOptions and LitCLI: flags and files to model, data and Trainer
     config_errors.py  what jsonargparse, Lightning and torch say about wrong values, as one line
+    checks.py         what `fit` refuses before there is a run
     fit.py            one training as one MLflow run, new or resumed
     resumable.py      the same from Python, with an ordinary Trainer
     evaluate.py       a run's checkpoint on validation or test images, or on image files
@@ -14,6 +15,6 @@ Files:
     progress.py       what a user sees meanwhile
     stages.py         trainings that are done once, whichever experiment or sweep needs them
     gc_freeze.py      keeps Python's garbage collector from scanning what imports have created
-    checkpoints/      atomic files, the point to resume from, exact state
+    checkpoints/      atomic files, the point to resume from, what is left to train, exact state, artifacts
     lightning/        everything that uses private names of Lightning
 """

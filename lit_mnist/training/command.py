@@ -43,7 +43,9 @@ def fit(arguments: list[str]) -> None:
     from lit_mnist.training.fit import fit
 
     quiet()
+    # Until here a signal ends the process at once (`end_at_once`); from here on the run is saved first.
     with SignalWatch() as watch:
+        # `fit --help` prints the text above; LightningCLI's own help lists every field.
         fit(["--help" if argument == "--help.fields" else argument for argument in arguments], watch=watch)
 
 
@@ -62,6 +64,7 @@ def predict(arguments: list[str]) -> None:
     parser = _run_parser("predict", "Label images, or reconstruct them, with a run's checkpoint.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="of any size and mode")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for reconstructions (default: here)")
+    # Parsed before torch is imported: a mistyped flag is reported at once.
     known = parser.parse_args(arguments)
     from lit_mnist.training.evaluate import predict
 

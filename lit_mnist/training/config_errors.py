@@ -68,6 +68,7 @@ def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None
 
 def explain(message: str) -> str:
     """What jsonargparse's error `message` says, as one line: the flag, its value, and what would be valid."""
+    # jsonargparse's messages have several lines, the class path and every alternative of the type.
     text = " ".join(message.split())
     # The order matters: the general patterns at the end also match what the special ones before them do.
     if found := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", text):
@@ -104,6 +105,7 @@ def explain(message: str) -> str:
 def flags() -> set[str]:
     """Every flag of `fit`, for every model and dataset."""
     names = set(OTHER_FLAGS)
+    # All classes' fields together: which class is meant is not known while its flags are wrong.
     for group, base in GROUPS.items():
         names.add(f"--{group}")
         for cls in (base, *subclasses(base).values()):
@@ -114,6 +116,7 @@ def flags() -> set[str]:
 def subclasses(base: type) -> dict[str, type]:
     """Every direct and indirect subclass of `base`, by name."""
     children: list[type] = base.__subclasses__()
+    # A user's own classes are among them, as soon as they are imported.
     found = {child.__name__: child for child in children}
     for child in children:
         found |= subclasses(child)

@@ -31,6 +31,7 @@ def config_path(name: str) -> Path:
             raise UsageError(f"--config {name}: no such file or packaged configuration{hint}")
         return CONFIGS / f"{name}.yaml"
     try:
+        # Read here as well as by jsonargparse, so that an error names the file and the line.
         fields = load_yaml(path.read_text())
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None

@@ -18,7 +18,7 @@ from lit_mnist.tracking.folder import CONFIG, upgrade_config
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
 from lit_mnist.tracking.store import connect, find_store
-from lit_mnist.training.checkpoints.files import BEST, LAST, load_weights
+from lit_mnist.training.checkpoints.files import BEST, CHECKPOINTS, LAST, load_weights
 from lit_mnist.training.config_errors import library_errors
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.lightning.ranks import make_rendezvous_interruptible
@@ -56,6 +56,7 @@ def evaluate(
         # Without the logger, which would log a point at step 0: the metrics belong to the checkpoint's step.
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
+        # The evaluation alone, without loading and figures.
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
             # A list with one entry for each dataloader, of which there is one.
@@ -84,6 +85,7 @@ def draw_best_checkpoint(run_id: str) -> None:
 
     """
     client = connect(find_store())
+    # Drawn already, by an earlier call or by another process.
     if any(Path(item.path).name.startswith("val_") for item in client.list_artifacts(run_id, "figures")):
         return
     with loaded_run(run_id, "best", []) as (run, cli, _):
@@ -107,10 +109,13 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
     with loaded_run(run_id, checkpoint, []) as (_, cli, _):
         # The run is needed for its model only, and is closed before the images are read.
         model, class_names = cli.model.eval(), cli.datamodule.class_names
+    # The network's shape: images of any size are brought to it.
     shape = model.hparams.get("image_shape", cli.datamodule.image_shape)
     read = [read_image(path, shape) for path in images]
+    # (N, C, H, W), float32 in [0, 1], as the loaders give them
     batch = torch.from_numpy(np.stack([image for image, _ in read])).float().div(255)
     with torch.inference_mode():
+        # (N, num_classes) probabilities, or (N, C, H, W) reconstructions
         predictions = model.predict_step(batch, 0)
     for path, (_, notes), prediction in zip(images, read, predictions, strict=True):
         remark = f"  ({', '.join(notes)})" if notes else ""
@@ -135,6 +140,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
     """
     with ExitStack() as files:
         try:
+            # From the store, and not from the run's folder, which may be gone: the artifact is the same file.
             config = upgrade_config(files.enter_context(fetched(client, run_id, CONFIG)))
         except Exception:  # each kind of artifact store raises its own
             raise UserError(f"run {run_id} has no {CONFIG}: `lit-mnist fit` did not make it") from None
@@ -145,8 +151,10 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 def loaded_run(run_id: str, checkpoint: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI, int]]:
     """Open a run, and yield it with its model, whose weights are loaded, its data, and the checkpoint's step."""
     store = find_store()
+    # With the full id: the run is opened by it.
     found = find_run(connect(store), store, run_id).info.run_id
     with open_run("", run_id=found) as run:
+        # Later flags win: what the user gives comes last.
         cli = rebuild(run.client, run.id, [*ONE_DEVICE, *overrides])
         with _checkpoint_file(run, checkpoint) as path:
             step = load_weights(cli.model, path)["global_step"]
@@ -164,16 +172,17 @@ def _checkpoint_file(run: Run, name: str) -> Iterator[Path]:
     if name not in ("best", "last"):
         yield Path(name)
         return
-    logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, "checkpoints")}
+    # The run's own folder first: it is here, and may be newer than the store.
+    logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, CHECKPOINTS)}
     for file in (BEST, LAST) if name == "best" else (LAST,):
         # Without validation no checkpoint is the best, and the last one stands for it.
         if file == LAST and name == "best":
             print(f"run {run.id} was never validated: taking its last checkpoint")
-        if (path := run.folder / "checkpoints" / file).exists():
+        if (path := run.folder / CHECKPOINTS / file).exists():
             yield path
             return
         if file in logged:
-            with fetched(run.client, run.id, f"checkpoints/{file}") as path:
+            with fetched(run.client, run.id, f"{CHECKPOINTS}/{file}") as path:
                 yield path
             return
     raise UserError(f"run {run.id} has no checkpoint, neither in {run.folder} nor among its artifacts")

@@ -96,6 +96,7 @@ def export(
             exported network does not compute what the checkpoint computes.
 
     """
+    # Everything that can be refused without loading anything comes first.
     if register is not None and file_format != "mlflow":
         raise UsageError(f"--register needs --format mlflow: a {file_format} file is no MLflow model")
     if output is not None and (output.is_dir() or (file_format == "mlflow" and output.exists())):
@@ -103,6 +104,7 @@ def export(
     _check_packages(file_format)
     store = find_store()
     client = connect(store)
+    # A study's run has no checkpoint of its own.
     run_id, is_best = _trial_run(client, find_run(client, store, run_id).info.run_id)
     with loaded_run(run_id, checkpoint, []) as (run, cli, step):
         exported = trace(cli.model, example_images(cli), describe(run, cli, step))
@@ -127,6 +129,7 @@ def export(
 
 def trace(model: LitModel, example: Images, description: dict[str, Any]) -> Exported:
     """Trace the network of `model` with the images `example`, for batches of any size."""
+    # Evaluation mode is part of what is traced: dropout is left out, batch norm uses its statistics.
     predictor, images = Predictor(model.eval()), torch.from_numpy(example)
     # The size of the batch is a symbol, and so not fixed to that of the example.
     program = torch.export.export(predictor, (images,), dynamic_shapes=({0: Dim("batch")},))
@@ -137,6 +140,7 @@ def example_images(cli: LitCLI) -> Images:
     """The first validation images, of shape (EXAMPLES, C, H, W); random ones where the dataset is missing."""
     data = cli.datamodule
     try:
+        # Validation images: an example must not show the test set.
         data.setup("validate")
         return next(iter(data.val_dataloader())).x[:EXAMPLES].cpu().numpy()
     except DataError as error:  # the network does not depend on the images
@@ -154,6 +158,7 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
         step: The step of the checkpoint.
 
     """
+    # As JSON: a reader of the file may have neither this package nor Python.
     tags, versions, classes = run.data().data.tags, package_versions(), list(cli.datamodule.class_names)
     shape = ["batch", *cli.model.hparams.get("image_shape", cli.datamodule.image_shape)]
     output: dict[str, Any] = {"name": "reconstruction", "shape": shape}
@@ -185,6 +190,7 @@ def check(exported: Exported, reread: Callable[[Images], Images]) -> float:
 
     """
     # A batch of another size than that of the trace shows that the size is not fixed.
+    # Sizes 4, 1 and 7.
     batches = (exported.example, exported.example[:1], np.concatenate([exported.example] * 2)[1:])
     difference = max(float(np.abs(reread(batch) - exported.expected(batch)).max()) for batch in batches)
     if not difference <= TOLERANCE:  # also for NaN
@@ -197,6 +203,7 @@ def check(exported: Exported, reread: Callable[[Images], Images]) -> float:
 def write_pt2(exported: Exported, path: Path) -> Callable[[Images], Images]:
     """Write `path` with torch.export; returns the network as it is read from there."""
     torch.export.save(exported.program, path, extra_files={DESCRIPTION: json.dumps(exported.description)})
+    # What was written is read again, so that the check is one of the file.
     module = torch.export.load(path).module()
 
     def call(images: Images) -> Images:
@@ -212,6 +219,7 @@ def write_onnx(exported: Exported, path: Path) -> Callable[[Images], Images]:
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations (torch 2.8 to 2.15)
+        # With dynamo it traces by torch.export, as `trace` does, and takes the batch's size as a symbol.
         made = torch.onnx.export(
             exported.predictor,
             (torch.from_numpy(exported.example),),
@@ -223,6 +231,7 @@ def write_onnx(exported: Exported, path: Path) -> Callable[[Images], Images]:
     assert made is not None, "with dynamo=True it returns a program"
     made.model.metadata_props[DESCRIPTION] = json.dumps(exported.description)
     made.save(path, external_data=False)
+    # On the CPU, as the checkpoint that it is compared with.
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def call(images: Images) -> Images:
@@ -243,6 +252,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
     described, versions = exported.description, package_versions()
     # `mlflow.pytorch.log_model` would put it into the default experiment, and needs an active run, whose status
     # changes when it ends (3.17).
+    # `create_logged_model` and `Model.log` do what `log_model` does, for a run that is not active.
     stored = run.data()
     made = run.client.create_logged_model(
         stored.info.experiment_id,
@@ -272,6 +282,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
     if register is not None:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # where MLflow says that it has done so
+                # A new version of the name each time; versions are never replaced.
                 version = mlflow.register_model(info.model_uri, register).version
         except MlflowException as error:
             raise UserError(f"--register {register}: {one_line(error)}") from None
@@ -298,6 +309,7 @@ def _trial_run(client: "MlflowClient", run_id: str) -> tuple[str, bool]:
         return run_id, False
     try:
         with fetched(client, study_run, "summary.json") as file:
+            # Written by `sweep` when it ends.
             best: list[dict[str, Any]] = json.loads(file.read_text())["best_trials"]
     except Exception:  # a study that was never summed up; each kind of artifact store raises its own
         best = []
@@ -314,6 +326,7 @@ def _metrics(run: Run, step: int) -> dict[str, float]:
     found = {}
     for name in run.data().data.metrics:
         if name.startswith(("val/", "test/")):
+            # A checkpoint in the middle of the run has the metrics of its time.
             points = [point for point in stored_points(run.client, run.id, name) if point[3] <= step]
             if points:
                 found[name] = points[-1][1]

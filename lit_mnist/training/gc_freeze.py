@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+# Of the whole process: freezing is global, and an inner `unfreeze` would end the outer freeze.
 _is_frozen = False
 
 

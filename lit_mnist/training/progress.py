@@ -30,6 +30,7 @@ class EpochLines(Callback):
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Print a line, unless the last one is younger than `interval`."""
+        # Epochs of a small network take less than a second; a log file needs no line for each.
         if time.monotonic() - self._last_time >= self.interval:
             self._print(trainer, trainer.current_epoch + 1)
 
@@ -69,12 +70,14 @@ class LiveProgress(EpochLines):
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
         """Redraw the line, at most every REDRAW_INTERVAL."""
+        # The clock is read in each batch, the metrics only if there is something to draw.
         if self._live is None or (now := time.monotonic()) - self._drawn < REDRAW_INTERVAL:
             return
         self._drawn = now
         parts = [_position(trainer, trainer.current_epoch + 1)]
         done, total = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
         if done and total != float("inf"):
+            # Seconds. By this process's own speed: the steps before a resume may have run on another machine.
             left = (now - self._started) / done * (total - trainer.global_step)
             parts.append(f"about {seconds(max(0.0, left))} left")
         self._live.update(_cropped("  ".join([*parts, _metrics(trainer)])), refresh=True)
@@ -89,6 +92,7 @@ class LiveProgress(EpochLines):
         if self._live is None:
             super()._show(line)
         else:
+            # Above the line that is redrawn, which a plain print would break.
             self._live.console.print(_cropped(line))
 
 
@@ -108,6 +112,7 @@ def _metrics(trainer: Trainer) -> str:
 
     Without those that have the value of the loss beside them, as an autoencoder's `val/mse` has.
     """
+    # The values are on the CPU already: reading them waits for no GPU.
     logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     val = {name: value for name, value in logged.items() if name.startswith("val/")}
     train = {name: value for name, value in logged.items() if name.startswith("train/")}

@@ -39,6 +39,7 @@ def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
         Paths or addresses of the figures.
 
     """
+    # From the journal, which has every point, whatever the store has taken yet.
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
     return drawn + (val_figures(run, model, data) if data.sizes()["val"] else [])
@@ -48,7 +49,7 @@ def val_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
     """Log figures of the predictions for the validation images; returns their locations."""
     return [
         run.log_figure(figure, f"val_{name}")
-        for name, figure in model_figures(model, data, _alone(data).val_dataloader(), "validation")
+        for name, figure in model_figures(model, data, _serving_all_images(data).val_dataloader(), "validation")
     ]
 
 
@@ -56,7 +57,7 @@ def test_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
     """Log figures of the predictions for the test images; returns their locations."""
     return [
         run.log_figure(figure, f"test_{name}")
-        for name, figure in model_figures(model, data, _alone(data).test_dataloader(), "test")
+        for name, figure in model_figures(model, data, _serving_all_images(data).test_dataloader(), "test")
     ]
 
 
@@ -68,6 +69,7 @@ def model_figures(
     A classifier has a confusion matrix, an autoencoder a row of reconstructions.
     """
     title = f"{type(model).__name__} on {data.dataset}, {title}"
+    # After the training: nothing has to be set back.
     model.eval()
     with torch.inference_mode():
         if isinstance(model, Classifier):
@@ -76,16 +78,19 @@ def model_figures(
             yield "reconstructions", _reconstructions(model, batches, title)
 
 
-def _alone(data: ImageDataModule) -> ImageDataModule:
+def _serving_all_images(data: ImageDataModule) -> ImageDataModule:
     """Give every image to this process: figures are drawn by rank 0 alone."""
+    # For good: this data module trains no more.
     data.full_dataset_per_rank = True
     return data
 
 
 def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch], title: str) -> Figure:
+    # (N, C, H, W), (N,) and (N, classes) of all batches.
     parts = [(batch.x.cpu(), batch.y.cpu(), _predict(model, batch.x)) for batch in batches]
     images, labels, probabilities = (torch.cat(part).numpy() for part in zip(*parts, strict=True))
     classes = probabilities.shape[1]
+    # counts[true, predicted]
     counts = np.zeros((classes, classes), dtype=np.int64)
     # Counts a pair as often as it occurs, where `counts[labels, predictions] += 1` would count it once.
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
@@ -95,6 +100,7 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
 
 def _reconstructions(model: Autoencoder, batches: Iterable[Batch], title: str) -> Figure:
     batch = one_per_class(batches)
+    # At most ten columns (B, C, H, W), one for each class.
     rows = {"original": batch.clean}
     if batch.x is not batch.clean and not torch.equal(batch.x, batch.clean):
         rows["corrupted"] = batch.x
@@ -106,6 +112,7 @@ def one_per_class(batches: Iterable[Batch], columns: int = 10) -> Batch:
     """The first image of each class, in the classes' order; at most `columns`."""
     found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for batch in batches:
+        # Most batches hold every class: mostly one batch is read.
         for i, label in enumerate(batch.y.tolist()):
             found.setdefault(label, (batch.x[i], batch.clean[i], batch.y[i]))
         if len(found) >= columns:

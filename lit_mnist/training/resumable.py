@@ -11,9 +11,9 @@ from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.folder import CONFIG
 from lit_mnist.tracking.journal.journal import replace_text
 from lit_mnist.tracking.run import Run
+from lit_mnist.training.checkpoints.artifacts import log_checkpoints
 from lit_mnist.training.checkpoints.exact_resume import ExactResume
-from lit_mnist.training.checkpoints.files import best_callback, lasting_checkpoints
-from lit_mnist.training.checkpoints.resume_point import CHECKPOINTS
+from lit_mnist.training.checkpoints.files import CHECKPOINTS, best_callback
 from lit_mnist.training.configuration import CheckpointArgs, LitCLI
 
 TRAINER_FIELDS = (
@@ -52,6 +52,7 @@ def resumable(run: Run, model: LitModel, seed: int = 0, often: CheckpointArgs | 
 
     """
     folder = run.folder / CHECKPOINTS
+    # The watch is never entered: the user's own program keeps its signal handlers.
     resume = ExactResume(SignalWatch(), often or CheckpointArgs(), seed)
     resume.folder, resume.before_save = folder, run.sync
     best = best_callback(model)
@@ -69,8 +70,10 @@ class _RunFiles(Callback):
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Write the configuration, so that a run that is killed at any time can be resumed."""
         data = trainer.datamodule  # type: ignore[attr-defined]
+        # With a DataLoader instead of a data module there is no configuration to resume from.
         if stage != "fit" or not isinstance(data, ImageDataModule):
             return
+        # From the objects as they are: no command line has described them.
         config = {
             "seed_everything": self.seed,
             "trainer": {name: getattr(trainer, name) for name in TRAINER_FIELDS},
@@ -78,6 +81,7 @@ class _RunFiles(Callback):
             "data": _class_and_arguments(data),
             "tracking": {"experiment": self.run.experiment},
         }
+        # Written twice, since LitCLI reads a file: first as it is, then with all defaults.
         path = self.run.folder / CONFIG
         replace_text(path, yaml.safe_dump(config, sort_keys=False))
         # LitCLI checks the fields, and adds the defaults of those that are not given.
@@ -88,15 +92,11 @@ class _RunFiles(Callback):
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Log the checkpoints of a training that has ended."""
         if stage == "fit":
-            self._log_checkpoints()
+            log_checkpoints(self.run)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Log the checkpoints of a training that has failed."""
-        self._log_checkpoints()
-
-    def _log_checkpoints(self) -> None:
-        for path in lasting_checkpoints(self.run.folder / CHECKPOINTS):
-            self.run.log_file(path, CHECKPOINTS)
+        log_checkpoints(self.run)
 
 
 def _class_and_arguments(instance: Any) -> dict[str, Any]:

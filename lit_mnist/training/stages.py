@@ -28,7 +28,7 @@ from lit_mnist.terminal import note
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store
-from lit_mnist.training.checkpoints.files import BEST, LAST
+from lit_mnist.training.checkpoints.files import BEST, CHECKPOINTS, LAST
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.fit import fit
 
@@ -41,7 +41,10 @@ Checkpoint = Literal["best", "last"]
 KEY, SOURCE, SECONDS = "stage.key", "stage.source", "stage.seconds"
 WITHOUT_EFFECT = ("enable_progress_bar",)
 """Fields of the Trainer that do not affect the weights."""
-ADDED: dict[str, dict[str, object]] = {"model": {"lr_decay": 0.0}, "data": {"fixed_noise": False}}
+ADDED: dict[str, dict[str, object]] = {
+    "model": {"lr_decay": 0.0},
+    "data": {"fixed_noise": False, "shift": 0, "flip": False},
+}
 """Fields that were added after trainings had been stored, with the value that has no effect.
 
 At that value they are left out of the key: otherwise each new option would invalidate every stored training and
@@ -78,6 +81,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
     Names in MLflow, the folder of the images and the paths of checkpoints are left out.
     """
+    # As the training will see them: with all defaults, and whatever the order of the flags.
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
     # Where the images lie says nothing about the weights, and differs from machine to machine.
@@ -88,6 +92,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
         arguments = kept[group]["init_args"]
         for name in [name for name, neutral in added.items() if arguments.get(name) == neutral]:
             del arguments[name]
+    # By key and not by path: the same encoder, trained on another machine, is the same source.
     if stage.source is not None:
         kept["source"] = [stage_key(stage.source, preset, seed), stage.source_flag, stage.take]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
@@ -95,6 +100,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
 def find_stage(client: "MlflowClient", key: str) -> "Run | None":
     """Return the finished run of the stage, or else its newest run; None if it was never started."""
+    # Newest first. A finished one wins, however many attempts have failed after it.
     found = list(search_runs(client, f"tags.`{KEY}` = '{key}'"))
     return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
 
@@ -116,15 +122,18 @@ def train_stage(
         UserError: training has failed.
 
     """
+    # Outside of the lock: the source has one of its own.
     flags, of_source = take_source(stage, preset, seed, watch, callbacks)
     store = find_store()
     client, key = connect(store), stage_key(stage, preset, seed)
-    with _alone(store, key, watch):
+    # Asked for inside of the lock: another process may have trained the stage meanwhile.
+    with _locked(store, key, watch):
         found = find_stage(client, key)
         if found is not None and found.info.status == "FINISHED":
             return str(found.info.run_id)
         if found is not None:
             return _fit(client, ["--resume", found.info.run_id], {}, watch, callbacks)
+        # A new run. Without a progress bar, since several stages share a terminal.
         arguments = [*stage.arguments(preset, seed), *flags, "--trainer.enable_progress_bar", "false"]
         tags = {KEY: key, **of_source}
         if SOURCE in tags:
@@ -160,15 +169,17 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
 
     """
     folder = store.home / "stages" / run_id
-    there = {Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")}
+    # Asked of the store: the run may have been trained on another machine.
+    there = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINTS)}
     wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never validated has no best
     name = next((name for name in wanted if name in there), None)
     if name is None:
         raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
     if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
+        # By renaming: another process may be fetching the same file, and both may finish.
         temporary = folder / f".{name}.{os.getpid()}"
-        with fetched(client, run_id, f"checkpoints/{name}") as file:
+        with fetched(client, run_id, f"{CHECKPOINTS}/{name}") as file:
             shutil.copyfile(file, temporary)
         temporary.replace(folder / name)
     return folder / name
@@ -181,6 +192,7 @@ def _fit(
     watch: SignalWatch,
     callbacks: Sequence[Callback],
 ) -> str:
+    # Duration of a stage over all its processes, for the time that a claim has taken.
     start = time.perf_counter()
     with suppress_stdout():
         result = fit(arguments, callbacks, watch, tags)
@@ -192,8 +204,9 @@ def _fit(
 
 
 @contextmanager
-def _alone(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
+def _locked(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
     """Hold the stage's lock; waits while another process trains it."""
+    # Of this machine, or of all that share the project's folder.
     lock = FileLock(store.home / "stages" / f".{key}.lock")
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:

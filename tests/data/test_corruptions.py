@@ -1,10 +1,10 @@
-"""Noise and rotation do what the papers describe, on grey and on colour images."""
+"""Noise and augmentation do what the papers describe, on grey and on colour images."""
 
 import pytest
 import torch
 from torch import Tensor
 
-from lit_mnist.data.corruptions import gaussian, rotate, salt_and_pepper
+from lit_mnist.data.corruptions import flip, gaussian, rotate, salt_and_pepper, shift
 from lit_mnist.data.mini import load_mini
 from lit_mnist.data.randomness import keyed_generator, keyed_seed
 
@@ -59,6 +59,26 @@ def test_colour_images_get_noise_per_channel_and_one_rotation_for_all_channels(d
     rotated = rotate(colour, 30, keyed_generator(5))
     assert torch.equal(rotated[:, 0], rotated[:, 2])
     assert torch.equal(rotated[:, :1], rotate(digits[:50], 30, keyed_generator(5)))
+
+
+def test_a_shift_moves_each_image_by_its_own_whole_pixels_and_fills_with_0(digits: Tensor) -> None:
+    dot = torch.zeros(2000, 2, 9, 7)
+    dot[:, :, 4, 3] = 1
+    moved = shift(dot, 3, keyed_generator(6))
+    assert torch.equal(moved[:, 0], moved[:, 1])  # an image's channels move together
+    counts = moved[:, 0].sum(0)
+    # The dot reaches each of the 7 by 7 places, and no other, about equally often (2000 / 49 = 41).
+    assert counts[1:8].min() > 15 and counts[1:8].max() < 75 and counts.sum() == 2000
+    assert torch.equal(shift(digits, 0, keyed_generator(6)), digits)
+    edge = shift(torch.ones(50, 1, 4, 4), 3, keyed_generator(7))
+    assert ((edge == 0) | (edge == 1)).all() and len(edge.sum(dim=(1, 2, 3)).unique()) > 3
+
+
+def test_half_of_the_images_are_mirrored_left_to_right(digits: Tensor) -> None:
+    result = flip(digits, keyed_generator(8))
+    mirrored = (result == digits.flip(-1)).all(-1).all(-1).all(-1)
+    assert torch.equal(result[~mirrored], digits[~mirrored])
+    assert 0.4 < mirrored.float().mean() < 0.6
 
 
 def test_different_keys_give_different_seeds() -> None:

@@ -11,7 +11,7 @@ from lit_mnist.data.idx import load_arrays
 from lit_mnist.data.mini import load_mini
 from lit_mnist.errors import UsageError
 
-NOISY = BatchTransforms("gaussian", 0.5, rotation=10.0)
+NOISY = BatchTransforms("gaussian", 0.5, rotation=10.0, shift=2, flip=True)
 
 
 def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> InMemoryLoader:
@@ -60,9 +60,17 @@ def test_another_epoch_or_seed_gives_other_batches(transforms: BatchTransforms) 
     assert not equal(first, epoch(mini_loader(transforms=transforms, seed=2), 0))
 
 
-@pytest.mark.parametrize("transforms", [BatchTransforms("gaussian", 0.5), BatchTransforms(rotation=10.0)])
-def test_noise_and_rotation_differ_by_step_epoch_and_seed(transforms: BatchTransforms) -> None:
-    """The order is held fixed, so that only noise and rotation can make two batches differ."""
+@pytest.mark.parametrize(
+    "transforms",
+    [
+        BatchTransforms("gaussian", 0.5),
+        BatchTransforms(rotation=10.0),
+        BatchTransforms(shift=2),
+        BatchTransforms(flip=True),
+    ],
+)
+def test_noise_and_augmentation_differ_by_step_epoch_and_seed(transforms: BatchTransforms) -> None:
+    """The order is held fixed, so that only noise and augmentation can make two batches differ."""
 
     def batch(number: int = 0, step: int = 0, seed: int = 1) -> torch.Tensor:
         loader = mini_loader(transforms=transforms, seed=seed)
@@ -231,6 +239,8 @@ def test_mini_warns_and_uses_all_images_for_a_larger_train_size() -> None:
         ({"train_per_class": 600}, "--data.train_per_class 600: MiniMNIST's class 0 has only 360"),
         ({"train_choice": "typical"}, "--data.train_choice typical has no effect"),
         ({"rotation": -1.0}, "--data.rotation"),
+        ({"shift": 28}, r"--data.shift 28 must lie in \[0, 27\] pixels"),
+        ({"fixed_noise": True, "corruption": "gaussian", "noise": 0.5, "flip": True}, "cannot be .* --data.flip"),
         ({"val_size": 0.0001}, "--data.val_size 0.0001 must leave images"),
         ({"val_size": -1}, "--data.val_size -1"),
         ({"fixed_noise": True}, "--data.fixed_noise true has no effect without --data.noise"),

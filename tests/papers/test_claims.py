@@ -124,8 +124,8 @@ def test_the_interval_is_that_of_student() -> None:
 def test_numbers_are_formatted_for_tables() -> None:
     share, loss, count = Claim("", "", percent=True), Claim("", ""), Claim("", "", exact=True)
     assert share.show(0.98765, 0.0012) == "98.77 ± 0.12 %"
-    assert loss.show(0.0361234, 0.00123) == "0.03612 ± 0.00123"
-    assert (share.show(None), loss.show(688106.0), loss.show(0.5, None)) == ("–", "688,106", "0.5")
+    assert loss.show(0.0361234, 0.00123) == "0.0361 ± 0.0012"
+    assert (share.show(None), loss.show(688106.0), loss.show(0.5, None)) == ("–", "688,106", "0.5000")
     assert count.show(688106.0, 0.0) == "688,106"
 
 

@@ -1,5 +1,7 @@
 """Leases without any training: what is written to the study, and what counts as progress of a trial."""
 
+import json
+import os
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +12,15 @@ import pytest
 from optuna.trial import Trial
 from small import spec_text
 
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.heartbeats import Heartbeats
 from lit_mnist.sweeps.study.leases import MAX_DEATHS, Leases, reason_to_give_up
+from lit_mnist.sweeps.study.locks import one_host
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import TIME_SPENT, add_time_spent, create_or_open_study, stored_spec
 from lit_mnist.sweeps.study.summary import UNREPORTED
+from lit_mnist.tracking.process import find_process, this_boot, this_host
 
 
 @pytest.fixture
@@ -78,3 +83,22 @@ def test_a_trial_whose_later_seeds_get_further_is_not_given_up(study: optuna.Stu
         # Its worker dies: the process 1 of another start.
         trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": "1@0.00"})
     assert trial.number == 0 and (reason_to_give_up(acquire(study)) is None) == progresses
+
+
+def test_a_living_worker_of_an_earlier_version_keeps_its_trial_and_its_file(
+    study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It sends no heartbeats to a journal, and its lease lacks the start of the container's first process."""
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.HEARTBEAT_TIMEOUT", 0.0)
+    if "." not in this_boot():
+        pytest.skip("the start of process 1 cannot be read here")
+    leases, trial = Leases(study, stored_spec(study), worker=0, validations=1), acquire(study)
+    earlier = {**trial.user_attrs["owner"], "boot": this_boot().rpartition(".")[0]}
+    # It lives, and is another process than the one that asks.
+    trial.set_user_attr("owner", {**earlier, "process": find_process(os.getppid())})
+    assert [leases.acquire(), leases.acquire()] == [None, None]
+    (tmp_path / ".sweeps.journal.host").write_text(json.dumps({"host": this_host(), "boot": earlier["boot"]}))
+    with one_host(storage_of(study)):
+        pass
+    trial.set_user_attr("owner", {**earlier, "process": "1@0.00"})
+    assert leases.acquire() is not None

@@ -11,7 +11,8 @@ import pytest
 import yaml
 
 from lit_mnist.errors import UsageError, UserError
-from lit_mnist.sweeps.search.spec import Spec, SpecFile, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec, trial_stage
+from lit_mnist.sweeps.search.spec_file import SpecFile
 from lit_mnist.sweeps.search.strict_model import StrictModel
 from lit_mnist.sweeps.search.validation import check
 

@@ -13,7 +13,8 @@ from test_sync import killed_run
 
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.folder import BusyError
-from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_TIMEOUT
+from lit_mnist.tracking.liveness import HEARTBEAT, HEARTBEAT_TIMEOUT, State, find_liveness
+from lit_mnist.tracking.process import find_process, this_boot, this_host
 from lit_mnist.tracking.queries.lookup import find_unfinished, local_folder
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -106,6 +107,34 @@ def test_a_run_whose_heartbeat_is_old_or_which_never_had_one_is_taken_over_and_s
         found = run.data().data.tags
         assert found["host"] != "elsewhere" and time.time() - float(found["heartbeat"]) < 30
     assert f"run {run_id} was RUNNING on elsewhere: taking it over\n" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("." not in this_boot(), reason="the start of process 1 cannot be read here")
+def test_a_process_is_looked_up_here_unless_it_ran_in_another_container() -> None:
+    def state(boot: str, process: str | None) -> State:
+        tags = {"host": this_host(), "boot": boot, "process": str(process), HEARTBEAT: f"{time.time():.0f}"}
+        return find_liveness(None, None, tags).state
+
+    namespace, _, started = this_boot().rpartition(".")
+    # The second is what an earlier version stored, or a process that could not read the start of process 1.
+    for boot in (this_boot(), namespace):
+        assert state(boot, find_process(os.getppid())) is State.ALIVE
+        assert state(boot, "1@0.00") is State.DEAD
+    # An earlier container, whose namespace's number this one has been given.
+    assert state(f"{namespace}.{int(started) - 1}", "1@0.00") is State.PERHAPS
+
+
+@pytest.mark.root
+def test_the_boot_is_known_where_other_users_processes_are_hidden() -> None:
+    """Clusters mount /proc with hidepid, so that process 1, which is root's, is not there for their users."""
+    as_user = (
+        "from lit_mnist.tracking.process import *; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
+        "print(this_boot(), same_numbering(this_boot(), {!r}))"
+    )
+    hidden = 'mount -t proc -o hidepid=2 proc /proc && exec "$@"'
+    command = ["unshare", "--mount", "sh", "-c", hidden, "sh", sys.executable, "-c", as_user.format(this_boot())]
+    boot, same = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    assert this_boot().startswith(boot) and "." not in boot and same == "True"
 
 
 def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(

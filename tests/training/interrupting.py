@@ -22,8 +22,9 @@ CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
        "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.05",
        "--model.lr_schedule", "cosine", "--model.warmup_steps", "3",
        "--data.train_per_class", "20", "--data.batch_size", "30", "--data.corruption", "gaussian",
-       "--data.noise", "0.3", "--data.rotation", "10", "--trainer.max_epochs", "4",
-       "--trainer.log_every_n_steps", "3", "--trainer.enable_progress_bar", "false"]  # fmt: skip
+       "--data.noise", "0.3", "--data.rotation", "10", "--data.shift", "2", "--data.flip", "true",
+       "--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "3",
+       "--trainer.enable_progress_bar", "false"]  # fmt: skip
 
 
 class Recorder(Logger):

@@ -1,11 +1,13 @@
 """Descriptions in MLflow's UI: of a fit's run, and of the experiment of a packaged configuration."""
 
+import shlex
+import subprocess
 import sys
 
 import pytest
 from conftest import SHORT, Cli
 
-from lit_mnist.tracking.descriptions import escape, join, table
+from lit_mnist.tracking.descriptions import code, escape, join, table
 from lit_mnist.tracking.mlflow_private import DESCRIPTION, MAX_NOTE_LENGTH
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.config_files import config_names
@@ -69,5 +71,18 @@ def test_every_packaged_configuration_describes_its_paper_and_its_command() -> N
 
 def test_markdown_shows_values_as_they_are_and_keeps_to_mlflows_limit() -> None:
     assert escape("a|b *c* [d](e) <f>\n`g`") == r"a\|b \*c\* \[d\]\(e\) \<f\> \`g\`"
-    assert table(["a", "b"], [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    assert table(["a", "b"], [["1", "2"]]) == "| a&emsp; | b&emsp; |\n| :--- | :--- |\n| 1&emsp; | 2&emsp; |"
     assert join(["first", "x" * MAX_NOTE_LENGTH, "", "last"]) == "first\n\nlast"
+
+
+def test_a_long_command_is_several_lines_that_the_shell_reads_as_one() -> None:
+    words = ["lit-mnist", "fit", "--config", "zhang/cnn", "--tracking.name", "a --b 'c'", "--model.hidden_sizes"]
+    words += ["[300, 100]", *(f"--data.noise={i}" for i in range(12))]
+    shown = code(shlex.join(words))
+    lines = shown.splitlines()
+    assert len(lines) > 1 and max(map(len, lines)) <= 106 and all(line.startswith("    ") for line in lines)
+    read = subprocess.run(
+        ["bash", "-c", f"printf '%s\\n' {shown.strip()}"], capture_output=True, text=True, check=True
+    )
+    assert read.stdout.splitlines() == words
+    assert code("lit-mnist sweep best a") == "    lit-mnist sweep best a"

@@ -12,7 +12,7 @@ from lightning.pytorch.callbacks import Timer
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.data.loader import InMemoryLoader
 from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, STATE
-from lit_mnist.training.checkpoints.resume_point import stop_reason
+from lit_mnist.training.checkpoints.limits import stop_reason
 
 ADAM = ["--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.003"]
 RMSPROP = ["--model.optimizer", "rmsprop", "--model.lr", "0.0005"]

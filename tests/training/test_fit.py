@@ -246,7 +246,7 @@ def test_validation_in_mid_epoch_does_not_count_as_training_time(
     every: str, windows: int, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    monkeypatch.setattr("lit_mnist.models.common.base.time", SimpleNamespace(perf_counter=lambda: clock.now))
+    monkeypatch.setattr("lit_mnist.models.common.metrics.time", SimpleNamespace(perf_counter=lambda: clock.now))
     flags = ["--trainer.log_every_n_steps", every, "--trainer.val_check_interval", "0.25"]
     result = fit([*CNN, *BARE, *flags, "--data.batch_size", "50"], [clock])
     assert result is not None

@@ -45,7 +45,18 @@ SAME = {
     "spelling": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "5e-2")),
     "progress bar": replace(ENCODER, flags=(*ENCODER.flags, "--trainer.enable_progress_bar", "false")),
     "added options": replace(
-        ENCODER, flags=(*ENCODER.flags, "--model.lr_decay", "0", "--data.fixed_noise", "false")
+        ENCODER,
+        flags=(
+            *ENCODER.flags,
+            "--model.lr_decay",
+            "0",
+            "--data.fixed_noise",
+            "false",
+            "--data.shift",
+            "0",
+            "--data.flip",
+            "false",
+        ),
     ),
 }
 

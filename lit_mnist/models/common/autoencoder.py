@@ -48,6 +48,8 @@ class Autoencoder(LitModel):
             optimizer: See LitModel.
 
         """
+        # Only the command line checks names against the type hints; a model that is made from Python is checked
+        # here.
         super().__init__(**optimizer)
         check_choice("loss", loss, get_args(Loss))
         check_choice("reduction", reduction, get_args(Reduction))
@@ -78,7 +80,7 @@ class Autoencoder(LitModel):
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         # Before the output activation, as binary_cross_entropy_with_logits takes it: log(sigmoid(x)) of a
         # saturated sigmoid would be infinite.
-        raw = self.decode(self.encode(batch.x))
+        raw = self.decode(self.encode(batch.x))  # (B, C, H, W)
         loss = self._loss(raw, batch.clean, self.output)
         if stage == "train":
             # Without mse: the output activation is not needed for the cross-entropy, and costs time in each step.
@@ -90,6 +92,7 @@ class Autoencoder(LitModel):
     def _loss(self, raw: Tensor, target: Tensor, output: nn.Module) -> Tensor:
         """The loss of `output(raw)` against `target`; for cross_entropy `output` must be a sigmoid."""
         if self.hparams["loss"] == "mse":
+            # Against the clean images, so that an autoencoder of corrupted ones learns to denoise.
             loss = F.mse_loss(output(raw), target)
         else:
             loss = F.binary_cross_entropy_with_logits(raw, target)

@@ -1,7 +1,6 @@
-"""The base of all architectures: optimiser hyperparameters, metrics and their logging, and the state of both."""
+"""The base of all architectures: optimiser, schedule, steps, and the logging of what they have measured."""
 
 import math
-import time
 from io import BytesIO
 from typing import Any, ClassVar, Literal, Self
 
@@ -12,6 +11,7 @@ from torch import Tensor, distributed
 
 from lit_mnist.data.loader import as_batch
 from lit_mnist.errors import UserError
+from lit_mnist.models.common.metrics import Means, TrainingWindows, scalar
 from lit_mnist.models.common.optimizers import (
     OptimizerName,
     Schedule,
@@ -23,52 +23,14 @@ from lit_mnist.models.common.optimizers import (
 Stage = Literal["train", "val", "test"]
 
 
-class Means:
-    """Running means of scalars over images: sums on the device, which nothing waits for until they are read."""
-
-    def __init__(self) -> None:
-        self.sums: dict[str, Tensor] = {}
-        self.count = 0
-
-    def add(self, count: int, values: dict[str, Tensor]) -> None:
-        """Add means over `count` images."""
-        for name, value in values.items():
-            # In float32 whatever the precision of the step: bfloat16 has 8 significant bits, so that a sum over
-            # steps stops growing after a few hundred of them.
-            weighted = value.detach().float() * count
-            self.sums[name] = self.sums[name].add_(weighted) if name in self.sums else weighted
-        self.count += count
-
-    def merge(self, other: "Means") -> None:
-        """Add all that `other` has."""
-        for name, value in other.sums.items():
-            self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
-        self.count += other.count
-
-    def state_dict(self) -> dict[str, Any]:
-        """Return the sums and the count, as plain types on the CPU."""
-        return {"count": self.count, "sums": {name: value.cpu() for name, value in self.sums.items()}}
-
-    @classmethod
-    def from_states(cls, states: list[dict[str, Any]], device: torch.device) -> "Means":
-        """Return what all `states` (see `state_dict`) have together."""
-        means = cls()
-        for state in states:
-            part = cls()
-            part.count = state["count"]
-            part.sums = {name: value.to(device) for name, value in state["sums"].items()}
-            means.merge(part)
-        return means
-
-
 class LitModel(LightningModule):
     """Base of all architectures.
 
     A subclass defines `_step(batch, stage)`, which returns the loss and passes to `_record` what to average.
     All metrics are logged by `_log`: `train/…` every `log_every_n_steps` as means over those steps, with the
     learning rate and the images per second; `train/…_epoch` over the epoch; `val/…` and `test/…` over all their
-    images. The windows of `train/…` are equally long, since the mean over a few steps is noisier than that over
-    many: one that an epoch's end interrupts goes on in the next. Of epochs shorter than a window, each is one.
+    images. The windows of `train/…` are equally long (see `TrainingWindows`), but an epoch that is shorter than a
+    window is one by itself.
 
     Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
 
@@ -109,14 +71,8 @@ class LitModel(LightningModule):
         # so.
         self.save_hyperparameters()
         check_optimizer(self.hparams)
-        # "train" holds this epoch's steps since the last window was logged, `_carried` the open window's steps in
-        # earlier epochs; `_epoch_means` what the epoch's earlier windows held.
-        self._means: dict[Stage, Means] = {"train": Means(), "val": Means(), "test": Means()}
-        self._epoch_means, self._carried = Means(), Means()
-        self._window_start = self._validation_start = time.perf_counter()
-        self._carried_seconds = 0.0
-        # The steps at which the last window ended, and at which the current epoch began.
-        self._logged_step = self._epoch_step = 0
+        self._windows = TrainingWindows()
+        self._means: dict[Stage, Means] = {"val": Means(), "test": Means()}
         # Set anew in each training step; this value is for models whose training_step is overridden.
         self._lr = lr
 
@@ -163,6 +119,7 @@ class LitModel(LightningModule):
         trainer = self._find_trainer()
         # Fused Adam takes 0.6 of the time of the default one for 784-98-784 on one CPU thread (torch 2.15). But
         # Lightning cannot clip the gradients of a fused optimiser in mixed precision.
+        # Outside of a Trainer nothing clips.
         fused = trainer is None or trainer.gradient_clip_val is None
         optimizer = make_optimizer(self.parameter_groups(), h, fused)
         if h["lr_schedule"] == "constant" and not h["warmup_steps"]:
@@ -170,10 +127,12 @@ class LitModel(LightningModule):
         # Asked only if needed: Lightning sets up the training data for it.
         total = self.trainer.estimated_stepping_batches
         schedule = make_schedule(optimizer, h["lr_schedule"], h["warmup_steps"], total, h["lr_decay"])
+        # By steps, not epochs: warm-ups are counted in steps, and an epoch's length depends on the data.
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The batch's loss, a scalar."""
+        # The rate of the first group: models with several put the one that `--model.lr` sets first.
         groups = self.trainer.optimizers[0].param_groups  # none where configure_optimizers returns None
         self._lr = groups[0]["lr"] if groups else 0.0  # kept now: the schedule moves on before it is logged
         return self._step(as_batch(batch), "train")
@@ -188,6 +147,7 @@ class LitModel(LightningModule):
 
     def val_metric_names(self, batch: Any) -> list[str]:
         """Return the names of the metrics that a validation with such batches logs."""
+        # Only a step can tell, since each model passes what it likes to `_record`.
         was_training = self.training
         self.eval()
         with torch.no_grad():
@@ -198,41 +158,36 @@ class LitModel(LightningModule):
         return [f"val/{name}" for name in means.sums]
 
     def on_train_epoch_start(self) -> None:
-        """Start the clock of the epoch's first window, which stands still between epochs."""
-        self._window_start = time.perf_counter() - self._carried_seconds
-        self._epoch_step = self.trainer.global_step
+        """Start the clock of the epoch's first window."""
+        self._windows.begin_epoch(self.trainer.global_step)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         """Log the means over the last `log_every_n_steps` steps when these are done."""
         every: int = self.trainer.log_every_n_steps  # type: ignore[attr-defined]
-        if every and self.trainer.global_step - self._logged_step >= every:
+        # Optimiser steps, and not batches: with accumulated gradients several batches are one step.
+        if every and self.trainer.global_step - self._windows.closed_step >= every:
             self._log(self._close_window())
 
     def on_train_epoch_end(self) -> None:
         """Log the means over the epoch, and of an epoch without a closed window those of its steps."""
         values: dict[str, float] = {}
-        # By steps, which are the same on all ranks. A training that is ended in mid-epoch logs no short window,
-        # unless it is the only one.
-        if self._logged_step <= self._epoch_step and (self.trainer.is_last_batch or not self._logged_step):
+        # By steps, which are the same on all ranks: all have to close it, or none. A training that is ended in
+        # mid-epoch logs no short window, unless it is the only one.
+        closed = self._windows.closed_step
+        if closed <= self._windows.epoch_step and (self.trainer.is_last_batch or not closed):
             values = self._close_window()
-        self._epoch_means.merge(self._means["train"])
-        self._carried.merge(self._means["train"])
-        self._carried_seconds = time.perf_counter() - self._window_start if self._carried.count else 0.0
-        _, means = self._reduced(self._epoch_means)
+        _, means = self._windows.end_epoch(self.trainer.global_step).reduced(self.trainer, self.device)
         self._check_finite(means)
-        self._means["train"], self._epoch_means = Means(), Means()
-        self._epoch_step = self.trainer.global_step  # a fit that is resumed here begins no epoch (Lightning 2.6)
         self._log(values | {f"train/{name}_epoch": value for name, value in means.items()})
 
     def on_validation_epoch_start(self) -> None:
-        """Note the time: a validation in mid-epoch does not count as training time."""
-        self._validation_start = time.perf_counter()
+        """Stop the clock of the window: images_per_s is the speed of training alone."""
+        self._windows.pause()
 
     def on_validation_epoch_end(self) -> None:
         """Log the means over the validation images."""
         self._log_evaluation("val")
-        # As if the window had begun later: images_per_s is the speed of training alone.
-        self._window_start += time.perf_counter() - self._validation_start
+        self._windows.unpause()
 
     def on_test_epoch_end(self) -> None:
         """Log the means over the test images."""
@@ -240,15 +195,7 @@ class LitModel(LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add each rank's running means: sums taken in another order would differ in the last bits."""
-        state = {
-            "window": self._means["train"].state_dict(),
-            "epoch": self._epoch_means.state_dict(),
-            "carried": self._carried.state_dict(),
-            "carried_seconds": self._carried_seconds,
-            "logged_step": self._logged_step,
-            "epoch_step": self._epoch_step,
-            "seconds": time.perf_counter() - self._window_start,
-        }
+        state = self._windows.state_dict()
         # A collective operation, which Lightning's save_checkpoint allows: it dumps the state on every rank, and
         # writes the file on rank 0.
         states: list[Any] = [state]
@@ -258,54 +205,36 @@ class LitModel(LightningModule):
         checkpoint["means"] = states
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Restore the running means; with another number of ranks, the first one takes all of them."""
+        """Restore the running means."""
         states, trainer = checkpoint.get("means"), self._find_trainer()
         # `load_from_checkpoint` has no Trainer, and needs no means.
-        if not states or trainer is None:
-            return
-        rank, world_size = trainer.global_rank, trainer.world_size
-        # Sums over all ranks stay what they were; only who holds them changes.
-        mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
-        device = trainer.strategy.root_device  # to which this module has not been moved yet
-        self._means["train"] = Means.from_states([state["window"] for state in mine], device)
-        self._epoch_means = Means.from_states([state["epoch"] for state in mine], device)
-        # Before version 0.3 windows ended with the epoch, and none was carried.
-        self._carried = Means.from_states([state["carried"] for state in mine if "carried" in state], device)
-        self._carried_seconds = states[0].get("carried_seconds", 0.0)
-        self._logged_step = states[0]["logged_step"]
-        was_logged = any(state["epoch"]["count"] for state in states)  # in this epoch
-        self._epoch_step = states[0].get("epoch_step", self._logged_step - was_logged)
-        self._window_start = time.perf_counter() - states[0]["seconds"]
+        if states and trainer is not None:
+            # Not `self.device`: this module has not been moved yet.
+            device = trainer.strategy.root_device
+            self._windows.load_states(states, trainer.global_rank, trainer.world_size, device)
 
     def _step(self, batch: Any, stage: Stage) -> Tensor:
         raise TypeError(f"{type(self).__name__} must define _step(batch, stage)")
 
     def _record(self, stage: Stage, count: int, **values: Tensor) -> None:
-        """Add to the means of `stage` the `values`, each a mean over `count` images."""
-        self._means[stage].add(count, values)
+        """Add to the means of `stage` the `values`, each a mean over `count` images and a scalar on the device."""
+        (self._windows.current if stage == "train" else self._means[stage]).add(count, values)
 
     def _close_window(self) -> dict[str, float]:
-        """Return the metrics of the steps since the last window, and add the sums of this epoch's to the epoch's.
+        """Return the metrics of the steps since the last window; an empty dict if there are none.
 
         Raises:
             UserError: a metric is NaN or infinite.
 
         """
-        step = self.trainer.global_step
-        if step == self._logged_step:  # the window is empty, or gradients are still being accumulated
+        if (window := self._windows.close(self.trainer.global_step)) is None:
             return {}
-        self._epoch_means.merge(self._means["train"])
-        window, self._carried, self._carried_seconds = self._carried, Means(), 0.0
-        window.merge(self._means["train"])
-        self._means["train"] = Means()
-        count, means = self._reduced(window)
+        count, means = window.reduced(self.trainer, self.device)
         self._check_finite(means)
-        now = time.perf_counter()
+        # Only now: a GPU works behind, and `reduced` has waited until the window's last step is done.
+        seconds = self._windows.lap()
         values = {f"train/{name}": value for name, value in means.items()}
-        values["images_per_s"] = count / (now - self._window_start)
-        values["lr"] = self._lr
-        self._window_start, self._logged_step = now, step
-        return values
+        return {**values, "images_per_s": count / seconds, "lr": self._lr}
 
     def _check_finite(self, means: dict[str, float]) -> None:
         for name, value in means.items():
@@ -319,20 +248,8 @@ class LitModel(LightningModule):
         means, self._means[stage] = self._means[stage], Means()
         # Means over the first batches, before any training, would be a point at step 0 of every curve.
         if not self.trainer.sanity_checking:
-            self._log({f"{stage}/{name}": value for name, value in self._reduced(means)[1].items()})
-
-    def _reduced(self, means: Means) -> tuple[int, dict[str, float]]:
-        """Return count and means over all ranks, by one synchronisation with the device and one collective."""
-        if not means.sums:
-            return 0, {}
-        # In float64: float32 cannot tell numbers above 2 ** 24 apart, and a count of images may be larger.
-        count = _scalar(means.count, self.device)
-        packed = torch.stack([*(s.to(count.dtype) for s in means.sums.values()), count])
-        if self.trainer.world_size > 1:
-            packed = self.trainer.strategy.reduce(packed, reduce_op="sum")
-        # The one place where training waits for the device.
-        *sums, total = packed.tolist()
-        return int(total), {name: s / total for name, s in zip(means.sums, sums, strict=True)}
+            _, values = means.reduced(self.trainer, self.device)
+            self._log({f"{stage}/{name}": value for name, value in values.items()})
 
     def _log(self, values: dict[str, float]) -> None:
         """Log metrics at the current step, for loggers and for callbacks that monitor them.
@@ -348,7 +265,7 @@ class LitModel(LightningModule):
                 logger.log_metrics({**values, "epoch": self.current_epoch}, self.trainer.global_step)
         else:  # `Trainer.validate` and `Trainer.test` return what was logged by `self.log`
             values = {**values, "epoch": self.current_epoch, "step": self.trainer.global_step}
-            self.log_dict({name: _scalar(value, self.device) for name, value in values.items()}, batch_size=1)
+            self.log_dict({name: scalar(value, self.device) for name, value in values.items()}, batch_size=1)
 
     def _find_trainer(self) -> Trainer | None:
         """Return the Trainer this model is attached to, or None outside of one, where `self.trainer` raises."""
@@ -356,9 +273,3 @@ class LitModel(LightningModule):
             return self.trainer
         except RuntimeError:
             return None
-
-
-def _scalar(value: float, device: torch.device) -> Tensor:
-    # Apple's GPUs have no float64.
-    dtype = torch.float32 if device.type == "mps" else torch.float64
-    return torch.tensor(float(value), dtype=dtype, device=device)

@@ -43,7 +43,7 @@ class Classifier(LitModel):
         return probabilities
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        logits = self(batch.x)
+        logits = self(batch.x)  # (B, num_classes)
         loss = F.cross_entropy(logits, batch.y)
         # Stays on the device: turning it into a number would make every step wait for the GPU.
         correct = (logits.detach().argmax(dim=1) == batch.y).float().mean()

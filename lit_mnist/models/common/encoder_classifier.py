@@ -37,6 +37,7 @@ class EncoderClassifier(Classifier):
         """Logits (B, num_classes) of images (B, C, H, W), or of their codes while the loaders serve these."""
         # A network whose encoder was to be loaded and is not there would give plausible, wrong answers.
         self.pretrained.check()
+        # Loaders cannot say which of the two a batch holds; `_codes` refuses codes that have the shape of images.
         if x.shape[1:] == self._code_shape:
             of_codes: Tensor = self.head(x)
             return of_codes
@@ -47,6 +48,7 @@ class EncoderClassifier(Classifier):
         """Freeze the encoder, or unfreeze it."""
         self.encoder_frozen = frozen
         self.encoder.requires_grad_(not frozen)
+        # Batch norm and dropout follow the mode, not requires_grad.
         self.encoder.train(self.training and not frozen)
 
     def train(self, mode: bool = True) -> "EncoderClassifier":
@@ -71,6 +73,7 @@ class EncoderClassifier(Classifier):
         if epochs < 2:
             return
         trainer = self.trainer
+        # Lightning's list has one entry per validation loader, none without validation.
         val_batches = [*trainer.num_val_batches, 0][0]
         for loader, batches in (
             (trainer.train_dataloader, trainer.num_training_batches),
@@ -98,7 +101,7 @@ class EncoderClassifier(Classifier):
         precision = self.trainer.precision_plugin
 
         def encode(images: Tensor) -> Tensor:
-            inputs = images.to(self.device, torch.float32).div_(255)
+            inputs = images.to(self.device, torch.float32).div_(255)  # as InMemoryLoader makes them
             codes: Tensor = self.encoder(precision.convert_input(inputs))
             return codes.to(images.device)  # which may be the CPU, where the images did not fit the GPU
 
@@ -106,11 +109,13 @@ class EncoderClassifier(Classifier):
         batches = torch.split(loader.images, loader.batch_size)
         with torch.no_grad(), precision.forward_context():
             first = encode(batches[0])
+            # Known only now: the size of a code depends on the encoder, its dtype on the precision.
             needed = first[0].nbytes * len(loader.images)
             if first.device.type == "cpu":
                 needed *= self.trainer.num_devices  # one process each
             if first.shape[1:] == tuple(self.hparams["image_shape"]) or not _fits(needed, first.device):
                 return None
+            # Filled part by part: `torch.cat` of the parts would take twice the memory for a moment.
             codes = first.new_empty(len(loader.images), *first.shape[1:])
             codes[: len(first)] = first
             for part, batch in list(zip(torch.split(codes, loader.batch_size), batches, strict=True))[1:]:
@@ -135,6 +140,7 @@ class EncoderClassifier(Classifier):
         with torch.no_grad():  # in evaluation mode, so that batch norm does not count this image
             code = encoder.eval()(torch.zeros(1, *self.hparams["image_shape"]))
         encoder.train(self.training)
+        # The code's shape is not known to any hyperparameter; an image tells it.
         dense = dense_classifier(
             code.numel(), hidden_sizes, self.hparams["num_classes"], hidden_activation, dropout
         )
@@ -149,6 +155,7 @@ def _fits(size: int, device: torch.device) -> bool:
     Not of the memory that is free now: a resumed training must decide as the undisturbed one did, since codes that
     are computed in other batches may differ in their last bits.
     """
+    # mem_get_info returns (free, total) in bytes.
     if device.type == "cuda":
         return 4 * size <= torch.cuda.mem_get_info(device)[1]
     return device.type == "cpu" and 4 * size <= min(memory_of_job() or math.inf, psutil.virtual_memory().total)
@@ -166,6 +173,7 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
         UsageError: There is no such class, or it does not take these arguments.
 
     """
+    # The encoder takes the images of this model: another shape given for it would be ignored silently.
     arguments = {"image_shape": list(image_shape), **(arguments or {})}
     if list(arguments["image_shape"]) != list(image_shape):
         raise UsageError(

@@ -63,6 +63,7 @@ def check_dropout(flag: str, rate: float) -> None:
         UsageError: It is not.
 
     """
+    # nn.Dropout takes 1, which drops everything: the network would learn nothing, without an error.
     if not 0 <= rate < 1:
         raise UsageError(f"--model.{flag} {rate} must lie in [0, 1)")
 

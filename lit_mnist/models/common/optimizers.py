@@ -17,6 +17,7 @@ Schedule = Literal["constant", "linear", "cosine", "inverse_time"]
 
 def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused: bool) -> Optimizer:
     """Create the optimiser that `hparams` name, fused if `fused` and torch has a fused version of it."""
+    # Weight decay as torch's plain optimisers have it, an L2 penalty in the gradient; AdamW would decouple it.
     shared = {"lr": hparams["lr"], "weight_decay": hparams["weight_decay"]}
     if hparams["optimizer"] == "adam":
         return torch.optim.Adam(parameters, fused=fused, **shared)
@@ -42,11 +43,14 @@ def make_schedule(optimizer: Optimizer, schedule: str, warmup: int, total: float
         )
 
     def factor(step: int) -> float:
+        """The learning rate at optimiser step `step`, counted from 0, as a share of the full rate."""
         # Plus 1: at a learning rate of 0 the first step would change nothing.
+        # Linear, up to the full rate at step `warmup`.
         if step < warmup:
             return (step + 1) / (warmup + 1)
         if schedule == "constant":
             return 1.0
+        # From the end of the warm-up on, where the rate is lr.
         if schedule == "inverse_time":
             return 1 / (1 + decay * (step - warmup))
         # At most 1: a training that goes on after `total` stays at 0, where the cosine would rise again.
@@ -74,6 +78,7 @@ def check_optimizer(hparams: Mapping[str, Any]) -> None:
     for name in ("weight_decay", "warmup_steps", "lr_decay"):
         if hparams[name] < 0:
             raise UsageError(f"--model.{name} {hparams[name]} must not be negative")
+    # A value without effect is an error: whoever compares runs would look for its effect.
     if hparams["momentum"] and hparams["optimizer"] == "adam":
         raise UsageError(
             f"--model.momentum {hparams['momentum']} has no effect on adam: leave it out, or take"

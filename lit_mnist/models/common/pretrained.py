@@ -27,6 +27,7 @@ class Pretrained:
     def __init__(self, model: nn.Module, flag: str, path: str | None) -> None:
         self.flag, self.path = flag, path
         self.is_missing = path is not None and not Path(path).is_file()
+        # Two states, since only a missing file is an error; random weights may be meant, and are worth a warning.
         self.is_random = path is None
         # Called by load_state_dict, and so after a resume, `test` and `predict`, which load the model's own
         # checkpoint.

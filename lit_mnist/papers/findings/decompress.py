@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from lit_mnist.papers.report.claims import Claim, at_least
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
+from lit_mnist.papers.report.probes import explained_by, linear_decoder
 from lit_mnist.papers.report.trained import TrainedStage, mean_image_mse, predict, test_split, train_split
-from lit_mnist.papers.zhang import ENCODER, READABLE, decompressed, explained_by, linear_decoder
+from lit_mnist.papers.zhang import ENCODER, READABLE, decompressed
 from lit_mnist.tracking.figures import image_rows
 from lit_mnist.training.report import one_per_class
 from lit_mnist.training.stages import Stage

@@ -4,6 +4,7 @@
     claims.py      a claim of a paper, and the six verdicts on it
     statistics.py  the tests behind them: Student's t, sign flips, Holm, how many more seeds
     trained.py     a trained stage: its metrics, model and data, and measurements that are cached in its run
+    probes.py      what frozen features hold: linear probe, nearest neighbours, linear map back to the images
     heads.py       softmax layers on a frozen encoder, many trained at once
     reproduce.py   what `lit-mnist reproduce` does: train, measure, judge, draw, keep
     results.py     kept results: docs/results/PAPER/EXPERIMENT.json, into which new seeds are merged

@@ -1,13 +1,13 @@
 """Claims of the papers, and how measured numbers decide whether they hold."""
 
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
 
 from lit_mnist.papers.report.statistics import ALPHA, FLOOR, MOST_SEEDS, seeds_needed, sign_flip
-from lit_mnist.tracking.queries.statistics import holm, p_not_positive, summarise
+from lit_mnist.tracking.queries.statistics import holm, p_not_positive, show_mean, summarise
 
 Verdict = Literal[
     "holds", "contradicted", "undecided", "not tested at the paper's length", "not comparable", "ours"
@@ -16,6 +16,7 @@ Row = Mapping[str, float]
 """The numbers of one seed, by name."""
 
 
+# A rule says by how much a condition is met (its slack), not only whether: the tests need a number for each seed.
 @dataclass(frozen=True)
 class Rule:
     """A condition on an experiment's numbers. It consists of parts, which must all be met."""
@@ -44,7 +45,7 @@ def within(value: float, margin: float) -> Rule:
     return Rule(
         f"within {margin:g} of {value:g}",
         lambda row, key: [row[key] - (value - margin), value + margin - row[key]],
-        exclusive=True,
+        exclusive=True,  # a number cannot lie below and above the range at once
     )
 
 
@@ -109,12 +110,13 @@ class Claim:
         """Format a value, with its interval if there is one, for a table."""
         if value is None:
             return "–"
-        numbers = [value] if interval is None or self.exact else [value, interval]
+        interval = None if self.exact else interval
         if self.percent:
+            numbers = [value] if interval is None else [value, interval]
             return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
-        # Whole numbers, such as parameter counts, in full; others with four significant digits.
-        whole = [math.isfinite(n) and n == round(n) and abs(n) >= 1 for n in numbers]
-        return " ± ".join(f"{n:,.0f}" if i else f"{n:.4g}" for n, i in zip(numbers, whole, strict=True))
+        if interval is None and math.isfinite(value) and value == round(value) and abs(value) >= 1:
+            return f"{value:,.0f}"  # counts in full
+        return show_mean(value, interval)
 
 
 @dataclass(frozen=True)
@@ -147,74 +149,83 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewes
 
     """
     judgements: dict[int, Judgement] = {}
+    # For each claim that can be tested, the slacks of each of its parts, over the seeds.
     parts: dict[int, list[tuple[float, ...]]] = {}
     for i, claim in enumerate(claims):
-        if claim.not_comparable:
-            judgements[i] = Judgement("not comparable", claim.not_comparable)
-        elif claim.rule is None:
-            judgements[i] = Judgement("ours")
-        elif cut:
-            judgements[i] = Judgement("not tested at the paper's length", cut)
+        slacks = {seed: slack for seed, row in rows.items() if (slack := _slack(claim, row))}
+        if (untested := _judge_untested(claim, slacks, cut, fewest)) is not None:
+            judgements[i] = untested
         else:
-            slacks = {seed: s for seed, row in rows.items() if (s := _slack(claim.rule, row, claim.key))}
-            broken = [str(seed) for seed, slack in slacks.items() if not all(map(math.isfinite, slack))]
-            if broken:
-                judgements[i] = Judgement("undecided", f"not a finite number with seed {', '.join(broken)}")
-            elif not slacks:
-                judgements[i] = Judgement("undecided", f"{claim.key} was not measured")
-            elif len(slacks) < fewest and not claim.exact:
-                more = f"at least {fewest - len(slacks)} more seeds are needed"
-                judgements[i] = Judgement("undecided", more, seeds_needed=fewest)
-            elif not claim.exact and len(slacks) < FLOOR and _is_constant(slacks.values()):
-                # Accuracies on few images can agree by chance; no test can tell how far.
-                more = f"all seeds give the same value: at least {FLOOR - len(slacks)} more are needed"
-                judgements[i] = Judgement("undecided", more, seeds_needed=FLOOR)
-            else:
-                parts[i] = list(zip(*slacks.values(), strict=True))
-    met = {i: _p_met(claims[i], p) for i, p in parts.items()}
-    unmet = {i: _p_unmet(claims[i], p) for i, p in parts.items()}
-    two_sided = [min(1.0, 2 * min(met[i], unmet[i])) for i in parts]
+            parts[i] = list(zip(*slacks.values(), strict=True))
+
+    # Both directions are tested, so that a claim can be contradicted and not only fail to hold: twice the smaller
+    # p.
+    one_sided = {i: _p_values(claims[i], part) for i, part in parts.items()}
+    two_sided = [min(1.0, 2 * min(p)) for p in one_sided.values()]
+    # Holm's correction counts only what was tested: a number of ours or a shortened training costs no claim
+    # anything.
     for i, raw, p in zip(parts, two_sided, holm(two_sided), strict=True):
-        judgements[i] = _decide(claims[i], parts[i], met[i] <= unmet[i], p, p / raw if raw else 1.0)
+        met, unmet = one_sided[i]
+        judgements[i] = _decide(claims[i], parts[i], met <= unmet, p, p / raw if raw else 1.0)
     return [judgements[i] for i in range(len(claims))]
 
 
-def _is_constant(slacks: Iterable[Sequence[float]]) -> bool:
-    """True if some part has the same slack with every seed."""
-    return any(len(set(part)) == 1 for part in zip(*slacks, strict=True))
-
-
-def _slack(rule: Rule, row: Row, key: str) -> list[float]:
-    """The slack of each part; empty if the seed lacks a number."""
+def _slack(claim: Claim, row: Row) -> list[float]:
+    """The slack of each part of the claim's rule; empty if it has none, or if the seed lacks a number."""
     try:
-        return rule.slack(row, key)
+        return [] if claim.rule is None else claim.rule.slack(row, claim.key)
     except KeyError:
         return []
 
 
-def _p_met(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
-    """One-sided p value against "some part is not met": the largest of the parts', which needs no correction."""
-    assert claim.rule is not None
-    return max(p_not_positive(part, claim.rule.strict) for part in parts)
+def _judge_untested(claim: Claim, slacks: Mapping[int, list[float]], cut: str, fewest: int) -> Judgement | None:
+    """The judgement of a claim that cannot be tested, with the reason; None if it can be."""
+    if claim.not_comparable:
+        return Judgement("not comparable", claim.not_comparable)
+    if claim.rule is None:
+        return Judgement("ours")
+    if cut:
+        return Judgement("not tested at the paper's length", cut)
+    # A training that diverged has no slack; leaving its seed out would favour the claim.
+    if broken := [str(seed) for seed, slack in slacks.items() if not all(map(math.isfinite, slack))]:
+        return Judgement("undecided", f"not a finite number with seed {', '.join(broken)}")
+    if not slacks:
+        return Judgement("undecided", f"{claim.key} was not measured")
+    count = len(slacks)
+    if count < fewest and not claim.exact:
+        return Judgement("undecided", f"at least {fewest - count} more seeds are needed", seeds_needed=fewest)
+    # A part without spread has an interval of 0, so that Student's t would decide at once. Accuracies on few
+    # images can agree by chance; no test can tell how far.
+    constant = any(len(set(part)) == 1 for part in zip(*slacks.values(), strict=True))
+    if constant and count < FLOOR and not claim.exact:
+        more = f"all seeds give the same value: at least {FLOOR - count} more are needed"
+        return Judgement("undecided", more, seeds_needed=FLOOR)
+    return None
 
 
-def _p_unmet(claim: Claim, parts: Sequence[Sequence[float]]) -> float:
-    """One-sided p value against "all parts are met": the smallest of the parts', times their number."""
+def _p_values(claim: Claim, parts: Sequence[Sequence[float]]) -> tuple[float, float]:
+    """One-sided p values against "some part is not met" and against "all parts are met"."""
     assert claim.rule is not None
-    # A slack of 0 meets a condition that is not strict, so its opposite must be strict.
-    smallest = min(p_not_positive([-value for value in part], not claim.rule.strict) for part in parts)
-    return min(1.0, smallest * (1 if claim.rule.exclusive else len(parts)))
+    strict = claim.rule.strict
+    # An intersection-union test: every part has to pass at the full level, so the largest p needs no correction.
+    met = max(p_not_positive(part, strict) for part in parts)
+    # The smallest p is picked among the parts', and so multiplied by their number. A slack of 0 meets a condition
+    # that is not strict, so its opposite must be strict.
+    unmet = min(p_not_positive([-value for value in part], not strict) for part in parts)
+    return met, min(1.0, unmet * (1 if claim.rule.exclusive else len(parts)))
 
 
 def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: float, factor: float) -> Judgement:
     """The judgement of a claim that was tested; `factor` is Holm's, and `p` corrected by it."""
     assert claim.rule is not None
+    # That one of several parts fails must be corrected for having picked it; that all are met must not.
     strict, correction = claim.rule.strict, 1 if meets or claim.rule.exclusive else len(parts)
     # The part that the p value is of: the one least surely met, or the one most surely not met.
     if meets:
         closest = max(parts, key=lambda part: p_not_positive(part, strict))
     else:
         closest = min(parts, key=lambda part: p_not_positive([-value for value in part], not strict))
+    # The reason that the table shows: how far the deciding part is from its bound.
     count = len(closest)
     difference = summarise(closest)
     why = ""
@@ -227,6 +238,7 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
     agrees = claim.exact or count < FLOOR or not any(closest) or (flips is not None and flips <= ALPHA)
     if p <= ALPHA and agrees:
         return Judgement("holds" if meets else "contradicted", why, p, flips)
+    # Undecided: how many seeds would bring this part's p value below its share of the corrected level.
     in_all = seeds_needed(closest, ALPHA / 2 / factor / correction)
     if in_all is None:
         more = f"more than {MOST_SEEDS} seeds would be needed, or another margin"

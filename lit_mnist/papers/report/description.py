@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.papers.report.results import Result
+from lit_mnist.papers.report.results import Result, seeds_shown
 from lit_mnist.tracking.descriptions import code, escape, image, join, table
 
 
@@ -18,19 +18,20 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
         figures: Its artifacts to show.
 
     """
+    # Everything below is Markdown, so that text of ours is escaped: a title may hold "*" or "|".
     counts = Counter(claim["verdict"] for claim in result["claims"])
     words = {"holds": "hold"}  # of several
     verdicts = ", ".join(
         f"{count} {escape(words.get(word, word) if count > 1 else word)}" for word, count in counts.items()
     )
-    seeds = "1 seed" if len(result["seeds"]) == 1 else f"{len(result['seeds'])} seeds"
     shortened = f" Shortened: {escape(result['cut'])}." if result["cut"] else ""
     rows = [
         [escape(claim[key]) for key in ("claim", "paper_shown", "ours_shown", "verdict")]
         for claim in result["claims"]
     ]
     return join([
-        f"Claims: {verdicts} ({result['length']} length, {seeds}). {escape(result['title'])}.{shortened}",
+        f"Claims: {verdicts} ({result['length']} length, {seeds_shown(result)})."
+        f" {escape(result['title'])}.{shortened}",
         table(["claim", "paper", "ours", "verdict"], rows),
         escape(result["finding"]),
         f"Paper: {_paper(result['experiment'].partition('/')[0])}",
@@ -43,6 +44,7 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
 
 def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
     """Return the description of a paper's MLflow experiment: the paper, its experiments, and their commands."""
+    # Only claims with a rule are the paper's own.
     of_paper = [experiment for experiment in experiments if experiment.paper == paper]
     rows = [
         [escape(each.id), escape(each.title), escape("; ".join(c.text for c in each.claims if c.rule is not None))]
@@ -57,5 +59,6 @@ def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
 
 def _paper(name: str) -> str:
     """Authors, subject and title, which are the docstring of the paper's module."""
+    # Written once, where the paper's experiments are.
     text = importlib.import_module(f"lit_mnist.papers.{name}").__doc__ or name
     return escape(text)

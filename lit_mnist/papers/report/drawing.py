@@ -22,6 +22,7 @@ COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#0
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Create an empty figure of `width` × `height` inches, without pyplot."""
+    # pyplot keeps every figure in a global list, and picks a display where there is one.
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
@@ -41,9 +42,11 @@ def bars(
     """
     figure = new_figure(max(5.5, 1.1 * len(numbers) + 2.5), 4.2, title)
     axes = figure.subplots()
+    # A bar for the mean, and every seed as a point: with three seeds the interval alone says little.
     for i, (colour, summary) in enumerate(zip(cycle(COLOURS), numbers.values(), strict=False)):
         axes.bar(i, summary.mean, yerr=summary.interval, capsize=4, color=colour, alpha=0.75, width=0.65)
         axes.scatter([i] * len(summary.values), summary.values, color="#222222", s=14, zorder=3)
+    # The paper's numbers, as lines of different dashes.
     for style, (label, height) in zip(("--", ":", "-."), (lines or {}).items(), strict=False):
         axes.axhline(height, color="#222222", linewidth=1, linestyle=style, label=label)
     axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
@@ -67,6 +70,7 @@ def marks(
     """
     figure = new_figure(7.5, 4.2, title)
     axes = figure.subplots()
+    # Even distances whatever the numbers are: batch sizes would crowd at the left of a linear axis.
     labels = [str(place) for place in places]
     for i, (colour, (name, summaries)) in enumerate(zip(cycle(COLOURS), series.items(), strict=False)):
         # Series side by side, or their intervals would cover each other.
@@ -92,10 +96,12 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     figure = new_figure(7.5, 4.2, title)
     axes = figure.subplots()
     for colour, (name, seeds) in zip(cycle(COLOURS), histories.items(), strict=False):
+        # Seeds may end at different steps (early stopping): only common steps have a mean over all of them.
         by_step = [dict(points) for points in seeds]
         steps = sorted(set.intersection(*map(set, by_step)))
         values = np.array([[points[step] for step in steps] for points in by_step])
         axes.plot(steps, values.mean(0), color=colour, linewidth=1.3, label=name)
+        # The range and not an interval: with few seeds it is what was seen, and needs no assumption.
         axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     if log:
@@ -113,6 +119,7 @@ def training_curves(
     log: bool = False,
 ) -> Figure:
     """Draw training and validation `kind`, "loss" or "acc", of `stages` by step, over all seeds."""
+    # Per epoch, since only these exist for the validation.
     several = len(stages := list(stages)) > 1
     histories = {
         f"{stage}, {label}" if several else label: [runs[stage].history(metric) for runs in seeds]

@@ -15,6 +15,7 @@ from lit_mnist.training.stages import Preset, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+# By name, so that `experiments` can import them without a circle.
 PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty", "findings")
 """Modules of `lit_mnist.papers`, in the order in which they are listed and run; the last one is our own."""
 
@@ -60,7 +61,7 @@ class Experiment:
 
 def experiments() -> list[Experiment]:
     """The experiments of every paper."""
-    # Imported here, since the papers' modules import this one.
+    # Imported here, since the papers' modules import this one. The commands that need no experiment stay fast.
     modules = [importlib.import_module(f"lit_mnist.papers.{paper}") for paper in PAPERS]
     return [experiment for module in modules for experiment in module.EXPERIMENTS]
 
@@ -72,7 +73,9 @@ def select(names: Sequence[str]) -> list[Experiment]:
         UsageError: a name refers to nothing.
 
     """
+    # A paper's name selects all of its experiments; naming one twice does not run it twice.
     every = experiments()
+    # In the order of the command line, a paper's experiments in the order of its file.
     selected: list[Experiment] = []
     for name in names:
         found = [experiment for experiment in every if name.rstrip("/") in (experiment.id, experiment.paper)]

@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from lit_mnist.errors import Interrupted
 from lit_mnist.papers.report.description import describe_paper, describe_result
-from lit_mnist.papers.report.experiment import Experiment, experiments, select
+from lit_mnist.papers.report.experiment import Experiment, Runs, experiments, select
 from lit_mnist.papers.report.results import (
     Result,
     add_figures,
@@ -25,6 +25,7 @@ from lit_mnist.papers.report.results import (
     result_path,
     seed_entry,
     seed_list,
+    seeds_shown,
     stage_tag,
     summaries_of,
 )
@@ -60,10 +61,12 @@ def reproduce(
         Interrupted: a signal arrived; the same command continues.
 
     """
+    # Neither names nor --all: a list of what there is, instead of an error.
     chosen = experiments() if every else select(names)
     if not chosen:
         list_experiments(folder)
         return
+    # One watch for all experiments: a signal ends the command, not only the current experiment.
     with SignalWatch() as watch:
         for experiment in chosen:
             run_experiment(experiment, preset, seeds, watch, folder, replace)
@@ -77,13 +80,13 @@ def list_experiments(folder: Path) -> None:
         # By number and rule, not by text: a claim that was reworded still finds its result.
         known = {(claim.key, claim.rule and claim.rule.text) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
+        # How many claims came out how; numbers of ours have no verdict to count.
         counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
         counts.pop("ours", None)
         said = "–"
         if result and counts:
-            seeds = "1 seed" if len(result["seeds"]) == 1 else f"{len(result['seeds'])} seeds"
             verdicts = ", ".join(f"{count} {word}" for word, count in counts.items())
-            said = f"{verdicts} ({result['length']}, {seeds})"
+            said = f"{verdicts} ({result['length']}, {seeds_shown(result)})"
         quick, full = (f"{minutes:.0f} min" if (minutes := experiment.minutes[preset]) < 120 else
                        f"{minutes / 60:.0f} h" for preset in ("quick", "full"))  # fmt: skip
         rows.append([experiment.id, said, quick, full, escape(experiment.title)])
@@ -119,22 +122,32 @@ def run_experiment(
     if length == "quick":
         print(f"  quick: {experiment.cut}; numbers only, no verdict", flush=True)
     result: Result = {}
-    by_seed = []
+    by_seed: list[Runs] = []
     try:
         for runs in _train(experiment, preset, seeds, watch):
             by_seed.append(runs)
             values = experiment.measure(runs)
-            watch.check()
+            watch.check()  # a signal during the last measurement stops here, before anything is written
             seed = seeds[len(by_seed) - 1]
             entry = seed_entry(values, {name: stage.run_id for name, stage in runs.items()}, _training_time(runs))
             # Each seed is kept as soon as it is measured: an interruption loses none.
             result = merge_result(path, experiment, length, {seed: entry}, replace and len(by_seed) == 1)
+            # The tag leads from a number in the table to the runs behind it (`filter` in the result).
             for stage in runs.values():
                 stage.client.set_tag(stage.run_id, stage_tag(experiment), length)
     except Interrupted:
         print(f"{experiment.id} stopped; the same command continues it", flush=True)
         raise
-    summaries = summaries_of(result)
+    result = _publish(experiment, result, path, seeds, by_seed)
+    _print_result(result, path)
+    return result
+
+
+def _publish(
+    experiment: Experiment, result: Result, path: Path, seeds: Sequence[int], by_seed: Sequence[Runs]
+) -> Result:
+    """Draw the figures beside the results, and show both in an MLflow run; returns the result with its figures."""
+    length, summaries = result["length"], summaries_of(result)
     # Drawn before the run is opened: an error while drawing leaves no FAILED run behind.
     drawn = experiment.draw(by_seed, summaries)
     with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {length}", system_metrics=False) as run:
@@ -153,7 +166,6 @@ def run_experiment(
         with contextlib.suppress(Exception):  # the store may be away; the next experiment of the paper tries again
             text = describe_paper(experiment.paper, experiments())
             run.client.set_experiment_tag(run.experiment_id, DESCRIPTION, text)
-    _print_result(result, path)
     return result
 
 
@@ -169,11 +181,13 @@ def _train(
     """Train what is missing; yields the finished stages of each seed, by name, as soon as they are finished."""
     store = find_store()
     client = connect(store)
+    # A stage that any experiment or `fit` of this store has finished is not trained again.
     keys = {(seed, name): stage_key(s, preset, seed) for seed in seeds for name, s in experiment.stages.items()}
     found = {item: find_stage(client, key) for item, key in keys.items()}
     missing = [item for item, run in found.items() if run is None or run.info.status != "FINISHED"]
     # The experiment's estimate is for three seeds and all stages.
     estimate = experiment.minutes[preset] * 60 * len(seeds) / 3 * len(missing) / len(keys)
+    # One progress for all seeds: what a stage took with the first seed tells how long it takes with the others.
     progress = StageProgress(experiment.id, [name for _, name in missing], estimate)
     if missing:
         left = seconds(progress.seconds_left())
@@ -185,6 +199,7 @@ def _train(
         for name, stage in experiment.stages.items():
             if (seed, name) in missing:
                 progress.begin()
+            # Called for finished stages as well: it finds their run, and resumes an unfinished one.
             run_id = train_stage(stage, preset, seed, watch, [progress])
             if (seed, name) in missing:
                 progress.end(f"{name} seed {seed}")
@@ -194,10 +209,10 @@ def _train(
 
 def _print_result(result: Result, path: Path) -> None:
     rows = [[c["claim"], c["paper_shown"], c["ours_shown"], c["verdict"], c["why"]] for c in result["claims"]]
+    # Of a shortened training the reason is the same for every claim, and stands above.
     if result["cut"]:
         rows = [[*row[:4], ""] for row in rows]  # the same sentence for each
-    count = len(result["seeds"])
-    title = f"\n{result['experiment']}, {result['length']} length, {count} {'seed' if count == 1 else 'seeds'}"
+    title = f"\n{result['experiment']}, {result['length']} length, {seeds_shown(result)}"
     print_table(["claim", "paper", "ours", "verdict", "why"], rows, title)
     if result["finding"]:
         print(result["finding"])
@@ -233,6 +248,7 @@ class StageProgress(Callback):
 
     def end(self, what: str) -> None:
         """Print that the current stage, described by `what`, has ended."""
+        # By name: the same stage of another seed takes about as long.
         self._took[self.left.pop(0)] = took = time.monotonic() - self._start
         left = f", about {seconds(self.seconds_left())} left" if self.left else ""
         done = f"{self.total - len(self.left)} of {self.total} stages"
@@ -242,6 +258,7 @@ class StageProgress(Callback):
         """Estimate the seconds until all stages are trained, when `share` of the current one is done."""
         total = 0.0
         for i, name in enumerate(self.left):
+            # The current stage by its own speed; the others by what the same stage took before, if it did.
             if i == 0 and share > 0:
                 total += (time.monotonic() - self._start) * (1 - share) / share
             elif name in self._took:
@@ -260,6 +277,7 @@ class StageProgress(Callback):
         if now - self._printed < REPORT_INTERVAL:
             return
         self._printed = now
+        # Of the steps that this process has to do; infinite for a training without an end, whose share stays 0.
         steps = float(trainer.estimated_stepping_batches) - self._first_step
         share = (trainer.global_step - self._first_step) / steps if steps > 0 else 0.0
         left = seconds(self.seconds_left(min(max(share, 0.0), 1.0)))

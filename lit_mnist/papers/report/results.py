@@ -45,6 +45,7 @@ def results_folder(given: str | None = None) -> Path:
     """The folder of the results: `given`, or docs/results in a checkout, or else mlruns/reproduce."""
     if given is not None:
         return Path(given).expanduser()
+    # In a checkout results are a part of the repository; elsewhere they lie beside the runs that they come from.
     store = find_store()
     return (
         store.home.parent / "docs" / "results" if (store.home.parent / PAGE).exists() else store.home / "reproduce"
@@ -53,17 +54,20 @@ def results_folder(given: str | None = None) -> Path:
 
 def result_path(folder: Path, experiment: Experiment, length: Length) -> Path:
     """Path of the experiment's results."""
+    # Two files: seeds of a shortened training must never be averaged with those of a full one.
     suffix = ".quick.json" if length == "quick" else ".json"
     return folder / experiment.paper / f"{experiment.name}{suffix}"
 
 
 def settings(experiment: Experiment, length: Length) -> dict[str, str]:
     """For each stage a hash of everything that affects its weights, apart from the seed."""
+    # With seed 0 for all: the key holds the seed too, which differs between the entries of one result.
     return {name: stage_key(stage, length, 0) for name, stage in experiment.stages.items()}
 
 
 def seed_entry(values: Mapping[str, float], runs: Mapping[str, str], seconds: float) -> Result:
     """What is kept of one seed: its numbers, its stages' runs, their training time, and the circumstances."""
+    # Rounding differs between machines and versions: without these nobody could tell why a number is another.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "values": dict(values),
@@ -90,8 +94,10 @@ def merge_result(
         UserError: the file was made with other settings.
 
     """
+    # Several seeds may be trained by several processes or machines at once, into one file.
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # several processes may each train some of the seeds
+        # Read under the lock: a seed that another process has added meanwhile must not be lost.
         kept = None if replace else read_result(path)
         check_settings(path, experiment, length, kept)
         entries = {**(kept["seeds"] if kept else {}), **{str(seed): entry for seed, entry in seeds.items()}}
@@ -118,6 +124,7 @@ def add_figures(path: Path, names: Sequence[str]) -> Result:
     with FileLock(path.with_name(f".{path.name}.lock")):
         result = read_result(path)
         assert result is not None, "merge_result has written it"
+        # The new ones first, since the page shows the first; those of an earlier command still lie there.
         result["figures"] = list(dict.fromkeys([*names, *result["figures"]]))
         write_result(path, result)
     return result
@@ -141,9 +148,16 @@ def check_settings(path: Path, experiment: Experiment, length: Length, kept: Res
 
 def summaries_of(result: Result) -> dict[str, Summary]:
     """Mean and interval over the seeds of each number; a seed that lacks a number does not count for it."""
+    # A measurement that was added later is missing in older entries.
     rows = [entry["values"] for entry in result["seeds"].values()]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: summarise([row[name] for row in rows if name in row]) for name in names}
+
+
+def seeds_shown(result: Result) -> str:
+    """How many seeds are kept: `1 seed`, `3 seeds`."""
+    count = len(result["seeds"])
+    return f"{count} seed{'' if count == 1 else 's'}"
 
 
 def write_result(path: Path, result: Result) -> None:
@@ -160,6 +174,7 @@ def read_result(path: Path) -> Result | None:
     """
     try:
         result = json.loads(path.read_text())
+        # The keys that every reader of a result relies on.
         complete = isinstance(result, dict) and {"experiment", "seeds", "settings", "claims"} <= result.keys()
     except FileNotFoundError:
         return None
@@ -172,6 +187,7 @@ def read_result(path: Path) -> Result | None:
 
 def best_result(folder: Path, experiment: Experiment) -> Result | None:
     """The result at full length, or else the shortened one; None if there is neither with the present settings."""
+    # Results of other settings are kept on disk, but they say nothing about the experiment as it is now.
     for length in ("full", "quick"):
         kept = read_result(result_path(folder, experiment, length))
         if kept is not None and kept["settings"] == settings(experiment, length):
@@ -180,6 +196,7 @@ def best_result(folder: Path, experiment: Experiment) -> Result | None:
 
 
 def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Result]) -> Result:
+    # What was measured, and how to measure it again.
     cut = experiment.cut if length == "quick" else ""
     rows = {int(seed): entry["values"] for seed, entry in entries.items()}
     result: Result = {
@@ -192,6 +209,7 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
         "settings": settings(experiment, length),
         "seeds": dict(entries),
     }
+    # One entry per claim, with numbers as they are and as the tables show them.
     summaries = summaries_of(result)
     result["claims"] = []
     judgements = judge(experiment.claims, rows, cut, experiment.fewest_seeds)
@@ -215,6 +233,7 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
             "p_sign_flip": judgement.p_sign_flip,
             "seeds_needed": judgement.seeds_needed,
         })  # fmt: skip
+    # A sentence of the experiment into which the means are filled.
     try:
         result["finding"] = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
     except KeyError:  # a number that no kept seed has
@@ -229,6 +248,7 @@ def stage_tag(experiment: Experiment) -> str:
 
 def seed_list(seeds: Sequence[int]) -> str:
     """Seeds as `--seeds` takes them: `10` is 0 to 9, `5-9,12` the rest of it."""
+    # 0 to n - 1 is a plain count; anything else is written as ranges.
     ordered = sorted(seeds)
     if ordered == list(range(len(ordered))):
         return str(len(ordered))
@@ -242,7 +262,7 @@ def seed_list(seeds: Sequence[int]) -> str:
     return ",".join(f"{first}-{last}" for first, last in ranges)
 
 
-@cache
+@cache  # git and package metadata are read once, not for every seed
 def _circumstances(device: str) -> Result:
     versions = version_tags(package_versions())
     # The results themselves change with every seed; what counts is the code.

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lit_mnist.papers.report.experiment import Experiment
-from lit_mnist.papers.report.results import PAGE, Result, best_result, judge_again
+from lit_mnist.papers.report.results import PAGE, Result, best_result, judge_again, seeds_shown
 from lit_mnist.papers.report.statistics import FLOOR
 from lit_mnist.terminal import seconds
 from lit_mnist.tracking.journal.journal import replace_text
@@ -31,12 +31,14 @@ def write_table(every: Sequence[Experiment], folder: Path) -> None:
 
     All claims are judged again, since one may have been reworded or added since its numbers were measured.
     """
+    # Before anything is read: the page must not show verdicts of claims that have changed since.
     for experiment in every:
         judge_again(folder, experiment)
     results = [result for experiment in every if (result := best_result(folder, experiment)) is not None]
     if not results:
         print("no results yet: `lit-mnist reproduce zhang/cnn` makes some")
         return
+    # Without a checkout (an installed package) there is no page: the table is printed.
     page = find_store().home.parent / PAGE
     if not (page.is_file() and BETWEEN_MARKERS.search(page.read_text())):
         print(make_table(results))
@@ -51,13 +53,14 @@ def write_table(every: Sequence[Experiment], folder: Path) -> None:
 
 def make_table(results: Sequence[Result]) -> str:
     """Markdown: counts of the verdicts, a row per claim, then how each experiment's rows were made."""
+    # How many claims came out how, over all experiments.
     verdicts = Counter(claim["verdict"] for result in results for claim in result["claims"])
     lines = [", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + ".", ""]
+    # One row per claim.
     lines += ["| experiment | claim | paper | ours | verdict | p |", "|---|---|---|---|---|---|"]
     for result in results:
-        count = len(result["seeds"])
-        seeds = f"{count} {'seed' if count == 1 else 'seeds'}"
-        if count < FLOOR and result["length"] == "full":
+        seeds = seeds_shown(result)
+        if len(result["seeds"]) < FLOOR and result["length"] == "full":
             seeds = f"**{seeds}**"
         head = f"`{result['experiment']}`<br>{result['length']}, {seeds}"
         for claim in result["claims"]:
@@ -70,10 +73,12 @@ def make_table(results: Sequence[Result]) -> str:
             cells = (claim["claim"], claim["paper_shown"], claim["ours_shown"], verdict, p)
             escaped = [cell.replace("|", r"\|") for cell in cells]
             lines.append(f"| {head} | {' | '.join(escaped)} |")
-            head = ""
+            head = ""  # the experiment's name stands in its first row only
+    # One entry per experiment: what repeats it, where it was measured, and why its margins are what they are.
     lines += ["", NOTE, "", "How each experiment's rows were made:", ""]
     for result in results:
         entries = result["seeds"].values()
+        # Nine digits of the commit; after the full 40, the text that says whether the code had changes.
         commits = sorted({f"{entry['commit'][:9]}{entry['commit'][40:]}" for entry in entries})
         took = seconds(sum(entry["seconds"] for entry in entries))
         where = sorted({
@@ -97,6 +102,7 @@ def _figures(results: Sequence[Result], folder: Path, page: Path) -> str:
     """Each experiment's finding, and its first figure."""
     lines = []
     for result in results:
+        # Only what goes beyond the paper is shown at length; every other figure lies beside its results.
         if result["finding"]:
             lines.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
         if result["finding"] and result["figures"]:

@@ -54,6 +54,7 @@ class TrainedStage:
         """What `lit-mnist test` measures, such as `test/acc`."""
 
         def test(stage: "TrainedStage") -> dict[str, float]:
+            # `evaluate` prints a table of metrics, which would interrupt the progress lines of `reproduce`.
             with contextlib.redirect_stdout(io.StringIO()):
                 return evaluate("test", self.run_id, checkpoint, [], self.watch).metrics
 
@@ -62,6 +63,8 @@ class TrainedStage:
 
     def cached_metric(self, name: str, compute: Callable[..., float], *arguments: Any) -> float:
         """`compute(self, *arguments)`, computed once and kept as the run's metric `reproduce/NAME`."""
+        # Kept in the run that it was measured from: whoever has the run has the number, and `--replace` need not
+        # measure it again.
         name = f"reproduce/{name}"
         metrics = self.client.get_run(self.run_id).data.metrics
         if name in metrics:
@@ -73,6 +76,7 @@ class TrainedStage:
 
     def cached_json(self, name: str, compute: Callable[["TrainedStage"], Any]) -> Any:
         """`compute(self)`, a small value of plain types, computed once and kept as the tag `reproduce.NAME`."""
+        # As a tag, which comes with the run; an artifact would take another request.
         tag = f"reproduce.{name}"
         text = self.client.get_run(self.run_id).data.tags.get(tag)
         if text is None:
@@ -83,6 +87,7 @@ class TrainedStage:
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of each point of `metric`, in order."""
+        # Without the points that a resume with another configuration has replaced.
         return [(step, value) for _, value, _, step in stored_points(self.client, self.run_id, metric)]
 
     def timestamps(self, metric: str) -> list[float]:
@@ -100,6 +105,7 @@ class TrainedStage:
 
     def model(self, checkpoint: Checkpoint = "best") -> LitModel:
         """The trained model, in evaluation mode."""
+        # Built from the configuration, then given the checkpoint's weights: no code is loaded from a checkpoint.
         model = self.rebuild().model
         load_weights(model, stage_checkpoint(self.client, self.store, self.run_id, checkpoint))
         return model.eval()
@@ -119,12 +125,14 @@ class TrainedStage:
 
 def test_split(data: ImageDataModule, count: int | None = None) -> Batch:
     """The test images, with the corruption that the data module adds; at most `count` of them."""
+    # From the loader, which adds the test noise: it is a function of the seed, so that each call gives the same.
     batches = list(data.test_dataloader())
     return Batch(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
 
 
 def train_split(data: ImageDataModule) -> Batch:
     """The training images without corruption or augmentation."""
+    # Not from the loader, which shuffles, corrupts and rotates.
     assert data.train is not None, "setup('fit') comes first"
     images = data.train[0].float().div(255)
     return Batch(images, images, data.train[1])
@@ -142,26 +150,9 @@ def encode(model: Autoencoder, images: Tensor) -> Codes:
         return torch.cat([model.encode(batch).flatten(1) for batch in torch.split(images, BATCH)]).numpy()
 
 
-def linear_probe(train: Codes, train_labels: Labels, test: Codes, test_labels: Labels) -> float:
-    """Accuracy on `test` (M, D) of a logistic regression fitted on `train` (N, D)."""
-    from sklearn.linear_model import LogisticRegression
-
-    mean, scale = train.mean(0), train.std(0).clip(1e-6)
-    probe = LogisticRegression(max_iter=200, tol=1e-3).fit((train - mean) / scale, train_labels)
-    return float(probe.score((test - mean) / scale, test_labels))
-
-
-def nearest_neighbours(
-    train: Codes, train_labels: Labels, test: Codes, test_labels: Labels, count: int = 5
-) -> float:
-    """Accuracy on `test` (M, D) of the majority vote of the `count` nearest neighbours in `train` (N, D)."""
-    from sklearn.neighbors import KNeighborsClassifier
-
-    return float(KNeighborsClassifier(count).fit(train, train_labels).score(test, test_labels))
-
-
 def mean_image_mse(stage: TrainedStage) -> float:
     """Mean squared error per pixel between the test images and the mean training image."""
     data = stage.data()
+    # The mean of the training images: that of the test images would know them.
     mean = train_split(data).clean.mean(0)
     return float((test_split(data).clean - mean).square().mean())

@@ -44,6 +44,7 @@ def read_confirmation(storage: BaseStorage, name: str) -> list[ConfirmedPoint]:
 
     """
     main = read_summary(open_study(storage, name))
+    # A confirmation's trial belongs to the study's trial of the same point; of several to the first one.
     numbers = {_key(point(trial)): trial.number for trial in reversed(main.complete)}
     points: dict[int, Mapping[str, Any]] = {}
     values: dict[int, dict[int, float]] = {}
@@ -84,9 +85,11 @@ def compare(
     order = sorted(means, key=lambda candidate: (len(values[candidate]) < most, -sign * means[candidate].mean))
     if not order:
         return []
+    # Paired by seed: what a seed does to all candidates alike (split, order, weights) cancels out.
     signed = {c: {str(seed): sign * value for seed, value in values[c].items()} for c in order}
     differences = {candidate: paired(signed[order[0]], signed[candidate]) for candidate in order[1:]}
     known = [candidate for candidate in order[1:] if differences[candidate] is not None]
+    # Holm over the candidates that can be compared at all.
     adjusted = dict(zip(known, holm([p_value(d.values) for c in known if (d := differences[c])]), strict=True))
     return [(c, means[c], differences.get(c), adjusted.get(c)) for c in order]
 

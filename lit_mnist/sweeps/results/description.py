@@ -15,7 +15,7 @@ from lit_mnist.sweeps.study.summary import (
     show_short,
     show_values,
 )
-from lit_mnist.tracking.descriptions import code, escape, image, join, link, table
+from lit_mnist.tracking.descriptions import code, escape, image, join, link, table, with_comments
 from lit_mnist.tracking.mlflow_private import ui_path
 from lit_mnist.tracking.queries.metrics import is_share
 from lit_mnist.tracking.queries.statistics import paired, shares_differ, show_mean, summarise, wilson
@@ -49,29 +49,33 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     done, left = len(summary.finished), summary.budget - len(summary.finished)
     # The view is linked in the first lines: until the description is unfolded, the UI covers what is below them.
     progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
-    go_on = "Go on with the trials that are left:" if left > 0 else "More trials, with a higher number:"
-    more = f"--trials {2 * summary.budget}" if left <= 0 else f"--trials {summary.budget}"
-    commands = code(
-        place.command if "--trials" in place.command and left > 0 else f"{_without_trials(place.command)} {more}",
-        *next_commands(summary),
-    )
+    command = _without_trials(place.command)
+    if left <= 0:
+        commands = {f"{command} --trials {2 * summary.budget}": "more trials"}
+    elif "--trials" in place.command:
+        commands = {place.command: "the trials that are left"}
+    else:
+        commands = {f"{command} --trials {summary.budget}": "the trials that are left"}
+    lines = with_comments(commands | next_commands(summary))
     return join([
         f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
         _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
         _table(summary, place, ranked),
-        f"{go_on}\n\n{commands}",
+        f"How to go on:\n\n{code(*lines)}",
         *(image(run, path) for run, path in place.figures),
     ])  # fmt: skip
 
 
-def next_commands(summary: StudySummary) -> list[str]:
-    """Return the commands for what a study has found, the most useful one first."""
+def next_commands(summary: StudySummary) -> dict[str, str]:
+    """Return the commands for what a study has found, each with what it does, the most useful one first."""
     is_unsure = len(summary.seeds) == 1 and len(summary.objectives) == 1 and len(summary.complete) > 1
-    return [
-        *([f"lit-mnist sweep confirm {summary.name} --top 3 --seeds 5"] if is_unsure else []),
-        f"lit-mnist sweep best {summary.name}",
-        f"lit-mnist compare --study {summary.name} --html {summary.name.replace('/', '_')}.html",
-    ]
+    page = f"{summary.name.replace('/', '_')}.html"
+    return {
+        **({f"lit-mnist sweep confirm {summary.name} --top 3 --seeds 5": "is the best trial really the best?"}
+           if is_unsure else {}),
+        f"lit-mnist sweep best {summary.name}": "write the best configuration to a file",
+        f"lit-mnist compare --study {summary.name} --html {page}": "a table of all trials",
+    }  # fmt: skip
 
 
 def closing_lines(summary: StudySummary, page: str, images: int | None = None) -> list[str]:
@@ -92,7 +96,7 @@ def closing_lines(summary: StudySummary, page: str, images: int | None = None) -
     if len(ranked) > 1 < len(summary.objectives):
         lines.append(f"      of {len(ranked)} on the Pareto front, the one with the best {summary.objectives[0]}")
     # What a confirmation has found is said of the study that it confirms.
-    following = [] if is_confirmation(summary.name) else [f"next: {next_commands(summary)[0]}"]
+    following = [] if is_confirmation(summary.name) else [f"next: {next(iter(next_commands(summary)))}"]
     return [*lines, *([page] if page else []), *following]
 
 
@@ -109,6 +113,7 @@ def bounds(summary: StudySummary, trial: FrozenTrial, images: int | None) -> tup
 
     Student's over several seeds, or else the binomial one of a share of `images` validation images.
     """
+    # With several seeds their spread is known; with one only how far a share of the images is uncertain by chance.
     values = seed_values(trial)
     if len(values) > 1:
         seeds = summarise(values)
@@ -135,6 +140,7 @@ def ties(summary: StudySummary, ranked: Sequence[FrozenTrial], images: int | Non
     for trial in ranked[1:]:
         first, second = seed_values(best), seed_values(trial)
         if len(first) > 1:
+            # Seeds are in the same order in all trials of a study, so that the position pairs them.
             difference = paired(_by_position(first), _by_position(second))
             same = difference is None or abs(difference.mean) <= (difference.interval or 0.0)
         elif is_share(summary.objectives[0]) and images:
@@ -183,13 +189,20 @@ def _answer(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTri
 def _tied(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:
     tied = ties(summary, ranked, place.images)
     if tied is None:
-        return "`sweep confirm` tells, with further seeds, which others are as good."
+        return "One seed does not tell whether other trials are as good; `sweep confirm` does, with more seeds."
     if not tied:
-        return "Every other complete trial is surely worse than that." if len(ranked) > 1 else ""
+        return (
+            "All other complete trials are worse: 0 is outside the 95 % interval of each difference."
+            if (len(ranked) > 1)
+            else ""
+        )
     by_number = {trial.number: trial for trial in ranked}
     named = ", ".join(_link(place, by_number[number]) for number in tied[:MOST_NAMED])
     rest = f" and {len(tied) - MOST_NAMED} more" if len(tied) > MOST_NAMED else ""
-    return f"Not to be told apart from it, {len(tied)} of {len(ranked) - 1}: {named}{rest}."
+    return (
+        f"Possibly as good, {len(tied)} of the {len(ranked) - 1} others: {named}{rest}"
+        " (the 95 % interval of the difference includes 0)."
+    )
 
 
 def _table(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial]) -> str:

@@ -38,6 +38,7 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     """
     opened = open_storage(storage)
     summary = load_summary(opened, name)
+    # The search's own best first, then the confirmation, which may overrule it.
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     for trial in front:
@@ -70,6 +71,7 @@ def export(name: str, storage: str | None, out: Path | None) -> None:
     summary = load_summary(open_storage(storage), name)
     import pandas  # not at the top: 0.3 s that `best` does not need
 
+    # Atomically for CSV: a program that watches the file never reads half of it.
     frame = pandas.DataFrame(trial_rows(summary))
     if out.suffix == ".csv":
         replace_text(out, frame.to_csv(index=False))
@@ -84,11 +86,13 @@ def trial_rows(summary: StudySummary) -> list[dict[str, Any]]:
     Columns: number, state, each objective (with several seeds also its interval and each seed's value), each
     parameter, and what is known of the trial's runs.
     """
+    # Conditional parameters are missing in some trials: the columns are those of all trials together.
     points = [point(trial) for trial in summary.trials]
     names = list(dict.fromkeys(name for tried in points for name in tried))
     as_json = set()
     for name in names:
         types = {type(tried[name]) for tried in points if tried.get(name) is not None}
+        # An integer is a number: `low: 1` gives both kinds in one column.
         types = {float if kind is int else kind for kind in types}
         if len(types) > 1 or list in types:  # parquet has no column of mixed types
             as_json.add(name)
@@ -125,6 +129,7 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
         UserError: a run is gone, or a file that this study did not write is in the way.
 
     """
+    # Checked before any is written: a file of somebody else is not overwritten, and no half of the files is left.
     paths = [out if n == 0 else out.with_stem(f"{out.stem}_seed_{seed}") for n, seed in enumerate(summary.seeds)]
     mark = f"# Study {summary.name}, "
     for path in paths:

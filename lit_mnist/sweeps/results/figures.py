@@ -56,8 +56,10 @@ def draw_figures(summary: StudySummary) -> dict[str, Figure]:
         summary: A study with at least one trial that is complete or was pruned after its first validation.
 
     """
+    # Parameters in the order of their importance, those without one after them; the page keeps the order of
+    # `drawn`.
     importances = estimate_importances(summary)
-    varied = varied_names(_with_value(summary))
+    varied = varied_names([trial for trial, _ in _values(summary)])
     names = list(importances.shares) if importances is not None else []
     names += [name for name in varied if name not in names]
     drawn = {"history": history(summary)}
@@ -81,11 +83,13 @@ def history(summary: StudySummary) -> Figure:
     metric = summary.objectives[0]
     figure = new_figure(8, 4.2, f"{summary.name}: {metric} by trial")
     axes = figure.subplots()
+    # Every trial with a value, pruned ones at their last; then the best so far; failed ones at the bottom.
     places = [(trial, float(trial.number), value) for trial, value in _values(summary)]
     if places:
         apply_value_axis(axes, "y", metric, [value for _, _, value in places])
         mark_trials(axes, summary, places)
     allowed = [(trial.number, trial.values[0]) for trial in summary.complete if is_allowed(trial)]
+    # A value that is not finite would stay the best so far for ever.
     allowed = [(number, value) for number, value in allowed if math.isfinite(value)]
     if allowed:
         numbers, values = zip(*allowed, strict=True)
@@ -119,6 +123,7 @@ def learning_curves(summary: StudySummary) -> Figure | None:
         points = [(step + 1, value) for step, value in reported if math.isfinite(value)]
         if points:
             curves.append((trial, points))
+    # A curve of seeds has no order, and a single validation is no curve.
     if summary.steps_are_seeds or max((len(points) for _, points in curves), default=0) < 2:
         return None
     metric, up = summary.objectives[0], summary.upwards[0]
@@ -126,7 +131,9 @@ def learning_curves(summary: StudySummary) -> Figure | None:
     figure = new_figure(8, 4.6, f"{summary.name}: learning curves of {len(curves)} trials{seed}")
     axes = figure.subplots()
     apply_value_axis(axes, "y", metric, [value for _, points in curves for _, value in points])
+    # Coloured by the last value, so that the colours are those of the other figures.
     norm = colour_scale(metric, [points[-1][1] for _, points in curves])
+    # The better ones last, and so on top.
     curves.sort(key=lambda curve: curve[1][-1][1], reverse=not up)
     for rank, (trial, points) in enumerate(curves):
         x, y = zip(*points, strict=True)
@@ -148,7 +155,7 @@ def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
     shares = importances.shares
     figure = new_figure(8, 1.7 + 0.42 * len(shares), f"{summary.name}: importances for {summary.objectives[0]}")
     axes = figure.subplots()
-    names = list(shares)[::-1]
+    names = list(shares)[::-1]  # bars are drawn from the bottom up
     bars = axes.barh(range(len(names)), [shares[name] for name in names], color=BLUE, height=0.6)
     axes.set_yticks(range(len(names)), names, parse_math=False)
     axes.bar_label(bars, [f"{100 * shares[name]:.0f} %" for name in names], padding=4, color=INK)
@@ -163,6 +170,7 @@ def importance_bars(summary: StudySummary, importances: Importances) -> Figure:
 def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
     """The first objective over each parameter by itself, at most nine of them, most important first."""
     names, values = names[:MAX_SLICES], _values(summary)
+    # Four panels as a square, otherwise rows of three.
     columns = 2 if len(names) == 4 else min(len(names), SLICE_COLUMNS)
     rows = math.ceil(len(names) / columns)
     figure = new_figure(
@@ -171,12 +179,14 @@ def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     apply_value_axis(panels[0], "y", summary.objectives[0], [value for _, value in values])
     for axes, name in zip(panels, names, strict=False):
+        # Conditional parameters: a panel has the trials that have its parameter.
         having = [(trial, value) for trial, value in values if name in trial.params]
         scale = scale_of(name, [trial for trial, _ in having])
         places = [(trial, scale.place(trial.params[name]), value) for trial, value in having]
         mark_trials(axes, summary, places, size=24)
         scale.apply(axes, "x")
         axes.spines[["top", "right"]].set_visible(False)
+    # Panels that a last row has too many.
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supylabel(label_with_direction(summary.objectives[0], summary.upwards[0]), fontsize=10)
@@ -201,6 +211,7 @@ def parallel_coordinates(summary: StudySummary, names: Sequence[str]) -> Figure:
     for x, scale in enumerate(scales):
         _draw_parallel_axis(axes, x, scale)
     best = summary.best()[:1]
+    # The better lines are drawn later, and so on top.
     values.sort(key=lambda pair: pair[1], reverse=not summary.upwards[0])
     for rank, (trial, value) in enumerate(values):
         # A conditional parameter is missing in some trials: NaN leaves a gap in the line.
@@ -239,6 +250,7 @@ def pareto_front(summary: StudySummary) -> Figure:
     """Two objectives of each trial; those that no other trial dominates are joined, and labelled."""
     figure = new_figure(8, 5.2, f"{summary.name}: {summary.objectives[0]} against {summary.objectives[1]}")
     axes = figure.subplots()
+    # Pruned trials have one objective at most, and no place in this plane.
     finite = [trial for trial in summary.complete if all(map(math.isfinite, trial.values))]
     for which, index in (("x", 0), ("y", 1)):
         metric, up = summary.objectives[index], summary.upwards[index]
@@ -257,6 +269,7 @@ def pareto_front(summary: StudySummary) -> Figure:
         axes.plot(*zip(*(trial.values for trial in front), strict=True), color=ORANGE, linewidth=1.4, zorder=2.5,
                   marker="o", markersize=9, markerfacecolor="none", label="Pareto front")  # fmt: skip
     axes.margins(0.12)
+    # In the coordinates of the axis, which may be logarithmic or logit.
     if front:  # room for the labels, which stand on the better side
         transform = axes.transScale.transform
         (low, _), (high, _) = transform([(axes.get_xlim()[0], 1), (axes.get_xlim()[1], 1)])
@@ -279,6 +292,7 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
     # Labels stand on the better side of the front, where there are no trials.
     right, above = summary.upwards
     for trial in front:
+        # In pixels, where labels overlap: about 150 wide and 14 high.
         x, y = axes.transData.transform(trial.values)
         if len(taken) >= MAX_LABELLED or any(abs(x - a) < 150 and abs(y - b) < 14 for a, b in taken):
             continue
@@ -297,7 +311,3 @@ def _values(summary: StudySummary) -> list[tuple[FrozenTrial, float]]:
     """Every trial with a value of the first objective, by number: its last one if it was pruned."""
     found = [(trial, summary.value(trial)) for trial in summary.trials]
     return [(trial, value) for trial, value in found if value is not None]
-
-
-def _with_value(summary: StudySummary) -> list[FrozenTrial]:
-    return [trial for trial, _ in _values(summary)]

@@ -62,12 +62,14 @@ def heat_map_parameters(summary: StudySummary, names: Sequence[str]) -> tuple[st
     trials = [trial for trial in summary.trials if summary.value(trial) is not None]
     everywhere = [name for name in names if all(name in trial.params for trial in trials)]
     numeric = [name for name in everywhere if scale_of(name, trials).is_numeric]
+    # The pair that this project is about (Zhang's 0.05 and 0.99); the most important two otherwise.
     for rate in numeric:
         momentum = f"{rate.rpartition('.')[0]}.momentum"
         if rate.endswith(".lr") and momentum in numeric:
             return rate, momentum
     if len(numeric) > 1:
         return numeric[0], numeric[1]
+    # Choices have no order, so that only a table can show them, and a table needs all of its cells.
     for pair in itertools.combinations(everywhere, 2):
         if is_full_grid(summary, *(scale_of(name, trials) for name in pair)):
             return pair
@@ -104,6 +106,7 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
         place = trial.params.get(x.name), trial.params.get(y.name)
         if place in itertools.product(x.values, y.values):
             cells.setdefault(place, []).append(trial)
+    # Value and text of each cell; the colour scale needs all values first.
     contents = {place: _cell(summary, trials) for place, trials in cells.items()}
     numbers = [value for value, _ in contents.values() if value is not None]
     norm, cmap = colour_scale(metric, numbers), colour_map(summary.upwards[0])
@@ -118,13 +121,16 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
         value, text = contents[x_value, y_value]
         column, row = x.values.index(x_value), y.values.index(y_value)
         colour = "#EEEEEE" if value is None else cmap(norm(value))
+        # A pruned cell has a coloured frame only: its value is of an earlier epoch than the others.
         is_pruned = all(trial.state != TrialState.COMPLETE for trial in trials)
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white" if is_pruned else colour, linewidth=2,
                          edgecolor=colour if is_pruned else "white", url=address(trials[0]))  # fmt: skip
         axes.add_patch(cell)
+        # Relative luminance (Rec. 709) decides between white and dark text.
         is_dark = not is_pruned and np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) < 0.5
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if crowded else 8.5,
                   color="white" if is_dark else INK, url=address(trials[0]))  # fmt: skip
+        # Inside the cell, or the neighbour that is drawn next would cover half of the frame.
         if best & {trial.number for trial in trials}:
             axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ORANGE,
                                      linewidth=2.5, zorder=3))  # fmt: skip
@@ -146,6 +152,7 @@ def _cell(summary: StudySummary, trials: Sequence[FrozenTrial]) -> tuple[float |
     metric = summary.objectives[0]
     complete = [trial.values[0] for trial in trials if trial.state == TrialState.COMPLETE and is_allowed(trial)]
     complete = [value for value in complete if math.isfinite(value)]
+    # Several trials of one cell: samplers repeat points, and a study may have points of its own.
     if len(complete) > 1:
         mean = summarise(complete)
         return mean.mean, _two_lines(show_metric(metric, mean.mean, mean.interval))
@@ -169,7 +176,7 @@ def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenT
         return f"means of up to {most} trials with their 95 % interval; framed: {framed}"
     if len(summary.seeds) > 1:
         return f"means of {len(summary.seeds)} seeds with their 95 % interval; framed: {framed}"
-    return f"seed {summary.seeds[0]} alone, so without an interval; framed: {framed}"
+    return f"one seed ({summary.seeds[0]}), so no interval over seeds; framed: {framed}"
 
 
 def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -> Figure:
@@ -187,6 +194,7 @@ def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     values = np.array([trial.values[0] for trial in complete])
     points = np.array([[t.params[x.name], t.params[y.name]] for t in complete], dtype=float).reshape(-1, 2)
+    # The space between the trials first, then the trials on top.
     if (surface := _interpolate(points, values, [x.kind == "log", y.kind == "log"])) is not None:
         axes.pcolormesh(*surface, cmap=colour_map(summary.upwards[0]), norm=norm, shading="nearest", alpha=0.6,
                         rasterized=True)  # fmt: skip  # in an SVG: an image instead of 40,000 rectangles
@@ -226,10 +234,12 @@ def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array,
         return None
     scaled = np.column_stack([np.log(c) if log else c for c, log in zip(points.T, logs, strict=True)])
     low, size = scaled.min(0), np.ptp(scaled, axis=0)
+    # Rounded in units of the axes, so that places that only differ by rounding are one.
     unit, inverse = np.unique(np.round((scaled - low) / size, 6), axis=0, return_inverse=True)
     means = np.bincount(inverse.ravel(), values) / np.bincount(inverse.ravel())
     if len(unit) < MIN_INTERPOLATED or np.linalg.matrix_rank(unit - unit.mean(0), tol=1e-3) < 2:
         return None
+    # Linear between neighbours, and nothing outside: a smoother surface would show optima that nobody has tried.
     line = np.linspace(0, 1, GRID)
     surface = LinearTriInterpolator(Triangulation(*unit.T), means)(*np.meshgrid(line, line))
     columns, rows = (np.exp(low[i] + line * size[i]) if logs[i] else low[i] + line * size[i] for i in (0, 1))

@@ -48,11 +48,13 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
         spec = stored_spec(study)
     except UserError:  # of a version that knew other keys: the page does without the commands
         spec = None
+    # Whole figures only, in their order: what does not fit is named, and is there as a PNG.
     shown: dict[str, str] = {}
     for figure_name, figure in figures.items():
         svg = to_svg(figure, figure_name)
         if sum(map(len, shown.values())) + len(svg) <= MAX_FIGURES:
             shown[figure_name] = svg
+    # Autoescape: names of studies and texts of errors may hold what is HTML to a browser.
     template = (resources.files("lit_mnist.sweeps.results") / "study.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
@@ -76,16 +78,19 @@ def to_svg(figure: Figure, name: str) -> str:
         text = file.getvalue()
     # Six decimals of a 72nd of an inch are a third of the file.
     text = re.sub(r'\b(?:x|y|d)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
+    # Line breaks are a part of the file as well; links must open in the page itself.
     text = re.sub(r"\n\s+", "\n", text).replace(' target="_blank"', "")
     return text[text.index("<svg") :]
 
 
 def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> dict[str, Any]:
     """What the page shows of a trial."""
+    # A pruned trial has its last value, and that of the first objective only.
     values = []
     for i, metric in enumerate(summary.objectives):
         value = trial.values[i] if trial.values else summary.value(trial) if i == 0 else None
         values.append("" if value is None else show_metric(metric, value, summary.interval(trial, i)))
+    # The command that trains this point from the start, or else the one that goes on with its run.
     run_ids = list(runs(trial))
     command = f"lit-mnist fit --resume {run_ids[0]}" if run_ids else ""
     # A trial that starts from another training's checkpoint has no command of its own.
@@ -107,6 +112,7 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
 def _server(store: str) -> str:
     """The address of MLflow's pages, without user and password."""
     url = urlsplit(store)
+    # A store in a file has no server of its own.
     if url.scheme not in ("http", "https"):
         return DEFAULT_UI
     return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")

@@ -43,6 +43,7 @@ def estimate_importances(summary: StudySummary) -> Importances | None:
         value.
 
     """
+    # Which trials can be compared, and by which value.
     values, source = _comparable_values(summary)
     trials = [trial for trial in summary.trials if trial.number in values]
     varied = varied_names(trials)
@@ -51,6 +52,7 @@ def estimate_importances(summary: StudySummary) -> Importances | None:
     # A study in memory with the usable trials alone: Optuna's evaluators take a whole study.
     usable = optuna.create_study()
     for trial in trials:
+        # PED-ANOVA looks at the smallest values.
         value = -values[trial.number] if summary.upwards[0] else values[trial.number]
         usable.add_trial(create_trial(value=value, params=trial.params, distributions=trial.distributions))
     with warnings.catch_warnings():
@@ -69,13 +71,16 @@ def _comparable_values(summary: StudySummary) -> tuple[dict[int, float], str]:
     """A value for each trial, by its number, all from the same step; and which these are, in words."""
     pruned = [trial for trial in summary.trials if trial.state == TrialState.PRUNED and trial.intermediate_values]
     complete = [trial for trial in summary.complete if math.isfinite(trial.values[0])]
+    # Without pruning every trial has come to its end, where all can be compared.
     if not pruned:
         return {trial.number: trial.values[0] for trial in complete}, f"{len(complete)} trials at their end"
     trials = [trial for trial in (*complete, *pruned) if trial.intermediate_values]
+    # The last step that every trial has reached: only there can pruned and complete ones be compared.
     step = min(max(trial.intermediate_values) for trial in trials)
 
     def value_at_step(trial: FrozenTrial) -> float:
         reported = trial.intermediate_values
+        # The value of that validation, or the mean over the seeds up to that one.
         if not summary.steps_are_seeds:
             return reported.get(step, math.nan)
         return math.fsum(reported[i] for i in range(step + 1)) / (step + 1)

@@ -28,6 +28,7 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         run: Its parent run.
 
     """
+    # The numbers first, which are there even if a figure cannot be drawn.
     summary = read_summary(study)
     if not summary.trials:
         return
@@ -53,6 +54,7 @@ def summary_json(summary: StudySummary) -> dict[str, Any]:
     best = {}
     for i, metric in enumerate(summary.objectives):
         values = [trial.values[i] for trial in front if math.isfinite(trial.values[i])]
+        # The best of each objective by itself; with several objectives these may be of different trials.
         if values:
             best[f"best/{metric.removeprefix('best/')}"] = max(values) if summary.upwards[i] else min(values)
     states = {word: summary.count(state) for state, word in STATES.items()}

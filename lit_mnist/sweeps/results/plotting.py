@@ -31,6 +31,7 @@ from optuna.trial import FrozenTrial, TrialState
 from lit_mnist.sweeps.search.parameters import is_number
 from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
 from lit_mnist.tracking.queries.metrics import is_share
+from lit_mnist.tracking.queries.statistics import show_mean
 
 Which = Literal["x", "y"]
 Kind = Literal["linear", "log", "logit", "places"]
@@ -41,6 +42,7 @@ PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g} %")
 # left out: the last colour has a contrast of 2.1:1 on white, the end of the whole palette 1.3:1.
 _DARK_IS_LOW = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.75, 256)))
 _DARK_IS_HIGH = _DARK_IS_LOW.reversed()
+# Round shares, close enough together for an axis from 10 to 99.9 %.
 LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 MAX_TICKS = 6
 CLOSEST_TO_CERTAIN = 1e-4
@@ -119,6 +121,8 @@ class Scale:
 
 def scale_of(name: str, trials: Sequence[FrozenTrial]) -> Scale:
     """The scale of a parameter that at least one of the trials has."""
+    # From the distribution and not from the values: two tried values do not tell a logarithmic axis from a linear
+    # one.
     having = [trial for trial in trials if name in trial.params]
     distribution: Any = having[0].distributions[name]
     values = tuple(sorted({trial.params[name] for trial in having}, key=_sort_key))
@@ -147,7 +151,7 @@ def show_metric(metric: str, value: float, interval: float | None = None) -> str
     """An objective's value, in percent where it is a share, with half its confidence interval."""
     factor, unit = (100, " %") if is_share(metric) else (1, "")
     if interval is None or not 1e-6 < factor * interval < 1e4:
-        return f"{factor * value:.4g}{unit}"
+        return f"{show_mean(factor * value, None)}{unit}"
     # Two digits of the interval, and no more decimals of the value than these have.
     decimals = max(0, 1 - math.floor(math.log10(factor * interval)))
     return f"{factor * value:.{decimals}f} ± {factor * interval:.{decimals}f}{unit}"
@@ -279,6 +283,7 @@ def mark_trials(
 
     """
     cmap = colour_map(summary.upwards[0])
+    # Label, marker, hollow or filled, and which trials; each kind is one entry of the legend.
     kinds: tuple[tuple[str, str, bool, Callable[[FrozenTrial], bool]], ...] = (
         ("complete", "o", False, lambda t: t.state == TrialState.COMPLETE and is_allowed(t)),
         ("breaks a constraint", "s", True, lambda t: t.state == TrialState.COMPLETE and not is_allowed(t)),
@@ -306,6 +311,7 @@ def mark_trials(
                 if (interval := summary.interval(trial, index)) is not None:
                     axes.errorbar(at, value, interval, color=GREY, linewidth=1, capsize=2, zorder=2)
     best = {trial.number for trial in summary.best()} if ring else set()
+    # Last, around whatever mark the trial has.
     ringed = [(x, y) for trial, x, y in places if trial.number in best]
     if ringed:
         at_x, at_y = zip(*ringed, strict=True)
@@ -322,6 +328,7 @@ def add_legend(axes: Axes) -> None:
 
 
 def _logit(share: Any) -> Any:
+    # The ends are cut off, where the logit is infinite.
     inner = np.clip(share, CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
     return np.log(inner / (1 - inner))
 

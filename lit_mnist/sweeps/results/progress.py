@@ -9,7 +9,6 @@ import optuna
 from optuna.trial import FrozenTrial
 from rich.console import Console, Group
 from rich.live import Live
-from rich.table import Column, Table
 from rich.text import Text
 
 from lit_mnist.sweeps.search.spec import Spec
@@ -42,6 +41,7 @@ class ProgressDisplay:
 
     def __init__(self, study: optuna.Study, spec: Spec, workers: int) -> None:
         self.study, self.spec, self.workers = study, spec, workers
+        # Trials of earlier sweeps are not printed again.
         self._printed = {trial.number for trial in get_trials(study) if trial.state.is_finished()}
         # Without a terminal only the lines of finished trials are printed: redrawing would fill a log file.
         self._live = Live(console=Console(), auto_refresh=False, transient=True) if sys.stdout.isatty() else None
@@ -60,6 +60,7 @@ class ProgressDisplay:
         """Print newly finished trials and redraw; returns True if any trial advanced since the last call."""
         trials = get_trials(self.study)
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._printed]
+        # In the order in which they ended: several may have, between two looks.
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
             self._printed.add(trial.number)
             line = self._finished_line(trial, trials)
@@ -69,7 +70,8 @@ class ProgressDisplay:
                 self._live.console.print(Text(line, no_wrap=True, overflow="ellipsis"))
         if self._live is not None and time.monotonic() - self._refreshed > REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
-            self._live.update(self._workers_table(trials), refresh=True)
+            self._live.update(self._worker_lines(trials), refresh=True)
+        # Validations count as progress: with long trainings no trial may end for hours.
         before, self._validations = self._validations, sum(map(count_validations, trials))
         return bool(new) or self._validations != before
 
@@ -115,10 +117,9 @@ class ProgressDisplay:
         budget = int(self.study.user_attrs["trials"])
         return seconds_left(trials, budget, max(working, self.workers), until_stop) or 0.0
 
-    def _workers_table(self, trials: list[FrozenTrial]) -> Group:
+    def _worker_lines(self, trials: list[FrozenTrial]) -> Group:
         """One line per worker with its trial, above the state of the study."""
-        columns = [Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True), Column(no_wrap=True)]
-        table = Table(*columns, box=None, pad_edge=False, show_header=False)
+        lines = []
         for trial in trials:
             owner = trial.user_attrs.get("owner")
             if trial.state != RUNNING or not owner:
@@ -131,9 +132,9 @@ class ProgressDisplay:
             # The values are those of the first seed.
             if (values := trial.intermediate_values) and len(values) == count:
                 progress += f", {self.spec.objectives[0].metric} {values[max(values)]:.4g}"
-            # As `Text`: a list in a point would be taken for markup.
-            table.add_row(where, f"trial {trial.number}", progress, Text(show_short(point(trial))))
+            lines.append(f"{where}: trial {trial.number}, {progress}; {show_short(point(trial))}")
         left = self._seconds_left(trials)
         state = self.closing() + (f", about {seconds(left)} left" if left else "")
-        lines = filter(None, [state, self.best()])
-        return Group(table, *(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))
+        # No table: rich (15.0) narrows all columns of one that is too wide, also the worker's.
+        lines += filter(None, [state, self.best()])
+        return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))

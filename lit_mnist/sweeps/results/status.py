@@ -29,6 +29,7 @@ def status(name: str, storage: str | None) -> None:
     print(f"study {name}: {done} of {summary.budget} trials finished ({summary.counts()})")
     for trial in summary.best():
         print(f"best: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
+    # Each running trial with its worker, or with what is wrong with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
     rows: list[list[str]] = []
     workers = set()
@@ -51,6 +52,7 @@ def status(name: str, storage: str | None) -> None:
         if not any(row[2] for row in rows):  # outside SLURM
             header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
         print_table(header, rows)
+    # What to do next, or how long it takes.
     if left <= 0:
         print("finished; a higher --trials adds more")
     elif not workers:

@@ -80,6 +80,7 @@ class StudyPage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        # First that it ends, then that there is something to do: the thread wakes up and sees both.
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout=10)  # a store that does not answer must not keep the process from ending
@@ -101,6 +102,7 @@ class StudyPage:
             Exception: any error of the store.
 
         """
+        # Each trial's run is changed once: it takes a request, and a study may have thousands.
         if self._shown is None:
             self._shown = self._find_shown() if summary.finished else set()
         for trial in summary.finished:
@@ -119,12 +121,14 @@ class StudyPage:
             tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number})"
         for name, value in tags.items():
             self._client.set_tag(self.run_id, name, value)
+        # The experiment shows the same text: the UI opens there, and not at the study's run.
         self._client.set_experiment_tag(self.experiment_id, DESCRIPTION, text)
 
     def save_view(self) -> None:
         """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
         objectives = [f"metrics.`{objective.metric}`" for objective in self.spec.objectives]
         swept = [f"params.`{param_name(name)}`" for name in self.spec.space.parameters]
+        # Columns by the names under which a fit logs them; conditional parameters leave cells empty.
         columns = [*objectives, f"tags.`{INTERVAL}`", *swept, f"tags.`{STATE}`"]
         mine = f"tags.`{STUDY_RUN}` = '{self.run_id}'"
         # Of a trial with several seeds the view shows the run that stands for all of them.
@@ -138,6 +142,7 @@ class StudyPage:
         if self._thread.is_alive():  # the store does not answer
             return
         with self._reported():
+            # In this thread: the command must not end before it is done.
             self.save_view()
             self.write(summary, figures=True)
             self._show_mistakes(summary)
@@ -156,6 +161,7 @@ class StudyPage:
             if summary is not None:
                 with self._reported():
                     self.write(summary)
+            # Changes that come meanwhile are shown together; the end of the sweep is not delayed by it.
             self._closing.wait(PAUSE)
 
     @contextlib.contextmanager
@@ -187,6 +193,7 @@ class StudyPage:
                 # About ten characters are shown; the value has a column of its own.
                 self._client.set_tag(run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
         elif trial.state == PRUNED:
+            # In the name, which is the only column that is always there.
             of_seed = run_id == next(iter(runs(trial)), None) and len(summary.seeds) > 1
             seed = summary.seeds[0] if of_seed else None
             name = run_name(trial.number, point(trial), summary.budget, seed, PRUNED_MARK)
@@ -213,6 +220,7 @@ class StudyPage:
     def _show_mistakes(self, summary: StudySummary) -> None:
         """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
         ranked = best_first(summary)
+        # The last one is of the best trial, if it has one.
         for run_id, path in self._find_figures(ranked)[-1:]:
             text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
             if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
@@ -234,6 +242,7 @@ class StudyPage:
             (self.run_id, FIGURES),
             *((run_id, MISTAKES) for trial in ranked[:1] for run_id in runs(trial)[:1]),
         ):
+            # One request for each of the two runs; of their figures the first that is there.
             there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
             found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
         return found

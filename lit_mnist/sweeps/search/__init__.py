@@ -1,6 +1,7 @@
 """What a sweep tries.
 
-- `spec.py`: the specification; `SpecFile` is the YAML with all its keys, `Spec` what the program works with.
+- `spec_file.py`: the specification as a YAML file: every key, with its type and its default.
+- `spec.py`: the specification as the program works with it: read, checked, compared with a stored one.
 - `parameters.py`: the parameters of a search space: number, choice, layer sizes.
 - `space.py`: the search space: suggests points, lists a grid and the probe points.
 - `sources.py`: what is trained before a trial, once for all trials that share it.

@@ -40,6 +40,7 @@ __all__ = [
 TRIED = ("4.4.0", "5.0.0")
 """Versions of Optuna that this module was tried with: the oldest that is allowed and the newest."""
 
+# By the presence of the name and not by the version, which pre-releases do not tell apart.
 HAS_NAMED_CONSTRAINTS = hasattr(Trial, "set_constraint")
 CONSTRAINTS = "constraints"
 """Optuna 4: the system attribute in which samplers look for a trial's constraint values."""
@@ -59,6 +60,7 @@ def trial_id(trial: Trial | FrozenTrial) -> int:
 
 def load_trial(study: optuna.Study, number: int) -> Trial:
     """The running trial `number` of the study, which another process may have created."""
+    # Not by `study.trials`, which reads all of them.
     storage = storage_of(study)
     study_id = storage.get_study_id_from_name(study.study_name)
     return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
@@ -91,10 +93,12 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
             Hyperband shows it those of one bracket only.
 
     """
+    # Not copied: they are only read.
     trials = study.get_trials(deepcopy=False) if count is not None else []
     if count is None or len(trials) <= count:
         yield
         return
+    # The best by the rule by which Optuna ranks, so that TPE has the same good trials as without the limit.
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
 
     def rank(trial: FrozenTrial) -> tuple[float, ...]:
@@ -122,6 +126,7 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
         found = [trial for trial in kept if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
+    # An attribute of the object hides the method of its class until it is deleted again.
     study._get_trials = get_trials  # type: ignore[method-assign]
     try:
         yield
@@ -165,6 +170,7 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
     sampler can warn (GPSampler from 4.5 on). TPESampler deprecates that switch from 4.9 on, and with groups it
     never warns. Optuna 4's samplers respect constraints only if given a function.
     """
+    # By what the constructor takes: the options came and went in different versions.
     arguments = inspect.signature(sampler).parameters
     options: dict[str, Any] = {}
     if "warn_independent_sampling" in arguments and sampler is not TPESampler:
@@ -226,6 +232,7 @@ class NumberedQMCSampler(QMCSampler):
         """Return the trial's element of the sequence as parameters."""
         # Optuna 4 draws categorical parameters at random. As an interval of the length of their number of choices
         # they follow the sequence in every version.
+        # In an interval [0, n) each of n choices gets a part of the same length.
         choices = {name: d.choices for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
         intervals = {name: FloatDistribution(0, len(choices[name])) for name in choices}
         sample = super().sample_relative(study, trial, {**search_space, **intervals})

@@ -46,6 +46,7 @@ def is_number(value: Any) -> bool:
 
 def as_suggestion(value: Any) -> Suggestion:
     """The value as Optuna stores it."""
+    # A list of layer sizes as a choice is stored as its JSON.
     # Optuna (4.4 to 5.0) stores plain values only, and warns of anything else as a choice.
     return json.dumps(value) if isinstance(value, list) else value
 
@@ -67,6 +68,7 @@ def _check_factors(factors: dict[str, Any]) -> dict[str, Any]:
     return factors
 
 
+# ---- The three kinds of parameters; each has `dimensions`, `draw` and `encode` ----
 class _Parameter(StrictModel):
     """What all parameters have in common."""
 
@@ -94,6 +96,7 @@ class Number(_Parameter):
     high: float
     log: bool = False
     """True to search the logarithm."""
+    # `int` in YAML; as an attribute it would hide the type that the fields below use.
     whole: bool = Field(default=False, alias="int")
     step: float | None = None
     points: (
@@ -107,6 +110,8 @@ class Number(_Parameter):
 
     @model_validator(mode="after")
     def _check(self) -> "Number":
+        # Checked here and not left to Optuna, whose errors would come with the first trial and without the key's
+        # name.
         low, high, step, points = self.low, self.high, self.step, self.points
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"low {low:g} must be below high {high:g}")
@@ -127,6 +132,7 @@ class Number(_Parameter):
             if abs(count - round(count)) > 1e-8 * max(1.0, count):
                 last = low + step * math.floor(count)
                 raise ValueError(f"steps of {step:g} from {low:g} miss high {high:g}; the last is {last:g}")
+        # `grid_points` divides by their number less one.
         if isinstance(points, int) and points < 2:
             raise ValueError(f"points {points} must be at least 2")
         if isinstance(points, list) and not (
@@ -149,6 +155,7 @@ class Number(_Parameter):
         if isinstance(points, list):
             values = list(points)
         elif points is not None:
+            # On a logarithmic axis the ratio of neighbours is the same, on a linear one their difference.
             shares = [i / (points - 1) for i in range(points)]
             values = [low * (high / low) ** s if self.log else low + (high - low) * s for s in shares]
         elif (step := self.distribution.step) is not None:
@@ -214,6 +221,7 @@ class Choice(_Parameter):
     def draw(self, name: str, ask: Ask) -> Plain:
         """The parameter's value, from what `ask` returns for its dimensions."""
         suggested = ask(self.dimensions(name)[0])
+        # Back from the JSON of a list to the list; by `is_same`, since 1 == True in Python.
         value: Plain = next(value for value in self.choices if is_same(as_suggestion(value), suggested))
         return value
 
@@ -280,8 +288,11 @@ class LayerSizes(_Parameter):
 
     def dimensions(self, name: str) -> list[Dimension]:
         """The parameter's dimensions, all there may be."""
+        # Two dimensions, whatever the depth: the first width decides the others.
         if self.rule != "free":
             return [self._depth(name), *self.width.dimensions(f"{name}.width")]
+        # One width for each layer there may be. A width for each depth and layer would tell a sampler nothing
+        # about the same layer of another depth.
         # A shallower list leaves the widths of the layers that it does not have unused.
         deepest = max(int(depth or 1) for depth in self._depth(name).grid_points or ())
         return [self._depth(name), *(self._width(name, layer) for layer in range(1, deepest + 1))]
@@ -315,6 +326,7 @@ class LayerSizes(_Parameter):
         return suggestions
 
     def _depth(self, name: str) -> Dimension:
+        # Each depth is another model, to be built before the sweep, even where the depth is given as an interval.
         depth = self.depth.dimensions(f"{name}.depth")[0]
         return Dimension(depth.name, depth.distribution, depth.grid_points, branches=True)
 
@@ -322,6 +334,7 @@ class LayerSizes(_Parameter):
         return self.width.dimensions(f"{name}.width_{layer}")[0]
 
     def _by_rule(self, width: int, depth: int) -> list[Any]:
+        # Halving by shifting: 100, 50, 25, 12.
         return [max(1, width >> layer) if self.rule == "halving" else width for layer in range(depth)]
 
 

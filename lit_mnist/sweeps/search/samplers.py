@@ -42,6 +42,7 @@ def auto_sampler(spec: Spec, number: int) -> str:
     OptunaHub's counts the complete trials and keeps its choice in memory. Here it depends on the specification and
     the trial's number only, so that an interrupted study continues as it would have.
     """
+    # The conditions under which OptunaHub's AutoSampler takes TPE from the start.
     dimensions = spec.space.dimensions()
     has_choices = any(isinstance(each.distribution, CategoricalDistribution) for each in dimensions)
     is_conditional = any(parameter.when for parameter in spec.space.parameters.values())
@@ -63,6 +64,7 @@ def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) ->
     A study that is interrupted and resumed thereby has the trials of one that was not, and no state of a sampler
     has to be saved (Optuna issue 3255: a resumed seeded study repeats its parameters).
     """
+    # Optuna's samplers hand the seed to numpy, which takes 32 bits.
     seed = keyed_seed(spec.seed, "sampler", number) % 2**32
     # For what a sampler leaves to another one, such as conditional parameters.
     rest = RandomSampler(seed)
@@ -79,6 +81,7 @@ def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) ->
             # Optuna's GridSampler has no conditional parameters, and gives one point to two workers at times.
             return PartialFixedSampler(_grid_point(spec, number), rest)
         if name == "qmc":
+            # With the study's seed, and not the trial's: all trials take elements of one sequence.
             space = {dimension.name: dimension.distribution for dimension in spec.space.dimensions()}
             return NumberedQMCSampler(own_number, space, seed=spec.seed, **options)
         if name == "tpe":
@@ -101,6 +104,7 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
 
     A step of the pruner is a validation, however many epochs lie between two of them.
     """
+    # A pruner has no state of its own: it decides by the values that are stored in the study.
     options = dict(spec.pruner_options)
     if spec.pruner == "none":
         return NopPruner()
@@ -110,6 +114,7 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
         with _without_experimental_warnings():
             return WilcoxonPruner(**options)
     if spec.pruner == "hyperband":
+        # The brackets divide the longest training; at least `min_resource`, below which there is no bracket.
         return BracketHyperbandPruner(max_resource=max(options["min_resource"], validations), **options)
     # The patient pruner wraps a median pruner, to which the other options belong.
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}

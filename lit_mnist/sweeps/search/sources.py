@@ -13,6 +13,7 @@ from lit_mnist.training.stages import Checkpoint, Stage
 
 SIZES = "model.hidden_sizes"
 BELOW = "--model.below_checkpoint"
+# The sweep gives each trial its own: a value for all of them would put every seed into one run.
 SET_BY_SWEEP = ("seed_everything", "config", "tracking.experiment", "tracking.name")
 
 
@@ -64,6 +65,7 @@ def source_stage(source: Source, point: Mapping[str, Plain], flags: tuple[str, .
         UsageError: neither gives the hidden sizes of a stack.
 
     """
+    # All fields of the trial by name: the fixed flags, then those of the point.
     values = {name.removeprefix("--"): value for name, value in zip(flags[::2], flags[1::2], strict=True)}
     values |= {name: as_flag_value(value) for name, value in point.items()}
     own = list(as_flags(source.flags))
@@ -74,6 +76,7 @@ def source_stage(source: Source, point: Mapping[str, Plain], flags: tuple[str, .
         return Stage(source.config, tuple(own))
     if SIZES not in values:
         raise UsageError(f"source.layers: neither flags nor space have {SIZES}")
+    # A stack: [300, 100] is layer_1 with [300], and on its checkpoint layer_2 with [300, 100].
     sizes = json.loads(values[SIZES])
     stage: Stage | None = None
     for depth in range(1, len(sizes) + 1):

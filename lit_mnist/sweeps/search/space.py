@@ -38,6 +38,7 @@ class Space:
         if not parameters:
             raise UsageError("space: there is nothing to vary")
         self.parameters = _conditions_first(parameters)
+        # `also` sets further fields: two parameters must not set the same one.
         self.names = tuple(name for key, p in self.parameters.items() for name in (key, *p.also))
         """Every name that a point gives a value to, `also` included."""
         for i, name in enumerate(self.names):
@@ -51,6 +52,7 @@ class Space:
         def ask(dimension: Dimension) -> Suggestion:
             name, d = dimension.name, dimension.distribution
             if isinstance(d, CategoricalDistribution):
+                # Optuna keeps what it has suggested: a trial that is taken over gets the same values again.
                 return trial.suggest_categorical(name, d.choices)
             if isinstance(d, FloatDistribution):
                 return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
@@ -66,6 +68,7 @@ class Space:
         """
         # One point at the upper ends of all intervals; those below are at the lower ends.
         points = [self._draw(lambda dimension: _ends(dimension)[-1])]
+        # Breadth-first over the branches: fix one choice after another, with first values for the rest.
         pending: list[dict[str, Suggestion]] = [{}]
         seen: set[str] = set()
         while pending:
@@ -108,6 +111,7 @@ class Space:
             UsageError: a value is missing or out of range, or its parameter does not apply.
 
         """
+        # First each value by itself, then all together.
         suggestions: dict[str, Suggestion] = {}
         for name, value in point.items():
             if name not in self.parameters:
@@ -181,12 +185,14 @@ def _ends(dimension: Dimension) -> tuple[Suggestion, ...]:
     distribution = dimension.distribution
     if isinstance(distribution, CategoricalDistribution):
         return tuple(distribution.choices)
+    # A depth given as an interval: every depth, since each is another model.
     if dimension.branches and dimension.grid_points is not None:
         return dimension.grid_points
     return distribution.low, distribution.high
 
 
 def _check_name(name: str) -> None:
+    # Only the group is checked here, which costs nothing; the field itself when the probe points are built.
     group, _, rest = name.partition(".")
     if name.startswith("data.test_"):
         raise UsageError(f"space: {name}: a sweep never reads test images; there is data.val_noise")

@@ -1,188 +1,27 @@
 """A sweep's specification: what is trained, what is varied, what is looked for, and for how long.
 
-`SpecFile` is the YAML with all its keys; `Spec` is what the rest of the program works with.
+`Spec` is what the rest of the program works with; `spec_file.SpecFile` has the keys of its YAML.
 """
 
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
 from optuna.distributions import CategoricalDistribution
-from pydantic import AfterValidator, BeforeValidator, Field
 
 from lit_mnist.errors import UsageError
 from lit_mnist.strict_yaml import load_yaml
-from lit_mnist.sweeps.search.parameters import Parameter, Plain
-from lit_mnist.sweeps.search.sources import Flags, Source, as_flags, source_stage
+from lit_mnist.sweeps.search.parameters import Plain
+from lit_mnist.sweeps.search.sources import Source, as_flags, source_stage
 from lit_mnist.sweeps.search.space import Space
-from lit_mnist.sweeps.search.strict_model import StrictModel, validate
+from lit_mnist.sweeps.search.spec_file import Constraint, KeepCheckpoints, Objective, SpecFile
+from lit_mnist.sweeps.search.strict_model import validate
 from lit_mnist.training.stages import Stage
 
-Direction = Literal["maximize", "minimize"]
 OWN_METRICS = ("parameters", "seconds")
 """Metrics of every trial beside those of its model: trainable parameters, and seconds of training."""
-
-
-# Every option with a default of its own: those of Optuna differ between its versions. TPE, for one, is
-# multivariate by default from 5.0 on.
-class _TPE(StrictModel):
-    name: Literal["tpe"]
-    seed: int | None = None
-    n_startup_trials: int = Field(default=10, ge=0)
-    n_ei_candidates: int = Field(default=24, ge=1)
-    multivariate: bool = True
-    constant_liar: bool = True
-
-
-class _Random(StrictModel):
-    name: Literal["random"]
-    seed: int | None = None
-
-
-class _Grid(StrictModel):
-    name: Literal["grid"]
-    seed: int | None = None
-
-
-class _CMAES(StrictModel):
-    name: Literal["cmaes"]
-    seed: int | None = None
-    n_startup_trials: int = Field(default=1, ge=0)
-    consider_pruned_trials: bool = False
-    with_margin: bool = True
-
-
-class _GP(StrictModel):
-    name: Literal["gp"]
-    seed: int | None = None
-    n_startup_trials: int = Field(default=10, ge=0)
-    deterministic_objective: bool = False
-
-
-class _QMC(StrictModel):
-    name: Literal["qmc"]
-    seed: int | None = None
-    qmc_type: Literal["sobol", "halton"] = "sobol"
-    scramble: bool = True
-
-
-class _Auto(StrictModel):
-    """One of the others, by the space and the number of trials."""
-
-    name: Literal["auto"]
-    seed: int | None = None
-
-
-class _NoPruner(StrictModel):
-    name: Literal["none"]
-
-
-class _Median(StrictModel):
-    name: Literal["median"]
-    n_startup_trials: int = Field(default=5, ge=0)
-    n_warmup_steps: int = Field(default=0, ge=0)
-    interval_steps: int = Field(default=1, ge=1)
-    n_min_trials: int = Field(default=1, ge=1)
-
-
-class _Patient(StrictModel):
-    """The median pruner, which waits for `patience` validations without improvement."""
-
-    name: Literal["patient"]
-    patience: int = Field(default=3, ge=0)
-    min_delta: float = Field(default=0.0, ge=0)
-    n_startup_trials: int = Field(default=5, ge=0)
-    n_warmup_steps: int = Field(default=0, ge=0)
-    interval_steps: int = Field(default=1, ge=1)
-    n_min_trials: int = Field(default=1, ge=1)
-
-
-class _Wilcoxon(StrictModel):
-    """Compares a trial's seeds so far with the same seeds of the best trial."""
-
-    name: Literal["wilcoxon"]
-    p_threshold: float = Field(default=0.1, gt=0, lt=1)
-    n_startup_steps: int = Field(default=2, ge=2)
-
-
-class _Hyperband(StrictModel):
-    name: Literal["hyperband"]
-    min_resource: int = Field(default=1, ge=1)
-    reduction_factor: int = Field(default=3, ge=2)
-
-
-def _check_metric(metric: str) -> str:
-    if metric.startswith(("test/", "best/test/")):
-        raise ValueError(f"{metric}: a sweep never reads test images; take val/…")
-    return metric
-
-
-def _by_name(content: Any) -> Any:
-    """`tpe` stands for `{name: tpe}`."""
-    return {"name": content} if isinstance(content, str) else content
-
-
-KeepCheckpoints = Literal["all", "best", "none"]
-Metric = Annotated[str, AfterValidator(_check_metric)]
-AnySampler = Annotated[
-    _TPE | _Random | _Grid | _CMAES | _GP | _QMC | _Auto, Field(discriminator="name"), BeforeValidator(_by_name)
-]
-AnyPruner = Annotated[
-    _NoPruner | _Median | _Patient | _Hyperband | _Wilcoxon, Field(discriminator="name"), BeforeValidator(_by_name)
-]
-
-
-class Objective(StrictModel):
-    """A metric, and which way is better."""
-
-    metric: Metric
-    direction: Direction
-
-
-class Constraint(StrictModel):
-    """A metric that must not go above a bound."""
-
-    metric: Metric
-    at_most: float
-
-
-class SpecFile(StrictModel):
-    """The keys of a specification; `docs/sweeps.md` has an example of each."""
-
-    study: str | None = None
-    """Name of the study; without it, the file's."""
-    config: str
-    """Packaged configuration, or a file, that every trial starts from."""
-    flags: Flags = Field(default={})
-    """Fields of `fit` that are the same in every trial, by their dotted names."""
-    space: dict[str, Parameter]
-    """Fields that are varied, by their dotted names."""
-    metric: Metric | None = None
-    direction: Direction | None = None
-    objectives: list[Objective] | None = None
-    """What is looked for, instead of a single `metric` and `direction`."""
-    goals: list[Objective] | None = None
-    """The key of the objectives in version 0.1."""
-    sampler: AnySampler = _TPE(name="tpe")
-    pruner: AnyPruner = _NoPruner(name="none")
-    trials: int | None = Field(default=None, ge=1)
-    """Size of the study; a grid that is to be tried as a whole needs none."""
-    hours: float | None = Field(default=None, gt=0)
-    """Time after which no new trial is started, added up over all workers' sweeps."""
-    constraints: list[Constraint] = Field(default=[])
-    seed: int = 0
-    """Seed of the sampler, and of training where `seeds` names no others."""
-    seeds: list[int] | None = None
-    """Seeds with each of which every point is trained."""
-    repeats: int | None = Field(default=None, ge=1)
-    """How many seeds, counted from `seed`."""
-    source: Source | None = None
-    points: list[dict[str, Any]] = Field(default=[])
-    """Points to try first."""
-    keep_checkpoints: KeepCheckpoints = "best"
-    """Checkpoints that a trial keeps once it has ended; with `best`, a pruned one keeps none."""
 
 
 @dataclass(frozen=True)
@@ -223,6 +62,7 @@ class Spec:
     """Checkpoints that a trial keeps once it has ended; it may change within a study."""
 
     def __post_init__(self) -> None:
+        # Here, so that `dataclasses.replace` with the values of a stored study is checked as well.
         self.check_trials(self.trials)
         _check_sampler(self)
         _check_pruner(self)
@@ -236,6 +76,7 @@ class Spec:
             "name": self.name,
             "config": self.config,
             "flags": list(self.flags),
+            # Not `objectives`: studies are compared by these keys, and those of version 0.1 have this one.
             "goals": [objective.model_dump() for objective in self.objectives],
             "sampler": self.sampler,
             "sampler_options": dict(self.sampler_options),
@@ -300,6 +141,7 @@ def parse_spec(text: str, name: str) -> Spec:
         UsageError: something is wrong; the message names the key.
 
     """
+    # First the keys and types one by one, then what concerns several of them.
     content = load_yaml(text)
     if content is None:
         raise UsageError(
@@ -313,6 +155,7 @@ def parse_spec(text: str, name: str) -> Spec:
         if file.sampler.name != "grid":
             raise UsageError("trials is missing: how many there are to be")
         trials = len(space.grid())
+    # A value given twice would be decided by the order of the flags.
     for flag in file.flags:
         if flag in space.names:
             raise UsageError(f"{flag} stands both in flags and in space: take it out of one")
@@ -346,11 +189,13 @@ def trial_stage(spec: Spec, point: Mapping[str, Plain]) -> Stage:
     flags = (*spec.flags, *as_flags(point))
     if spec.source is None:
         return Stage(spec.config, flags)
+    # The trial starts from a checkpoint: of an encoder, or of the topmost layer of a stack.
     below = source_stage(spec.source, point, spec.flags)
     return Stage(spec.config, flags, source=below, source_flag=f"--{spec.source.flag}", take=spec.source.take)
 
 
 def _objectives(file: SpecFile) -> tuple[Objective, ...]:
+    # Three spellings of the same: `metric` with `direction`, `objectives`, and the `goals` of version 0.1.
     if file.goals is not None and file.objectives is not None:
         raise UsageError("goals and objectives are the same: take one")
     listed = file.goals if file.objectives is None else file.objectives
@@ -379,8 +224,11 @@ def _seeds(file: SpecFile) -> tuple[int, ...]:
 
 def _check_sampler(spec: Spec) -> None:
     """Refuse what the sampler would only stumble on in the middle of a study."""
+    # Encoding checks that the point is in the space, with a value for each parameter that applies.
     for point in spec.points:
         spec.space.encode(point)
+    # CMA-ES works on a fixed set of intervals. Optuna samples everything else independently of it: with these
+    # spaces it would be a random search under another name.
     if spec.sampler == "cmaes":
         dimensions = spec.space.dimensions()
         intervals = [d for d in dimensions if not isinstance(d.distribution, CategoricalDistribution)]
@@ -421,5 +269,6 @@ def _check_pruner(spec: Spec) -> None:
                 + ("" if len(spec.seeds) == 1 else f" {len(spec.seeds)}")
             )
         return
+    # `parameters`, `seconds` and `best/…` exist only at the end of a training: there would be nothing to prune by.
     if not (metric := spec.objectives[0].metric).startswith("val/"):
         raise UsageError(f"pruner: {spec.pruner} needs a metric of every validation, val/…, and not {metric}")

@@ -31,6 +31,7 @@ class StrictModel(BaseModel):
     An integer counts as a number, and `null` as a key that is left out.
     """
 
+    # strict: pydantic would otherwise read "3" and true as numbers, and a typing error would start a sweep.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @model_validator(mode="before")
@@ -46,6 +47,7 @@ class StrictModel(BaseModel):
                 hint = nearest(str(key), known, listed=True)
                 raise PydanticCustomError(UNKNOWN_KEY, "no such key", {"key": str(key), "hint": hint})
         # The default then holds: strict pydantic would refuse null for a field of a number.
+        # See the class: null is a key that is left out.
         return {key: value for key, value in content.items() if value is not None}
 
 
@@ -69,6 +71,7 @@ def validate(model: type[Model], content: Any) -> Model:
 
 def _explain(error: ErrorDetails, content: Any) -> str:
     """One of pydantic's errors about `content` in one line."""
+    # One branch for each kind of error that a specification can cause; pydantic's own text for the rest.
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     path = _path(error["loc"], content)
     if kind == UNKNOWN_KEY:
@@ -96,6 +99,7 @@ def _explain(error: ErrorDetails, content: Any) -> str:
 
 def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
     """The keys of a location; without what pydantic adds to it, such as which member of a union it tried."""
+    # Walk along the content: only the parts of the location that are keys there were written by the user.
     path, value = [], content
     for part in location:
         if isinstance(value, Mapping) and part in value:
@@ -118,4 +122,5 @@ def _joined(path: list[str]) -> str:
 
 def _quoted(names: str) -> list[str]:
     """The names in a list of pydantic's: `'tpe', 'random' or 'grid'`."""
+    # pydantic gives the valid names only as text, for people.
     return re.findall(r"'([^']*)'", names)

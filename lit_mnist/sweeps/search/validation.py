@@ -16,8 +16,8 @@ from lit_mnist.sweeps.resources import count_devices
 from lit_mnist.sweeps.search.parameters import Plain
 from lit_mnist.sweeps.search.spec import OWN_METRICS, Spec, trial_stage
 from lit_mnist.terminal import warn
+from lit_mnist.training.checks import check_fit
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.fit import check_fit
 from lit_mnist.training.stages import Stage
 
 
@@ -55,6 +55,7 @@ def check(spec: Spec) -> list[ProbePoint]:
         UsageError: model, data or objectives refuse a point; the message names it and the nearest valid name.
 
     """
+    # Seeds differ in weights and order only: one of them shows whether a model can be built.
     probe_points = []
     with StageBuilder(spec.seeds[0]) as build:
         for point in spec.space.probe_points():
@@ -85,6 +86,7 @@ def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
         UsageError: the Trainer refuses every probe point, for example for lack of a GPU.
 
     """
+    # One point that can be trained here is enough.
     errors: list[UsageError] = []
     tried: list[dict[str, Plain]] = []
     for probe in probe_points:
@@ -159,6 +161,7 @@ def point_in_errors(point: Mapping[str, Plain]) -> Iterator[None]:
     try:
         yield
     except (UserError, RuntimeError, MemoryError) as error:  # RuntimeError: torch found shapes that do not match
+        # Which of the probe points it was cannot be guessed from an error of torch.
         values = [f"{name} {v if isinstance(v, str) else json.dumps(v)}" for name, v in point.items()]
         text = f"{one_line(error)} (at {', '.join(values)})"
         # torch raises a plain RuntimeError if the CPU's memory is exhausted.
@@ -177,6 +180,7 @@ def training_length(cli: LitCLI) -> Length:
     trainer = cli.config["trainer"]
     if trainer["fast_dev_run"]:
         return Length(int(trainer["fast_dev_run"]), 1)
+    # Batches of an epoch, and the optimiser steps that they make.
     batches = len(cli.datamodule.train_dataloader()) // (count_devices(trainer["devices"]) or 1)
     for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
         if limit is not None:
@@ -186,6 +190,7 @@ def training_length(cli: LitCLI) -> Length:
     # Lightning steps at the end of an epoch, too, with the gradients accumulated so far.
     accumulated = max(1, trainer["accumulate_grad_batches"])
     per_epoch = math.ceil(batches / accumulated)
+    # Whichever of the two limits comes first.
     # -1 is Lightning's word for no limit.
     max_epochs, max_steps = (
         None if n is None or n < 0 else n for n in (trainer["max_epochs"], trainer["max_steps"])
@@ -196,6 +201,7 @@ def training_length(cli: LitCLI) -> Length:
     if trainer["limit_val_batches"] == 0 or not cli.datamodule.sizes()["val"]:
         return Length(steps, 0)
 
+    # How many validations there are on the way.
     whole_epochs, rest = divmod(steps, per_epoch)
     interval = 1.0 if trainer["val_check_interval"] is None else trainer["val_check_interval"]
     if not isinstance(interval, int | float):  # a time: how often that is depends on the machine
@@ -204,6 +210,7 @@ def training_length(cli: LitCLI) -> Length:
     begun = min(rest * accumulated, batches)  # batches of the last epoch, if the steps end before it does
     if (every_n_epochs := trainer["check_val_every_n_epoch"]) is None:  # batches are counted across epochs
         return Length(steps, (whole_epochs * batches + begun) // between)
+    # Every n-th epoch is validated, counted from 1; the one that the steps cut short may be one of them.
     in_last = begun // between if (whole_epochs + 1) % every_n_epochs == 0 else 0
     return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last)
 
@@ -223,6 +230,7 @@ def _check_metrics(spec: Spec, cli: LitCLI) -> None:
     image = torch.rand(2, *cli.datamodule.image_shape)
     # Two random images and the labels 0 and 1, which every dataset has.
     names = cli.model.val_metric_names(Batch(image, image, torch.tensor([0, 1])))
+    # `best/…` is the best value of the monitored metric, which a fit returns beside the last ones.
     known = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
     for metric in spec.metrics:
         if metric not in known:

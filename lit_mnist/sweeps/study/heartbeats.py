@@ -42,11 +42,14 @@ class Heartbeats:
         return self
 
     def __exit__(self, *exc: object) -> None:
+        # Waited for, because the trial may be released next: a heartbeat that then looks up its owner would find
+        # another one, and end this process (`check_owner`).
         self._end.set()
         if self._thread.is_alive():
             self._thread.join()
 
     def _run(self) -> None:
+        # One note for an outage, not one every five seconds.
         count, is_noted = 0, False
         while not self._end.wait(HEARTBEAT_INTERVAL):
             count += 1
@@ -80,6 +83,7 @@ class Heartbeats:
         A worker that looked at them only when it needs a trial would have to wait for HEARTBEAT_TIMEOUT each time.
         With n workers each look reads n trials, so that the time between two looks is n squared over READS.
         """
+        # Called with each heartbeat; what it reads of the others is only needed now and then.
         if time.monotonic() < self._next_look:
             return
         running = [trial for trial in get_trials(self.leases.study) if trial.state == RUNNING]

@@ -37,6 +37,8 @@ def reason_to_stop(trials: Sequence[FrozenTrial]) -> UserError | None:
     limit = time_limit()
     if limit is None:
         return None
+    # The newest ones, since later trials may be larger than the first; of these the slowest, to be on the safe
+    # side.
     measured = [trial.user_attrs[FIRST_SAVE] for trial in trials if FIRST_SAVE in trial.user_attrs]
     needed = max(measured[-RECENT:], default=0.0)
     # The warning before the time limit ends the trial, not the time limit itself.
@@ -44,6 +46,7 @@ def reason_to_stop(trials: Sequence[FrozenTrial]) -> UserError | None:
     if left > needed:
         return None
     text = f"a trial takes {seconds(needed)} to its first checkpoint" if needed else "no trial has been timed yet"
+    # Another start of the job would not help either: without this it would be requeued for ever.
     if needed >= total:
         return UserError(f"{text}, more than the {seconds(total)} that this job's time limit leaves: raise --time")
     return JobEndsError(f"the job ends in {seconds(limit.left)}, and {text}: the next start of the job goes on")

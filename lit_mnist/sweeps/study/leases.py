@@ -33,6 +33,7 @@ from lit_mnist.sweeps.study.summary import count_validations
 from lit_mnist.terminal import note
 from lit_mnist.tracking.process import is_alive, sees_processes_of, this_boot, this_host, this_process
 
+# ---- Limits ----
 HEARTBEAT_INTERVAL = 5.0
 """Seconds between two heartbeats of a worker for its trial, in a storage that several machines share."""
 HEARTBEAT_TIMEOUT = 20.0
@@ -45,6 +46,7 @@ MAX_DEATHS = 10
 """Deaths of its workers, with no validation between, after which a trial fails."""
 MAX_RELEASES = 3
 """Releases after an error, with no validation between, after which a trial fails with that error."""
+# ---- Trial attributes ----
 OWNER = "owner"
 """Trial attribute: who works on the trial; None after a release."""
 HEARTBEAT = "heartbeat"
@@ -74,15 +76,18 @@ class OwnerWatch:
 
     def is_dead(self, trial: FrozenTrial) -> bool:
         """True if no living process works on the trial; on another host known only after HEARTBEAT_TIMEOUT."""
+        # Released by its last worker.
         owner = trial.user_attrs.get(OWNER)
         if not owner:
             return True
+        # On this machine and in this container the kernel knows; no waiting, and no heartbeat needed.
         if sees_processes_of(owner["host"], owner.get("boot", "")):
             return not is_alive(owner["process"])
         # While the storage was unreachable, no heartbeat could arrive either: begin to watch anew.
         outages = getattr(self.storage, "outages", 0)
         if outages != self._outages:
             self._observed, self._outages = {}, outages
+        # Dead once the same owner and the same heartbeat have been seen for HEARTBEAT_TIMEOUT.
         now = time.monotonic()
         sign = (owner, trial.user_attrs.get(HEARTBEAT))
         if self._observed.get(trial.number, (None, 0.0))[0] != sign:
@@ -105,6 +110,8 @@ class Leases:
         self.study, self.spec, self.validations = study, spec, validations
         self.storage = storage_of(study)
         self.owners = OwnerWatch(self.storage)
+        # Host, boot, process with its start time: no later process, and none of another container, is taken for
+        # this one.
         self.owner = {
             "host": this_host(), "boot": this_boot(), "process": this_process(),
             "job": this_job(), "task": task_name(), "worker": worker,
@@ -123,11 +130,13 @@ class Leases:
         trials = get_trials(self.study)
         if len(trials) >= self.study.user_attrs["trials"] and not self._left(trials):
             return None
+        # Until a decision was made and stored while the lock was held.
         while True:
             try:
                 # The lock makes it one step to see that a trial is free and to store the new owner.
                 with study_lock(self.storage, self.study.study_name) as lock:
                     trials = get_trials(self.study)
+                    # Read under the lock: the size of the study may have been raised by another sweep meanwhile.
                     may_create = len(trials) < self.study.user_attrs["trials"]
                     may_create = may_create and not is_out_of_time(self.study, self.spec)
                     left = self._choose_left(trials, may_create)
@@ -171,8 +180,10 @@ class Leases:
             acquires the trial lets it fail with `reason`.
 
         """
+        # From the storage: the worker's own copy does not know the validations that other processes reported.
         stored = self.storage.get_trial(trial_id(trial))
         released = _count_again(stored.user_attrs.get(RELEASED), count_validations(stored))
+        # The reason before the release: once the owner is gone, another worker may read both.
         trial.set_user_attr(RELEASED, {**released, "reason": reason})
         self.release(trial)
         return released["count"]
@@ -209,6 +220,7 @@ class Leases:
         # others from being tried. Among them the one released most often is first, so that it soon succeeds or
         # fails.
         left.sort(key=lambda trial: -_releases(trial))
+        # Comes first: what a dead worker left, and what has to fail anyway.
         first = [trial for trial in left if not 0 < _releases(trial) < MAX_RELEASES]
         if first:
             return first[0]
@@ -218,10 +230,13 @@ class Leases:
         if left.user_attrs.get(OWNER):  # not released, so its owner died
             deaths = _count_again(left.user_attrs.get(DEATHS), count_validations(left))
             self.storage.set_trial_user_attr(trial_id(left), DEATHS, deaths)
+        # Last: a worker killed between the two is taken over again, and that death counts once more at most.
         self.storage.set_trial_user_attr(trial_id(left), OWNER, self.owner)
         return Trial(self.study, trial_id(left))
 
     def _create(self, number: int) -> Trial:
+        # The first trials are those of `points`, by their numbers: no queue that a killed worker could lose one
+        # from.
         given = self.spec.points[number : number + 1]
         fixed = {"fixed_params": self.spec.space.encode(given[0])} if given else {}
         # Not `Study.ask`, which creates a trial without an owner: a worker that has lost the lock without knowing
@@ -247,6 +262,7 @@ def check_owner(storage: BaseStorage, trial: Trial, owner: Mapping[str, Any]) ->
     stored = storage.get_trial(trial_id(trial))
     if stored.state == RUNNING and not is_leased_to(owner, stored):
         note(f"trial {trial.number} was taken over by another worker")
+        # Not an exception: handlers and `finally` blocks would still write to the run and the checkpoints.
         os._exit(LEASE_LOST)
     return stored
 
@@ -254,6 +270,7 @@ def check_owner(storage: BaseStorage, trial: Trial, owner: Mapping[str, Any]) ->
 def reason_to_give_up(trial: Trial) -> str | None:
     """Return why the trial must fail instead of being trained again; None if it may be trained."""
     deaths, released = (trial.user_attrs.get(name, {"count": 0}) for name in (DEATHS, RELEASED))
+    # Killed without a word, mostly by the kernel for its memory: each new worker would die of it as well.
     if deaths["count"] >= MAX_DEATHS:
         return f"its worker was killed {deaths['count']} times with nothing won between: out of memory?"
     if released["count"] >= MAX_RELEASES:

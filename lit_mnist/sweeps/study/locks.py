@@ -51,6 +51,7 @@ class HeldLock:
             SQLAlchemyError: the lock is lost, and another process may hold it.
 
         """
+        # Any statement will do: on a lost connection it fails, and the transaction with the lock is gone.
         if self._connection is not None:
             self._connection.execute(text("SELECT 1"))
 
@@ -69,9 +70,12 @@ def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
         assert opened.file is not None, "a storage is a server or a file"
         # A hash, because a study's name may hold characters that a file's name must not.
         digest = hashlib.sha256(study.encode()).hexdigest()[:12]
+        # A file, for which the system frees the lock when its holder dies. Polled often: a lease takes
+        # milliseconds.
         with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
             yield HeldLock()
         return
+    # PostgreSQL: try, pause without a connection, try again.
     engine, pause = opened.engine, FIRST_PAUSE
     while (connection := opened.retry(lambda: try_advisory_lock(engine, study))) is None:
         # Chance separates processes that were refused together: the system's, as they are forks of one process.
@@ -97,6 +101,7 @@ def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
     """
     # 63 bits of a hash: the server knows its locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
+    # Without a connection kept, unless it got the lock; also if the query fails.
     connection = engine.connect()
     try:
         if connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar():
@@ -130,6 +135,7 @@ def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
 
     def renew() -> None:
         nonlocal renewed
+        # Called after each look at the study, several times a second.
         if time.monotonic() - renewed < HOST_INTERVAL:
             return
         renewed = time.monotonic()
@@ -145,6 +151,7 @@ def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
                 )
         replace_text(path, json.dumps({"host": this_host(), "boot": this_boot()}))
 
+    # At the start, so that nothing is written to a file that another machine uses.
     renew()
     yield renew
     path.unlink(missing_ok=True)  # another sweep of this machine writes it again
@@ -191,6 +198,7 @@ class JournalLock:
         block = 1 << 16
         with suppress(FileNotFoundError), self.path.open("r+b") as file:
             size = end = file.seek(0, os.SEEK_END)
+            # Backwards in blocks to the last line end; usually it is the last byte of the file.
             while end:
                 start = max(0, end - block)
                 file.seek(start)

@@ -43,6 +43,7 @@ class RetryingStorage:
         self.wrapped, self.name, self.engine, self.file = wrapped, name, engine, file
         self.outages = 0
         """How many calls have failed because the database was unreachable."""
+        # Long ago, so that the first outage is noted.
         self._noted = -OUTAGE_TIMEOUT
 
     def __getattr__(self, name: str) -> Any:
@@ -60,6 +61,7 @@ class RetryingStorage:
             StorageGoneError: it was unreachable for OUTAGE_TIMEOUT.
 
         """
+        # Set with the first failure: the time limit is that of one outage, not of one attempt.
         deadline: float | None = None
         while True:
             try:
@@ -85,5 +87,6 @@ class RetryingStorage:
 
 def is_connection_error(error: BaseException) -> bool:
     """True if the database could not be reached, as opposed to one that was reached and refused something."""
+    # Optuna wraps SQLAlchemy's errors in one of its own, with the original as its cause.
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError)

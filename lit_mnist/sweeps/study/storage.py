@@ -56,12 +56,14 @@ def open_storage(url: str | None) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = url or default_storage()
     try:
+        # By the form of the URL: a path is a journal file.
         if "://" not in url:
             storage = _open_journal(Path(url).resolve())
         elif url.startswith(SQLITE):
             storage = _open_sqlite(Path(url.removeprefix(SQLITE)).resolve())
         else:
             storage = _open_postgresql(url)
+    # The URL is wrong, or the driver that it names is not installed; else the storage itself.
     except (ArgumentError, ImportError) as error:
         hint = "such as postgresql+psycopg://HOST/NAME"
         raise UsageError(f"--storage {redact(url)}: {reason(error)}; {hint}") from None
@@ -153,9 +155,11 @@ def _open_sqlite(path: Path) -> RetryingStorage:
 def _open_postgresql(url: str) -> RetryingStorage:
     if not url.startswith("postgresql"):
         raise UsageError(f"--storage {redact(url)}: take a file's path, sqlite:/// or postgresql+psycopg://")
+    # Without a driver in the URL SQLAlchemy 2.0 would take psycopg2, which is not a dependency of ours.
     url = with_time_limit(url.replace("postgresql://", "postgresql+psycopg://", 1))
     if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
         raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
+    # One connection for the lock under which tables are created, and no pool to keep it.
     engine = create_engine(make_url(url), poolclass=NullPool)
     while (connection := try_advisory_lock(engine, "")) is None:
         time.sleep(FIRST_PAUSE)

@@ -11,7 +11,8 @@ from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec, load_spec, parse_spec
+from lit_mnist.sweeps.search.spec import Spec, load_spec, parse_spec
+from lit_mnist.sweeps.search.spec_file import KeepCheckpoints
 from lit_mnist.sweeps.study.locks import study_lock
 from lit_mnist.sweeps.study.storage import (
     CONFIRMATION,
@@ -51,6 +52,7 @@ def find_spec(given: str, url: str | None = None) -> Spec:
         UsageError: it is neither, or something in the file is wrong.
 
     """
+    # A file of that name comes before a study.
     url = url or default_storage()
     # Opening a journal file would create it.
     if not Path(given).is_file() and ("://" in url or Path(url).exists()):
@@ -88,6 +90,7 @@ def create_or_open_study(
     """
     trials, keep = spec.trials if trials is None else trials, keep or spec.keep_checkpoints
     with study_lock(storage, spec.name):
+        # Under the lock: two sweeps that start at once must not both create it.
         if spec.name not in study_names(storage):
             directions = [objective.direction for objective in spec.objectives]
             optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
@@ -104,6 +107,8 @@ def create_or_open_study(
             for name, value in (attributes | {STORED: _as_json(spec.stored())}).items():
                 study.set_user_attr(name, value)
             return study
+        # The study exists: what makes it this search must be the same, and the limits are those that are now asked
+        # for.
         _check_same(spec, stored[STORED])
         _check_trials(study, trials)
         if keep != stored.get(KEEP_CHECKPOINTS):
@@ -163,6 +168,7 @@ def is_out_of_time(study: optuna.Study, spec: Spec) -> bool:
 def is_over(study: optuna.Study, spec: Spec) -> bool:
     """True if no trial is running and no new one may start."""
     trials = get_trials(study)
+    # A running trial may be that of a dead worker, which somebody still has to take over.
     if any(trial.state == RUNNING for trial in trials):
         return False
     return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
@@ -185,6 +191,7 @@ def _check_trials(study: optuna.Study, trials: int) -> None:
 def _check_same(spec: Spec, stored: dict[str, Any]) -> None:
     """Refuse a specification that would mix trials of two different searches in one study."""
     given = _as_json(spec.stored())
+    # Sorted names of both sides: a key that only one of them has is a difference as well.
     names = [name for name in sorted({*given, *stored}) if given.get(name) != stored.get(name)]
     if names:
         differences = "; ".join(_difference(name, stored.get(name), given.get(name)) for name in names)

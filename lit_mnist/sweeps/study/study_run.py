@@ -44,6 +44,7 @@ class StudyRun:
 
     def sign(self, tags: Mapping[str, str] | None = None) -> None:
         """Mark the run as RUNNING, by this process or by the one that the tags describe."""
+        # It may have ended: another sweep has left meanwhile, or `--trials` was raised for a finished study.
         if self.run.data().info.status != "RUNNING":
             self.run.client.update_run(self.run.id, "RUNNING")
         for name, value in {**(tags or process_tags()), **heartbeat_tag()}.items():
@@ -58,6 +59,7 @@ class StudyRun:
 
     def close(self, status: str) -> None:
         """Leave the run: with this status, unless the study is finished or others go on with it."""
+        # Whatever happened to this sweep: the study has all its trials.
         if is_finished(self.study):
             status = "FINISHED"
         elif others := self._living_owners(get_trials(self.study)):
@@ -65,6 +67,7 @@ class StudyRun:
             with contextlib.suppress(Exception):
                 self.sign(_tags_of(others[0]))
             return
+        # The status goes by the journal, after everything else: it is sent later if the store is away now.
         self.run.uploader.flush()
         end = time.time_ns() // 1_000_000
         self.run.journal.append({"kind": "status", "status": status, "end_time": end}, reserved=True)
@@ -101,6 +104,7 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
             study.set_user_attr("experiment", experiment)
             study.set_user_attr("run_id", run_id)
     with open_run("", run_id=run_id) as run:
+        # Before anything is logged: from here on the run counts as alive.
         opened = StudyRun(study, run)
         opened.sign()
         if is_new:
@@ -109,6 +113,7 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
             study.set_user_attr("experiment_id", run.experiment_id)
         run.log_text(spec.text, "spec.yaml")
         run.set_tags({**git_state(), **version_tags(package_versions()), STUDY_RUN: run.id})
+        # Any exception that is not listed below.
         status = "FAILED"
         try:
             yield opened

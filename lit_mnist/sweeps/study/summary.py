@@ -73,6 +73,7 @@ class StudySummary:
 
         Only trials that satisfy every constraint count. The list is empty while there is none.
         """
+        # A trial is on the front if no other is at least as good in every objective and better in one.
         costs = {trial.number: self.cost(trial) for trial in self.complete if is_allowed(trial)}
 
         def is_dominated(cost: tuple[float, ...]) -> bool:
@@ -121,6 +122,7 @@ class StudySummary:
 def read_summary(study: optuna.Study) -> StudySummary:
     """Read the study from its storage."""
     attributes = study.user_attrs
+    # From the study alone, not from a specification file, which may be gone or have changed.
     stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
@@ -151,6 +153,7 @@ def seconds_left(
 
     """
     done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
+    # Pruned trials count too: the next ones will be pruned as often.
     took = [trial.user_attrs["seconds"] for trial in done if "seconds" in trial.user_attrs]
     if not took:
         return None
@@ -158,6 +161,7 @@ def seconds_left(
     counts = [count_validations(trial) for trial in done if "seconds" in trial.user_attrs]
     mean_count = sum(counts) / len(counts)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
+    # What is left of the running trials, as shares of a mean trial.
     shares = [max(0.0, 1 - count_validations(trial) / mean_count) if mean_count else 1.0 for trial in running]
     free_at = [0.0] * max(workers, 1)  # a heap: when each worker is free, in seconds from now
     for share in sorted(shares, reverse=True):

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from optuna.trial import Trial
 
-    from lit_mnist.sweeps.search.spec import Objective
+    from lit_mnist.sweeps.search.spec_file import Objective
 
 PARENT = "mlflow.parentRunId"
 PRUNED_MARK = "✂"
@@ -73,6 +73,7 @@ def run_name(
     parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
     for name, value in sorted(point.items(), key=lambda item: rank(item[0])):
         short = name.rpartition(".")[2]
+        # Three letters of a long name: the values are what tells two runs apart.
         if len(short) > 4:
             short = short[:3]
         # A word or a list says itself what it is.
@@ -106,7 +107,9 @@ class TrialRuns:
         self.client = connect(self.store)
         self.group: str | None = None
         """The id of the run that is the parent of those of the seeds, if there are several seeds."""
+        # By these a run is found again, whoever created it: see `find`.
         self._common_tags = {STUDY: study.study_name, STUDY_RUN: self.study_run, TRIAL: str(trial.number)}
+        # The UI sorts by one metric; with several objectives all of them are named as well.
         if len(goals) > 1:
             self._common_tags[GOALS] = ", ".join(goals)
 
@@ -128,10 +131,6 @@ class TrialRuns:
             shutil.rmtree(self.store.run_folder(run.info.run_id), ignore_errors=True)
         return None
 
-    def metrics(self, run_id: str) -> dict[str, float]:
-        """Return the last value of each metric of a finished run."""
-        return dict(self.client.get_run(run_id).data.metrics)
-
     def name(self, seed: int | None = None) -> str:
         """Return the name of the trial's run, or of that of one of its seeds."""
         return run_name(self.number, self.point, self.budget, seed)
@@ -140,6 +139,7 @@ class TrialRuns:
         """Find or create the run that is the parent of those of the seeds, with the trial's parameters; its id."""
         tags = {**self._common_tags, ROLE: "trial", PARENT: self.study_run, GOAL: self.goal}
         tags[MONITOR] = self.goal.partition(" ")[2].removeprefix("best/")
+        # Found rather than created, if an earlier worker of this trial was killed after creating it.
         found = self._search(f"tags.`{ROLE}` = 'trial'")
         self.group = found[0].info.run_id if found else self._create(tags)
         self._log_point(self.group)
@@ -156,6 +156,7 @@ class TrialRuns:
             metrics: The metrics of each seed.
 
         """
+        # One seed: its own run stands for the trial.
         if self.group is None:
             return
         from mlflow.entities import Metric
@@ -187,6 +188,7 @@ class TrialRuns:
 
     def _end(self, run_id: str, state: str, reason: str | None) -> None:
         self.mark(run_id, state, reason)
+        # Pruned is FINISHED: MLflow knows no such state, and a failed run would look like an error.
         self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
 
     def _log_point(self, run_id: str) -> None:
@@ -210,12 +212,14 @@ class TrialRuns:
     def _search(self, condition: str) -> "list[Run]":
         """Return the trial's runs that meet the condition, the oldest first."""
         experiment = experiment_id(self.client, self.store, self.experiment)
+        # The oldest first, so that every worker finds the same one.
         trial = f"tags.`{STUDY_RUN}` = '{self.study_run}' and tags.`{TRIAL}` = '{self.number}'"
         order = ["attributes.start_time ASC"]
         return list(search_runs(self.client, f"{trial} and {condition}", [experiment], order))
 
     def _has_config(self, run_id: str) -> bool:
         """True if the run has a configuration to resume with, on this machine or among its artifacts."""
+        # On this machine first, which asks no server.
         if any(path.name == run_id and (path / CONFIG).exists() for path in run_folders(self.store.home)):
             return True
         return any(item.path == CONFIG for item in self.client.list_artifacts(run_id))

@@ -78,6 +78,7 @@ def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
+        # As a file and not as arguments, which Lightning repeats for each rank and `ps` shows to everybody.
         (folder / JOB).write_text(json.dumps(vars(job)))
         with (folder / STDERR).open("w+") as errors:
             command = [sys.executable, "-m", "lit_mnist.cli", "sweep", "trial", str(folder / JOB)]
@@ -94,6 +95,7 @@ def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
         signals.check()
         if (folder / INFRASTRUCTURE_ERROR).exists():
             raise InfrastructureError(**json.loads((folder / INFRASTRUCTURE_ERROR).read_text()))
+        # Our own error line if there is one, or else the last thing that was written.
         if process.returncode:
             lines = [line for line in lines if line.startswith(ERROR)] or lines
             raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
@@ -129,6 +131,7 @@ def run_job(path: Path) -> None:
         path: The file with the job. Only rank 0 reports to the study and writes a result beside this file.
 
     """
+    # Every rank runs this; Lightning tells the others from rank 0 by an environment variable.
     job = Job(**json.loads(path.read_text()))
     is_rank_0 = RANK_0 not in os.environ
     with SignalWatch() as signals:
@@ -147,6 +150,7 @@ def run_job(path: Path) -> None:
             with suppress_stdout():
                 result = fit(list(job.arguments), [reporter], signals, job.tags, leased=True)
         except Exception as error:
+            # A file, since an exit code and a line of text cannot say whether it concerns this trial alone.
             if is_infrastructure_error(error):
                 fields = {"text": describe_error(error), "affects_all_trials": affects_all_trials(error)}
                 path.with_name(INFRASTRUCTURE_ERROR).write_text(json.dumps(fields))

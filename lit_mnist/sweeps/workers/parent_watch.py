@@ -41,6 +41,7 @@ class ParentWatch:
         for line in sys.stdin:
             if line.strip() == START:
                 self._start.set()
+        # A signal that has come before is the reason to be reported.
         if self._signals.received is None:
             self._signals.received = signal.SIGTERM
         self._start.set()

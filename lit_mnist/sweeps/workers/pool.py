@@ -55,6 +55,7 @@ class WorkerProcess:
     ) -> None:
         self.number, self.process, self.stdin = number, process, stdin
         self.last_lines: collections.deque[str] = collections.deque(maxlen=STDERR_LINES)
+        # Number and start time, by which the process is told from a later one of the same number.
         self._identity = find_process(process.pid)
         self._reader = threading.Thread(target=self._read, args=(stderr, on_line), daemon=True)
         self._reader.start()
@@ -69,6 +70,7 @@ class WorkerProcess:
 
     def exit_code(self) -> int:
         """Return the exit code of the dead process; that of SIGKILL if nobody is left who knows it."""
+        # Its exit code comes by way of the fork server, a moment after the death that the kernel reports.
         self.process.join(1)
         code = self.process.exitcode
         return -signal.SIGKILL if code in (None, UNKNOWN_EXIT_CODE) else int(code)
@@ -87,6 +89,7 @@ class WorkerProcess:
 
     def wait(self, timeout: float) -> None:
         """Return when the process has ended; kill it after `timeout` seconds."""
+        # Not `Process.join`, which waits for the fork server and not for the process.
         deadline = time.monotonic() + timeout
         while self.is_alive_process():
             if time.monotonic() > deadline:
@@ -99,6 +102,7 @@ class WorkerProcess:
         self._reader.join(5)
 
     def _read(self, stderr: Connection, on_line: Callable[[str], None]) -> None:
+        # A copy of the descriptor, because both the pipe and the file object close theirs.
         with stderr, os.fdopen(os.dup(stderr.fileno()), errors="replace") as lines:
             for line in map(str.rstrip, lines):
                 self.last_lines.append(line)
@@ -139,6 +143,7 @@ class WorkerPool:
 
     def poll(self, has_progressed: bool, is_finished: Callable[[], bool]) -> bool:
         """Replace workers that have died; return False if none is left; see `Launcher`."""
+        # Some trial got further: what killed the workers before does not stop the study.
         if has_progressed:
             self._deaths = dict.fromkeys(MAX_DEATHS, 0)
         for member in [member for member in self.members if not member.is_alive_process()]:
@@ -161,6 +166,7 @@ class WorkerPool:
 
     def close(self, kill: bool = False) -> None:
         """End the workers: at once with `kill`, or else each when it has saved its trial."""
+        # Before any worker ends, so that `poll` does not replace it.
         self._is_closed = True
         for member in self.members:
             member.stdin.close()  # to the worker, this is the death of its parent: see `ParentWatch`
@@ -206,6 +212,7 @@ class WorkerPool:
         reason = f"exit code {code}"
         if code > 0 and member.last_lines:
             reason = member.last_lines[-1]
+        # The last line with an error of ours, if there is one; a library may have printed something after it.
         for line in member.last_lines:
             if line.startswith(ERROR):
                 reason = line.removeprefix(ERROR) or reason

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.search.optuna_private import has_reported
-from lit_mnist.sweeps.search.spec import Objective
+from lit_mnist.sweeps.search.spec_file import Objective
 from lit_mnist.sweeps.study.job_time import FIRST_SAVE
 from lit_mnist.sweeps.study.leases import check_owner
 from lit_mnist.sweeps.study.summary import UNREPORTED
@@ -85,8 +85,10 @@ class Reporter(Callback):
         """Report the objective, or count the validation, and stop the training if the trial is pruned."""
         if trainer.sanity_checking:
             return
+        # The pruner's step is the number of the validation: an epoch may have several, or none.
         step, self.validations = self.validations, self.validations + 1
         self._note_first_save()
+        # A worker that was suspended must not report to a trial that is another one's now.
         if self.trial is not None and self.owner is not None:
             check_owner(self.trial.storage, self.trial, self.owner)
         if not self.reports:
@@ -95,6 +97,7 @@ class Reporter(Callback):
             if self.trial is not None and self.validations > counts.get(str(self.seed), 0):
                 self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
             return
+        # Rank 0 alone has the trial and asks the pruner.
         is_pruned = self._report(trainer, step) if trainer.is_global_zero else False
         # All ranks must stop at the same step, or those that go on would wait for rank 0 for ever.
         if trainer.strategy.broadcast(is_pruned):

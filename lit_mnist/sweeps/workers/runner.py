@@ -16,7 +16,8 @@ from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.optuna_private import storage_of
-from lit_mnist.sweeps.search.spec import KeepCheckpoints, Spec
+from lit_mnist.sweeps.search.spec import Spec
+from lit_mnist.sweeps.search.spec_file import KeepCheckpoints
 from lit_mnist.sweeps.search.validation import check, check_machine
 from lit_mnist.sweeps.study.job_time import JobEndsError, reason_to_stop
 from lit_mnist.sweeps.study.locks import one_host, study_lock
@@ -78,11 +79,13 @@ def run_spec(
     trials = spec.trials if trials is None else trials
     spec.check_trials(trials)
     with gc_freeze(), SignalWatch() as signals:
+        # Everything that can be refused is refused before the first worker trains.
         storage = open_storage(url)
         if check_stored(storage, spec, trials) and _report_if_finished(storage, spec, trials):
             return
         probes = check(spec)
         check_machine(spec, probes)
+        # Takes seconds: only now that the specification is known to be right.
         import_mlflow()
         signals.check()
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
@@ -115,6 +118,7 @@ def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
         UsageError: this machine has too few GPUs for that many workers.
 
     """
+    # Each worker sees its own GPUs only, so that every trial can take "the first one".
     gpus = visible_gpus()
     plan = plan_trials(spec) if gpus else None  # parses a configuration, which takes a tenth of a second
     shares = worker_gpus(gpus, workers, plan.devices) if plan is not None and plan.may_use_gpus else []
@@ -143,16 +147,19 @@ def _monitor(
 
     """
     with ProgressDisplay(study, spec, launcher.workers) as display, _time_spent(study) as save_time:
+        # Only now: study and run exist, to which the workers write.
         launcher.start()
         is_server = cast(RetryingStorage, storage_of(study)).engine is not None
         has_progressed, next_look, finished = False, 0.0, -1
         try:
             while launcher.poll(has_progressed, lambda: is_finished(study)):
+                # Passed on, since workers are in sessions of their own, and then waited for: each saves its trial.
                 if signals.received is not None:
                     launcher.signal(signals.received)
                     launcher.close()
                     break
                 has_progressed = False
+                # The workers are looked at each time, the study less often: reading it costs the server something.
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()

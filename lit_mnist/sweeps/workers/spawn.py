@@ -51,6 +51,7 @@ def prepare(workers: int) -> None:
     if CAN_FORK:
         from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
+        # The number of threads is set before the imports, when OpenMP reads it.
         set_forkserver_preload(["lit_mnist.sweeps.workers.preload"])
         with _thread_limit(threads_each(workers)):
             ensure_running()
@@ -95,12 +96,14 @@ def worker_main(config: WorkerConfig) -> None:
     """Run a worker in this process, which was just forked or spawned, and exit."""
     # In a session of its own, the worker gets no signals from the terminal: the sweep passes each on, once.
     os.setsid()
+    # The pipes become the standard streams: libraries and child processes use these by their numbers.
     os.dup2(config.stdin.fileno(), 0)
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     os.dup2(config.stderr.fileno(), 2)
     config.stdin.close()
     config.stderr.close()
     sys.stdin = os.fdopen(0)
+    # What the tags of its runs show: a fork has the fork server's arguments.
     sys.argv = ["lit-mnist", "sweep", "worker", config.study]
     # A fork has the fork server's environment, which is that of the moment when it was started.
     os.environ.clear()
@@ -108,6 +111,7 @@ def worker_main(config: WorkerConfig) -> None:
     if CAN_FORK:
         from lit_mnist.sweeps.workers.preload import HANDLERS
 
+        # The fork server ignores signals, and its forks would too.
         for number, handler in HANDLERS.items():
             signal.signal(number, handler)
     from lit_mnist.sweeps.workers.worker import run_worker

@@ -80,6 +80,7 @@ def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
         trainer: Mapping[str, Any] = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
         return trainer
 
+    # They have every value of each choice and both ends of each interval, so also the longest training.
     points = spec.space.probe_points()
     stage = trial_stage(spec, points[0])
     trainer = trainer_of(stage)
@@ -110,6 +111,7 @@ class TrialWork:
         self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         self.runs = TrialRuns(study, trial, spec.objectives)
+        # Of a trial that is taken over: the runs of its earlier workers.
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
         """Of each seed that is trained, in the order of the seeds."""
@@ -129,6 +131,7 @@ class TrialWork:
 
         """
         try:
+            # Cheap refusals first; then every seed, where `_train_seed` finds what is done already.
             self._fail_if_hopeless()
             self._prune_if_too_large()
             if len(self.spec.seeds) > 1:
@@ -150,6 +153,7 @@ class TrialWork:
             if is_infrastructure_error(error):
                 raise
             state, reason = FAIL, describe_error(error)
+        # Not in the `try`: an error while the result is stored must not be taken for the trial's own.
         self._conclude(state, reason)
 
     def _fail_if_hopeless(self) -> None:
@@ -205,14 +209,17 @@ class TrialWork:
         found = self.runs.find(seed) if "begun" in self.trial.user_attrs else None
         if found is not None and found.info.status == "FINISHED":
             self._add_run(found.info.run_id)
-            metrics, reason = self.runs.metrics(found.info.run_id), None
+            metrics, reason = dict(self.runs.client.get_run(found.info.run_id).data.metrics), None
+            # A run that the pruner ended is FINISHED too: only the trial says that it was pruned. The pruner has
+            # seen the first seed alone.
             if seed == self.spec.seeds[0] and self.spec.pruner != "wilcoxon":
                 reason = self.trial.user_attrs.get("pruned")
         else:
             metrics, reason = self._fit(seed, found.info.run_id if found is not None else None)
         if reason is not None:
-            self.metrics.append(metrics)
+            self.metrics.append(metrics)  # for `_conclude`, which stores what the seeds have reached
             raise PrunedError(reason)
+        # NaN included: a study that stored it would rank by it.
         for name in self.spec.metrics:
             if name not in metrics:
                 raise UserError(f"the trial has no metric {name}{nearest(name, metrics, listed=True)}")
@@ -236,6 +243,7 @@ class TrialWork:
                 "--threads", str(torch.get_num_threads()),
                 "--tracking.experiment", self.runs.experiment, "--tracking.name", name,
             ]  # fmt: skip
+        # Before the run is created: the next worker searches for a run that this one was killed before storing.
         self.trial.set_user_attr("begun", True)
         # A pruner compares trials by the first seed alone, and works with a single objective only. Wilcoxon gets
         # the results of the seeds instead of validations, see `_prune_by_seeds`.
@@ -277,6 +285,8 @@ class TrialWork:
         """Store how the trial ended, first in MLflow and then in the study."""
         check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
+        # MLflow first: a worker killed before `tell` leaves a running trial, whose next worker does all this
+        # again.
         if not self.run_ids and reason is not None:
             self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason))
         elif state == FAIL:

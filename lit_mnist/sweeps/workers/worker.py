@@ -46,6 +46,7 @@ def run_worker(name: str, number: int, threads: int) -> None:
         UserError: the storage or the tracking store cannot be used, or a trial was released after an error.
 
     """
+    # Its share of the cores: more threads than cores make every worker slower.
     torch.set_num_threads(threads)
     with SignalWatch() as signals:
         parent = ParentWatch(signals)
@@ -67,6 +68,7 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
         UserError: the storage or the tracking store cannot be used.
 
     """
+    # From the study and not from a file, which may have changed since: all workers of all machines have the same.
     spec = stored_spec(study)
     plan = plan_trials(spec, study.user_attrs.get(MAX_VALIDATIONS))
     leases = Leases(study, spec, worker, plan.validations)
@@ -80,6 +82,7 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
             if trial is not None:
                 _work_on_trial(leases, trial, signals, plan)
                 state.restore()
+            # Not merely "nothing to lease": a running trial may have to be taken over yet.
             elif is_over(study, spec):
                 return
             else:
@@ -97,6 +100,7 @@ def _work_on_trial(leases: Leases, trial: Trial, signals: SignalWatch, plan: Tri
         leases.release(trial)
         note(f"trial {trial.number} waits: {error}")
         time.sleep(2 * IDLE_INTERVAL)
+    # Its checkpoint is saved. Released, so that the next worker need not wait until this one counts as dead.
     except Interrupted:
         leases.release(trial)
         raise
@@ -124,6 +128,7 @@ class GlobalStateGuard:
         os.environ.clear()
         os.environ.update(self._environment)
         torch.set_num_threads(self._threads)
+        # What `trainer.precision`, `trainer.deterministic` and `trainer.benchmark` of a trial have changed.
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.use_deterministic_algorithms(False)

@@ -45,7 +45,9 @@ class Journal:
         self.full = False
         """True once the disk was found to be full; from then on only reserved entries are written."""
         self._file: int | None = None
+        # Bytes of complete lines in the file; a failed write is cut back to it.
         self._end = 0
+        # Read on first use, then kept: only this process advances it.
         self._sent: int | None = None
         self._rewinds: list[Rewind] | None = None
         self._lock = threading.Lock()
@@ -91,6 +93,7 @@ class Journal:
             UserError: it cannot be written.
 
         """
+        # Without spaces: `rewinds` recognises lines by how they begin.
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             try:
@@ -104,6 +107,7 @@ class Journal:
                 self._rewinds = None if entry.get("kind") == "rewind" else self._rewinds
             except OSError as error:
                 if not self.full and error.errno in (errno.ENOSPC, errno.EDQUOT):
+                    # Once, however many threads find the disk full.
                     self.full = True
                     self.on_full()
                 raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
@@ -131,6 +135,7 @@ class Journal:
 
     def entries(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
         """Yield the entries from byte `start` on, each with the byte at which it ends."""
+        # A damaged line is passed on as such: the writer reports it, and goes on behind it.
         for end, line in self._lines(start):
             try:
                 entry = json.loads(line)
@@ -140,6 +145,7 @@ class Journal:
 
     def advance(self, end: int) -> None:
         """Record that the store has accepted everything up to byte `end`."""
+        # Remembered first: within this process nothing is sent twice even if the disk is full.
         self._sent = end
         with contextlib.suppress(OSError):  # otherwise it is sent once more, which is harmless
             replace_text(self._sent_path, str(end))
@@ -197,6 +203,7 @@ class Journal:
 
     def seed(self, points: Iterable[Point], rewinds: Sequence[Rewind] = ()) -> None:
         """Start the file with points and rewinds that the store has already."""
+        # One entry per point: batches are made when they are sent, and these never are.
         entries: list[Entry] = [{"kind": "metrics", "points": [point]} for point in points]
         entries += [{"kind": "rewind", "step": rewind.step, "time": rewind.time} for rewind in rewinds]
         text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
@@ -228,6 +235,7 @@ class Journal:
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        # O_APPEND: whatever else happens, a line goes to the end.
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._end = sum(len(line) for _, line in self._lines(0))
         os.ftruncate(self._file, self._end)

@@ -57,6 +57,7 @@ class MLflowWriter:
             Exception: any error of the store that may pass; the next call goes on with the same entry.
 
         """
+        # In the order in which they were logged: a status must not overtake the metrics before it.
         for end, entry in self._batches():
             kind = str(entry.get("kind"))
             if kind in ("metrics", "params", "tags"):
@@ -66,6 +67,7 @@ class MLflowWriter:
                     self._send_accepted(kind, items[i : i + limit])
             else:
                 self._send_accepted(kind, [entry])
+            # Before `advance`: after `close` has given up, this thread must not touch the journal's mark.
             if stopped():
                 return
             self.journal.advance(end)
@@ -80,11 +82,13 @@ class MLflowWriter:
 
         Points that a later rewind replaces are left out: a store that cannot delete them never sees them.
         """
+        # Of the whole journal, also those that come after the points.
         rewinds = self.journal.rewinds()
         points: list[Any] = []
         last = 0
         for end, entry in self.journal.entries(self.journal.sent):
             new = entry.get("points") if entry.get("kind") == "metrics" else None
+            # Anything but metrics ends the batch, and so keeps its place between them.
             if last and (new is None or len(points) + len(new) > MAX_METRICS_PER_BATCH):
                 yield last, {"kind": "metrics", "points": points}
                 points, last = [], 0
@@ -104,6 +108,7 @@ class MLflowWriter:
             if not is_refusal(error):
                 raise
             if len(items) > 1:
+                # One bad point of 1,000 costs about 20 requests, and the 999 others arrive.
                 half = len(items) // 2
                 self._send_accepted(kind, items[:half])
                 self._send_accepted(kind, items[half:])
@@ -124,6 +129,7 @@ class MLflowWriter:
         entry = items[0]
         match kind:
             case "metrics":
+                # With the original time, by which MLflow recognises a point that it has already.
                 points = [Metric(name, value, at, step) for name, value, at, step in items]
                 self.client.log_batch(self.run_id, metrics=points)
             case "params":
@@ -141,6 +147,7 @@ class MLflowWriter:
             case "status" if entry["status"] == "RUNNING":
                 self.client.update_run(self.run_id, "RUNNING")
             case "status":
+                # In milliseconds, from the journal: the run may have ended long before this is sent.
                 self.client.set_terminated(self.run_id, entry["status"], entry["end_time"])
             case "rewind":
                 self._send_rewind(Rewind(entry["step"], entry["time"]))
@@ -152,11 +159,13 @@ class MLflowWriter:
     def _send_file(self, entry: Entry) -> None:
         path = self.journal.folder / entry["path"]
         try:
+            # `Uploader.close` waits longer while a large file is on its way.
             self.uploading = path.stat().st_size
             self.client.log_artifact(self.run_id, str(path), entry["folder"])
         except FileNotFoundError:
             if path.exists():
                 raise
+            # Deleted since it was logged: it will not come back.
             raise Refused(f"the file {path} does not exist any more") from None
         finally:
             self.uploading = 0
@@ -172,6 +181,7 @@ class MLflowWriter:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         name, profile = entry["name"], json.dumps(entry["profile"])
+        # MLflow knows a dataset by name and digest; the source is not an address that anybody could open.
         dataset = Dataset(name, entry["digest"], "local", json.dumps({"name": name}), profile=profile)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
@@ -197,6 +207,7 @@ def is_refusal(error: Exception) -> bool:
     import requests
     from mlflow.exceptions import MlflowException
 
+    # A store answers with a status; everything else is judged by its type.
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     elif isinstance(error, requests.HTTPError) and error.response is not None:

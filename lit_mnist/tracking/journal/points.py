@@ -58,6 +58,7 @@ def tagged_rewinds(tags: Mapping[str, str]) -> list[Rewind]:
 def add_to_tag(tags: Mapping[str, str], rewind: Rewind) -> str:
     """The new value of the tag REWOUND with `rewind` added; the same value if it is there already."""
     # A rewind to an earlier step covers the older ones to later steps, so the list never outgrows a tag.
+    # Pairs, sorted, without repetition: the same rewinds always give the same text.
     others = [other for other in tagged_rewinds(tags) if other.step < rewind.step or other.time > rewind.time]
     return json.dumps(sorted({(other.step, other.time) for other in (*others, rewind)}))
 
@@ -76,6 +77,7 @@ def stored_points(
     """
     if rewinds is None:
         rewinds = tagged_rewinds(client.get_run(run_id).data.tags)
+    # The store keeps every point it was sent, also those of steps that were computed twice.
     history = client.get_metric_history(run_id, metric)
     points = ((point.key, point.value, point.timestamp, point.step) for point in history)
     return newest_per_step(drop_replaced(points, rewinds))

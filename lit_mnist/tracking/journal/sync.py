@@ -38,6 +38,7 @@ def sync(run_id: str | None = None) -> None:
         UserError: there is no such run, or a store does not accept something; what is unsent stays where it is.
 
     """
+    # The store in use decides only for runs that were offline; the others have one already.
     store, clients = find_store(), Clients()
     if run_id is None:
         folders = run_folders(store.home)
@@ -48,6 +49,7 @@ def sync(run_id: str | None = None) -> None:
     waiting = [folder for folder in folders if has_unsent(folder)]
     if not waiting:
         print("nothing waits to be sent")
+    # One store that is away must not keep the other runs from being sent.
     failures = []
     for folder in waiting:
         try:
@@ -57,6 +59,7 @@ def sync(run_id: str | None = None) -> None:
         except UserError as error:
             failures.append(str(error))
     if failures:
+        # Each reason once: 20 runs of one store that is away have the same.
         raise UserError("; ".join(dict.fromkeys(failures)))
 
 
@@ -86,6 +89,7 @@ class Clients:
 
 def _sync_run(folder: Path, current: Store, clients: Clients) -> None:
     """Send the journals in one run's folder, print what was sent, and remove the folder if the run is over."""
+    # A run that is being worked on sends its journal itself.
     with FolderLock(folder):
         record = read_record(folder) or Record(folder.name, "", uri=current.portable_uri)
         store = record.store(current)
@@ -109,6 +113,7 @@ def _sync_journal(writer: MLflowWriter, store: Store, counts: "Counter[str]") ->
     """Send one journal, and add to `counts` what was sent."""
     journal = writer.journal
     try:
+        # Its lock is held already, by `_sync_run`.
         if journal.name == MAIN:
             send_now(writer, store.name)
             return

@@ -31,6 +31,7 @@ class SystemMetrics:
     """
 
     def __init__(self, first: float = 2.0, last_step: int = -1, short_runs: bool = True) -> None:
+        # The time at which step 0 would have been: the steps go on behind those of the last process.
         self._start = time.time() - max(last_step, 0)
         self._due = time.time() + first
         self._step = last_step
@@ -58,6 +59,7 @@ class SystemMetrics:
     def _cpu_and_memory(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
         return {
+            # Over the time since the last call, and so over the whole interval; the first call has no such time.
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
             "system_memory_usage_percentage": _percent(memory.used, memory.total),
@@ -74,6 +76,7 @@ class SystemMetrics:
     def _network(self) -> dict[str, float]:
         received, transmitted = _network_megabytes()
         return {
+            # Since this process began, as MLflow's monitor has it.
             "network_receive_megabytes": received - self._received,
             "network_transmit_megabytes": transmitted - self._transmitted,
         }
@@ -94,6 +97,7 @@ class SystemMetrics:
                 values[f"gpu_{i}_utilization_percentage"] = pynvml.nvmlDeviceGetUtilizationRates(gpu).gpu
             with suppress(pynvml.NVMLError):
                 power, limit = pynvml.nvmlDeviceGetPowerUsage(gpu), pynvml.nvmlDeviceGetEnforcedPowerLimit(gpu)
+                # NVML gives milliwatts.
                 values[f"gpu_{i}_power_usage_watts"] = round(power / 1000, 1)
                 values[f"gpu_{i}_power_usage_percentage"] = _percent(power, limit)
         return values

@@ -48,6 +48,7 @@ class Uploader:
         self.system, self.interval = system, SEND_INTERVAL
         self.away = False
         """True if the store did not take what it was last sent."""
+        # The first one at once: a run counts as alive from its start.
         self._next_heartbeat = time.monotonic() if heartbeat else math.inf
         self._tasks: list[Callable[[], object]] = []
         # Background tasks and samples run in the thread, or in the main thread once the run ends: one at a time.
@@ -59,6 +60,7 @@ class Uploader:
 
     def submit(self, task: Callable[[], object]) -> None:
         """Run a slow task that writes to the journal in the thread; returns at once."""
+        # Appending is atomic; the lock is for who runs them.
         self._tasks.append(task)
 
     def flush(self) -> None:
@@ -80,6 +82,7 @@ class Uploader:
         """
         if self._thread.is_alive() and not self._abandoned.is_set():
             self._closing.set()
+            # Any progress of the journal's mark starts the patience anew.
             position, deadline = -1, 0.0
             while not self._done.wait(0.2):
                 if self.journal.sent != position:
@@ -98,6 +101,7 @@ class Uploader:
         pause = self.interval
         while not self._abandoned.is_set():
             closing = self._closing.wait(pause)
+            # Each round: heartbeat, tasks, sample, send.
             self._show_heartbeat()
             self._run_tasks()
             if not closing and self.system is not None and self.system.is_due():

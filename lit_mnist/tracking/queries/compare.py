@@ -103,6 +103,7 @@ def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     store = find_store()
     reader = open_reader(store)
     if study is None:
+        # A run that is named twice is compared once.
         runs = reader.runs(list(dict.fromkeys(resolve_run_id(store, reader, name) for name in names)))
     else:
         runs = study_runs(store, reader, study)
@@ -146,10 +147,12 @@ def _rank(group: Group) -> tuple[bool, float]:
 
 def compare_groups(groups: Sequence[Group]) -> Comparison:
     """Return what differs between the groups; of a single group, between its runs and their mean."""
+    # All runs differ by their seed only: then the runs themselves are the columns.
     if len(groups) == 1 and len(groups[0].runs) > 1:
         runs = groups[0].runs
         groups = [*(Group(run.id[:8], [run]) for run in runs), Group("mean", runs)]
 
+    # Order of the metrics: the study's objectives, then those of METRIC_ORDER, then the rest by name.
     objectives = groups[0].objectives
 
     def rank(metric: str) -> tuple[int, str]:
@@ -168,6 +171,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         top = best(groups, name)
         marks: list[Mark] = ["best" if s is not None and s.mean == top else "" for s in summaries]
         line = _number_line(name, summaries, marks)
+        # Judged by what is shown: numbers that differ in digits that nobody sees are no difference.
         if len(set(line.cells)) > 1:
             metrics.append(line)
     return Comparison(groups, _param_lines(groups), metrics, _difference_lines(groups, [m.name for m in metrics]))
@@ -175,6 +179,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
 
 def _param_lines(groups: Sequence[Group]) -> list[Line]:
     """Return seeds, status, tags and parameters, as far as they differ."""
+    # Full texts first; what is equal in all groups is left out, and the rest is shortened, at the end.
     rows: dict[str, list[str]] = {
         "seeds": [" ".join(map(seed_of, group.runs)) for group in groups],
         "status": ["/".join(sorted({run.status for run in group.runs})) for group in groups],
@@ -186,10 +191,12 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
             for group in groups
         ]
     runs = [run for group in groups for run in group.runs]
+    # Seeds have a row of their own.
     hidden = {RUN_SEED, *IRRELEVANT_PARAMS}
     if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
         # It follows the run's seed, which groups leave out.
         hidden.add(DATA_SEED)
+    # In the order in which the configuration has them.
     for name in dict.fromkeys(name for run in runs for name in run.params):
         if name not in hidden:
             rows[name] = [group.runs[0].params.get(name, MISSING) for group in groups]
@@ -205,9 +212,13 @@ def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[L
     """Return, for each metric, the groups after the first minus the first."""
     lines = []
     for name in metrics:
+        # Pairs of equal seeds: what the seed does to both cancels out.
         first = groups[0].by_seed(name)
+        # (group - first) for every group after the first; None if they share fewer than two seeds.
         found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
+            # None for metrics without a direction, such as a learning rate: they differ, and are neither better
+            # nor worse.
             upwards = higher_is_better(name, groups[0].goal_of(name))
             lines.append(_number_line(name, found, [_judge(summary, upwards) for summary in found], "+"))
     return lines
@@ -237,6 +248,7 @@ def _number(text: str) -> float | None:
 
 def _short(text: str) -> str:
     """Return a parameter's text cut to what a table takes: four digits of a number, the end of a path."""
+    # 0.00031622776601683794 as 0.0003162.
     value = _number(text)
     if value is not None and len(text) > 8:
         return f"{value:.4g}"
@@ -250,6 +262,7 @@ def page(found: Comparison, title: str, store: Store) -> str:
     def link(run: RunData) -> str:
         return run_page(store, run.experiment_id, run.id)
 
+    # One file without scripts or styles from elsewhere: it can be sent by mail.
     template = (resources.files("lit_mnist.tracking.queries") / "compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["breakable"] = _breakable
@@ -265,6 +278,7 @@ def _breakable(name: str) -> "Markup":
 
 
 def _print(found: Comparison) -> None:
+    # Three shapes: nothing, groups as columns, or groups as rows.
     if not found.params and not found.metrics:
         print("no difference in parameters or metrics")
     elif len(found.labels) <= MOST_COLUMNS:
@@ -293,6 +307,7 @@ def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> 
 
 def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line], least: int = 1) -> None:
     """Print a table with a row for each label, and as columns as many of the lines as fit, `least` in any case."""
+    # The first column holds the labels, and stays whole.
     room = width() - max(len(text) for text in (title, *labels))
     fit = 0
     for line in lines:

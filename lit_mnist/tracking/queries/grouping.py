@@ -76,6 +76,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
         sources |= {run.id: run for run in new}
         wanted = _source_ids(new)
 
+    # How often each pair of parameters and seed has come so far: the nth one goes into the nth group.
     repetitions: Counter[tuple[str, str]] = Counter()
     members: dict[tuple[str, int], list[RunData]] = {}
     for run in runs:
@@ -88,6 +89,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
     for same in members.values():
         tags, label = same[0].tags, same[0].id[:8]
         if TRIAL in tags:
+            # Trials of several studies need the study's name to be told apart.
             label = f"{'trial' if one_study else tags.get(STUDY)} {tags[TRIAL]}"
         groups.append(Group(label, same))
     return groups
@@ -96,6 +98,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
 def best(groups: Sequence[Group], metric: str) -> float | None:
     """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
+    # NaN is equal to nothing, itself included.
     means = [mean for mean in means if mean == mean]  # without NaN
     upwards = higher_is_better(metric, groups[0].goal_of(metric))
     if upwards is None or len(set(means)) < 2:
@@ -111,8 +114,10 @@ def _source_ids(runs: Iterable[RunData]) -> set[str]:
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
     """Return a text that is the same for two runs if they differ only in their seed."""
     # Two trials stay apart even if their sampler gave them the same parameters.
+    # The trials of a study are groups by themselves.
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
+    # What is left is what was trained: model, data, Trainer.
     params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *IRRELEVANT_PARAMS)}
     # The data's seed follows the run's unless it was set; one that was set is a difference.
     if params.get(DATA_SEED) == run.params.get(RUN_SEED):

@@ -36,6 +36,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
         print(json.dumps(rows, indent=1))
         return
     if rows:
+        # Cells are rich's markup: names of users are escaped.
         cells = [
             [
                 row["id"][:SHORT_ID],
@@ -51,6 +52,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
     else:
         print(f"no runs in {store.name} yet: `lit-mnist fit --config zhang/cnn` makes one")
     # A run that is being worked on sends its entries itself.
+    # Read from the folders, since the store knows nothing of what it was not sent.
     unsent = sum(has_unsent(folder) and not is_at_work(folder) for folder in run_folders(store.home))
     if unsent:
         print(f"{'1 run has' if unsent == 1 else f'{unsent} runs have'} unsent entries: lit-mnist sync")
@@ -65,6 +67,7 @@ def runs(
         UsageError: there is no such experiment.
 
     """
+    # Checked before the runs are read: an unknown experiment would only give an empty list.
     reader = open_reader(store)
     if experiment is not None and experiment not in (names := reader.experiments().values()):
         raise UsageError(f"there is no experiment {experiment!r}{nearest(experiment, names)}")

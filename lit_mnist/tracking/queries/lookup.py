@@ -58,6 +58,7 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
             f"more than one run begins with {text!r} in {store.name}: {', '.join([*named, *others])};"
             " give more of the id"
         )
+    # Not in the store: perhaps it was never sent.
     folder = local_folder(text, store.home)
     record = read_record(folder) if folder is not None else None
     if record is not None and record.offline:
@@ -92,6 +93,7 @@ def local_folder(text: str, home: Path | None = None) -> Path | None:
     if text == LATEST:
         newest = max(records(home), key=lambda item: item[1].start_time, default=None)
         return None if newest is None else newest[0]
+    # By name first, which reads no file.
     found = [path for path in run_folders(home) if path.name.startswith(text)]
     # A folder has the run's current id as its name; the id that the run had while offline is in its record.
     found = found or [path for path, record in records(home) if record.is_called(text)]
@@ -110,6 +112,7 @@ def find_key(key: str, offline: bool = False) -> str | None:
 
     """
     store = find_store()
+    # The folders come first: a run that was offline is in no store yet.
     here = [record for _, record in records(store.home) if record.key == key]
     if here:
         return max(here, key=lambda record: record.start_time).id
@@ -132,8 +135,10 @@ def find_unfinished(offline: bool = False) -> str:
 
     """
     store = find_store()
+    # Newest first: an older unfinished run may be one that the user has given up.
     for path, record in sorted(records(store.home), key=lambda item: -item[1].start_time):
         # Only `fit` leaves a configuration to resume from; the study's own run, for one, has none.
+        # The command first: of a journal every line up to the configuration has to be read.
         made_by_fit = record.argv[:1] == ["fit"] or any(
             entry.get("path") == "config.yaml" for _, entry in Journal(path).entries() if entry["kind"] == "text"
         )
@@ -145,6 +150,7 @@ def find_unfinished(offline: bool = False) -> str:
             continue
         if status in UNFINISHED:
             return record.id
+        # Only a proof of death lets another process take it.
         if status == "RUNNING":
             liveness = find_liveness(path, record, tags)
             if liveness.state is State.DEAD:
@@ -158,6 +164,7 @@ def _status_and_tags(
     folder: Path, record: Record, store: Store, offline: bool
 ) -> tuple[str | None, Mapping[str, str] | None]:
     """Return the run's status, None if it is not in the store, and its tags, None if no store was asked."""
+    # What was not sent decides: the store's status is older.
     if offline or record.offline or has_unsent(folder):
         return Journal(folder).status() or "RUNNING", None
     from mlflow.exceptions import MlflowException
@@ -195,9 +202,11 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
         UserError: the store cannot be opened, or there is no such run, or more than one.
 
     """
+    # This machine first: its folder is ahead of the store, and needs no connection.
     current = find_store()
     folder = local_folder(text, current.home)
     record = read_record(folder) if folder is not None else None
+    # Without the store, because it has nothing to say, or must not be asked.
     if record is not None and folder is not None and (offline or record.offline):
         return FoundRun(record.id, folder, record.store(current), record, Journal(folder).status() or "RUNNING")
     if offline:
@@ -205,6 +214,7 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
     store = record.store(current) if record else current
     info = find_run(connect(store), store, record.id if record else text).info
     folder = store.run_folder(info.run_id)
+    # What is unsent is newer than what the store says.
     status = Journal(folder).status() or "RUNNING" if has_unsent(folder) else info.status
     return FoundRun(info.run_id, folder, store, record, status)
 
@@ -236,6 +246,7 @@ def fetch_folder(run: FoundRun, files: Sequence[str], folders: Sequence[str]) ->
     temporary = run.folder.with_name(f".{run.id}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
+        # Asked first: downloading an artifact that is not there is an error of its own kind in each store.
         there = {item.path for item in client.list_artifacts(run.id)}
         for name in there & {*files, *folders}:
             client.download_artifacts(run.id, name, str(temporary))

@@ -18,9 +18,11 @@ def higher_is_better(metric: str, goal: str = "") -> bool | None:
         goal: What a study optimizes, such as `minimize val/loss` (the tag `sweep.goal`). Decides for its metric.
 
     """
+    # The study's own word comes first: it may minimise a metric whose name says nothing.
     direction, _, goal_metric = goal.partition(" ")
     if direction and metric.removeprefix("best/") == goal_metric.removeprefix("best/"):
         return direction == "maximize"
+    # By whole words: `val/loss_epoch` has "loss", `glossiness` has not.
     words = _words(metric)
     if words & HIGHER_IS_BETTER:
         return True

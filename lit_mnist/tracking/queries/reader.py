@@ -105,6 +105,7 @@ class DatabaseReader:
         # Only what the order depends on is read of every run (0.1 s for 10,000 runs), the rest of `limit` runs.
         rows = self._select(
             "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, monitor.value,"
+            # MLflow stores NaN as 0, and says so in `is_nan`.
             " CASE best.is_nan WHEN 1 THEN 'nan' ELSE best.value END,"
             " CASE last.is_nan WHEN 1 THEN 'nan' ELSE last.value END"
             " FROM runs AS r JOIN experiments AS e ON e.experiment_id = r.experiment_id"
@@ -126,6 +127,7 @@ class DatabaseReader:
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
         """Return the runs with these full ids, in this order; unknown ids are left out."""
+        # Four questions for any number of runs: SQLite has no limit for a list that is one JSON value.
         wanted = json.dumps(list(ids))
         among = "run_uuid IN (SELECT value FROM json_each(?))"  # a list of any length as one value
         params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
@@ -151,6 +153,7 @@ class DatabaseReader:
             found[run_id] = RunData(
                 run_id, name or "", status, *content, experiment, str(key), *_seconds(start, end)
             )
+        # SQL does not keep the order of the ids.
         return [found[run_id] for run_id in ids if run_id in found]
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
@@ -166,6 +169,7 @@ class DatabaseReader:
 
     def studies(self) -> list[str]:
         """Return the names of the studies."""
+        # A run that was deleted leaves its tags behind: the join with `runs` sees to it that they do not count.
         sql = (
             "SELECT DISTINCT value FROM tags JOIN runs USING (run_uuid)"
             " WHERE key = ? AND lifecycle_stage = 'active' ORDER BY value"
@@ -194,6 +198,8 @@ class DatabaseReader:
         # milliseconds as a rule and for seconds while MLflow migrates it.
         uri = f"file:{quote(self.path)}?mode=ro"
         try:
+            # A connection for each question: readers in several threads share nothing, and a moved file is
+            # noticed.
             with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
                 return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -232,6 +238,7 @@ class ClientReader:
             way = "DESC" if sort_value(monitor, 1.0) < 0 else "ASC"
             # A run still under way has no `best/…` yet. It sorts by its last value, for which the second query is.
             for metric in (f"best/{monitor}", monitor):
+                # Runs without the metric come last in either direction.
                 order = (f"metrics.`{metric}` {way}", *SERVER_ORDER["start"])
                 found |= {run.id: run for run in self._search(same, order, limit, experiments)}
             if sum(run.best is not None for run in found.values()) >= limit:
@@ -295,6 +302,7 @@ class ClientReader:
         limit: int | None = None,
         experiments: Sequence[str] | None = None,
     ) -> Iterator[RunData]:
+        # A run's own data has only the id of its experiment.
         names = self.experiments()
         if experiments is None:
             experiments = list(names)

@@ -30,6 +30,7 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
     """Set the run's status if its process is dead; return what to print, None for a run that is alive."""
     info, tags = run.info, run.data.tags
     title = f"run {info.run_id} ({info.run_name})"
+    # Another host's process cannot be looked up here, and may be alive.
     host, process = tags.get("host"), tags.get("process")
     if host != this_host() or process is None:
         age = seconds(time.time() - info.start_time / 1000)
@@ -37,6 +38,7 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
     if is_alive(process):
         return None
     folder = store.run_folder(info.run_id)
+    # Nothing is left to be sent before the status.
     if not folder.is_dir():
         client.set_terminated(info.run_id, "KILLED")
         return f"{title} is KILLED: its process is gone"

@@ -50,6 +50,7 @@ def search_runs(
     """
     from mlflow.entities import ViewType
 
+    # MLflow searches only the experiments it is given.
     if experiments is None:
         experiments = [found.experiment_id for found in search_experiments(client, deleted)]
     if not experiments:
@@ -60,9 +61,11 @@ def search_runs(
 
 def _pages(request: "Callable[[int, str | None], PagedList[T]]", limit: int | None) -> Iterator[T]:
     """Yield the results of `request(max_results, page_token)` page by page, at most `limit` of them."""
+    # The first page has no token, and the last one returns none.
     token: str | None = None
     count = 0
     while limit is None or count < limit:
+        # The last page is as small as what is missing.
         page = request(PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - count), token)
         yield from page
         count += len(page)

@@ -22,8 +22,10 @@ class Summary:
 def summarise(values: Sequence[float]) -> Summary:
     """Return the mean of `values`, at least one, and its confidence interval; NaN if one of them is not finite."""
     count = len(values)
+    # A mean over the finite ones would hide a training that diverged.
     if not all(map(math.isfinite, values)):
         return Summary(tuple(values), math.nan, None)
+    # fsum: exact, so that the order of the seeds changes nothing.
     mean = math.fsum(values) / count
     if count < 2:
         return Summary(tuple(values), mean, None)
@@ -31,6 +33,7 @@ def summarise(values: Sequence[float]) -> Summary:
     from scipy.special import stdtrit
 
     variance = math.fsum((value - mean) ** 2 for value in values) / (count - 1)
+    # The two-sided interval leaves 2.5 % on each side.
     quantile = float(stdtrit(count - 1, (1 + CONFIDENCE) / 2))
     return Summary(tuple(values), mean, quantile * math.sqrt(variance / count))
 
@@ -76,6 +79,7 @@ def p_not_positive(values: Sequence[float], strict: bool = False) -> float:
 
 def p_value(differences: Sequence[float]) -> float:
     """Return the two-sided p value of Student's paired test that the mean of the differences is 0."""
+    # Twice the smaller tail; `strict`, because no difference at all is no evidence for either side.
     smaller = min(p_not_positive(differences, True), p_not_positive([-value for value in differences], True))
     return min(1.0, 2 * smaller)
 
@@ -83,6 +87,7 @@ def p_value(differences: Sequence[float]) -> float:
 def holm(p_values: Sequence[float]) -> list[float]:
     """Return the p-values, in their order, adjusted by Holm's method: all of them hold at once."""
     adjusted, largest = [0.0] * len(p_values), 0.0
+    # The smallest p counts n times, the next n - 1 times, and none less than the one before it.
     for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
@@ -105,6 +110,7 @@ def wilson(share: float, count: int) -> tuple[float, float]:
 def shares_differ(first: float, second: float, count: int) -> bool:
     """True if Newcombe's 95 % interval of the difference of two shares of `count` images each excludes 0."""
     high, low = max(first, second), min(first, second)
+    # Newcombe 1998, method 10: of each share the side of Wilson's interval that lies between the two.
     margin = math.hypot(high - wilson(high, count)[0], wilson(low, count)[1] - low)
     return high - low > margin
 
@@ -123,5 +129,6 @@ def show_mean(mean: float, interval: float | None, sign: str = "") -> str:
     if interval is None or not 1e-9 * abs(mean) < interval < math.inf:
         is_count = math.isfinite(mean) and mean == round(mean) and 1000 <= abs(mean) < 1e15
         return format(mean, f"{sign},.0f" if is_count else f"{sign}#.4g").rstrip(".")
+    # Two significant figures of the interval.
     digits = max(0, 1 - math.floor(math.log10(interval)))
     return f"{mean:{sign}.{digits}f} ± {interval:.{digits}f}"

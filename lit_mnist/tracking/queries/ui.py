@@ -20,6 +20,7 @@ def print_links(store: Store, port: int) -> None:
     """Print the addresses of the UI's first page, and of the newest studies, whose pages say what came out."""
     print(f"MLflow on {store.name}")
     print(f"  all experiments   {ui_address(store, port)}{ui_path('')}")
+    # Whose own runs have summary, figures and links to the trials.
     studies = open_reader(store).study_runs(MOST_STUDIES)
     for run in studies:
         result = f": {run.tags[RESULT]}" if RESULT in run.tags else ""
@@ -52,6 +53,7 @@ def serve(port: int, links_only: bool = False) -> None:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"--port {port} cannot be used ({error}): take another") from None
+    # Creates a missing database, under its lock, before the server's processes would all do so.
     connect(store)
     print_links(store, port)
     print(
@@ -74,4 +76,5 @@ def serve(port: int, links_only: bool = False) -> None:
     }
     environment = {**os.environ, **settings}
     environment.pop(POOL, None)  # `connect` sets it, for this process only
+    # In the place of this process: Ctrl-C and signals reach the server, and nothing waits for it.
     os.execve(command[0], command, environment)

@@ -2,6 +2,8 @@
 
 Files:
     files.py         writes a checkpoint whole or not at all; reads and checks one
-    resume_point.py  which run and which checkpoint to resume, and what is left to do
+    resume_point.py  which run and which checkpoint to resume, agreed on by all ranks
+    limits.py        whether a resumed training has anything left to do
     exact_resume.py  the callback that saves and restores the exact state of a training
+    artifacts.py     which checkpoints are logged to MLflow, and when
 """

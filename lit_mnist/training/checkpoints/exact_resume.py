@@ -20,7 +20,7 @@ from lit_mnist.data.randomness import keyed_seed
 from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.training.checkpoints.files import NEXT, STATE, rotate_in
-from lit_mnist.training.checkpoints.resume_point import stop_reason, stopped_otherwise
+from lit_mnist.training.checkpoints.limits import stop_reason, stopped_otherwise
 from lit_mnist.training.configuration import CheckpointArgs
 from lit_mnist.training.lightning.ranks import RankConsensus
 from lit_mnist.training.lightning.state import (
@@ -52,11 +52,16 @@ class ExactResume(Callback):
         """Called before each save; whatever must not be lost after the save has to be on disk by then."""
         self.upload: Callable[[], object] = lambda: None
         """Called on rank 0 after a save, as often as `often` says; keeps a copy of the checkpoint elsewhere."""
+        # True while this callback saves: checkpoints of other callbacks keep Lightning's own state.
         self._writing = False
+        # True if the last epoch ended before its last batch, by `max_steps` or a stop.
         self._truncated = False
+        # Step and time of the last save; no step is saved twice.
         self._saved_step = -1
         self._saved_time = self._uploaded_time = time.monotonic()
+        # The state of the checkpoint to resume, from its loading until the first batch.
         self._restored: dict[str, Any] | None = None
+        # The rates that flags and configuration give, for each parameter group of each optimiser.
         self._fresh: list[list[dict[str, Any]]] = []
         self._consensus = RankConsensus()
         self._epoch_seed: int | None = None
@@ -66,6 +71,7 @@ class ExactResume(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Note the rates of the new optimiser, and restore what Lightning resets before it restores."""
         self._consensus = RankConsensus(trainer)
+        # Dropout on a GPU draws from the GPU's generator.
         device = trainer.strategy.root_device
         if device.type != "cpu":
             self._seeders.append(torch.get_device_module(device).manual_seed)
@@ -83,6 +89,7 @@ class ExactResume(Callback):
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Correct what Lightning restores wrongly."""
+        # The minutes count from here: setting up may take long.
         self._saved_time = self._uploaded_time = time.monotonic()
         self._consensus.start()
         if self._restored is None:
@@ -94,6 +101,8 @@ class ExactResume(Callback):
         loader: Any = trainer.train_dataloader
         loader.load_state_dict({"position": self._restored["position"]})
         self._saved_step = trainer.global_step
+        # Flags take precedence over the checkpoint, but only if they have changed: a schedule may have moved the
+        # rates since.
         for optimizer, fresh in zip(trainer.optimizers, self._fresh, strict=True):
             for group, rates in zip(optimizer.param_groups, fresh, strict=True):
                 group.update(rates if self._restored["rates_differ"] else {**rates, **group})
@@ -123,6 +132,7 @@ class ExactResume(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save before a truncated epoch is closed, so that a larger `max_steps` can go on in the middle of it."""
         progress = trainer.fit_loop.epoch_loop.batch_progress
+        # Without this save, the one at the end would be of a closed epoch, whose remaining batches never come.
         self._truncated = progress.current.completed < trainer.num_training_batches
         if self._truncated:
             self._save(trainer)
@@ -136,6 +146,7 @@ class ExactResume(Callback):
         """Bring the loops' progress into the one form that is restored, and add what Lightning does not keep."""
         if not self._writing:
             return
+        # Plain types and tensors on the CPU: checkpoints load with weights_only=True on any machine.
         metrics = {name: value.detach().cpu() for name, value in trainer.callback_metrics.items()}
         checkpoint[STATE] = {
             "position": _set_to_batch_start(checkpoint["loops"]["fit_loop"], trainer),
@@ -148,12 +159,14 @@ class ExactResume(Callback):
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adapt the checkpoint to this Trainer: explicit flags take precedence over what it holds."""
+        # Not one of ours, such as that of a user's ModelCheckpoint: Lightning restores it by its own rules.
         state = checkpoint.get(STATE)
         if state is None:
             return
         if self.best_is_lost:
             for key in [key for key in checkpoint["callbacks"] if "ModelCheckpoint" in key]:
                 del checkpoint["callbacks"][key]
+        # Every rate that hyperparameters may set, among them `encoder_lr`.
         old, new = checkpoint.get("hyper_parameters", {}), pl_module.hparams
         rates = [name for name in new if name.endswith("lr") or name in RATES]
         self._restored = {**state, "rates_differ": any(old.get(name) != new[name] for name in rates)}
@@ -177,6 +190,8 @@ class ExactResume(Callback):
             Interrupted: a signal has come; the training is saved.
 
         """
+        # Due by steps: the same on all ranks. Due by time, or a signal: each rank knows only its own, so that they
+        # agree first.
         step = trainer.global_step
         since = step - self._saved_step
         every, minutes = self.often.every_n_steps, self.often.every_n_minutes
@@ -185,6 +200,7 @@ class ExactResume(Callback):
         if trainer.world_size > 1:
             received, timed = self._consensus.reached(received, timed)
             timed = timed and since > 1  # the ranks may have agreed on the checkpoint of the step before
+        # By step number, and not by distance: a resumed training saves at the same steps as an undisturbed one.
         due = timed or (every is not None and step > 0 and step % every == 0)
         if since and (due or received is not None):
             self._save(trainer)
@@ -192,6 +208,7 @@ class ExactResume(Callback):
             raise Interrupted(received)
 
     def _save(self, trainer: Trainer) -> None:
+        # First the journal, then the checkpoint: what is resumed never lacks a logged step.
         self.before_save()
         self._writing = True
         try:
@@ -199,6 +216,7 @@ class ExactResume(Callback):
             trainer.save_checkpoint(self.folder / NEXT, weights_only=False)
         finally:
             self._writing = False
+        # All ranks take part in `save_checkpoint`; only rank 0 has a file.
         if trainer.is_global_zero:
             rotate_in(self.folder)
         self._saved_step, self._saved_time = trainer.global_step, time.monotonic()
@@ -214,6 +232,7 @@ class ExactResume(Callback):
 
 def _set_to_batch_start(loops: dict[str, Any], trainer: Trainer) -> int:
     """Set the loops' progress to the start of a batch; return how many batches of the epoch are done."""
+    # Lightning counts `ready`, `started`, `processed` and `completed` of each loop, in this epoch and in total.
     batches, epochs = loops["epoch_loop.batch_progress"], loops["epoch_progress"]
     done: int = batches["current"]["completed"]
     if done >= trainer.num_training_batches:  # the epoch is complete: the next one's first batch
@@ -255,6 +274,7 @@ def _adapt_callbacks(states: dict[str, Any], trainer: Trainer, goes_on: bool) ->
         goes_on: True if training goes on, so that early stopping has not stopped it yet.
 
     """
+    # Only what the new configuration decides is changed; the counts and the best values stay.
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         state = states.get(callback.state_key)
         if state is None:

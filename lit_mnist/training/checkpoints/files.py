@@ -13,6 +13,8 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lit_mnist.errors import UserError
 from lit_mnist.models import LitModel
 
+CHECKPOINTS = "checkpoints"
+"""The folder of a run's checkpoints, in the run's own folder and among its artifacts."""
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 NEXT = f"next-{LAST}"
 """A complete checkpoint that is about to be renamed to `last.ckpt`."""
@@ -36,14 +38,18 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: the disk is full, or the folder cannot be written to.
 
         """
+        # Beside the final name: a rename is atomic within one file system only.
         final = Path(path)
         temporary = final.with_name(f".{final.name}.{os.getpid()}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
+                # From Python to the system, and from the system to the disk; a rename alone could survive a power
+                # cut without the content.
                 file.flush()
                 os.fsync(file.fileno())
+            # From here on the checkpoint exists, whole.
             temporary.replace(final)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)

@@ -2,26 +2,32 @@
 
 import shutil
 import warnings
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
-from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import EarlyStopping, Timer
-from lightning.pytorch.trainer.states import RunningStage
-from torch import Tensor
+from lightning.pytorch import LightningModule, Trainer
 
-from lit_mnist.errors import UsageError, UserError
+from lit_mnist.errors import UserError
 from lit_mnist.models import LitModel
-from lit_mnist.tracking.folder import CONFIG, read_record, upgrade_config
-from lit_mnist.tracking.queries.lookup import FoundRun, fetch_folder, find_unfinished, resolve_run
-from lit_mnist.training.checkpoints.files import BEST, LAST, NEXT, PREVIOUS, STATE, read_checkpoint
-
-CHECKPOINTS = "checkpoints"
+from lit_mnist.signals import SignalWatch
+from lit_mnist.tracking.folder import CONFIG, has_unsent, read_record, upgrade_config
+from lit_mnist.tracking.queries.lookup import FoundRun, fetch_folder, find_key, find_unfinished, resolve_run
+from lit_mnist.tracking.store import find_store
+from lit_mnist.training.checkpoints.files import (
+    BEST,
+    CHECKPOINTS,
+    LAST,
+    NEXT,
+    PREVIOUS,
+    STATE,
+    read_checkpoint,
+)
+from lit_mnist.training.checkpoints.limits import nothing_left
+from lit_mnist.training.configuration import FitOptions
+from lit_mnist.training.lightning.ranks import LaunchedRanks, run_of_rank_0
 
 
 @dataclass(frozen=True)
@@ -62,29 +68,54 @@ class ResumePoint:
             shutil.rmtree(self.folder, ignore_errors=True)
 
 
-def find_run_to_resume(wanted: str, offline: bool, run_of_rank_0: str | None = None) -> FoundRun:
-    """Find the run `wanted` and make sure that its folder has its configuration and checkpoints.
+def find_run_to_resume(
+    options: FitOptions, watch: SignalWatch, peers: LaunchedRanks | None, received: Path
+) -> tuple[FoundRun | None, Mapping[str, Any] | None]:
+    """Find the run that `--resume` or `--key` names, and make sure that its folder has its configuration.
 
     What a finished run has left in the store is fetched into its folder.
 
     Args:
-        wanted: A run's id, its beginning, or `last`: the newest unfinished run that belongs to no sweep.
-        offline: Ask no store.
-        run_of_rank_0: The run, if rank 0 has started this process and found it already.
+        options: `resume` is a run's id, its beginning, or `last`: the newest unfinished run that belongs to no
+            sweep.
+        watch: Notes signals.
+        peers: The ranks that were launched beside this one, if any.
+        received: Folder for what rank 0 sends to the others.
+
+    Returns:
+        The run, None if the fit starts a new one; and what rank 0 has sent, None on rank 0 itself.
 
     Raises:
-        UserError: there is no such run, or it has no configuration.
+        UserError: there is no such run, it has no configuration, or the store cannot be opened.
+        Interrupted: a signal came meanwhile.
 
     """
-    if wanted == "last":
-        wanted = run_of_rank_0 or find_unfinished(offline)
-    run = resolve_run(wanted, offline=offline or run_of_rank_0 is not None)
-    if not (run.folder / CONFIG).exists():
-        fetch_folder(run, (CONFIG,), (CHECKPOINTS,))
-    if not (run.folder / CONFIG).exists():
-        raise UserError(f"run {run.id} has no {CONFIG}: `lit-mnist fit` did not make it")
-    upgrade_config(run.folder / CONFIG)
-    return run
+    # A rank that srun or torchrun has launched takes the run that rank 0 has found: one that looked for it by
+    # itself might find another, since rank 0 is at work on it by now.
+    if peers is not None and peers.rank > 0:
+        sent = peers.receive(received, watch)
+        run_id = sent["run"]
+        return (None if run_id is None else FoundRun(run_id, received, find_store(), None, "RUNNING")), sent
+    # A rank that Lightning has started inherits rank 0's run in its environment, and asks no store.
+    rank_0_run = run_of_rank_0()
+    try:
+        wanted = options.resume
+        if options.key is not None:
+            wanted = rank_0_run or find_key(options.key, options.offline)
+        elif wanted == "last":
+            wanted = rank_0_run or find_unfinished(options.offline)
+        if wanted is None:
+            return None, None
+        run = resolve_run(wanted, offline=options.offline or rank_0_run is not None)
+        if not (run.folder / CONFIG).exists():
+            fetch_folder(run, (CONFIG,), (CHECKPOINTS,))
+        if not (run.folder / CONFIG).exists():
+            raise UserError(f"run {run.id} has no {CONFIG}: `lit-mnist fit` did not make it")
+        upgrade_config(run.folder / CONFIG)
+        return run, None
+    except UserError:
+        watch.check()  # a signal during the wait for a store that is away matters more than its error
+        raise
 
 
 def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | None = None) -> ResumePoint:
@@ -93,12 +124,13 @@ def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | 
     Args:
         run: The run to resume.
         model: The model to be trained.
-        sent: What rank 0 has sent to this rank, with the checkpoint that it has chosen; see `point_to_send`.
+        sent: What rank 0 has sent to this rank, with the checkpoint that it has chosen; see `is_done`.
 
     Raises:
         UserError: there are checkpoints, and none of them will do, or the run is finished and has kept none.
 
     """
+    # Rank 0 chooses; the others take what it has sent, even if their disk has a newer one.
     folder = run.folder / CHECKPOINTS
     if sent is None:
         checkpoint = choose_checkpoint(folder, model)
@@ -111,20 +143,45 @@ def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | 
     return ResumePoint(run, run.folder, run.status, checkpoint)
 
 
-def point_to_send(point: ResumePoint | None, done: bool) -> tuple[dict[str, Any], dict[str, Path]]:
-    """What rank 0 tells the ranks that were launched beside it, and the files that they need.
+def is_done(
+    point: ResumePoint | None,
+    trainer: Trainer,
+    model: LightningModule,
+    options: FitOptions,
+    peers: LaunchedRanks | None,
+    watch: SignalWatch,
+) -> bool:
+    """Return True, and say so, if the run is finished and its training has nothing left to do.
 
-    Args:
-        point: Where training goes on; None for a new run.
-        done: There is nothing left to train.
-
+    Rank 0 decides, and sends the ranks that were launched beside it what it resumes.
     """
-    if point is None or done:
-        return {"run": None, "done": done}, {}
-    files, lost = {CONFIG: point.folder / CONFIG}, False
-    if point.checkpoint is not None:
-        files[f"{CHECKPOINTS}/{LAST}"], lost = point.checkpoint.path, point.checkpoint.best_is_lost
-    return {"run": point.run.id, "done": False, "best_is_lost": lost}, files
+    if peers is not None and peers.rank > 0:
+        return False  # what rank 0 has sent said that there is something left
+    reason = None
+    if point is not None and point.checkpoint is not None:
+        reason = nothing_left(point.checkpoint.content, trainer, model)
+        # A run that was killed at the very end still has to draw its figures, or to send what it has logged.
+        if point.status != "FINISHED" or (not options.offline and has_unsent(point.folder)):
+            reason = None
+    if peers is not None:
+        message: dict[str, Any] = {"run": None, "done": reason is not None}
+        files: dict[str, Path] = {}
+        if point is not None and reason is None:
+            # The checkpoint itself: other nodes may not see this one's disk, and all ranks must start at one step.
+            message |= {"run": point.run.id, "best_is_lost": False}
+            files[CONFIG] = point.folder / CONFIG
+            if point.checkpoint is not None:
+                files[f"{CHECKPOINTS}/{LAST}"] = point.checkpoint.path
+                message["best_is_lost"] = point.checkpoint.best_is_lost
+        peers.send(message, files)
+        if reason is not None:
+            peers.wait_until_received(watch)
+    if reason is None or point is None:
+        return False
+    if trainer.is_global_zero:
+        print(f"run {point.run.id} is finished, {reason}: nothing left to do")
+        point.discard()
+    return True
 
 
 def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
@@ -160,6 +217,7 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
         return None
     if defects:
         warnings.warn(f"{'; '.join(defects)}; taking {newest.path.name}, the one before", stacklevel=2)
+    # The best checkpoint belongs to the choice: without it a finished run would have no best weights.
     best_score = _best_score(newest)
     if best_score is None:
         return newest
@@ -202,6 +260,7 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
             else:
                 yield name, value
 
+    # By the dotted names of the command line, which is where a user would change them back.
     old, new = (dict(flat(yaml.safe_load(text))) for text in (former.read_text(), config))
     return {
         name: f"{old.get(name)} → {new.get(name)}"
@@ -209,93 +268,3 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
         # A setting of the checkpoints that an earlier version did not have changes nothing in the training.
         if old.get(name) != new.get(name) and (name in old or not name.startswith("checkpoint."))
     }
-
-
-def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer, model: LightningModule) -> str | None:
-    """Return why a training from `checkpoint` would end at once, or None if it would not.
-
-    Args:
-        checkpoint: The content of the checkpoint to resume.
-        trainer: Its limits and callbacks decide, not those that the checkpoint was written with.
-        model: Has callbacks of its own, which the Trainer does not know yet.
-
-    Raises:
-        UsageError: more epochs are trained than are asked for.
-
-    """
-    step = checkpoint["global_step"]
-    epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
-    if trainer.max_steps != -1 and step >= trainer.max_steps:
-        return f"at step {step:,} of {trainer.max_steps:,}"
-    if trainer.max_epochs not in (None, -1) and epochs >= trainer.max_epochs:
-        if epochs > trainer.max_epochs:
-            raise UsageError(f"--trainer.max_epochs {trainer.max_epochs}: {epochs} epochs are trained already")
-        return f"at epoch {epochs} of {trainer.max_epochs}"
-    if epochs < (trainer.min_epochs or 0) or step < (trainer.min_steps or 0):
-        return None
-    own = model.configure_callbacks()
-    callbacks = [*trainer.callbacks, *(own if isinstance(own, Sequence) else [own])]  # type: ignore[attr-defined]
-    reason = stop_reason(checkpoint, callbacks)
-    return reason and f"{reason} at step {step:,}"
-
-
-def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> str | None:
-    """Return why training from `checkpoint` stops early by the limits of `callbacks`, or None if it goes on.
-
-    A time limit and early stopping are decided anew, since their limits may have been raised. Whatever else has
-    stopped the training, such as the pruner of a sweep, has stopped it for good.
-
-    Args:
-        checkpoint: The content of the checkpoint to resume.
-        callbacks: Those of the new Trainer, before they are given their states.
-
-    """
-    state, has_limits = checkpoint[STATE], False
-    for callback in callbacks:
-        has_limits |= isinstance(callback, Timer | EarlyStopping)
-        saved = checkpoint["callbacks"].get(callback.state_key)
-        if saved is None:
-            continue
-        if isinstance(callback, Timer):
-            limit = callback.time_remaining()  # all of it: this Timer has not started
-            if limit is not None and saved["time_elapsed"][RunningStage.TRAINING.value] >= limit:
-                shown = timedelta(seconds=round(limit))
-                return f"its time limit (--trainer.max_time) of {shown} is reached"
-        elif isinstance(callback, EarlyStopping):
-            value = state["callback_metrics"].get(callback.monitor)
-            if _stops(callback, saved["wait_count"], value):
-                return f"stopped early by {callback.monitor} (patience {callback.patience})"
-    # Checkpoints of earlier versions say only `should_stop`. If there are limits, the loop above has decided.
-    stopped = state.get("stopped_otherwise", state.get("should_stop", False) and not has_limits)
-    return "stopped early" if stopped else None
-
-
-def stopped_otherwise(trainer: Trainer) -> bool:
-    """Return True if anything but a time limit or early stopping has asked the Trainer to stop."""
-    if not trainer.should_stop:
-        return False
-    for callback in trainer.callbacks:  # type: ignore[attr-defined]
-        if isinstance(callback, Timer):
-            remaining = callback.time_remaining()
-            if remaining is not None and remaining <= 0:
-                return False
-        elif isinstance(callback, EarlyStopping):
-            value = trainer.callback_metrics.get(callback.monitor)
-            if _stops(callback, callback.wait_count, value):
-                return False
-    return True
-
-
-def _stops(callback: EarlyStopping, wait_count: int, value: Tensor | None) -> bool:
-    """Return True if `callback` stops a training after `wait_count` values without progress, `value` the last."""
-    if wait_count > 0 and wait_count >= callback.patience:  # with patience 0, a value that is better has count 0
-        return True
-    if value is None:
-        return False
-    value = value.cpu()
-    if callback.check_finite and not torch.isfinite(value):
-        return True
-    better, threshold, worst = callback.monitor_op, callback.stopping_threshold, callback.divergence_threshold
-    return bool(
-        (threshold is not None and better(value, threshold)) or (worst is not None and better(-value, -worst))
-    )

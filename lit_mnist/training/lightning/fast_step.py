@@ -55,6 +55,7 @@ class QuietProfiler(PassThroughProfiler):
 
 def hide_no_gpu() -> None:
     """Hide CUDA where there is no GPU: otherwise torch asks the driver for one at each optimiser step."""
+    # setdefault: a user who has chosen devices keeps them.
     if not torch.cuda.is_available():
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
@@ -89,6 +90,7 @@ class FastOptimization(_AutomaticOptimization):
             return dict(super().run(optimizer, batch_idx, kwargs))
         model = trainer.lightning_module
         model._current_fx_name = "training_step"  # `self.log` looks here for the hook it is called from
+        # By the strategy, which sets the precision's autocast.
         loss = trainer.strategy.training_step(*kwargs.values())
         model._current_fx_name = None
         if not isinstance(loss, Tensor):
@@ -99,8 +101,11 @@ class FastOptimization(_AutomaticOptimization):
         step = self.optim_progress.optimizer.step
         zero_grad.increment_ready()
         zero_grad.increment_started()
+        # After the forward pass, in the order of Lightning's closure.
         optimizer.zero_grad()
         zero_grad.increment_completed()
+        # By autograd directly: Lightning's strategy would only add the precision plugin's hooks, which `_is_plain`
+        # has ruled out.
         loss.backward()  # type: ignore[no-untyped-call]
         step.increment_ready()
         optimizer.step()
@@ -109,6 +114,7 @@ class FastOptimization(_AutomaticOptimization):
 
     def _finish(self, output: Any, optimizer: Optimizer, batch_idx: int) -> dict[str, Any]:
         """Let Lightning do the rest of a step whose training_step has returned `output`, a dict or None."""
+        # The forward pass is done: the closure only hands its result over.
         result = ClosureResult.from_training_step_output(output)
         closure = Closure(
             lambda: result,
@@ -124,9 +130,12 @@ def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
     """True if Lightning's own step would do nothing that the fast one leaves out."""
     model, precision = trainer.lightning_module, trainer.precision_plugin
     return (
+        # One process on one device; any subclass might do more.
         type(trainer.strategy) is SingleDeviceStrategy
         and type(precision) in _PRECISIONS
+        # Only float16 has a scaler, which decides itself whether a step is taken.
         and getattr(precision, "scaler", None) is None
+        # A profiler wants to see each hook.
         and isinstance(trainer.profiler, QuietProfiler)  # type: ignore[attr-defined]
         and trainer.accumulate_grad_batches == 1
         and trainer.gradient_clip_val is None
@@ -150,4 +159,5 @@ def _uses_closure(optimizer: Optimizer) -> bool:
     # Hooks before the step run before the closure; in the fast step the gradients would already be there.
     if optimizer._optimizer_step_pre_hooks or torch_optimizer._global_optimizer_pre_hooks:
         return True
+    # LBFGS, for one, calls the closure several times in a step.
     return inspect.signature(type(optimizer).step).parameters["closure"].default is inspect.Parameter.empty

@@ -39,12 +39,14 @@ HANG_TIMEOUT = 60.0
 
 def forks_processes(trainer: Trainer) -> bool:
     """True if the Trainer's strategy forks or spawns its ranks instead of running the command line again."""
+    # Forked ranks would share rank 0's journal, its lock and its thread.
     return isinstance(trainer.strategy.launcher, _MultiProcessingLauncher)
 
 
 @contextmanager
 def rank_0_context(run_id: str) -> Iterator[None]:
     """The context in which rank 0 trains: the ranks that it starts inherit the run's id."""
+    # In the environment, which Lightning passes to the ranks when it runs the command line again.
     os.environ[RANK_0] = f"{os.getpid()} {run_id}"
     try:
         yield
@@ -64,10 +66,12 @@ def other_rank_context() -> Iterator[None]:
 
 def run_of_rank_0() -> str | None:
     """The id of rank 0's run if rank 0 started this process, which from now on ends with it; else None."""
+    # A child of rank 0 has inherited the variable; rank 0 itself sets it later than this is asked.
     if RANK_0 not in os.environ:
         return None
     parent, run_id = os.environ[RANK_0].split()
 
+    # A rank 0 that was killed cannot end the ranks that it has started; they would keep their GPUs.
     def end_with_parent() -> None:
         while os.getppid() == int(parent):
             time.sleep(1)
@@ -110,6 +114,7 @@ class LaunchedRanks:
         """
         job = allocation()
         if job is not None and job.step and job.tasks > 1:
+            # Address and port as Lightning derives them from the job, the same on all nodes.
             slurm = SLURMEnvironment()
             # Rank 0 will listen on the main port when the training starts.
             return cls(job.rank, job.tasks, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
@@ -128,6 +133,7 @@ class LaunchedRanks:
 
     def send(self, message: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Send a message of plain types, and files under the names that they will have at the other ranks."""
+        # The parts first, the message last: who sees the message finds everything.
         sizes = {}
         for name, path in files.items():
             content = path.read_bytes()
@@ -145,6 +151,7 @@ class LaunchedRanks:
 
         """
         try:
+            # In short waits: a blocking `get` runs in C++, where no signal is seen.
             while not self._store.check([self._key]):
                 watch.check()
                 time.sleep(0.2)
@@ -166,6 +173,7 @@ class LaunchedRanks:
             Interrupted: a signal came before.
 
         """
+        # Not for ever: a rank may have been killed after rank 0 has sent its message.
         end = time.monotonic() + HANG_TIMEOUT
         while self._store.add(f"{self._key}/received", 0) < self.ranks - 1 and time.monotonic() < end:
             watch.check()
@@ -182,11 +190,13 @@ class RankConsensus:
     def __init__(self, trainer: Trainer | None = None) -> None:
         self._is_distributed = trainer is not None and trainer.world_size > 1
         self._group: Any = None
+        # [signal, due], each 0 if there is none.
         self._exchanged = torch.zeros(2, dtype=torch.int64)
         self._exchange: distributed.Work | None = None
 
     def start(self) -> None:
         """Open a process group for the exchange; on the CPU, so that no GPU has to be synchronised for it."""
+        # All ranks have to call this, in the same order as other collectives.
         if self._is_distributed:
             self._group = distributed.new_group(backend="gloo")
 
@@ -194,8 +204,10 @@ class RankConsensus:
         """Contribute this rank's signal and whether a checkpoint is due; return the maxima of the step before."""
         received, is_due = 0, False
         if self._exchange is not None:
+            # Begun a whole step ago, and so done as a rule.
             self._exchange.wait()
             received, is_due = int(self._exchanged[0]), bool(self._exchanged[1])
+        # The maximum: any rank's signal counts for all.
         self._exchanged = torch.tensor([signal or 0, int(due)], dtype=torch.int64)
         self._exchange = distributed.all_reduce(
             self._exchanged, op=distributed.ReduceOp.MAX, group=self._group, async_op=True
@@ -210,6 +222,7 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
     training whose peers never start ignores every signal but SIGKILL. So it waits in a thread, and the main thread
     looks for signals.
     """
+    # Only strategies with several processes have it.
     connect = getattr(trainer.strategy, "setup_distributed", None)
     if trainer.world_size == 1 or connect is None:
         return
@@ -272,6 +285,7 @@ class HangGuard(Callback):
     @contextmanager
     def active(self, trainer: Trainer) -> Iterator[None]:
         """Guard what is done inside, which has to be called from the main thread."""
+        # Python writes a signal's number into one end, in C and at once; the thread reads the other.
         ours, python = socket.socketpair()
         python.setblocking(False)
         previous = signal.set_wakeup_fd(python.fileno(), warn_on_full_buffer=False)
@@ -289,12 +303,14 @@ class HangGuard(Callback):
             ours.close()
 
     def _run(self, trainer: Trainer, signals: socket.socket, closing: threading.Event) -> None:
+        # Other signals, such as SIGCHLD, come by here as well.
         number = 0
         while number not in WATCHED:
             received = signals.recv(1)
             if not received:
                 return
             number = received[0]
+        # A slow batch or validation gets HANG_TIMEOUT from its own start.
         start = time.monotonic()
         while not closing.wait(0.2):
             if time.monotonic() - max(start, self._last_batch) > HANG_TIMEOUT:
@@ -303,8 +319,10 @@ class HangGuard(Callback):
             return
         name = signal.Signals(number).name
         note(f"{name} came, and no batch ended within {HANG_TIMEOUT:.0f} s: a process hangs, and all are killed")
+        # Whatever fails here, the process has to end.
         with suppress(Exception):
             self.before_exit()
+        # The ranks that Lightning has started; those of srun are killed by it (--kill-on-bad-exit).
         for process in getattr(trainer.strategy.launcher, "procs", []):
             process.kill()
         os._exit(exit_code(number))
@@ -312,5 +330,6 @@ class HangGuard(Callback):
 
 def is_lost_peer(error: BaseException) -> bool:
     """True if the error says that another process of the training has ended."""
+    # gloo raises a plain RuntimeError, NCCL a DistError.
     text = str(error).lower()
     return isinstance(error, distributed.DistError) or "gloo" in text or "connection closed by peer" in text

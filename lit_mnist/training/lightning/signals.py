@@ -17,6 +17,7 @@ class _NoHandlers(_SignalConnector):
 
 def disable_signal_handlers(trainer: Trainer) -> None:
     """Keep `trainer` from installing handlers of its own, which end a run anywhere and with exit code 0."""
+    # Lightning's handlers would requeue the job, checkpoint into `hpc_ckpt_*`, and end with 0 on SIGTERM.
     trainer._signal_connector = _NoHandlers(trainer)
 
 

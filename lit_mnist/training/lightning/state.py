@@ -8,6 +8,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 def batches_that_stepped(trainer: Trainer) -> int:
     """Number of batches of the whole fit that ended in an optimiser step; Lightning's x axis for `self.log`."""
+    # Not `global_step`, which counts the optimiser's steps, and with several optimisers each of them.
     return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
 
 
@@ -21,6 +22,7 @@ def restore_schedule(schedule: Any, step: int) -> None:
 
     Only a LambdaLR, which is a function of the step, can be set; others stay as Lightning restored them.
     """
+    # Every schedule of this project is one: see `make_schedule`.
     if not isinstance(schedule, LambdaLR):
         return
     groups = schedule.optimizer.param_groups
