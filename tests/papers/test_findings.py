@@ -1,12 +1,18 @@
 """What the findings measure, against numbers worked out otherwise."""
 
+import numpy as np
 import pytest
 import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.data.corruptions import salt_and_pepper
+from lit_mnist.data.randomness import keyed_generator
 from lit_mnist.papers.findings.denoiser import posterior_mean
+from lit_mnist.papers.findings.lottery import count_inconsistent, draw_labels, nearest_mean_accuracies
 from lit_mnist.papers.findings.momentum import PROBES, TRACES, VARIANTS, train_variant
+from lit_mnist.papers.findings.phase import DECAYS, RATES, WIDTH, find_boundary, train_grid
 from lit_mnist.papers.report.trained import train_split
 
 
@@ -83,3 +89,60 @@ def test_the_four_inputs_differ_in_mean_and_length_only() -> None:
     assert (
         lengths["enlarged"] == pytest.approx(lengths["paper"], 1e-3) and lengths["paper"] > 5 * lengths["centred"]
     )
+
+
+def test_each_setting_of_the_grid_equals_one_that_is_trained_alone() -> None:
+    inputs, labels, steps = _images(2000)[::5, ::4], _labels(2000)[::5], 20
+    grid = train_grid((inputs, labels), (inputs, labels), seed=3, steps=steps)
+    # 400 images: six batches of 64 and one of 16.
+    orders = [torch.randperm(400, generator=keyed_generator(3, "phase", epoch)) for epoch in range(3)]
+    batches = [batch for order in orders for batch in order.split(64)][:steps]
+    for decay, rate in ((0, 8), (4, 8), (8, 4)):
+        generator, network = keyed_generator(3, "phase"), nn.Sequential()
+        for fan_in, fan_out in ((196, WIDTH), (WIDTH, WIDTH), (WIDTH, 10)):
+            bound = fan_in**-0.5
+            values = torch.empty(fan_in + 1, fan_out).uniform_(-bound, bound, generator=generator)
+            layer = nn.Linear(fan_in, fan_out)
+            layer.weight.data, layer.bias.data = values[:-1].T.clone(), values[-1].clone()
+            network += nn.Sequential(layer, nn.ReLU()) if fan_out == WIDTH else nn.Sequential(layer)
+        optimizer = torch.optim.SGD(network.parameters(), lr=RATES[rate], momentum=1 - DECAYS[decay])
+        for batch in batches:
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(network(inputs[batch]), labels[batch]).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+        accuracy = float((network(inputs).argmax(1) == labels).float().mean())
+        assert float(grid[decay, rate]) == pytest.approx(accuracy, abs=0.006)  # rounding may flip two images
+        assert 0.12 < accuracy < 0.95, "a setting that learns nothing, or everything, would prove little"
+
+
+def test_the_boundary_is_interpolated_between_the_last_rate_that_works_and_the_next() -> None:
+    rows = np.full((3, len(RATES)), 0.1)
+    rows[0, 2:5] = 0.9  # 0.9, then 0.1: halfway
+    rows[1] = 0.9  # the largest works too: the boundary lies outside of the grid
+    found = find_boundary(rows)
+    assert found[0] == pytest.approx(np.log10(RATES[4]) + 0.125)  # half of a quarter decade
+    assert np.isnan(found[1]) and np.isnan(found[2])
+
+
+def test_the_nearest_class_mean_of_one_label_is_the_nearest_neighbour() -> None:
+    images, labels = _images(2000), _labels(2000)
+    drawn = draw_labels(labels, 3, 7, torch.Generator().manual_seed(0))
+    assert (labels[drawn] == labels.unique()[:, None]).all()
+    assert all(len(rows.unique()) == rows.numel() for rows in drawn)
+    counts = (1, 4, 7)
+    found = nearest_mean_accuracies(images, drawn, counts, images, labels)
+    for i, count in enumerate(counts):
+        for draw in range(3):
+            means = torch.stack([images[rows[:count]].mean(0) for rows in drawn[draw]])
+            expected = (torch.cdist(images, means).argmin(1) == labels).float().mean()
+            assert float(found[i, draw]) == pytest.approx(float(expected), abs=1e-3)
+    one = drawn[0, :, 0]
+    nearest = KNeighborsClassifier(1).fit(images[one], labels[one]).score(images, labels)
+    assert float(found[0, 0]) == pytest.approx(nearest, abs=1e-3)
+    assert 0.2 < found[0].mean() < found[2].mean()
+
+
+def test_an_accuracy_that_is_no_share_of_the_test_images_is_counted() -> None:
+    assert count_inconsistent(["51.167", "51.000", "64.7"], 600) == 0  # 307, 306 and 388 of 600
+    assert count_inconsistent(["63.033", "64.700"], 600) == 2
+    assert count_inconsistent(["63.033", "64.140"], 6000) == 1  # 3,782 of 6,000, but 3,848.4

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
+from lit_mnist.data import ImageDataModule
 from lit_mnist.data.randomness import keyed_generator, keyed_seed
 from lit_mnist.models import Autoencoder
 from lit_mnist.papers.report.claims import Claim, Rule, at_least, at_most
@@ -151,12 +152,18 @@ def _measure(runs: Runs) -> dict[str, float]:
     return values
 
 
-def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | list[float]]:
-    model = stage.model()
-    assert isinstance(model, Autoencoder)
+def load_images(stage: TrainedStage) -> ImageDataModule:
+    """The images on whose codes the paper trains and tests classifiers."""
     data = stage.rebuild("--data.train_size", str(IMAGES)).datamodule
     data.setup("fit")
     data.setup("test")
+    return data
+
+
+def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | list[float]]:
+    model = stage.model()
+    assert isinstance(model, Autoencoder)
+    data = load_images(stage)
     splits = [train_split(data), next(iter(data.val_dataloader())), test_split(data)]
     train, probe, test = ((torch.from_numpy(encode(model, split.clean)), split.y) for split in splits)
     network, (shift, factor), traces = train_variant(
@@ -190,7 +197,7 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     axes.axvline(0.1, color="#222222", linewidth=1, linestyle="--", label="chance")
     axes.set_yticks(range(len(VARIANTS)), [variant.label for variant in VARIANTS.values()])
     axes.invert_yaxis()
-    axes.set(xlabel="test accuracy after 3,000 steps, %; colours as on the left", xlim=(0, 1))
+    axes.set(xlabel="test accuracy at the end, %; colours as left", xlim=(0, 1))
     finish(axes)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     return {"momentum": figure}
