@@ -135,8 +135,8 @@ Table = Mapping[tuple[float, float], Mapping[int, float]]
 """The paper's accuracies: by learning rates (last layer, others), then by labels per class."""
 
 # Table X calls the largest network 784-500-300-100; section V.B and table I have 784-500-200-100, which is taken.
-# Test accuracies of tables II and III; V and VI; VIII and IX, as shares rounded to four digits. Eleven of the
-# eighteen are no multiples of 1/600, as an accuracy on 600 images must be.
+# Test accuracies of tables II and III; V and VI; VIII and IX, as shares rounded to four digits. Ten of the
+# eighteen, as printed, are no share of 600 images; `findings/lottery.py` counts them.
 STACKS: dict[tuple[int, ...], Table] = {
     (500, 200, 100): {
         (1, 0): {1: 0.5117, 5: 0.6303},

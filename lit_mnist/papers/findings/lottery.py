@@ -165,12 +165,12 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
             for edge in ("", "low_", "high_")
         )
         # Side by side, or the intervals would cover each other.
-        x = np.array(counts) * 1.1 ** (i - 2)
-        axes.errorbar(x, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
+        places = np.array(counts) * 1.1 ** (i - 2)
+        axes.errorbar(places, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
     papers = [(n, value) for table in STACKS.values() for row in table.values() for n, value in row.items()]
-    papers.append((10, TEN_LABELS))
-    star = {"marker": "*", "s": 45, "color": "#222222", "zorder": 4}
-    axes.scatter(*zip(*papers, strict=True), **star, label="the paper: three stacks, one draw each")
+    x, y = zip(*papers, (10, TEN_LABELS), strict=True)
+    label = "the paper: three stacks, one draw each"
+    axes.scatter(x, y, marker="*", s=45, color="#222222", zorder=4, label=label)
     axes.plot([], [], " ", label="mean of 1,000 draws, and the range of the middle 90 %")
     axes.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy, %")
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
