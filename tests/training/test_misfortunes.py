@@ -7,6 +7,7 @@ import sqlite3
 import subprocess
 import sys
 import time
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,7 @@ from lit_mnist.errors import Interrupted
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.folder import run_folders
 from lit_mnist.tracking.journal.journal import Journal
+from lit_mnist.tracking.logger import MLflowTracker
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.fit import fit
@@ -190,6 +192,41 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
             assert _points() == whole
     finally:
         server.kill()
+
+
+class SlowStore(Callback):
+    """The store takes one entry of the journal a step, and the checkpoints in it are looked at after each."""
+
+    def __init__(self) -> None:
+        self.pairs: list[tuple[int, float, int, float]] = []
+        """Of the best checkpoint in the store and of the last one there: its step, and the best score it knows."""
+
+    def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
+        (run,) = (each.run for each in trainer.loggers if isinstance(each, MLflowTracker))
+        for end, _ in islice(run.journal.entries(run.journal.sent), 1):
+            run.uploader.writer.send(lambda: True)
+            run.journal.advance(end)
+        folder = Path(run.locate("checkpoints"))
+        if (folder / "last.ckpt").exists() and (folder / "best.ckpt").exists():
+            pair: list[Any] = []
+            for name in ("best.ckpt", "last.ckpt"):
+                content = torch.load(folder / name, weights_only=True)
+                (best,) = (state for key, state in content["callbacks"].items() if "ModelCheckpoint" in key)
+                pair += [content["global_step"], float(best["best_model_score"] or 0)]
+            self.pairs.append(tuple(pair))
+
+
+def test_the_best_checkpoint_in_the_store_is_never_older_than_the_one_that_the_last_one_there_means(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """However slowly it takes them: from an older one no training could go on exactly."""
+    monkeypatch.setattr("lit_mnist.tracking.journal.uploader.SEND_INTERVAL", 600.0)
+    store = SlowStore()
+    flags = [*FIT, "--checkpoint.every_n_steps", "1", "--checkpoint.upload_every_n_minutes", "1e-9",
+             "--trainer.log_every_n_steps", "8"]  # fmt: skip
+    fit([*flags, "--trainer.max_epochs", "12", "--tracking.figures", "false"], [store])
+    differing = [pair for pair in store.pairs if pair[1] != pair[3]]
+    assert differing and all(best_step >= last_step for best_step, _, last_step, _ in differing), differing
 
 
 @pytest.mark.root

@@ -9,6 +9,11 @@ from lit_mnist.training.checkpoints.files import BEST, CHECKPOINTS, LAST, lastin
 
 def upload_checkpoints(run: Run) -> None:
     """Log what another machine needs to go on if this one is lost: the best and the last checkpoint."""
+    # Copies that are replaced while one of them is sent would arrive as a last checkpoint of now with a best one
+    # of before. Skipped this time, they are logged at the next.
+    unsent = (entry for _, entry in run.journal.entries(run.journal.sent))
+    if any(entry["kind"] == "file" and entry["folder"] == CHECKPOINTS for entry in unsent):
+        return
     # In this order, and as they are now: from a last checkpoint that is older than the best one, training makes
     # that best one again, but not the other way round.
     try:
