@@ -4,11 +4,11 @@ The runner does this, in a thread of its own: workers spend no time on it, and a
 nobody. What the store did not take is sent with the next change.
 """
 
-import contextlib
 import json
 import shlex
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from types import TracebackType
 
 import optuna
@@ -142,16 +142,17 @@ class StudyPage:
         """Show the study with the figures that were logged, once the thread has ended."""
         if self._thread.is_alive():  # the store does not answer
             return
-        with self._reported():
-            # In this thread: the command must not end before it is done.
+
+        def send() -> None:
             self.save_view()
             self.write(summary, figures=True)
             self._show_mistakes(summary)
             self._rename(summary)
 
+        self._attempt(send)  # in this thread: the command must not end before it is done
+
     def _work(self) -> None:
-        with self._reported():
-            self.save_view()
+        self._attempt(self.save_view)
         is_last = False
         while not is_last:
             self._changed.wait()
@@ -160,20 +161,24 @@ class StudyPage:
             with self._lock:  # `update` may be called between the two
                 summary, self._pending = self._pending, None
             if summary is not None:
-                with self._reported():
-                    self.write(summary)
+                self._attempt(partial(self.write, summary))
             # Changes that come meanwhile are shown together; the end of the sweep is not delayed by it.
             self._closing.wait(PAUSE)
 
-    @contextlib.contextmanager
-    def _reported(self) -> Iterator[None]:
-        """Report the first error of the store, and go on."""
-        try:
-            yield
-        except Exception as error:  # each kind of store raises its own
-            if not self._failed:
-                self._failed = True
-                note(f"the study's page is not up to date: {reason(error)}")
+    def _attempt(self, send: Callable[[], None]) -> None:
+        """Call `send`; report the first error of the store, and go on."""
+        for is_second in (False, True):
+            try:
+                send()
+            except Exception as error:  # each kind of store raises its own
+                # Tasks of an array may set a new tag at the same moment. MLflow (3.17) looks for it and then
+                # inserts it, which fails in all but one of them; the second time the tag is there.
+                if not is_second and "unique constraint" in str(error).lower():
+                    continue
+                if not self._failed:
+                    self._failed = True
+                    note(f"the study's page is not up to date: {reason(error)}")
+            return
 
     def _find_shown(self) -> set[int]:
         """The trials that an earlier sweep of the study has shown, by one search, not a request for each."""
