@@ -78,7 +78,7 @@ BACKPROP_EXPERIMENT = Experiment(
         "keras": Stage("dutta/backprop_net", KERAS_DECAY, TEN_EPOCHS),
         # Ours is below both of the paper's results: these were tried to come closer.
         "rotated": Stage("dutta/backprop_net", ROTATED, TEN_EPOCHS),
-        # Without a validation split the paper trains on all 60,000; 59,000 leave just enough for choosing the
+        # If the paper has no validation split, it trains on all 60,000; 59,000 leave just enough for choosing the
         # checkpoint.
         "most": Stage("dutta/backprop_net", (*ROTATED, "--data.val_size", "1000"), TEN_EPOCHS),
     },

@@ -73,7 +73,7 @@ EXPERIMENTS = (
         },
         measure=_measure,
         claims=(
-            # The text below figure 9, in its order.
+            # The text below figure 9.
             Claim("training loss falls steadily: share of the first 10 epochs in which it falls",
                   "falls_training_once", at_least(0.85), percent=True, margin=STEADILY),
             Claim("validation loss falls steadily: share of the first 10 epochs in which it falls",

@@ -76,7 +76,8 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
         rows.setdefault("original", split.clean.numpy())
         rows[f"noise {test:g}"] = split.x.numpy()
         rows[f"trained at {train:g}, tested at {test:g}"] = predict(runs[name].model(), split.x).numpy()
-    # What figures 10 and 11 look like, and the best answer when the noise leaves no information.
+    # The paper calls its figures 10 and 11 "almost similar to each other and blurred": that is the best answer when
+    # the noise leaves no information.
     mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
     rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
     title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean image"
@@ -291,7 +292,6 @@ def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
         for labels in LABELS
     ]
     claims.append(
-        # Section VI.B, conclusions.
         Claim("more labels help: 10 per class, above 5, above 1", "random_10",
               descending("random_5", "random_1"), percent=True)
     )  # fmt: skip
@@ -441,7 +441,7 @@ BASELINES_EXPERIMENT = Experiment(
 # ---- yaramsetty/cnn: the CNN of table X ----
 # Ours stays below the paper's 93.43 %, whose settings are not given. So these are tried in this order, each in
 # addition to those before it; validation images choose among them. Averaged weights are not tried: Lightning has
-# them since 2.6 (EMAWeightAveraging, which resumes exactly here), and this package runs with 2.5.3.
+# them since 2.6 (EMAWeightAveraging), and this package must run with 2.5.3.
 
 MOVED = ("--data.flip", "true", "--data.shift", "2")
 DEEPER = (*MOVED, "--model.channels", "[64,128,256]", "--model.kernel_sizes", "[3,3,3]")
@@ -506,8 +506,8 @@ def _conclusions() -> Experiment:
         stages=stages,
         measure=_measure_conclusions,
         claims=(
-            # Table X shows the best row of each network, as chosen by its test accuracy (64.7 for the second one,
-            # where table VI has 65.25). Here the rates are chosen on validation images.
+            # Table X shows each network's best row by test accuracy, except the second's: its 64.7 stands in no
+            # row of table VI, whose best is 65.25. Here the rates are chosen on validation images.
             Claim("larger networks are worse: 784-100 with 5 labels, above 784-300-100, above 784-500-200-100",
                   "best_100", descending("best_300_100", "best_500_200_100"), 0.7017, percent=True),
             Claim("the stack is better than nearest neighbours: 784-100 with 5 labels, above 5 nearest neighbours",

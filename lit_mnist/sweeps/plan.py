@@ -49,7 +49,6 @@ def plan(spec: Spec, workers: int, url: str | None = None, trials: int | None = 
     probe_points, costs = _measure(spec, check(spec), workers)
     if not probe_points:
         raise UserError("no kind of point fits into this machine's memory: plan where the trials will be trained")
-    # Two tables: what the sweep takes, and what it varies.
     rows = _estimates(spec, count, probe_points, costs, workers)
     print_table(["study", f"{spec.name} ({stored or 'new'})"], [[name, text] for name, text in rows])
     print()
@@ -102,7 +101,7 @@ def _estimates(
 
     """
     trials, seeds = [costs[probe.stage] for probe in probe_points], len(spec.seeds)
-    # Sources of different probe points are different trainings; trials that share one share its time.
+    # Each different source is counted once: trials that share one share its time.
     sources = {stage for probe in probe_points for stage in _below(probe.stage)}
     trial_seconds = statistics.fmean(cost.seconds for cost in trials) * seeds
     source_seconds = sum(costs[stage].seconds for stage in sources) * seeds

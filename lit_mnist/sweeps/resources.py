@@ -12,7 +12,7 @@ Devices = int | str | list[int]
 
 def cores() -> int:
     """Return how many cores this process may use, which on a cluster are those of its allocation."""
-    # The affinity, not the number of cores: containers, taskset and cgroups leave a process fewer than there are.
+    # The affinity, not the number of cores: taskset and the cpusets of containers and SLURM leave a process fewer.
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     job = allocation()
     # A cluster without cgroups confines a job by its word only.

@@ -89,7 +89,7 @@ def measure(cli: LitCLI) -> Cost:
     length = training_length(cli)
     frozen_steps = 0
     if frozen_epochs := cli.model.hparams.get("frozen_epochs", 0):
-        frozen_steps = min(length.steps, frozen_epochs * len(cli.datamodule.train_dataloader()))
+        frozen_steps = min(length.steps, frozen_epochs * length.per_epoch)
     if 0 < frozen_steps < length.steps:
         cli.model.hparams["frozen_epochs"] = 0
         last = _time_steps(cli)

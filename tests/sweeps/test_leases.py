@@ -1,7 +1,7 @@
 """Leases without any training: what is written to the study, and what counts as progress of a trial."""
 
 import json
-import os
+import subprocess
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -95,10 +95,12 @@ def test_a_living_worker_of_an_earlier_version_keeps_its_trial_and_its_file(
     leases, trial = Leases(study, stored_spec(study), worker=0, validations=1), acquire(study)
     earlier = {**trial.user_attrs["owner"], "boot": this_boot().rpartition(".")[0]}
     # It lives, and is another process than the one that asks.
-    trial.set_user_attr("owner", {**earlier, "process": find_process(os.getppid())})
-    assert [leases.acquire(), leases.acquire()] == [None, None]
-    (tmp_path / ".sweeps.journal.host").write_text(json.dumps({"host": this_host(), "boot": earlier["boot"]}))
-    with one_host(storage_of(study)):
-        pass
+    with subprocess.Popen(["sleep", "600"]) as worker:
+        trial.set_user_attr("owner", {**earlier, "process": find_process(worker.pid)})
+        assert [leases.acquire(), leases.acquire()] == [None, None]
+        (tmp_path / ".sweeps.journal.host").write_text(json.dumps({"host": this_host(), "boot": earlier["boot"]}))
+        with one_host(storage_of(study)):
+            pass
+        worker.kill()
     trial.set_user_attr("owner", {**earlier, "process": "1@0.00"})
     assert leases.acquire() is not None

@@ -50,7 +50,7 @@ def test_a_plan_tries_both_phases_of_a_training_whose_encoder_is_frozen_at_first
         flags = {
             "data": "MiniMNISTDataModule", "data.train_size": None, "data.train_per_class": 4, "data.val_size": 50,
             "data.batch_size": 10, "model.encoder_args": {"blocks": [[64], [64]]}, "model.hidden_sizes": [8],
-            "model.frozen_epochs": frozen, "trainer.max_epochs": 2,
+            "model.frozen_epochs": frozen, "trainer.max_epochs": 2, "trainer.accumulate_grad_batches": 2,
         }  # fmt: skip
         spec = {
             "study": "phases", "config": "panagakis/classifier", "flags": flags, "metric": "val/acc",

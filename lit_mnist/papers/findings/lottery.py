@@ -154,7 +154,7 @@ def _feature(stage: TrainedStage, name: str, images: Tensor) -> Callable[[Tensor
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     figure = new_figure(
-        9, 5, "Fashion-MNIST with few labels: which images are labelled decides more than the features"
+        9, 5, "Fashion-MNIST with few labels: what the choice of the labelled images decides, and the features"
     )
     axes = figure.subplots()
     series = FEATURES | {"softmax": "784-100, trained, with the paper's softmax layer"}
@@ -198,12 +198,13 @@ LOTTERY = Experiment(
         Claim("it still is with 600 labels", "stack_600", above("random_600", "pca_600", "pixels_600"),
               percent=True),
         *(
-            Claim(f"share of draws that give at most the paper's {100 * accuracy:.2f} %, {count} labels per class",
+            Claim(f"draws with at most the paper's {100 * accuracy:.2f} %, labels per class: {count}",
                   f"rank_softmax_{count}", percent=True)
             for count, accuracy in PAPER.items()
         ),
-        Claim("of the paper's 18 test accuracies are no multiple of 1/600", "inconsistent_600", exact=True),
-        Claim("of those are no multiple of 1/6,000 either", "inconsistent_6000", exact=True),
+        Claim("how many of the paper's 18 test accuracies are no share of 600 images", "inconsistent_600",
+              exact=True),
+        Claim("how many are no mean of ten such shares", "inconsistent_6000", exact=True),
     ),
     _draw,
     "",

@@ -44,7 +44,7 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
 
 def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
     """Return the description of a paper's MLflow experiment: the paper, its experiments, and their commands."""
-    # Only claims with a rule are the paper's own.
+    # Claims with a rule: plain numbers would make the table too long.
     of_paper = [experiment for experiment in experiments if experiment.paper == paper]
     rows = [
         [escape(each.id), escape(each.title), escape("; ".join(c.text for c in each.claims if c.rule is not None))]

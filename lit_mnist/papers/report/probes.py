@@ -64,7 +64,13 @@ def linear_decoder(cnn: LitModel, train: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def explained_by(cnn: LitModel, data: ImageDataModule) -> float:
-    """As `decompressed`, for any network of the CNN's architecture and images set up for training and testing."""
+    """Share of the test images' variance that a linear map from the CNN's features explains (R²).
+
+    Args:
+        cnn: The network.
+        data: Images, set up for training and testing.
+
+    """
     train, test = train_split(data).clean, test_split(data).clean
     # Fitted on training images and scored on test images: the share is not that of the fit.
     error = linear_decoder(cnn, train)(test) - test

@@ -181,7 +181,7 @@ def _train(
     """Train what is missing; yields the finished stages of each seed, by name, as soon as they are finished."""
     store = find_store()
     client = connect(store)
-    # A stage that any experiment or `fit` of this store has finished is not trained again.
+    # A stage that any experiment or sweep of this store has finished is not trained again.
     keys = {(seed, name): stage_key(s, preset, seed) for seed in seeds for name, s in experiment.stages.items()}
     found = {item: find_stage(client, key) for item, key in keys.items()}
     missing = [item for item, run in found.items() if run is None or run.info.status != "FINISHED"]
@@ -211,7 +211,7 @@ def _print_result(result: Result, path: Path) -> None:
     rows = [[c["claim"], c["paper_shown"], c["ours_shown"], c["verdict"], c["why"]] for c in result["claims"]]
     # Of a shortened training the reason is the same for every claim, and stands above.
     if result["cut"]:
-        rows = [[*row[:4], ""] for row in rows]  # the same sentence for each
+        rows = [[*row[:4], ""] for row in rows]
     title = f"\n{result['experiment']}, {result['length']} length, {seeds_shown(result)}"
     print_table(["claim", "paper", "ours", "verdict", "why"], rows, title)
     if result["finding"]:

@@ -94,7 +94,6 @@ def merge_result(
         UserError: the file was made with other settings.
 
     """
-    # Several seeds may be trained by several processes or machines at once, into one file.
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # several processes may each train some of the seeds
         # Read under the lock: a seed that another process has added meanwhile must not be lost.
@@ -196,7 +195,6 @@ def best_result(folder: Path, experiment: Experiment) -> Result | None:
 
 
 def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Result]) -> Result:
-    # What was measured, and how to measure it again.
     cut = experiment.cut if length == "quick" else ""
     rows = {int(seed): entry["values"] for seed, entry in entries.items()}
     result: Result = {

@@ -56,7 +56,6 @@ def make_table(results: Sequence[Result]) -> str:
     # How many claims came out how, over all experiments.
     verdicts = Counter(claim["verdict"] for result in results for claim in result["claims"])
     lines = [", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + ".", ""]
-    # One row per claim.
     lines += ["| experiment | claim | paper | ours | verdict | p |", "|---|---|---|---|---|---|"]
     for result in results:
         seeds = seeds_shown(result)

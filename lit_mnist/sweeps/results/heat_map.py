@@ -126,7 +126,7 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white" if is_pruned else colour, linewidth=2,
                          edgecolor=colour if is_pruned else "white", url=address(trials[0]))  # fmt: skip
         axes.add_patch(cell)
-        # Relative luminance (Rec. 709) decides between white and dark text.
+        # Luma (Rec. 709) decides between white and dark text.
         is_dark = not is_pruned and np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) < 0.5
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if crowded else 8.5,
                   color="white" if is_dark else INK, url=address(trials[0]))  # fmt: skip
@@ -210,7 +210,9 @@ def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -
         at_x, at_y = zip(*((trial.params[x.name], trial.params[y.name]) for trial in failed), strict=True)
         drawn = axes.scatter(at_x, at_y, marker="x", s=32, color=PINK, zorder=3, label="failed")
         drawn.set_urls([address(trial) for trial in failed])
-    _label_given_points(axes, summary, x.name, y.name, [place[1:] for place in places])
+    marks = [place[1:] for place in places]
+    marks += [(float(trial.params[x.name]), float(trial.params[y.name])) for trial in failed]
+    _label_given_points(axes, summary, x.name, y.name, marks)
     add_colour_bar(axes, norm, metric, summary.upwards[0])
     add_legend(axes)
     axes.spines[["top", "right"]].set_visible(False)

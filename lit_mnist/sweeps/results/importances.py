@@ -43,7 +43,6 @@ def estimate_importances(summary: StudySummary) -> Importances | None:
         value.
 
     """
-    # Which trials can be compared, and by which value.
     values, source = _comparable_values(summary)
     trials = [trial for trial in summary.trials if trial.number in values]
     varied = varied_names(trials)

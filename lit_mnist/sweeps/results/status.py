@@ -54,7 +54,6 @@ def status(name: str, storage: str | None) -> None:
         if not any(row[2] for row in rows):  # outside SLURM
             header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
         print_table(header, rows)
-    # What to do next, or how long it takes.
     if left <= 0:
         print("finished; a higher --trials adds more")
     elif not workers:

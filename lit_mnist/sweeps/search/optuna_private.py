@@ -232,7 +232,6 @@ class NumberedQMCSampler(QMCSampler):
         """Return the trial's element of the sequence as parameters."""
         # Optuna 4 draws categorical parameters at random. As an interval of the length of their number of choices
         # they follow the sequence in every version.
-        # In an interval [0, n) each of n choices gets a part of the same length.
         choices = {name: d.choices for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
         intervals = {name: FloatDistribution(0, len(choices[name])) for name in choices}
         sample = super().sample_relative(study, trial, {**search_space, **intervals})

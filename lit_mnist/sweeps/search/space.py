@@ -111,7 +111,6 @@ class Space:
             UsageError: a value is missing or out of range, or its parameter does not apply.
 
         """
-        # First each value by itself, then all together.
         suggestions: dict[str, Suggestion] = {}
         for name, value in point.items():
             if name not in self.parameters:

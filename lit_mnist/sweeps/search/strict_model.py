@@ -47,7 +47,6 @@ class StrictModel(BaseModel):
                 hint = nearest(str(key), known, listed=True)
                 raise PydanticCustomError(UNKNOWN_KEY, "no such key", {"key": str(key), "hint": hint})
         # The default then holds: strict pydantic would refuse null for a field of a number.
-        # See the class: null is a key that is left out.
         return {key: value for key, value in content.items() if value is not None}
 
 

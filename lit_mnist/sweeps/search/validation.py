@@ -39,6 +39,8 @@ class Length:
     steps: int
     """Optimiser steps."""
     validations: int
+    per_epoch: int
+    """Optimiser steps of an epoch."""
 
 
 class TooLargeError(UserError):
@@ -179,7 +181,7 @@ def training_length(cli: LitCLI) -> Length:
     """
     trainer = cli.config["trainer"]
     if trainer["fast_dev_run"]:
-        return Length(int(trainer["fast_dev_run"]), 1)
+        return Length(int(trainer["fast_dev_run"]), 1, int(trainer["fast_dev_run"]))
     # Batches of an epoch, and the optimiser steps that they make.
     batches = len(cli.datamodule.train_dataloader()) // (count_devices(trainer["devices"]) or 1)
     for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
@@ -199,20 +201,20 @@ def training_length(cli: LitCLI) -> Length:
     if max_steps is not None:
         steps = max_steps if max_epochs is None else min(steps, max_steps)
     if trainer["limit_val_batches"] == 0 or not cli.datamodule.sizes()["val"]:
-        return Length(steps, 0)
+        return Length(steps, 0, per_epoch)
 
     # How many validations there are on the way.
     whole_epochs, rest = divmod(steps, per_epoch)
     interval = 1.0 if trainer["val_check_interval"] is None else trainer["val_check_interval"]
     if not isinstance(interval, int | float):  # a time: how often that is depends on the machine
-        return Length(steps, max(1, whole_epochs))
+        return Length(steps, max(1, whole_epochs), per_epoch)
     between = interval if isinstance(interval, int) else max(1, int(batches * interval))
     begun = min(rest * accumulated, batches)  # batches of the last epoch, if the steps end before it does
     if (every_n_epochs := trainer["check_val_every_n_epoch"]) is None:  # batches are counted across epochs
-        return Length(steps, (whole_epochs * batches + begun) // between)
+        return Length(steps, (whole_epochs * batches + begun) // between, per_epoch)
     # Every n-th epoch is validated, counted from 1; the one that the steps cut short may be one of them.
     in_last = begun // between if (whole_epochs + 1) % every_n_epochs == 0 else 0
-    return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last)
+    return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last, per_epoch)
 
 
 def _check_devices(cli: LitCLI) -> None:

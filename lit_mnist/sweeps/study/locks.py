@@ -101,7 +101,7 @@ def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
     """
     # 63 bits of a hash: the server knows its locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
-    # Without a connection kept, unless it got the lock; also if the query fails.
+    # Kept open by whoever gets the lock, and closed otherwise, also if the query fails.
     connection = engine.connect()
     try:
         if connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar():

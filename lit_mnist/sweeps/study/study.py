@@ -191,7 +191,6 @@ def _check_trials(study: optuna.Study, trials: int) -> None:
 def _check_same(spec: Spec, stored: dict[str, Any]) -> None:
     """Refuse a specification that would mix trials of two different searches in one study."""
     given = _as_json(spec.stored())
-    # Sorted names of both sides: a key that only one of them has is a difference as well.
     names = [name for name in sorted({*given, *stored}) if given.get(name) != stored.get(name)]
     if names:
         differences = "; ".join(_difference(name, stored.get(name), given.get(name)) for name in names)

@@ -218,7 +218,6 @@ class TrialRuns:
     def _search(self, condition: str) -> "list[Run]":
         """Return the trial's runs that meet the condition, the oldest first."""
         experiment = experiment_id(self.client, self.store, self.experiment)
-        # The oldest first, so that every worker finds the same one.
         trial = f"tags.`{STUDY_RUN}` = '{self.study_run}' and tags.`{TRIAL}` = '{self.number}'"
         order = ["attributes.start_time ASC"]
         return list(search_runs(self.client, f"{trial} and {condition}", [experiment], order))

@@ -40,7 +40,6 @@ def is_infrastructure_error(error: Exception) -> bool:
     Every OSError is one of these. An OSError that the trial itself causes comes again each time, which
     `Leases.release_after_error` counts.
     """
-    # None of these says anything about the hyperparameters.
     if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
         return True
     # By the module's name, so that no library is imported to look at an error.
