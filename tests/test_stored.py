@@ -59,6 +59,8 @@ def test_a_finished_run_is_listed_tested_and_extended(stored: Path) -> None:
 def test_a_killed_run_goes_on_from_its_checkpoint(stored: Path) -> None:
     output = _run("fit", "--resume", KILLED, "--trainer.max_epochs", "116")
     assert f"{KILLED} in experiment zhang/cnn goes on from step 560" in output
+    # Options that version 0.1 did not have change nothing at their neutral value.
+    assert [line.split(":")[0] for line in output.splitlines() if "→" in line] == ["  trainer.max_epochs"]
     assert _runs()[KILLED]["status"] == "FINISHED"
 
 

@@ -110,7 +110,6 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
 
 def flag_value(command: Sequence[str], flag: str) -> str | None:
     """The last value of `flag` in the command, written as `--flag value` or `--flag=value`; None without one."""
-    # The last one wins, as in argparse.
     found = None
     for word, following in zip(command, [*command[1:], ""], strict=True):
         if word == flag:

@@ -220,8 +220,8 @@ class ImageDataModule(LightningDataModule):
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
     def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
-        # Without rotation and fixed noise, since evaluation is the same in every epoch anyway. A level of 0 is not
-        # None: a network that is trained with noise may be measured without.
+        # Without augmentation, which is for training, and without fixed noise: an evaluation's noise is the same
+        # in every epoch anyway. A level of 0 is not None: a network trained with noise may be measured without.
         level = self.hparams[f"{stage}_noise"]
         transforms = BatchTransforms(self.hparams["corruption"], self.level if level is None else level)
         return self._loader(stage, data, self.hparams["eval_batch_size"], transforms)
@@ -272,7 +272,6 @@ class ImageDataModule(LightningDataModule):
         elif (count := self.hparams["train_size"]) is not None:
             if count > len(train):
                 count = self._train_size_exceeded(count, len(train))
-            # Under another key than the validation split, whose choice it would otherwise repeat.
             train = train[stratified(labels[train], count, self.seed, "train")[0]]
         return (images[train], labels[train]), (images[val], labels[val])
 
@@ -365,7 +364,6 @@ def _fits(images: Tensor, device: torch.device) -> bool:
 
 for _spec in DATASETS.values():
     _name = f"{_spec.name}DataModule"
-    # MiniMNISTDataModule is defined above.
     if _name not in globals():
         # Module and name let pickle and LightningCLI find the class by its path.
         _members = {"spec": _spec, "__doc__": _spec.description, "__module__": __name__}

@@ -218,7 +218,8 @@ class InMemoryLoader:
         if self.world_size == 1:
             return Batch(x, clean, y)
         share = slice(self.rank, None, self.world_size)
-        return Batch(x[share], clean[share], y[share])
+        target = clean[share]
+        return Batch(target if x is clean else x[share], target, y[share])
 
     def _corrupted_once(self) -> Tensor:
         """All images with their fixed noise, float32 (N, C, H, W), four times the memory of the images; cached.

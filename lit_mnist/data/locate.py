@@ -100,7 +100,6 @@ def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
     if not packed and name not in spec.checksums:
         return "cannot be verified: no checksum is known"
     try:
-        # read_bytes unpacks: the checksum is of the content, however it is compressed.
         if not packed:
             digest = sha256(path)
         elif not archive.is_file():

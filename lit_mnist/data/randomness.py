@@ -12,7 +12,6 @@ def keyed_seed(*key: int | str) -> int:
     """A 63-bit seed that depends only on `key`, the same on every machine and in every Python version."""
     # Not Python's `hash`, which differs from process to process (PYTHONHASHSEED).
     digest = hashlib.blake2b(repr(key).encode(), digest_size=8).digest()
-    # 63 bits: it fits a signed 64-bit integer.
     return int.from_bytes(digest, "big") >> 1
 
 

@@ -55,7 +55,7 @@ class CNN(Classifier):
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]  # halves them
         # Each pooling halves height and width, rounding down: 28, 14, 7, 3.
         features = channels[-1] * (height >> len(channels)) * (width >> len(channels))
-        # Left out at 0: the last layer's number in the state dict is then that of the network without dropout.
+        # Left out at 0, so that checkpoints of networks without dropout keep the names of their weights.
         head = [nn.Dropout(dropout)] if dropout else []
         # (B, 52, 7, 7) -> (B, 2548) -> (B, 10): logits, since cross_entropy applies the softmax itself.
         self.network = nn.Sequential(*blocks, nn.Flatten(), *head, nn.Linear(features, num_classes))

@@ -76,8 +76,8 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
         rows.setdefault("original", split.clean.numpy())
         rows[f"noise {test:g}"] = split.x.numpy()
         rows[f"trained at {train:g}, tested at {test:g}"] = predict(runs[name].model(), split.x).numpy()
-    # The paper calls its figures 10 and 11 "almost similar to each other and blurred": that is the best answer when
-    # the noise leaves no information.
+    # The paper calls its figures 10 and 11 "almost similar to each other and blurred": that is the best answer
+    # when the noise leaves no information.
     mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
     rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
     title = "Yaramsetty, figures 5 to 11: at noise 0.5 the best answer is the mean image"

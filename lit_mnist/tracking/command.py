@@ -41,7 +41,6 @@ def compare(arguments: list[str]) -> None:
     )
     parser.add_argument("--html", type=Path, metavar="FILE", help="also write an HTML page")
     known = parser.parse_args(arguments)
-    # Exactly one of the two.
     if bool(known.runs) == (known.study is not None):
         raise UsageError("name two runs or more by their ids, or a --study; `lit-mnist runs` lists the runs")
     from lit_mnist.tracking.queries.compare import compare

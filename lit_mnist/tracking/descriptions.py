@@ -8,7 +8,7 @@ from lit_mnist.tracking.mlflow_private import MAX_NOTE_LENGTH, artifact_path, ui
 from lit_mnist.tracking.queries.reader import STUDY, STUDY_RUN, TRIAL
 
 WIDTH = 100
-"""Characters that a line of a command has at most: the UI cuts longer ones at the edge of the window."""
+"""Characters of a line of a command, unless one flag is longer: the UI cuts lines at the edge of the window."""
 COMMAND = "command"
 """The tag with a run's whole command; MLflow's own column shows only what follows its last slash."""
 
@@ -105,7 +105,7 @@ def _fold(command: str) -> list[str]:
             groups.append(word)
     lines = groups[:1]
     for group in groups[1:]:
-        if len(lines[-1]) + len(group) < WIDTH:
+        if len(lines[-1]) + len(group) + 3 <= WIDTH:
             lines[-1] += f" {group}"
         else:
             lines[-1] += " \\"

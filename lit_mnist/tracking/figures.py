@@ -141,7 +141,6 @@ def worst_mistakes(
         limit: How many at most.
 
     """
-    # (N,)
     predicted = probabilities.argmax(axis=1)
     wrong = np.flatnonzero(predicted != labels)
     confidence = probabilities[wrong, predicted[wrong]]
@@ -287,7 +286,7 @@ def _label_ends(axes: Axes, last_values: Mapping[str, float], kind: str) -> None
 
 
 def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence[str]) -> None:
-    # Rows are normalised: classes need not be equally many.
+    # Rows are normalised: classes may differ in size.
     classes, right, total = len(counts), int(np.trace(counts)), int(counts.sum())
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = np.ma.masked_array(shares, mask=np.eye(classes, dtype=bool))

@@ -50,7 +50,6 @@ def check_trainer(trainer: Trainer, cli: LitCLI) -> None:
             no launcher, or the precision is replaced by another one.
 
     """
-    # Per node.
     devices = trainer.world_size // trainer.num_nodes
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):

@@ -32,8 +32,7 @@ from lit_mnist.training.config_files import config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
 from lit_mnist.training.lightning.signals import disable_signal_handlers
 
-# No sanity check: it takes time, and the models log nothing in it. Metrics every 50 steps: at each step,
-# Lightning's MLflow logger on SQLite makes a step of a tiny network take 9.2 ms instead of 2.3 ms.
+# No sanity check: it takes time, and the models log nothing in it.
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "devices": 1,

@@ -158,7 +158,6 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
         step: The step of the checkpoint.
 
     """
-    # As JSON: a reader of the file may have neither this package nor Python.
     tags, versions, classes = run.data().data.tags, package_versions(), list(cli.datamodule.class_names)
     shape = ["batch", *cli.model.hparams.get("image_shape", cli.datamodule.image_shape)]
     output: dict[str, Any] = {"name": "reconstruction", "shape": shape}
@@ -190,7 +189,6 @@ def check(exported: Exported, reread: Callable[[Images], Images]) -> float:
 
     """
     # A batch of another size than that of the trace shows that the size is not fixed.
-    # Sizes 4, 1 and 7.
     batches = (exported.example, exported.example[:1], np.concatenate([exported.example] * 2)[1:])
     difference = max(float(np.abs(reread(batch) - exported.expected(batch)).max()) for batch in batches)
     if not difference <= TOLERANCE:  # also for NaN

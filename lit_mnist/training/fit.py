@@ -309,7 +309,7 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
     except BaseException as error:
         if run is not None:
             with suppress(Exception):  # the first error is the one that counts
-                _log_files(run)
+                _log_files(run, copy=True)
         if trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
         raise
@@ -328,9 +328,9 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
     return _conclude(setup, run, took)
 
 
-def _log_files(run: Run, keep: str = "all") -> None:
-    """Log the checkpoints that `keep` names (see `log_checkpoints`), and all that was written to `log_dir`."""
-    log_checkpoints(run, keep)
+def _log_files(run: Run, keep: str = "all", copy: bool = False) -> None:
+    """Log the checkpoints (see `log_checkpoints`), and all that was written to `log_dir`."""
+    log_checkpoints(run, keep, copy)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():
             run.log_file(path, str(path.relative_to(run.folder).parent))

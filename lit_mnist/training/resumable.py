@@ -95,8 +95,8 @@ class _RunFiles(Callback):
             log_checkpoints(self.run)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Log the checkpoints of a training that has failed."""
-        log_checkpoints(self.run)
+        """Log the checkpoints of a training that has failed or was interrupted."""
+        log_checkpoints(self.run, copy=True)
 
 
 def _class_and_arguments(instance: Any) -> dict[str, Any]:

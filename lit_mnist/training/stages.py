@@ -22,6 +22,7 @@ import yaml
 from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback
 
+from lit_mnist.added_options import ADDED_OPTIONS
 from lit_mnist.errors import UserError
 from lit_mnist.signals import SignalWatch
 from lit_mnist.terminal import note
@@ -41,15 +42,6 @@ Checkpoint = Literal["best", "last"]
 KEY, SOURCE, SECONDS = "stage.key", "stage.source", "stage.seconds"
 WITHOUT_EFFECT = ("enable_progress_bar",)
 """Fields of the Trainer that do not affect the weights."""
-ADDED: dict[str, dict[str, object]] = {
-    "model": {"lr_decay": 0.0},
-    "data": {"fixed_noise": False, "shift": 0, "flip": False},
-}
-"""Fields that were added after trainings had been stored, with the value that has no effect.
-
-At that value they are left out of the key: otherwise each new option would invalidate every stored training and
-every result in docs/results. A new field of a model or a data module is added here.
-"""
 
 
 @dataclass(frozen=True)
@@ -88,7 +80,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
     kept["data"]["init_args"].pop("root", None)
     for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)
-    for group, added in ADDED.items():
+    for group, added in ADDED_OPTIONS.items():
         arguments = kept[group]["init_args"]
         for name in [name for name, neutral in added.items() if arguments.get(name) == neutral]:
             del arguments[name]

@@ -128,6 +128,14 @@ def test_ranks_share_the_batches_of_a_single_process(stage: str, world_size: int
         assert all(len({len(part.y) for part in parts}) == 1 for parts in zip(*shares, strict=True))
 
 
+@pytest.mark.parametrize("world_size", [1, 2])
+def test_input_and_target_are_one_tensor_without_corruption(world_size: int) -> None:
+    """Models of several layers then compute them once."""
+    plain = mini_loader(transforms=BatchTransforms(rotation=10.0), world_size=world_size)
+    assert all(batch.x is batch.clean for batch in epoch(plain, 0))
+    assert not any(batch.x is batch.clean for batch in epoch(mini_loader(world_size=world_size), 0))
+
+
 def test_pixels_are_those_of_the_files() -> None:
     images, labels, *_ = load_mini()
     batches = epoch(mini_loader("val", transforms=BatchTransforms()), 0)

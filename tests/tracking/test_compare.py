@@ -91,6 +91,17 @@ def test_runs_of_one_configuration_are_shown_with_their_mean(cli: Cli, ids: dict
     assert _lines(out)["val/acc"] == ["0.9100", "0.9500*", "0.9300", "0.930 ± 0.050"]
 
 
+def test_a_run_from_before_an_option_existed_is_grouped_with_one_that_does_not_use_it(
+    cli: Cli, ids: dict[str, list[str]]
+) -> None:
+    params = {"data": "MNISTDataModule", "lr": 0.25}
+    made = [_run(params, 0, {"val/acc": 0.9}), _run({**params, "shift": 0, "flip": False}, 1, {"val/acc": 0.8})]
+    out = cli("compare", *made)[1]
+    assert out.splitlines()[0].split()[-1] == "mean" and "flip" not in out
+    moved = _run({**params, "shift": 2, "flip": False}, 2, {"val/acc": 0.7})
+    assert _lines(cli("compare", made[0], moved)[1])["shift"] == ["0", "2"]
+
+
 def test_study_has_one_row_per_trial_best_first(cli: Cli, ids: dict[str, list[str]]) -> None:
     code, out, err = cli("compare", "--study", "lrs")
     assert (code, err) == (0, "")

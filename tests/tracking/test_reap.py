@@ -9,16 +9,19 @@ from servers import stored
 from test_sync import killed_run
 
 from lit_mnist.tracking.journal.journal import Journal
-from lit_mnist.tracking.process import is_alive, this_host, this_process
+from lit_mnist.tracking.process import is_alive, this_boot, this_host, this_process
 from lit_mnist.tracking.queries.lookup import local_folder
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
 
 def test_only_dead_runs_of_this_host_are_reaped(cli: Cli, project: Path) -> None:
-    dead, foreign = killed_run(), killed_run()
+    dead, foreign, contained = killed_run(), killed_run(), killed_run()
     client = connect(find_store())
     client.set_tag(foreign, "host", "elsewhere")
+    client.set_tag(foreign, "boot", "another/1.1")
+    # A container of this host, which numbers its processes for itself.
+    client.set_tag(contained, "boot", f"{this_boot().partition('/')[0]}/1.1")
     nameless = client.create_run("0", run_name="by hand").info.run_id
     # From another project's folder, which has its own runs but shares the store.
     tags = {"host": this_host(), "process": this_process()}
@@ -30,10 +33,11 @@ def test_only_dead_runs_of_this_host_are_reaped(cli: Cli, project: Path) -> None
         assert living.data().info.status == "RUNNING"
     assert (code, err) == (0, "")
     lines = {line.split()[1]: line for line in out.splitlines()}
-    assert lines.keys() == {dead, foreign, nameless}
+    assert lines.keys() == {dead, foreign, contained, nameless}
     assert lines[dead] == f"run {dead} (in mid-run) is KILLED: its process is gone"
     assert lines[foreign].startswith(f"run {foreign} (in mid-run) has been RUNNING for ")
     assert lines[foreign].endswith(" s on elsewhere: left alone")
+    assert lines[contained].endswith(f" s on {this_host()}: left alone")
     assert lines[nameless].endswith(" s on an unknown host: left alone")
     found = client.get_run(dead)
     assert found.info.status == "KILLED" and found.info.end_time == 1000 * died

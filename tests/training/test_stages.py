@@ -15,6 +15,7 @@ from filelock import FileLock
 from lightning.pytorch import Callback
 from tiny import CLASSIFIER, ENCODER
 
+from lit_mnist.added_options import ADDED_OPTIONS
 from lit_mnist.errors import Interrupted
 from lit_mnist.papers.report.experiment import PAPERS
 from lit_mnist.signals import SignalWatch
@@ -22,7 +23,7 @@ from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.config_files import config_names
 from lit_mnist.training.configuration import LitCLI
-from lit_mnist.training.stages import ADDED, SOURCE, Stage, find_stage, stage_key, train_stage
+from lit_mnist.training.stages import SOURCE, Stage, find_stage, stage_key, train_stage
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:Found \d+ module\(s\) in eval mode"),  # the frozen encoder
@@ -100,10 +101,10 @@ def test_a_new_option_does_not_change_the_keys_of_stored_trainings() -> None:
     for config in sorted(name for name in config_names() if name.partition("/")[0] in PAPERS):
         fields = yaml.safe_load(LitCLI(["--config", config]).config_yaml())
         for group in ("model", "data"):
-            names = fields[group]["init_args"].keys() - ADDED[group].keys() - {"root"}
+            names = fields[group]["init_args"].keys() - ADDED_OPTIONS[group].keys() - {"root"}
             hashed[fields[group]["class_path"].rpartition(".")[2]] = sorted(names)
     recorded = json.loads(Path(__file__).parents[1].joinpath("stored", "stage_fields.json").read_text())
-    assert hashed == recorded, "add a new field to ADDED, or every stored training and kept result is invalid"
+    assert hashed == recorded, "add a new field to ADDED_OPTIONS, or every kept result is invalid"
 
 
 def test_a_stage_is_trained_once_and_linked_to_its_source(project: Path) -> None:

@@ -157,12 +157,12 @@ class TrainingWindows:
         mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
         self.current = Means.from_states([state["window"] for state in mine], device)
         self.epoch = Means.from_states([state["epoch"] for state in mine], device)
-        # Before version 0.3 windows ended with the epoch, and none was carried.
+        # In version 0.1.0 windows ended with the epoch, and none was carried.
         self.carried = Means.from_states([state["carried"] for state in mine if "carried" in state], device)
-        # Clock and steps are the same on all ranks, so that the first one's serve for every number of ranks.
+        # Steps are the same on all ranks, and clocks nearly: the first one's serve for every number of ranks.
         self._carried_seconds = states[0].get("carried_seconds", 0.0)
         self.closed_step = states[0]["logged_step"]
-        # Before version 0.3 the epoch's step was not kept: it only matters whether a window was closed since.
+        # In version 0.1.0 the epoch's step was not kept: it only matters whether a window was closed since.
         was_closed = any(state["epoch"]["count"] for state in states)
         self.epoch_step = states[0].get("epoch_step", self.closed_step - was_closed)
         self._start = time.perf_counter() - states[0]["seconds"]

@@ -114,7 +114,7 @@ class Claim:
         if self.percent:
             numbers = [value] if interval is None else [value, interval]
             return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
-        if interval is None and math.isfinite(value) and value == round(value) and abs(value) >= 1:
+        if interval is None and math.isfinite(value) and value == round(value):
             return f"{value:,.0f}"  # counts in full
         return show_mean(value, interval)
 

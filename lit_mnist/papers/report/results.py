@@ -99,7 +99,13 @@ def merge_result(
         # Read under the lock: a seed that another process has added meanwhile must not be lost.
         kept = None if replace else read_result(path)
         check_settings(path, experiment, length, kept)
-        entries = {**(kept["seeds"] if kept else {}), **{str(seed): entry for seed, entry in seeds.items()}}
+        entries = dict(kept["seeds"]) if kept else {}
+        for seed, entry in seeds.items():
+            former = entries.get(str(seed))
+            if former is not None and former["runs"] == entry["runs"]:
+                # The same runs, measured again: commit, versions and date stay those of their training.
+                entry = {**former, "values": entry["values"]}
+            entries[str(seed)] = entry
         result = _assemble(experiment, length, {seed: entries[seed] for seed in sorted(entries, key=int)})
         result["figures"] = kept["figures"] if kept else []
         write_result(path, result)

@@ -98,7 +98,6 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
 def best(groups: Sequence[Group], metric: str) -> float | None:
     """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
-    # NaN is equal to nothing, itself included.
     means = [mean for mean in means if mean == mean]  # without NaN
     upwards = higher_is_better(metric, groups[0].goal_of(metric))
     if upwards is None or len(set(means)) < 2:
@@ -114,7 +113,6 @@ def _source_ids(runs: Iterable[RunData]) -> set[str]:
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
     """Return a text that is the same for two runs if they differ only in their seed."""
     # Two trials stay apart even if their sampler gave them the same parameters.
-    # The trials of a study are groups by themselves.
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
     # What is left is what was trained: model, data, Trainer.

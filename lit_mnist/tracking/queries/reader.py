@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import quote
 
+from lit_mnist.added_options import ADDED_OPTIONS
 from lit_mnist.tracking.folder import OFFLINE_ID
 from lit_mnist.tracking.queries.metrics import sort_value
 from lit_mnist.tracking.queries.search import search_experiments, search_runs
@@ -149,7 +150,7 @@ class DatabaseReader:
         )
         found = {}
         for run_id, name, status, experiment, key, start, end in rows:
-            content = params[run_id], metrics[run_id], tags[run_id]
+            content = _complete(params[run_id]), metrics[run_id], tags[run_id]
             found[run_id] = RunData(
                 run_id, name or "", status, *content, experiment, str(key), *_seconds(start, end)
             )
@@ -309,7 +310,7 @@ class ClientReader:
         for run in search_runs(self.client, query, experiments, order, limit):
             info, data = run.info, run.data
             yield RunData(
-                info.run_id, info.run_name or "", info.status, data.params, data.metrics, data.tags,
+                info.run_id, info.run_name or "", info.status, _complete(data.params), data.metrics, data.tags,
                 names[info.experiment_id], info.experiment_id, *_seconds(info.start_time, info.end_time),
             )  # fmt: skip
 
@@ -355,3 +356,11 @@ def _seconds(start: int, end: int | None) -> tuple[float, float | None]:
 def _quoted(text: str) -> str:
     """Return `text` as a string of MLflow's filter language, which has no escapes."""
     return f'"{text}"' if "'" in text else f"'{text}'"
+
+
+def _complete(params: Mapping[str, str]) -> Mapping[str, str]:
+    """The parameters of a fit, with the options that its version did not have yet."""
+    if "data" not in params:  # not a run of `fit`
+        return params
+    added = {name: str(neutral) for options in ADDED_OPTIONS.values() for name, neutral in options.items()}
+    return {**added, **params}

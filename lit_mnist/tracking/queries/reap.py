@@ -7,7 +7,7 @@ from lit_mnist.terminal import seconds
 from lit_mnist.tracking.folder import BusyError, FolderLock
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
-from lit_mnist.tracking.process import is_alive, this_host
+from lit_mnist.tracking.process import is_alive, sees_processes_of
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store
 
@@ -30,9 +30,9 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
     """Set the run's status if its process is dead; return what to print, None for a run that is alive."""
     info, tags = run.info, run.data.tags
     title = f"run {info.run_id} ({info.run_name})"
-    # Another host's process cannot be looked up here, and may be alive.
+    # The process of another host, or of another container, cannot be looked up here, and may be alive.
     host, process = tags.get("host"), tags.get("process")
-    if host != this_host() or process is None:
+    if process is None or not sees_processes_of(host or "", tags.get("boot", "")):
         age = seconds(time.time() - info.start_time / 1000)
         return f"{title} has been RUNNING for {age} on {host or 'an unknown host'}: left alone"
     if is_alive(process):

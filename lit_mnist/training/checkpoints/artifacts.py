@@ -25,17 +25,18 @@ def upload_checkpoints(run: Run) -> None:
         note(f"run {run.id}: the checkpoints are not uploaded this time: {error}")
 
 
-def log_checkpoints(run: Run, keep: str = "all") -> None:
+def log_checkpoints(run: Run, keep: str = "all", copy: bool = False) -> None:
     """Log the checkpoints of a training that has ended, also those of a user's own ModelCheckpoint.
 
     Args:
         run: The run.
         keep: `all` for the best and the last checkpoint, `best` for that one, `none` for neither.
+        copy: Log copies, because the training will go on and replace the files, perhaps before they are uploaded.
 
     """
     for path in lasting_checkpoints(run.folder / CHECKPOINTS):
         if path.name not in _left_out(run, keep):
-            run.log_file(path, CHECKPOINTS)
+            run.log_file(path, CHECKPOINTS, copy=copy)
 
 
 def delete_left_out(run: Run, keep: str) -> None:

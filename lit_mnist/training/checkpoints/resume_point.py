@@ -10,6 +10,7 @@ from typing import Any
 import yaml
 from lightning.pytorch import LightningModule, Trainer
 
+from lit_mnist.added_options import ADDED_OPTIONS
 from lit_mnist.errors import UserError
 from lit_mnist.models import LitModel
 from lit_mnist.signals import SignalWatch
@@ -224,7 +225,8 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
         return newest
     try:
         best = read_checkpoint(folder / BEST, model)
-        # One of a later step is made again in the same way. Of two that were uploaded, the best may be the older.
+        # With the same configuration, one of a later step is made again in the same way. Of two that were
+        # uploaded, the best may be the older.
         if best["global_step"] < newest.step and _best_score(best) not in (None, best_score):
             raise UserError(f"{folder / BEST} is older than the best checkpoint of {newest.path.name}")
         return newest
@@ -266,9 +268,11 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
 
     # By the dotted names of the command line, which is where a user would change them back.
     old, new = (dict(flat(yaml.safe_load(text))) for text in (former.read_text(), config))
+    for group, added in ADDED_OPTIONS.items():
+        old = {f"{group}.{name}": neutral for name, neutral in added.items() if f"{group}.{name}" in new} | old
     return {
         name: f"{old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        # A setting of the checkpoints that an earlier version did not have changes nothing in the training.
-        if old.get(name) != new.get(name) and (name in old or not name.startswith("checkpoint."))
+        # Settings of checkpoints and tracking that an earlier version did not have do not affect the training.
+        if old.get(name) != new.get(name) and (name in old or not name.startswith(("checkpoint.", "tracking.")))
     }

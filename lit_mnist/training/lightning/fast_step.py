@@ -104,8 +104,8 @@ class FastOptimization(_AutomaticOptimization):
         # After the forward pass, in the order of Lightning's closure.
         optimizer.zero_grad()
         zero_grad.increment_completed()
-        # By autograd directly: Lightning's strategy would only add the precision plugin's hooks, which `_is_plain`
-        # has ruled out.
+        # By autograd directly: Lightning's strategy would only add hooks of callbacks and module, and a scaler,
+        # which `_is_plain` has ruled out.
         loss.backward()  # type: ignore[no-untyped-call]
         step.increment_ready()
         optimizer.step()
