@@ -12,7 +12,8 @@ Imports run downwards only:
     configs/     one YAML per experiment: `configs/zhang/cnn.yaml` is `--config zhang/cnn`
 
 Used by all of them: `errors.py` and `guard.py` (exceptions to one line and an exit code), `terminal.py` (output),
-`redaction.py` (passwords), `signals.py`, `slurm.py` (the job that a process runs in), `strict_yaml.py`.
+`redaction.py` (passwords), `signals.py`, `slurm.py` (the job that a process runs in), `strict_yaml.py`,
+`added_options.py` (options that stored runs do not have yet).
 """
 
 __version__ = "0.1.0"
