@@ -42,8 +42,8 @@ RENAMED = 100
 """Trials whose names are ordered by importance."""
 PAUSE = 0.5
 """Shortest time in seconds between two updates."""
-FIGURES = ("pareto_front.png", "heat_map.png", "history.png")  # a front there is of several objectives only
-"""Figures of a study of which its description shows the first that there is."""
+FIGURES = ("pareto_front.png", "heat_map.png", "history.png")
+"""Of these the description shows the first that exists; there is a front only with several objectives."""
 MISTAKES = ("val_confusion_matrix.png", "val_reconstructions.png")
 """Figures of the best trial that the description shows, if there are any."""
 

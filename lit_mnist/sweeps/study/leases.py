@@ -123,7 +123,8 @@ class Leases:
         The trial is one that a dead worker left or a living one released, or else a new one. `suggest` gives it
         its parameters.
         """
-        # Optuna 4 asks the sampler when a `Trial` is made, which here is not the time for it.
+        # In Optuna 4, `Trial(...)` calls the sampler. Parameters are chosen later, in `suggest`: until then a
+        # sampler that does nothing.
         self.study.sampler, self.study.pruner = RandomSampler(), NopPruner()
         # If all trials have ended or are worked on, the lock is not worth waiting for: at the end of a study most
         # workers look for a trial once a second, while others train the last ones.
@@ -230,7 +231,8 @@ class Leases:
         if left.user_attrs.get(OWNER):  # not released, so its owner died
             deaths = _count_again(left.user_attrs.get(DEATHS), count_validations(left))
             self.storage.set_trial_user_attr(trial_id(left), DEATHS, deaths)
-        # Last: a worker killed between the two is taken over again, and that death counts once more at most.
+        # Stored last: if this worker is killed between the two writes, the next one takes the trial over and
+        # counts the death of the old owner a second time, at most.
         self.storage.set_trial_user_attr(trial_id(left), OWNER, self.owner)
         return Trial(self.study, trial_id(left))
 

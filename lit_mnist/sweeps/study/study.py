@@ -107,8 +107,7 @@ def create_or_open_study(
             for name, value in (attributes | {STORED: _as_json(spec.stored())}).items():
                 study.set_user_attr(name, value)
             return study
-        # The study exists: what makes it this search must be the same, and the limits are those that are now asked
-        # for.
+        # The study exists already. Its search must equal that of `spec`; its limits are set to the new values.
         _check_same(spec, stored[STORED])
         _check_trials(study, trials)
         if keep != stored.get(KEEP_CHECKPOINTS):

@@ -12,7 +12,8 @@ class Launcher(Protocol):
 
     A launcher only starts and ends workers. It knows nothing of trials: each worker is `worker.run_worker`, which
     leases its trials from the study's storage, and a worker's death loses no more than the time since its trial's
-    last checkpoint.
+    last checkpoint. `run_worker` finds the storage in its environment, begins when a line "start" arrives on its
+    standard input, and ends when that input is closed, which is how it notices that the launcher has died.
     """
 
     workers: int

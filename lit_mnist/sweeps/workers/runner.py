@@ -212,7 +212,7 @@ def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
 
 
 def _summarise(study: optuna.Study, run: StudyRun) -> None:
-    """Log the study's state to its run, and store for how many trials a finished study has done so."""
+    """Log the study's state to its run, and store how many trials the summary of a finished study covers."""
     # All sweeps of a study end at once, and one of them summarises it. Not under the lock of the study, since
     # figures take seconds.
     with study_lock(storage_of(study), f"{study.study_name} summary"):

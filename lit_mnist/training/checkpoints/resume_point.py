@@ -225,14 +225,14 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
         return newest
     try:
         best = read_checkpoint(folder / BEST, model)
-        # With the same configuration, one of a later step is made again in the same way. Of two that were
-        # uploaded, the best may be the older.
+        # A best checkpoint of a later step is no problem: training from `newest` with the same configuration
+        # saves the same one again. Of two that were uploaded, though, the best may be the older.
         if best["global_step"] < newest.step and _best_score(best) not in (None, best_score):
             raise UserError(f"{folder / BEST} is older than the best checkpoint of {newest.path.name}")
         return newest
     except UserError as error:
         lost = error
-    # The best of the older checkpoint is another one: training from there will reach and save the lost best again.
+    # If the older checkpoint was saved before the lost best, training from it saves that best again.
     older = next(good, None)
     if older is not None and _best_score(older.content) != best_score:
         warnings.warn(f"{lost}; going on from {older.path.name}, which makes it again", stacklevel=2)
