@@ -80,6 +80,8 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
     kept["data"]["init_args"].pop("root", None)
     for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)
+    # The only field of the Trainer that 2.6 has and 2.5.3 has not: the key is the same with both.
+    kept["trainer"].setdefault("enable_autolog_hparams", True)
     for group, added in ADDED_OPTIONS.items():
         arguments = kept[group]["init_args"]
         for name in [name for name, neutral in added.items() if arguments.get(name) == neutral]:

@@ -11,6 +11,7 @@ from typing import Any
 import mlflow
 import pytest
 from mlflow.entities import Metric
+from packaging.version import Version
 from PIL import Image
 from sqlalchemy import create_engine
 from sqlalchemy.pool import NullPool
@@ -49,7 +50,10 @@ def test_the_loggers_that_are_silenced_exist() -> None:
 def test_the_ui_has_the_words_that_addresses_and_saved_views_are_made_of() -> None:
     scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
     code = "".join(path.read_text(encoding="utf-8") for path in scripts.glob("*.js"))
-    words = [word for word in mlflow_private.UI_WORDS if word not in code]
+    words = {word for word in mlflow_private.UI_WORDS if word not in code}
+    # The UI of MLflow 3.1 has no modes yet, and ignores both words.
+    if words >= (modes := {"workflowType", "machine_learning"}) and Version(mlflow.__version__) < Version("3.6"):
+        words -= modes
     assert code and not words, f"the UI does not know {', '.join(words)} in {TRIED}"
 
 
@@ -115,10 +119,10 @@ def test_images_of_a_series_are_named_as_mlflow_names_them(project: Path) -> Non
     run_id = client.create_run("0").info.run_id
     client.log_image(run_id, Image.new("L", (4, 4)), key="val images", step=7, timestamp=7)
     theirs = sorted(
-        re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", item.path) for item in client.list_artifacts(run_id, "images")
+        re.sub(r"[0-9a-z]{8}-[0-9a-f-]{27}", "ID", item.path) for item in client.list_artifacts(run_id, "images")
     )
     ours = [
-        re.sub(r"[0-9a-f]{8}-[0-9a-f-]{27}", "ID", path) for path in mlflow_private.image_paths("val images", 7)
+        re.sub(r"[0-9a-z]{8}-[0-9a-f-]{27}", "ID", path) for path in mlflow_private.image_paths("val images", 7)
     ]
     assert theirs == sorted(ours), TRIED
     assert client.get_run(run_id).data.tags[mlflow_private.LOGGED_IMAGES] == "True"

@@ -119,16 +119,16 @@ def test_an_autoencoder_logs_the_same_images_over_the_epochs_once_each(project: 
 
     def shown() -> list[tuple[int, int]]:
         """Step and size of each image."""
-        paths = [
-            Path(client.download_artifacts(run_id, item.path)) for item in client.list_artifacts(run_id, "images")
-        ]
+        # Read in place: `download_artifacts` of MLflow 3.1 returns None for a name with a percent sign.
+        folder = Path(client.get_run(run_id).info.artifact_uri.removeprefix("file:"))
+        paths = [folder / item.path for item in client.list_artifacts(run_id, "images")]
         return sorted(
             (int(re.split(r"[+%]", path.name)[2]), Image.open(BytesIO(path.read_bytes())).width) for path in paths
         )
 
     steps = [step for step, _ in shown()]
     assert len(steps) == 4 and len(set(steps)) == 2 and {width for _, width in shown()} == {8 * 28 * 2}
-    _said(cli, "fit", "--resume", run_id, "--trainer.max_epochs", "3")
+    assert cli("fit", "--resume", run_id, "--trainer.max_epochs", "3")[0] == 0
     assert len(shown()) == 6 and client.get_run(run_id).data.tags["mlflow.loggedImages"] == "True"
     with open_run("", run_id=run_id) as run:
         run.log_image(Image.new("L", (16, 16)), "val reconstructions", steps[0])
