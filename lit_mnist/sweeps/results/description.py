@@ -199,7 +199,7 @@ def _tied(summary: StudySummary, place: StudyPlace, ranked: Sequence[FrozenTrial
     if not tied:
         return (
             "All other complete trials are worse: 0 is outside the 95 % interval of each difference."
-            if (len(ranked) > 1)
+            if len(ranked) > 1
             else ""
         )
     by_number = {trial.number: trial for trial in ranked}

@@ -273,6 +273,8 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
     return {
         name: f"{old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        # Settings of checkpoints and tracking that an earlier version did not have do not affect the training.
-        if old.get(name) != new.get(name) and (name in old or not name.startswith(("checkpoint.", "tracking.")))
+        # Settings of checkpoints and tracking that an earlier version did not have do not affect the training. A
+        # field of the Trainer that is new came with another version of Lightning, and not from the user.
+        if old.get(name) != new.get(name)
+        and (name in old or not name.startswith(("checkpoint.", "tracking.", "trainer.")))
     }
