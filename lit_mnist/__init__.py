@@ -16,4 +16,4 @@ Used by all of them: `errors.py` and `guard.py` (exceptions to one line and an e
 `added_options.py` (options that stored runs do not have yet).
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"

@@ -172,7 +172,7 @@ class ImageDataModule(LightningDataModule):
         # Lightning would walk through the named tuple and rebuild it in every step.
         if not isinstance(batch, Batch):
             return super().transfer_batch_to_device(batch, device, dataloader_idx)
-        return batch if batch.x.device == device else Batch(*(t.to(device) for t in batch))
+        return batch if batch.x.device == device else batch.map(lambda tensor: tensor.to(device))
 
     def check_batch_size(self, devices: int) -> None:
         """Check that several devices can share a batch equally.

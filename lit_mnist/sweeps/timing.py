@@ -2,7 +2,7 @@
 
 import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -94,14 +94,25 @@ def measure(cli: LitCLI) -> Cost:
         cli.model.hparams["frozen_epochs"] = 0
         last = _time_steps(cli)
         cli.model.hparams["frozen_epochs"] = frozen_epochs
-    # The median: on a shared machine single steps take several times as long.
-    taken = sum(
-        steps * statistics.median(clock.train[WARM_UP:] or clock.train)
-        for clock, steps in ((first, frozen_steps), (last, length.steps - frozen_steps))
-    )
+    accumulated = max(1, cli.config["trainer"]["accumulate_grad_batches"])
+    taken = frozen_steps * step_seconds(first.train, accumulated)
+    taken += (length.steps - frozen_steps) * step_seconds(last.train, accumulated)
     # The first batch allocates memory. A validation of one batch has no other, and then it counts for little.
     validation = min(last.val) * len(cli.datamodule.val_dataloader()) if last.val else 0.0
     return Cost(FIXED_SECONDS + taken + length.validations * validation, last.checkpoint_bytes)
+
+
+def step_seconds(batches: Sequence[float], accumulated: int) -> float:
+    """Seconds of an optimiser step, from those of consecutive batches, of which each step takes `accumulated`.
+
+    The median of the steps: on a shared machine single ones take several times as long.
+    """
+    kept = batches[WARM_UP:] or batches
+    starts = range(0, len(kept) - accumulated + 1, accumulated)
+    # With fewer batches than a step takes, their mean has to do.
+    return statistics.median(
+        [sum(kept[i : i + accumulated]) for i in starts] or [accumulated * statistics.fmean(kept)]
+    )
 
 
 def _time_steps(cli: LitCLI) -> _Clock:

@@ -132,7 +132,9 @@ def test_ranks_share_the_batches_of_a_single_process(stage: str, world_size: int
 def test_input_and_target_are_one_tensor_without_corruption(world_size: int) -> None:
     """Models of several layers then compute them once."""
     plain = mini_loader(transforms=BatchTransforms(rotation=10.0), world_size=world_size)
-    assert all(batch.x is batch.clean for batch in epoch(plain, 0))
+    batches = epoch(plain, 0)
+    # Also once they are moved to another device.
+    assert all(batch.x is batch.clean for batch in (*batches, batches[0].map(torch.Tensor.clone)))
     assert not any(batch.x is batch.clean for batch in epoch(mini_loader(world_size=world_size), 0))
 
 

@@ -96,11 +96,14 @@ def test_a_living_worker_of_an_earlier_version_keeps_its_trial_and_its_file(
     earlier = {**trial.user_attrs["owner"], "boot": this_boot().rpartition(".")[0]}
     # It lives, and is another process than the one that asks.
     with subprocess.Popen(["sleep", "600"]) as worker:
-        trial.set_user_attr("owner", {**earlier, "process": find_process(worker.pid)})
-        assert [leases.acquire(), leases.acquire()] == [None, None]
-        (tmp_path / ".sweeps.journal.host").write_text(json.dumps({"host": this_host(), "boot": earlier["boot"]}))
-        with one_host(storage_of(study)):
-            pass
-        worker.kill()
+        try:
+            trial.set_user_attr("owner", {**earlier, "process": find_process(worker.pid)})
+            assert [leases.acquire(), leases.acquire()] == [None, None]
+            stored = {"host": this_host(), "boot": earlier["boot"]}
+            (tmp_path / ".sweeps.journal.host").write_text(json.dumps(stored))
+            with one_host(storage_of(study)):
+                pass
+        finally:
+            worker.kill()
     trial.set_user_attr("owner", {**earlier, "process": "1@0.00"})
     assert leases.acquire() is not None

@@ -8,6 +8,8 @@ import yaml
 from conftest import Cli
 from small import spec_text, work
 
+from lit_mnist.sweeps.timing import step_seconds
+
 pytestmark = pytest.mark.filterwarnings("ignore:The number of training batches")
 
 
@@ -62,6 +64,13 @@ def test_a_plan_tries_both_phases_of_a_training_whose_encoder_is_frozen_at_first
         disk[frozen] = next(line for line in out.splitlines() if line.startswith("disk"))
     # Adam has a state of what it trains: of the encoder (0.3 MB), too, only where it is not frozen to the end.
     assert disk[1] != disk[2]
+
+
+def test_a_step_takes_all_batches_whose_gradients_it_accumulates() -> None:
+    warm_up = [9.0] * 4
+    assert step_seconds([*warm_up, 1, 1, 1, 7, 1], 1) == 1  # a single slow one does not count
+    assert step_seconds([*warm_up, 1, 3, 1, 3, 1], 2) == 4
+    assert step_seconds([*warm_up, 1, 3], 8) == 16
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []])

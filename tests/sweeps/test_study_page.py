@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import threading
 import zlib
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from small import trial_runs, work
 from studied import add_trial, make_study
 
 from lit_mnist.sweeps.results.description import StudyPlace, best_first, describe_study, ties
-from lit_mnist.sweeps.results.study_page import StudyPage
+from lit_mnist.sweeps.results.study_page import StudyPage, set_shared_tag
 from lit_mnist.sweeps.study.study import stored_spec
 from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.sweeps.study.trial_runs import PRUNED_MARK, run_name
@@ -94,6 +95,27 @@ def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> 
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/acc`", False)
     found = client.search_runs([experiment.experiment_id], state["searchFilter"])
     assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}
+
+
+def test_tags_that_several_tasks_set_for_the_first_time_at_once_are_set(project: Path) -> None:
+    client = connect(find_store())
+    run_id = client.create_run("0").info.run_id
+    together, errors = threading.Barrier(4), []
+
+    def task() -> None:
+        for number in range(40):
+            together.wait()
+            try:
+                set_shared_tag(client.set_tag, run_id, f"tag {number}", "set")
+            except Exception as error:  # reported below: raised here, it would leave the others waiting
+                errors.append(error)
+
+    tasks = [threading.Thread(target=task) for _ in range(4)]
+    for each in tasks:
+        each.start()
+    for each in tasks:
+        each.join()
+    assert not errors and sum(tag == "set" for tag in client.get_run(run_id).data.tags.values()) == 40
 
 
 def test_over_seeds_the_paired_difference_decides_which_are_tied() -> None:

@@ -72,5 +72,5 @@ DECOMPRESS = Experiment(
     "A linear map from the 2,548 features that Zhang's CNN has learned for classifying explains {trained:.1%} of"
     " the variance of unseen digits; the autoencoder's 98 numbers explain {autoencoder:.1%}. Features of a CNN"
     " that was never trained give {random:.1%}. So the paper's conclusion, that such features cannot decompress,"
-    " comes from not having tried a decoder.",
+    " does not hold for a linear decoder.",
 )  # fmt: skip

@@ -230,10 +230,10 @@ MOMENTUM = Experiment(
     _draw,
     "",
     {"quick": 10, "full": 10},
-    "With momentum 0.99 {dead_paper_3000:.1%} of the first layer's ReLUs die, and the classifier reaches"
+    "Momentum 0.99 kills {dead_paper_3000:.1%} of the first layer's ReLUs, and the classifier reaches"
     " {test_paper:.1%}. Subtracting the mean code, which also makes the codes shorter, repairs it:"
     " {test_centred:.1%}, beside {test_momentum_09:.1%} with momentum 0.9. Neither is enough alone: codes that are"
     " as short but keep their mean reach {test_shrunk:.1%}, codes without their mean that are as long as before"
-    " {test_enlarged:.1%}, with {dead2_enlarged_3000:.1%} of the second layer's ReLUs dead. Leaky ReLUs diverge"
+    " {test_enlarged:.1%}, with {dead2_enlarged_3000:.2%} of the second layer's ReLUs dead. Leaky ReLUs diverge"
     " with {diverged_leaky:.0%} of the seeds.",
 )  # fmt: skip

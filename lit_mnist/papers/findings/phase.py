@@ -11,6 +11,7 @@ same batches. To be affordable the network is 98-100-100-10, a tenth as wide as 
 of the 3,000 steps.
 """
 
+import math
 from collections.abc import Sequence
 from functools import partial
 from typing import TYPE_CHECKING
@@ -38,7 +39,9 @@ RATES = tuple(0.05 * 10 ** (i / 4) for i in range(-6, 6))
 """Learning rates, four to a decade."""
 DECAYS = tuple(10 ** (-i / 4) for i in range(12))
 """1 - momentum, four to a decade."""
-PAPERS = (8, 6)
+ROWS = {"09": 4, "099": 8}
+"""The indices of momentum 0.9 and 0.99 in `DECAYS`."""
+PAPERS = (ROWS["099"], 6)
 """The indices of the paper's setting in `DECAYS` and `RATES`."""
 INPUTS = {"codes": "codes", "standardised": "codes, standardised", "pixels": "raw pixels"}
 WORKS = 0.5
@@ -130,9 +133,10 @@ def _measure(runs: Runs) -> dict[str, float]:
         values |= {f"{name}_{i}_{j}": each for i, row in enumerate(cells) for j, each in enumerate(row)}
         limits[name] = boundary = find_boundary(np.array(cells))
         known = np.isfinite(boundary)
-        values[f"exponent_{name}"] = float(np.polyfit(np.log10(DECAYS)[known], boundary[known], 1)[0])
+        slope = np.polyfit(np.log10(DECAYS)[known], boundary[known], 1)[0] if known.sum() > 1 else math.nan
+        values[f"exponent_{name}"] = float(slope)
         values[f"paper_{name}"] = cells[PAPERS[0]][PAPERS[1]]
-    for momentum, row in (("09", 4), ("099", 8)):
+    for momentum, row in ROWS.items():
         values |= {f"limit_{name}_{momentum}": float(10 ** limits[name][row]) for name in INPUTS}
         values[f"gain_{momentum}"] = float(limits["standardised"][row] - limits["codes"][row])
     return values
@@ -161,7 +165,9 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     edges = [[10 ** (k / 4 - 1 / 8) for k in range(len(values) + 1)] for values in (RATES, DECAYS)]
     horizontal, vertical = [RATES[0] * edge for edge in edges[0]], [1 / edge for edge in edges[1]]
     for axes, (name, of) in zip(panels, INPUTS.items(), strict=True):
-        means = np.array([[summaries[f"{name}_{i}_{j}"].mean for j in range(12)] for i in range(12)])
+        means = np.array(
+            [[summaries[f"{name}_{i}_{j}"].mean for j in range(len(RATES))] for i in range(len(DECAYS))]
+        )
         axes.pcolormesh(horizontal, vertical, means, vmin=0.1, vmax=1, cmap="viridis")
         for step in (0.05, 0.5, 5, 50):
             label = "lr / (1 − m) is 0.05, 0.5, 5, 50" if step == 5 else None

@@ -102,10 +102,9 @@ def merge_result(
         entries = dict(kept["seeds"]) if kept else {}
         for seed, entry in seeds.items():
             former = entries.get(str(seed))
-            if former is not None and former["runs"] == entry["runs"]:
-                # The same runs, measured again: commit, versions and date stay those of their training.
-                entry = {**former, "values": entry["values"]}
-            entries[str(seed)] = entry
+            # The same runs, measured again with the same result: what is kept says where and when it came from.
+            if former is None or (former["runs"], former["values"]) != (entry["runs"], entry["values"]):
+                entries[str(seed)] = entry
         result = _assemble(experiment, length, {seed: entries[seed] for seed in sorted(entries, key=int)})
         result["figures"] = kept["figures"] if kept else []
         write_result(path, result)

@@ -85,7 +85,7 @@ def make_table(results: Sequence[Result]) -> str:
             for entry in entries
         })  # fmt: skip
         lines.append(
-            f"- `{result['command']}`: {took} of training, commit {', '.join(commits)}, MLflow"
+            f"- `{result['command']}`: {took} to train its stages; measured at commit {', '.join(commits)}, MLflow"
             f" ``{result['filter']}``, on {' and '.join(where)}"
             + (f". Shortened: {result['cut']}." if result["cut"] else ".")
         )

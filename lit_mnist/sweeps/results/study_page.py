@@ -4,11 +4,11 @@ The runner does this, in a thread of its own: workers spend no time on it, and a
 nobody. What the store did not take is sent with the next change.
 """
 
+import contextlib
 import json
 import shlex
 import threading
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 import optuna
@@ -121,9 +121,9 @@ class StudyPage:
             front = f", of {len(ranked)} on the Pareto front" if len(summary.objectives) > 1 < len(ranked) else ""
             tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number}{front})"
         for name, value in tags.items():
-            self._client.set_tag(self.run_id, name, value)
+            set_shared_tag(self._client.set_tag, self.run_id, name, value)
         # The experiment shows the same text: the UI opens there, and not at the study's run.
-        self._client.set_experiment_tag(self.experiment_id, DESCRIPTION, text)
+        set_shared_tag(self._client.set_experiment_tag, self.experiment_id, DESCRIPTION, text)
 
     def save_view(self) -> None:
         """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
@@ -136,23 +136,22 @@ class StudyPage:
         trials = f"tags.`{ROLE}` = 'trial'" if len(self.spec.seeds) > 1 else f"tags.`{TRIAL}` LIKE '%'"
         ascending = self.spec.objectives[0].direction == "minimize"
         view = saved_view("trials, best first", columns, objectives[0], ascending, f"{mine} AND {trials}")
-        self._client.set_experiment_tag(self.experiment_id, VIEW_TAG + VIEW, view)
+        set_shared_tag(self._client.set_experiment_tag, self.experiment_id, VIEW_TAG + VIEW, view)
 
     def finish(self, summary: StudySummary) -> None:
         """Show the study with the figures that were logged, once the thread has ended."""
         if self._thread.is_alive():  # the store does not answer
             return
-
-        def send() -> None:
+        with self._reported():
+            # In this thread: the command must not end before it is done.
             self.save_view()
             self.write(summary, figures=True)
             self._show_mistakes(summary)
             self._rename(summary)
 
-        self._attempt(send)  # in this thread: the command must not end before it is done
-
     def _work(self) -> None:
-        self._attempt(self.save_view)
+        with self._reported():
+            self.save_view()
         is_last = False
         while not is_last:
             self._changed.wait()
@@ -161,24 +160,20 @@ class StudyPage:
             with self._lock:  # `update` may be called between the two
                 summary, self._pending = self._pending, None
             if summary is not None:
-                self._attempt(partial(self.write, summary))
+                with self._reported():
+                    self.write(summary)
             # Changes that come meanwhile are shown together; the end of the sweep is not delayed by it.
             self._closing.wait(PAUSE)
 
-    def _attempt(self, send: Callable[[], None]) -> None:
-        """Call `send`; report the first error of the store, and go on."""
-        for is_second in (False, True):
-            try:
-                send()
-            except Exception as error:  # each kind of store raises its own
-                # Tasks of an array may set a new tag at the same moment. MLflow (3.17) looks for it and then
-                # inserts it, which fails in all but one of them; the second time the tag is there.
-                if not is_second and "unique constraint" in str(error).lower():
-                    continue
-                if not self._failed:
-                    self._failed = True
-                    note(f"the study's page is not up to date: {reason(error)}")
-            return
+    @contextlib.contextmanager
+    def _reported(self) -> Iterator[None]:
+        """Report the first error of the store, and go on."""
+        try:
+            yield
+        except Exception as error:  # each kind of store raises its own
+            if not self._failed:
+                self._failed = True
+                note(f"the study's page is not up to date: {reason(error)}")
 
     def _find_shown(self) -> set[int]:
         """The trials that an earlier sweep of the study has shown, by one search, not a request for each."""
@@ -197,7 +192,7 @@ class StudyPage:
             limits = bounds(summary, trial, self.images or self._count_images(trial))
             if limits is not None:
                 # About ten characters are shown; the value has a column of its own.
-                self._client.set_tag(run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
+                set_shared_tag(self._client.set_tag, run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
         elif trial.state == PRUNED:
             # In the name, which is the only column that is always there.
             of_seed = run_id == next(iter(runs(trial)), None) and len(summary.seeds) > 1
@@ -230,7 +225,7 @@ class StudyPage:
         for run_id, path in self._find_figures(ranked)[-1:]:
             text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
             if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
-                self._client.set_tag(run_id, DESCRIPTION, join([text, shown]))
+                set_shared_tag(self._client.set_tag, run_id, DESCRIPTION, join([text, shown]))
 
     def _count_images(self, trial: FrozenTrial) -> int | None:
         """Number of validation images of a trial's run; None if it is not known there."""
@@ -252,3 +247,15 @@ class StudyPage:
             there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
             found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
         return found
+
+
+def set_shared_tag(set_tag: Callable[..., object], owner: str, name: str, value: str) -> None:
+    """Set a tag of a run or an experiment, also while other tasks of an array set the same one."""
+    try:
+        set_tag(owner, name, value)
+    except Exception as error:  # each kind of store raises its own
+        # MLflow (3.17) looks for a new tag and then inserts it, which fails in all tasks but one. The second time
+        # the tag is there.
+        if "unique constraint" not in str(error).lower():
+            raise
+        set_tag(owner, name, value)

@@ -54,6 +54,10 @@ SERVER_ORDER: dict[Sort, tuple[str, ...]] = {
 """MLflow's words for the orders that it can express."""
 
 
+ADDED_PARAMS = {name: str(value) for options in ADDED_OPTIONS.values() for name, value in options.items()}
+"""`ADDED_OPTIONS` as parameters in MLflow, which are texts and have no group."""
+
+
 @dataclass(frozen=True)
 class RunData:
     """What the store knows of a run; of each metric the last value only."""
@@ -69,6 +73,11 @@ class RunData:
     start: float = 0.0
     """Seconds since 1970, as is `end`."""
     end: float | None = None
+
+    def __post_init__(self) -> None:
+        """Complete a fit's parameters with the options that its version did not have yet."""
+        if "data" in self.params:  # a run of `fit`
+            object.__setattr__(self, "params", {**ADDED_PARAMS, **self.params})
 
     @property
     def monitor(self) -> str | None:
@@ -150,7 +159,7 @@ class DatabaseReader:
         )
         found = {}
         for run_id, name, status, experiment, key, start, end in rows:
-            content = _complete(params[run_id]), metrics[run_id], tags[run_id]
+            content = params[run_id], metrics[run_id], tags[run_id]
             found[run_id] = RunData(
                 run_id, name or "", status, *content, experiment, str(key), *_seconds(start, end)
             )
@@ -310,7 +319,7 @@ class ClientReader:
         for run in search_runs(self.client, query, experiments, order, limit):
             info, data = run.info, run.data
             yield RunData(
-                info.run_id, info.run_name or "", info.status, _complete(data.params), data.metrics, data.tags,
+                info.run_id, info.run_name or "", info.status, data.params, data.metrics, data.tags,
                 names[info.experiment_id], info.experiment_id, *_seconds(info.start_time, info.end_time),
             )  # fmt: skip
 
@@ -356,11 +365,3 @@ def _seconds(start: int, end: int | None) -> tuple[float, float | None]:
 def _quoted(text: str) -> str:
     """Return `text` as a string of MLflow's filter language, which has no escapes."""
     return f'"{text}"' if "'" in text else f"'{text}'"
-
-
-def _complete(params: Mapping[str, str]) -> Mapping[str, str]:
-    """The parameters of a fit, with the options that its version did not have yet."""
-    if "data" not in params:  # not a run of `fit`
-        return params
-    added = {name: str(neutral) for options in ADDED_OPTIONS.values() for name, neutral in options.items()}
-    return {**added, **params}

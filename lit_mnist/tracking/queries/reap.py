@@ -3,11 +3,10 @@
 import time
 from typing import TYPE_CHECKING
 
-from lit_mnist.terminal import seconds
-from lit_mnist.tracking.folder import BusyError, FolderLock
+from lit_mnist.tracking.folder import BusyError, FolderLock, read_record
 from lit_mnist.tracking.journal.journal import Journal
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter, send_now
-from lit_mnist.tracking.process import is_alive, sees_processes_of
+from lit_mnist.tracking.liveness import State, find_liveness
 from lit_mnist.tracking.queries.search import search_runs
 from lit_mnist.tracking.store import Store, connect, find_store
 
@@ -17,7 +16,7 @@ if TYPE_CHECKING:
 
 
 def reap() -> None:
-    """Set the status of this host's dead runs, and name the RUNNING runs of other hosts, which are left alone."""
+    """Set the status of dead runs, and name the RUNNING runs that may be alive, which are left alone."""
     store = find_store()
     client = connect(store)
     # All of them before the first changes: setting a status moves the later pages of the search.
@@ -30,14 +29,12 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
     """Set the run's status if its process is dead; return what to print, None for a run that is alive."""
     info, tags = run.info, run.data.tags
     title = f"run {info.run_id} ({info.run_name})"
-    # The process of another host, or of another container, cannot be looked up here, and may be alive.
-    host, process = tags.get("host"), tags.get("process")
-    if process is None or not sees_processes_of(host or "", tags.get("boot", "")):
-        age = seconds(time.time() - info.start_time / 1000)
-        return f"{title} has been RUNNING for {age} on {host or 'an unknown host'}: left alone"
-    if is_alive(process):
-        return None
     folder = store.run_folder(info.run_id)
+    liveness = find_liveness(folder if folder.is_dir() else None, read_record(folder), tags)
+    if liveness.state is State.ALIVE:
+        return None
+    if liveness.state is not State.DEAD:
+        return f"{title} is left alone: it {liveness.reason}"
     # Nothing is left to be sent before the status.
     if not folder.is_dir():
         client.set_terminated(info.run_id, "KILLED")
