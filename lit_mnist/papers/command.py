@@ -3,6 +3,9 @@
 from lit_mnist.errors import UsageError
 from lit_mnist.terminal import Parser, quiet
 
+MOST_SEEDS = 10_000
+"""More are a typing error, whose list of seeds could fill the memory."""
+
 
 def reproduce(arguments: list[str]) -> None:
     """Check the papers' claims, or list them."""
@@ -63,15 +66,20 @@ def parse_seeds(text: str) -> list[int]:
     try:
         # A plain number is a count and not a seed: `--seeds 10` is what one asks for most.
         if text.isdecimal():
-            seeds = list(range(int(text)))
+            ranges = [range(int(text))]
         else:
             parts = (part.partition("-") for part in text.split(","))
-            ranges = [(int(first), int(last if dash else first)) for first, dash, last in parts]
-            if any(first > last for first, last in ranges):
+            ranges = [range(int(first), int(last if dash else first) + 1) for first, dash, last in parts]
+            if not all(ranges):
                 raise UsageError(f"--seeds {text}: a range begins with its smaller number")
-            seeds = [seed for first, last in ranges for seed in range(first, last + 1)]
     except ValueError:
         raise UsageError(f"--seeds {text} must be a count (10) or ranges (5-9,12)") from None
+    # Checked before the ranges become a list; `len` overflows above 2**63.
+    if sum(seeds.stop - seeds.start for seeds in ranges) > MOST_SEEDS:
+        raise UsageError(f"--seeds {text} names more than {MOST_SEEDS:,} seeds")
+    seeds = [seed for each in ranges for seed in each]
     if not seeds:
         raise UsageError(f"--seeds {text} must name at least 1 seed")
+    if max(seeds) >= 2**32:
+        raise UsageError(f"--seeds {text}: {max(seeds)} is no seed, which goes from 0 to {2**32 - 1}")
     return list(dict.fromkeys(seeds))  # without duplicates, in the order given

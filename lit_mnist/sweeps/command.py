@@ -79,9 +79,7 @@ def _run(arguments: Sequence[str]) -> None:
         "--plan", action="store_true", help="check everything and estimate time and disk; train nothing"
     )
     known = parser.parse_args(arguments)
-    for name in ("trials", "workers"):
-        if (value := getattr(known, name)) is not None and value < 1:
-            raise UsageError(f"--{name} {value} must be at least 1")
+    _check_counts(known, trials=(1, None), workers=(1, 1000))
     # Each branch imports what it needs: torch and MLflow take seconds, and `--help` must not.
     if known.plan:
         from lit_mnist.sweeps.plan import plan
@@ -107,14 +105,23 @@ def _confirm(arguments: Sequence[str]) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that share the cores (default: 1)")
     _add_storage(parser)
     known = parser.parse_args(arguments)
-    for name, least in (("top", 1), ("seeds", 2), ("workers", 1)):
-        if (value := getattr(known, name)) < least:
-            raise UsageError(f"--{name} {value} must be at least {least}")
+    _check_counts(known, top=(1, None), seeds=(2, 1000), workers=(1, 1000))
     _prepare_workers(known.workers)
     from lit_mnist.sweeps.confirm import confirm
 
     quiet()
     confirm(known.study, known.top, known.seeds, known.workers, known.storage)
+
+
+def _check_counts(known: argparse.Namespace, **limits: tuple[int, int | None]) -> None:
+    """Refuse an option below its least value, or above its most: a typing error that would fill the memory."""
+    for name, (least, most) in limits.items():
+        if (value := getattr(known, name)) is None:
+            continue
+        if value < least:
+            raise UsageError(f"--{name} {value} must be at least {least}")
+        if most is not None and value > most:
+            raise UsageError(f"--{name} {value} must be at most {most:,}")
 
 
 def _prepare_workers(workers: int) -> None:

@@ -115,3 +115,17 @@ def test_a_stored_study_goes_on_by_its_name(cli: Cli, project: Path) -> None:
 def test_a_candidate_with_fewer_seeds_is_not_the_best() -> None:
     values = {1: {5: 0.90, 6: 0.91, 7: 0.92}, 2: {5: 0.99}}
     assert [candidate for candidate, *_ in compare(values, upwards=True)] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("flags", "reason"),
+    [
+        (("--top", "0"), "--top 0 must be at least 1"),
+        (("--seeds", "1"), "--seeds 1 must be at least 2"),
+        (("--seeds", "2147483648"), "--seeds 2147483648 must be at most 1,000"),
+        (("--workers", "100000"), "--workers 100000 must be at most 1,000"),
+    ],
+)
+def test_counts_out_of_range_are_refused(cli: Cli, project: Path, flags: tuple[str, str], reason: str) -> None:
+    code, _, err = cli("sweep", "confirm", "small", *flags)
+    assert code != 0 and err.splitlines() == [f"lit-mnist: error: {reason}"]

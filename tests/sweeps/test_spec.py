@@ -73,6 +73,7 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     "wrong type": ({"trials": "many"}, "trials: expected an integer, not 'many'"),
     "no trials": ({"trials": None}, "trials is missing"),
     "too few trials": ({"trials": 0}, "trials: 0 must be at least 1"),
+    "more seeds than fit into memory": ({"repeats": 2**31}, "repeats: 2147483648 must be at most 1000"),
     "negative hours": ({"hours": -1}, "hours: -1 must be above 0"),
     "test metric": ({"metric": "test/acc"}, "metric: test/acc: a sweep never reads test images"),
     "no direction": ({"direction": None}, "direction is missing: maximize or minimize val/acc"),

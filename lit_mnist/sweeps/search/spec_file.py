@@ -177,7 +177,7 @@ class SpecFile(StrictModel):
     """Seed of the sampler, and of training where `seeds` names no others."""
     seeds: list[int] | None = None
     """Seeds with each of which every point is trained."""
-    repeats: int | None = Field(default=None, ge=1)
+    repeats: int | None = Field(default=None, ge=1, le=1000)
     """How many seeds, counted from `seed`."""
     source: Source | None = None
     points: list[dict[str, Any]] = Field(default=[])

@@ -91,6 +91,8 @@ def _explain(error: ErrorDetails, content: Any) -> str:
         return f"{where}: {value!r} must be at least {context['ge']:g}"
     if kind == "greater_than":
         return f"{where}: {value!r} must be above {context['gt']:g}"
+    if kind == "less_than_equal":
+        return f"{where}: {value!r} must be at most {context['le']:g}"
     if kind == "value_error":
         return f"{where}: {context['error']}"
     return f"{where}: {error['msg']}"
