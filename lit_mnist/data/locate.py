@@ -14,7 +14,7 @@ DEFAULT_ROOT = "data"
 
 
 class NotFoundError(DataError):
-    """A dataset is in none of the places where it was looked for."""
+    """None of the folders that were searched holds the dataset."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
         flat = any(find_file(given, name) for name in spec.files or ()) and not _other_dataset(given, spec)
         places = [Location(spec.name, given if flat else raw_folder(given, spec.name), "--data.root")]
     else:
-        # In the order in which they are tried: LIT_MNIST_DATA, if it is set, before ./data. A root that is given
-        # excludes all others.
+        # In the order in which they are tried: LIT_MNIST_DATA, if it is set, comes before ./data.
         roots = [(Path(DEFAULT_ROOT), f"./{DEFAULT_ROOT}")]
         if variable := os.environ.get(ROOT_VARIABLE):
             roots.insert(0, (Path(variable).expanduser(), ROOT_VARIABLE))
@@ -127,7 +126,7 @@ def _other_dataset(folder: Path, spec: DatasetSpec) -> str | None:
 
 
 def _ways_to_get(spec: DatasetSpec) -> str:
-    # The shortest way comes first: fetch, then the system's package, then a folder of one's own.
+    # The easiest way comes first: fetch, then the system package, then an existing folder.
     ways = [f"point --data.root or {ROOT_VARIABLE} at a folder that holds {spec.name}/raw"]
     if package := spec.system_package:
         ways.insert(0, f"`apt install {package.name}`")
