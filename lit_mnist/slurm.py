@@ -249,5 +249,5 @@ def is_gone(job: str, restarts: int) -> bool | None:
         return True if "Invalid job id" in done.stderr else None
     # One task of an array has the id of the whole array, for which squeue lists every task.
     states = [state for found, state in (line.split() for line in done.stdout.splitlines()) if found == job]
-    # A job that waits to be started again has no process; one that is COMPLETING may still have some.
+    # A job that waits for a restart has no process; a COMPLETING job may still have some.
     return all(state in ("PENDING", *ENDED) for state in states)

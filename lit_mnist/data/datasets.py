@@ -43,7 +43,7 @@ class DatasetSpec:
     image_shape: tuple[int, int, int]
     """Channels, height, width. The IDX file's images are (N, H, W) for one channel, else (N, C, H, W)."""
     class_names: tuple[str, ...]
-    """By label: the first is that of label 0."""
+    """In the order of the labels, from label 0."""
     counts: tuple[int, int]
     """Number of training and of test images."""
     files: IDXFiles | None

@@ -86,10 +86,10 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
 
 
 def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
-    """What is wrong with a dataset's file, by its published checksum; None if it is right.
+    """Check a dataset's file against its published checksum: the error, or None if the file is right.
 
-    `name` is that of the unpacked file. Where only the compressed file's checksum is published, that file must be
-    there, and an unpacked one beside it, which would be read instead, must have the same content.
+    `name` is the unpacked file's name. Where only the compressed file's checksum is published, the compressed file
+    must be there. An unpacked file next to it would be read instead, so it must have the same content.
     """
     # Three cases: a checksum of the content, of the archive only, or none at all.
     packed = f"{name}.gz" in spec.checksums

@@ -76,7 +76,7 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
-        # As text from here on: MLflow stores parameters as strings, and refuses one that changes.
+        # MLflow stores parameters as strings, and refuses to change a parameter's value.
         texts = {name: _as_text(value) for name, value in params.items()}
         for name in [name for name, text in texts.items() if len(text) > MAX_PARAM_LENGTH]:
             self.log_text(texts[name], f"params/{name}.txt")

@@ -149,7 +149,7 @@ class FolderLock:
         folder.mkdir(parents=True, exist_ok=True)
         # Each journal has its own lock, so that a run can be measured during its fit.
         self.path = folder / (".lock" if name == MAIN else f".{name}.lock")
-        # thread_local=False: another thread than the one that acquired the lock may release it.
+        # thread_local=False: the lock may be released by a different thread than the one that acquired it.
         self._lock = FileLock(self.path, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
@@ -164,7 +164,7 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The file stays: removing it could separate a process that waits for it from one that comes later.
+        # The file stays. If it were removed, a waiting process and a later one could each lock a different file.
         self._lock.release()
 
 
@@ -192,5 +192,5 @@ def is_at_work(folder: Path) -> bool:
             return False
     except BusyError:
         return True
-    except OSError:  # a folder in which no lock can be created is one in which nobody can work
+    except OSError:  # no lock can be created in this folder, so no process can be working in it
         return False

@@ -305,7 +305,7 @@ def _close(run: Run) -> bool:
 
 @contextmanager
 def _visit_run(run_id: str) -> Iterator[Run]:
-    """Open an existing run to measure it, with a journal of its own, whether or not its fit is at work."""
+    """Open an existing run to measure it. It gets a separate journal, so its fit may still be running."""
     store = find_store()
     client = connect(store)
     record = _record_from_store(client, store, find_run(client, store, run_id).info.run_id)

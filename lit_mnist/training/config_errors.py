@@ -138,8 +138,8 @@ def parameters(cls: type) -> set[str]:
     """Names of the keyword arguments of `cls` and its base classes."""
     return {
         name
-        # Each class by itself: the signature of a subclass shows those of its base as `**optimizer` or
-        # `**autoencoder`.
+        # Every class of the hierarchy, because a subclass's signature shows its base's arguments only as
+        # `**optimizer` or `**autoencoder`.
         for base in cls.__mro__
         if "__init__" in vars(base)
         for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()

@@ -104,7 +104,7 @@ def export(
     _check_packages(file_format)
     store = find_store()
     client = connect(store)
-    # A study's run has no checkpoint of its own.
+    # A study's run has no checkpoints: those are in its trials' runs.
     run_id, is_best = _trial_run(client, find_run(client, store, run_id).info.run_id)
     with loaded_run(run_id, checkpoint, []) as (run, cli, step):
         exported = trace(cli.model, example_images(cli), describe(run, cli, step))

@@ -247,7 +247,7 @@ class StageProgress(Callback):
 
     def end(self, what: str) -> None:
         """Print that the current stage, described by `what`, has ended."""
-        # By name: the same stage of another seed takes about as long.
+        # Keyed by the stage's name, because the same stage takes about as long for another seed.
         self._took[self.left.pop(0)] = took = time.monotonic() - self._start
         left = f", about {seconds(self.seconds_left())} left" if self.left else ""
         done = f"{self.total - len(self.left)} of {self.total} stages"

@@ -111,7 +111,7 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
 def _server(store: str) -> str:
     """The address of MLflow's pages, without user and password."""
     url = urlsplit(store)
-    # A store in a file has no server of its own.
+    # A file store has no server, so MLflow's pages are expected at their default address.
     if url.scheme not in ("http", "https"):
         return DEFAULT_UI
     return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")

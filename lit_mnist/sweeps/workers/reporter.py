@@ -19,7 +19,7 @@ from lit_mnist.tracking.logger import MLflowTracker
 
 
 class Reporter(Callback):
-    """Reports the objective after each validation, and stops the training if the pruner says so.
+    """Reports the objective after each validation, and stops the training if the pruner prunes the trial.
 
     Args:
         objective: The metric to report.

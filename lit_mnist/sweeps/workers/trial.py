@@ -184,7 +184,7 @@ class TrialWork:
             raise PrunedError(f"{count:,} parameters, more than {min(limits):,.0f}")
 
     def _prune_by_seeds(self, seed: int) -> None:
-        """Report the seed's result to a pruner that compares seeds, and prune the trial if it says so."""
+        """Report the seed's result to a pruner that compares seeds, which may prune the trial."""
         if self.spec.pruner != "wilcoxon":
             return
         step, value = len(self.metrics) - 1, self.metrics[-1][self.spec.objectives[0].metric]

@@ -80,9 +80,9 @@ class MLflowWriter:
     def _batches(self) -> Iterator[tuple[int, Entry]]:
         """Yield the unsent entries and their ends; consecutive metrics are joined up to what one call takes.
 
-        Points that a later rewind replaces are left out: a store that cannot delete them never sees them.
+        Points that a later rewind replaces are left out, because the store cannot delete them once they are sent.
         """
-        # Of the whole journal, also those that come after the points.
+        # All rewinds of the journal, including those that come after the points.
         rewinds = self.journal.rewinds()
         points: list[Any] = []
         last = 0

@@ -60,7 +60,7 @@ ADDED_PARAMS = {name: str(value) for options in ADDED_OPTIONS.values() for name,
 
 @dataclass(frozen=True)
 class RunData:
-    """What the store knows of a run; of each metric the last value only."""
+    """A run's data in the store, with only the last value of each metric."""
 
     id: str
     name: str

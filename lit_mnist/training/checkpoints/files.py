@@ -66,7 +66,7 @@ def best_callback(model: LitModel) -> ModelCheckpoint:
         monitor=model.monitor,
         mode=model.monitor_mode,
         auto_insert_metric_name=False,
-        # Otherwise a resumed fit would write best-v1.ckpt beside best.ckpt.
+        # Otherwise a resumed fit would write best-v1.ckpt instead of replacing best.ckpt.
         enable_version_counter=False,
     )
 

@@ -38,7 +38,7 @@ class Checkpoint:
     path: Path
     content: dict[str, Any]
     best_is_lost: bool = False
-    """True if `best.ckpt` is unusable and cannot be recreated: the best checkpoint is chosen anew from here on."""
+    """True if `best.ckpt` is unusable and cannot be recreated. The best later checkpoint then replaces it."""
 
     @property
     def step(self) -> int:

@@ -1,4 +1,4 @@
-"""The fast training step: Lightning's step without the hooks that nobody overrides.
+"""The fast training step: Lightning's step without its hooks, for runs in which nothing overrides them.
 
 In the step of a small network, Lightning spends most of its time calling empty hooks, each within several profiler
 contexts. The fast step does only the operations of an optimiser step on one device, in Lightning's order and with
