@@ -29,7 +29,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "jobs": ("list the submitted jobs", "lit_mnist.cluster.jobs:jobs"),
     "runs": ("list the runs", "lit_mnist.tracking.command:runs"),
     "compare": ("show how runs differ", "lit_mnist.tracking.command:compare"),
-    "sync": ("send what runs have kept while their store was away", "lit_mnist.tracking.command:sync"),
+    "sync": ("send what runs logged while the tracking store was unreachable", "lit_mnist.tracking.command:sync"),
     "ui": ("look at the runs in MLflow", "lit_mnist.tracking.command:ui"),
 }
 """Name to summary and `module:function`; the function takes the arguments after the command's name."""
@@ -39,7 +39,7 @@ def run() -> int:
     """Entry point of the `lit-mnist` process; returns its exit code."""
     # First of all: whatever opens a file next must not get the number of a standard stream.
     _open_closed_streams()
-    # What `leave` ends with if an exception passes: its traceback is printed by then.
+    # The exit code after an unexpected exception; Python prints its traceback before it calls `leave`.
     code = 1
 
     def leave() -> None:
@@ -49,7 +49,7 @@ def run() -> int:
                 stream.flush()
         os._exit(code)
 
-    # Before the imports, during which a cluster's warning may come.
+    # Before the imports, which take seconds: a cluster's warning signal may arrive meanwhile.
     end_at_once()
     atexit.register(leave)  # functions registered later, by libraries, are called before it
     try:

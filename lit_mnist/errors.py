@@ -7,7 +7,7 @@ from typing import Any
 from lit_mnist.redaction import redact
 
 DEBUG_HINT = "(`lit-mnist --debug ...` shows the traceback)"
-"""Ends each line that stands for an exception of another library."""
+"""End of each error line that reports an exception of another library."""
 
 
 class UserError(Exception):
@@ -20,13 +20,13 @@ class UserError(Exception):
 
 
 class UsageError(UserError):
-    """A flag, a configuration field or an argument that is wrong in itself."""
+    """An invalid flag, configuration field or argument."""
 
     exit_code = 2
 
 
 class LibraryError(UsageError):
-    """A complaint of Lightning, torch, numpy or another library about a value it was given.
+    """An exception that Lightning, torch, numpy or another library raised about an invalid value.
 
     Args:
         error: The library's exception.
@@ -38,8 +38,8 @@ class LibraryError(UsageError):
         super().__init__(f"{subject}: {one_line(error)} {DEBUG_HINT}")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # By default the class would be called with `args`, which is the finished line; a check of a sweep's points
-        # sends its error from another process.
+        # The check of a sweep's points pickles its errors to send them between processes. By default, unpickling
+        # would call the class with `args`, which holds the finished message.
         return LibraryError.__new__, (LibraryError, *self.args)
 
 
@@ -47,7 +47,7 @@ class DataError(UserError):
     """Files of a dataset are missing or damaged; the model trained on them is not at fault."""
 
 
-class Interrupted(Exception):  # noqa: N818 - not an error: somebody wants the process to end
+class Interrupted(Exception):  # noqa: N818 - not an error: the process was asked to end
     """A signal asked the process to end; `signal` is its number."""
 
     def __init__(self, signal: int) -> None:
@@ -64,8 +64,8 @@ def nearest(name: str, names: Iterable[str], listed: bool = False) -> str:
     """A hint to append to an error message: the one of `names` that is most similar to `name`.
 
     Args:
-        name: What was given.
-        names: What would have been valid.
+        name: The name that was given.
+        names: The valid names.
         listed: List all of `names` if none is similar.
 
     Returns:

@@ -11,13 +11,13 @@ from lit_mnist.redaction import redact
 from lit_mnist.signals import exit_code
 
 ERROR = "lit-mnist: error: "
-"""Beginning of the line that an error is printed as."""
+"""Start of every error line."""
 
 
 def guarded(work: Callable[[], None], debug: bool = False) -> int:
     """Call `work` and return the exit code of the process.
 
-    Errors that a user can fix are printed as one line. An unexpected exception is raised: its traceback is needed.
+    Errors that a user can fix are printed as one line. An unexpected exception is raised with its traceback.
 
     Args:
         work: The command.
@@ -56,7 +56,7 @@ def _line(error: Exception) -> str | None:
         return str(error)
     if isinstance(error, OSError):
         return f"{error} {DEBUG_HINT}"
-    # The tracking store's libraries, recognised by name so that they need not be imported to print an error.
+    # Exceptions of the tracking store's libraries, recognised by name: importing the libraries takes seconds.
     if type(error).__module__.partition(".")[0] in ("mlflow", "sqlalchemy", "requests"):
         from lit_mnist.tracking.store import reason
 

@@ -11,7 +11,7 @@ SECRET_VARIABLES = ("MLFLOW_TRACKING_PASSWORD", "MLFLOW_TRACKING_TOKEN")
 URL_VARIABLES = ("MLFLOW_TRACKING_URI", "LIT_MNIST_STORAGE")
 """Environment variables whose value is a URL that may hold a password."""
 SHORTEST = 4
-"""Shorter passwords are hidden only inside a URL: "a" or "pw" occur in too many other words."""
+"""Shorter passwords are hidden only inside URLs: a password such as "pw" may occur as an ordinary word."""
 # Greedy up to the last @: a password that should have been percent-encoded may itself hold an @ or a slash.
 _IN_USER = re.compile(r"(\w://[^\s:/@]*):(\S*)@")
 # The lookahead keeps the punctuation of a sentence that continues after the URL.
@@ -28,8 +28,8 @@ def redact_urls(text: str) -> str:
 def redact(text: str) -> str:
     """Return `text` without the passwords in its URLs, and without those that this process knows, as whole words.
 
-    A library may quote a password outside its URL, as psycopg does with a URL that it cannot parse. Known are the
-    passwords in the environment variables that name the stores, and in this process's arguments.
+    A library may quote a password outside its URL, as psycopg does with a URL that it cannot parse. The known
+    passwords are those in the environment variables that name the stores, and in this process's arguments.
     """
     text = redact_urls(text)
     for secret in _known_secrets():

@@ -1,4 +1,4 @@
-"""Signals only set a flag; whoever holds it looks when there is nothing to lose."""
+"""Signal handling: handlers only set a flag, which the program checks where it can stop without losing work."""
 
 import math
 import os
@@ -12,7 +12,7 @@ from lit_mnist.slurm import REQUEUE_CODE, allocation
 
 WATCHED = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 WARNINGS = (signal.SIGUSR1, signal.SIGUSR2)
-"""Signals that clusters send before they end a job; our scripts ask for the first, submitit for the second."""
+"""Signals that clusters send before they end a job: SIGUSR1 for this project's scripts, SIGUSR2 for submitit's."""
 
 REPETITION = 1.0
 """Seconds within which the same signal counts once: SLURM sends SIGTERM to every process of a job, and the batch
@@ -20,7 +20,7 @@ script passes its own on."""
 
 
 class SignalWatch:
-    """Notes the signals that ask a process to end.
+    """Records the signals that ask a process to end.
 
     A second signal changes nothing; the third ends the process at once.
     """
@@ -35,23 +35,23 @@ class SignalWatch:
     def __enter__(self) -> "SignalWatch":
         for number in WATCHED:
             self._previous[number] = signal.getsignal(number)
-            # nohup leaves SIGHUP ignored, and means it; a shell does so to the SIGINT of whatever runs beside it.
+            # nohup ignores SIGHUP on purpose, so that stays. Shells also ignore SIGINT in background processes,
+            # but there it must still end this process.
             if number != signal.SIGHUP or self._previous[number] != signal.SIG_IGN:
                 signal.signal(number, self._note)
         return self
 
     def __exit__(self, *exc: object) -> None:
-        # What runs after this block finds the handlers as they were before it.
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
     def check(self) -> None:
-        """Raise `Interrupted` if a signal has come."""
+        """Raise `Interrupted` if a signal was received."""
         if self.received is not None:
             raise Interrupted(self.received)
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        # In a signal handler, between any two instructions of the program: nothing here prints or takes a lock.
+        # A signal handler runs between any two instructions of the program, so this must not print or take a lock.
         now = time.monotonic()
         if number == self._last[0] and now - self._last[1] < REPETITION:
             return
@@ -65,15 +65,15 @@ class SignalWatch:
 
 
 def end_at_once() -> None:
-    """End this process at a cluster's signal, until a `SignalWatch` is entered: nothing has begun yet.
+    """Let a cluster's signal end this process at once until a `SignalWatch` is entered: nothing needs saving yet.
 
-    Imports take ten seconds, and several times as long on a busy machine. Without a handler, a warning that comes
-    meanwhile would end the process with another exit code than the one that requeues the job; a handler that only
-    notes it would let the warning pass, and the job's time limit with it.
+    Imports take ten seconds, and several times as long on a busy machine. Without a handler, a warning signal
+    during the imports would end the process with an exit code that does not requeue the job. With a handler that
+    only sets a flag, the process could still be importing when the job reaches its time limit.
     """
 
     def end(number: int, frame: FrameType | None) -> None:
-        # Not by print, which may be what the signal has interrupted.
+        # Not by print: the signal may have interrupted a print.
         os.write(2, f"lit-mnist: stopped by {signal.Signals(number).name}\n".encode())
         os._exit(exit_code(number))
 
@@ -85,7 +85,7 @@ def exit_code(number: int) -> int:
     """Return the exit code of a process that the signal ended.
 
     It is 75 (`REQUEUE_CODE`) after a cluster's warning, and after SIGTERM inside a SLURM job: the work is saved,
-    and the job should be started again. With 0 the cluster would take the work for done.
+    and the job should be started again. With 0 the cluster would consider the work complete.
     """
     if number in WARNINGS or (number == signal.SIGTERM and allocation() is not None):
         return REQUEUE_CODE

@@ -10,7 +10,7 @@ from functools import lru_cache
 from lit_mnist.errors import UsageError
 
 REQUEUE_CODE = 75
-"""The exit code for "saved, more to do" (EX_TEMPFAIL in sysexits.h); the batch script requeues the job on it."""
+"""Exit code of saved but unfinished work (EX_TEMPFAIL in sysexits.h); the batch script requeues the job on it."""
 WARNING = 120
 """Seconds before the time limit at which SLURM sends SIGUSR1; a quarter of the limit if that is less."""
 ENDED = (
@@ -23,19 +23,19 @@ TASK_VARIABLES = (
     "SLURM_NTASKS", "SLURM_NTASKS_PER_NODE", "SLURM_NPROCS", "RANK", "LOCAL_RANK", "WORLD_SIZE", "GROUP_RANK",
     "NODE_RANK",
 )  # fmt: skip
-"""Variables by which Lightning takes a process for one rank of a distributed training."""
+"""Variables that make Lightning treat a process as one rank of a distributed training."""
 
 RANK_LEFT = "LIT_MNIST_TASK"
-"""The variable in which `leave_tasks` leaves the rank of the srun task, for `task_name`."""
+"""The variable in which `leave_tasks` stores the rank of the srun task, for `task_name`."""
 
 
 @dataclass(frozen=True)
 class Allocation:
-    """What a job has been given, as far as one of its processes can tell.
+    """The resources of a job, as seen by one of its processes.
 
     Attributes:
         job: The job's id; each task of a job array has its own.
-        restarts: How often SLURM has started the job again.
+        restarts: How often SLURM has restarted the job.
         node: The name of this node.
         step: True if `srun` started this process.
         tasks: The processes of the job step, over all nodes.
@@ -53,7 +53,7 @@ class Allocation:
 
     @property
     def tags(self) -> dict[str, str]:
-        """The tags of a run that this job works on."""
+        """MLflow tags of a run that this job trains."""
         return {"slurm.job": self.job, "slurm.restart": str(self.restarts), "slurm.node": self.node}
 
 
@@ -141,8 +141,8 @@ class TimeLimit:
     """The time limit of a job, in seconds.
 
     Attributes:
-        left: Until SLURM ends this start of the job.
-        total: From the start to that end.
+        left: From now until the limit.
+        total: From the current start of the job until the limit.
     """
 
     left: float
@@ -150,11 +150,11 @@ class TimeLimit:
 
 
 def time_limit() -> TimeLimit | None:
-    """Return the time limit of this job; None outside SLURM, without a limit, and where it cannot be found out."""
+    """Return the time limit of this job; None outside SLURM, without a limit, or if it cannot be determined."""
     try:
         if (job := allocation()) is None or (span := _job_span(job.job, job.restarts)) is None:
             return None
-    except (OSError, subprocess.SubprocessError):  # not cached: a busy controller may answer the next time
+    except (OSError, subprocess.SubprocessError):  # not cached: a busy controller may answer next time
         return None
     start, end = span
     return TimeLimit(end - time.time(), end - start)
@@ -162,7 +162,7 @@ def time_limit() -> TimeLimit | None:
 
 @lru_cache(maxsize=1)
 def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
-    """Start and end of a start of the job, in seconds since 1970."""
+    """Start and time limit of the job in seconds since 1970; `restarts` is there for the cache only."""
     words = [os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END")]
     if not all(map(str.isdecimal, words)):  # SLURM 22.05 does not set these two, newer versions do
         # SLURM_JOB_ID of one task of an array is the id of the whole array, for which squeue lists every task.
@@ -171,12 +171,12 @@ def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
         environment = {**os.environ, "SLURM_TIME_FORMAT": "%s"}
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True, env=environment)
         words = done.stdout.split()
-    # Without a time limit the end is in a year, or no number.
+    # Without a time limit, the end is a year from now or not a number.
     return (float(words[0]), float(words[1])) if len(words) == 2 and all(map(str.isdecimal, words)) else None
 
 
 def warning_time(limit: float | None) -> int:
-    """Return how many seconds before the time limit the batch script asks SLURM for its warning, SIGUSR1.
+    """Return how many seconds before the time limit SLURM is asked to send SIGUSR1 as a warning.
 
     Args:
         limit: The time limit in seconds; None if it is not known.
@@ -186,7 +186,7 @@ def warning_time(limit: float | None) -> int:
 
 
 def leave_tasks() -> None:
-    """Make this process, and those that it starts, independent of the other tasks of the job.
+    """Make this process and its children independent of the other tasks of the job.
 
     Without this, Lightning's `rank_zero_only` silences the logger of each sweep worker whose SLURM_PROCID is not
     0, and a `Trainer(devices=1)` refuses to start in a job of several tasks.
@@ -206,11 +206,11 @@ def check_tasks(devices: int, nodes: int) -> None:
         nodes: Nodes that it uses.
 
     Raises:
-        UsageError: `srun` started another number of processes than one for each device, or no process on the other
+        UsageError: `srun` did not start exactly one process per device, or nothing starts processes on the other
             nodes.
 
     """
-    # Before anything starts: a rank that waits for others that never come says nothing.
+    # Checked before training starts, since a rank that waits for missing ranks hangs without any message.
     job, wanted = allocation(), devices * nodes
     # Outside a job step, Lightning starts the processes of one node itself.
     if job is None or (job.step and job.tasks == wanted) or (not job.step and nodes == 1):
@@ -227,18 +227,18 @@ def check_tasks(devices: int, nodes: int) -> None:
 
 
 def is_gone(job: str, restarts: int) -> bool | None:
-    """Return True if no process of that start of the job can be running any more; None if SLURM cannot be asked.
+    """Return True if no process of this start of the job can still be running; None if SLURM does not answer.
 
     Args:
         job: The id of a job or of an array task.
-        restarts: Which start of it: how often it had been put back into the queue by then.
+        restarts: Which start of the job: how often it had been requeued before.
 
     """
-    # Asked of our own environment first, which needs no controller.
+    # First the environment of this process, which needs no request to the SLURM controller.
     here = allocation()
     if here is not None and here.job == job and here.restarts > restarts:
-        return True  # SLURM starts a job again only after all processes of the start before are gone
-    # All states: a job that has ended is listed for some minutes.
+        return True  # SLURM restarts a job only after all processes of the previous start have ended
+    # All states, since squeue still lists a job for some minutes after its end.
     command = ["squeue", "--noheader", "--array", "--jobs", job, "--states", "all", "--format", "%A %T"]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=False)
@@ -249,5 +249,5 @@ def is_gone(job: str, restarts: int) -> bool | None:
         return True if "Invalid job id" in done.stderr else None
     # One task of an array has the id of the whole array, for which squeue lists every task.
     states = [state for found, state in (line.split() for line in done.stdout.splitlines()) if found == job]
-    # A job that waits to be started again has no process; one that is COMPLETING may still have some.
+    # A job that waits for a restart has no process; a COMPLETING job may still have some.
     return all(state in ("PENDING", *ENDED) for state in states)

@@ -1,4 +1,4 @@
-"""YAML that refuses a key given twice, and reads `1e-3` as a number like the command line does."""
+"""A YAML reader that rejects duplicate keys and reads `1e-3` as a number, as the command line does."""
 
 import re
 from typing import Any
@@ -13,17 +13,18 @@ class DuplicateKeyError(yaml.MarkedYAMLError):
 
 
 class StrictLoader(yaml.SafeLoader):
-    """PyYAML's safe loader without two of its silent mistakes.
+    """PyYAML's safe loader with two silent errors corrected.
 
-    Of a key given twice it keeps the last value, and `1e-3` is a text to it: YAML 1.1 wants `1.0e-3`.
+    PyYAML keeps only the last value of a duplicate key, and reads `1e-3` as a string, since YAML 1.1 requires
+    `1.0e-3`.
     """
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Build a dict, unless a key comes twice."""
+        """Build a dict; raise DuplicateKeyError if a key is given twice."""
         lines: dict[str, int] = {}
-        # Here and not on the finished dict, in which the second value has replaced the first.
+        # Checked on the nodes: in the finished dict, the second value has already replaced the first.
         for key, _ in node.value:
-            # `? [a, b]` and the like, which no configuration here has: left to PyYAML.
+            # Complex keys such as `? [a, b]` are left to PyYAML; no configuration here uses them.
             if not isinstance(key, yaml.ScalarNode):
                 continue
             if key.value in lines:
@@ -33,7 +34,7 @@ class StrictLoader(yaml.SafeLoader):
         return super().construct_mapping(node, deep)
 
 
-# The first characters by which PyYAML looks this rule up: a sign or a digit.
+# The last argument lists the first characters (sign or digit) for which PyYAML tries this pattern.
 StrictLoader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"[-+]?[0-9]+(\.[0-9]*)?[eE][-+]?[0-9]+$"), list("-+0123456789")
 )
@@ -55,7 +56,7 @@ def load_yaml(text: str) -> Any:
 
 
 def check_unique_keys(text: str) -> None:
-    """Refuse a YAML text that has a key twice; whatever else is wrong with it is left to its reader.
+    """Reject YAML text with a duplicate key; all other errors are left to the code that parses the text.
 
     Raises:
         UsageError: a key is given twice; the message begins with the line.

@@ -41,7 +41,7 @@ def print_table(
         columns: Headings.
         rows: Cells, which may hold rich's markup.
         title: A line above it.
-        whole: Columns whose cells are never broken or cut, such as ids; of the others the ends are left out first.
+        whole: Columns whose cells are never wrapped or truncated, such as ids; the other columns are truncated.
 
     """
     from rich.console import Console
@@ -49,12 +49,12 @@ def print_table(
 
     heads = [Column(name, no_wrap=bool(whole), overflow="ellipsis" if whole else "fold") for name in columns]
     if whole:
-        # rich (15.0) would narrow all columns that are not to be wrapped, some of them to nothing.
+        # rich (15.0) narrows all columns that may not be wrapped, some of them to a width of 0.
         needed = [max(len(_plain(cells[i])) for cells in (columns, *rows)) for i in range(len(columns))]
         room = width() - 2 * (len(columns) - 1)
         order = sorted(range(len(columns)), key=lambda i: (columns[i] not in whole, needed[i]))
         for left, i in zip(range(len(order), 0, -1), order, strict=True):
-            # The narrow ones take what they need, the wide ones share what they leave.
+            # Narrow columns get the width they need, and wide columns share the rest.
             share = needed[i] if columns[i] in whole else min(needed[i], max(4, room // left))
             heads[i].width, room = share, room - share
     table = Table(*heads, box=None, pad_edge=False)
@@ -79,13 +79,13 @@ def width() -> int:
 
 
 def shorten(path: str | Path) -> str:
-    """A path to print: from the working directory if the file is in it; anything else, such as a URI, as it is."""
+    """A path to print: relative if it is inside the working directory; anything else, such as a URI, unchanged."""
     file = Path(path)
     return str(file.relative_to(Path.cwd()) if file.is_relative_to(Path.cwd()) else path)
 
 
 def say(text: str) -> None:
-    """Print a line of a long-running command's output, unbuffered; does nothing if the reader has gone."""
+    """Print a line of a long-running command's output, unbuffered; does nothing if the pipe is closed."""
     with contextlib.suppress(OSError, ValueError):
         print(redact(text), flush=True)
 
@@ -96,21 +96,21 @@ def warn(text: str) -> None:
 
 
 def note(text: str) -> None:
-    """Print a remark to standard error; does nothing if the terminal has gone."""
+    """Print a remark to standard error; does nothing if the terminal is closed."""
     with contextlib.suppress(OSError, ValueError):
         print(f"lit-mnist: {redact(text)}", file=sys.stderr, flush=True)
 
 
 def quiet() -> None:
-    """Silence the log messages and warnings of Lightning and torch, on which a user cannot act.
+    """Silence the log messages and warnings of Lightning and torch that a user can do nothing about.
 
-    Call it after Lightning was imported: the import resets the levels of its loggers.
+    Call this after importing Lightning: the import resets the levels of its loggers.
     """
     # "GPU available: False" and the like: what a user needs to know is in the run's own output.
     for name in ("lightning.pytorch", "lightning.fabric"):
         logging.getLogger(name).setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module=r"(lightning|torch|jsonargparse)\b")
-    # What `--trainer.deterministic warn` is for; it comes from within torch.
+    # Keep the warning that `--trainer.deterministic warn` asks for, although torch issues it.
     warnings.filterwarnings("default", message=".*does not have a deterministic implementation")
-    # Warnings of this project remain, in one line, without Python's file and line number.
+    # Print this project's own warnings as one line, without Python's file and line number.
     warnings.showwarning = lambda message, *rest: note(f"warning: {message}")

@@ -277,7 +277,7 @@ def bench_steps(root: str | None, repeats: int, quick: bool) -> None:
                   f" {statistics.median(b):.2f}, (c) DataLoader {statistics.median(c):.2f}")  # fmt: skip
             print(f"  (b)/(a) {median_ratio(b, a):.2f}   (c)/(b) {median_ratio(c, b):.2f}", flush=True)
             if quick and network is not NETWORKS[0]:
-                continue  # a save costs the same: it weighs most where a step is short
+                continue  # a save takes the same time for each network, and counts most where a step is short
             resumable, without = measure(partial(resumable_and_not, network, data), repeats)
             ratio = median_ratio(resumable, without)
             print(f"  exact resume, a checkpoint every {SAVE_INTERVAL} steps: ratio {ratio:.3f}", flush=True)

@@ -89,7 +89,7 @@ class FashionMNISTData(LightningDataModule):
 
 
 class Report(Callback):
-    """Does what the pruning callback of optuna-integration does."""
+    """A copy of the pruning callback of optuna-integration."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial

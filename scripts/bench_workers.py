@@ -1,7 +1,7 @@
-"""How a study in PostgreSQL grows: 64 workers on one study, and one worker on a study of 10,000 trials.
+"""How a study in PostgreSQL scales: 64 workers on one study, and one worker on a study of 10,000 trials.
 
 The workers' trials sleep for two seconds instead of training, 16 at a time, so that two cores are enough. All else
-is what `lit-mnist sweep` does: leases, heartbeats, an MLflow run on a server for each trial.
+works as in `lit-mnist sweep`: leases, heartbeats, an MLflow run on a server for each trial.
 """
 
 import contextlib
@@ -39,7 +39,7 @@ SECONDS = 2.0
 """Length of a trial."""
 AT_A_TIME = 16
 COPIED = ("trial_params", "trial_values", "trial_intermediate_values", "trial_user_attributes")
-"""Optuna's tables with the rows of a trial, beside that of the trials."""
+"""Optuna's tables with rows for each trial, besides `trials`."""
 SPEC = """\
 study: bench
 config: zhang/cnn
@@ -56,7 +56,7 @@ space:
 
 
 def bench_workers(workers: int = 64, trials: int = 192, size: int = 10_000) -> None:
-    """Print what taking a trial costs, and how a study grows with the number of workers and of trials.
+    """Print the cost of taking a trial, and how a study scales with the number of workers and of trials.
 
     Args:
         workers: Processes that work on one study.
@@ -91,8 +91,8 @@ def lease_cost(postgres: Postgres, times: int = 21) -> tuple[list[int], float, f
     """Let one worker take a new study's trials, each of which ends at once.
 
     Returns:
-        Statements under the lock, for each trial but the first, for which the database is new to the worker; and
-        the medians of the seconds that the lock was held, and of this process's CPU in them.
+        SQL statements under the lock for each trial, without the worker's first one, which needs more of them; and
+        the medians of the seconds that the lock was held and of this process's CPU time in them.
 
     """
     url = postgres.create("lease")
@@ -126,7 +126,7 @@ def lease_cost(postgres: Postgres, times: int = 21) -> tuple[list[int], float, f
 
 
 def run_workers(postgres: Postgres, name: str, workers: int, trials: int) -> dict[str, Any]:
-    """Let so many processes work on a new study; returns what was measured."""
+    """Let `workers` processes work on a new study; returns the measurements."""
     url = postgres.create(name)
     storage = open_storage(url)
     create_or_open_study(storage, parse_spec(SPEC.format(trials=trials), "bench"), 1)
@@ -205,7 +205,7 @@ def large_study(postgres: Postgres, size: int) -> tuple[tuple[float, float], tup
     leases = Leases(study, stored_spec(study), 0, 1)
     _take(leases)
     assert storage.engine is not None
-    # Through Optuna, each trial would take some 10 ms.
+    # Written with SQL, because Optuna needs some 10 ms for a trial.
     with storage.engine.begin() as connection:
         connection.execute(text("INSERT INTO trials (number, study_id, state, datetime_start, datetime_complete)"
             " SELECT n, study_id, state, datetime_start, datetime_complete FROM trials,"
@@ -214,7 +214,7 @@ def large_study(postgres: Postgres, size: int) -> tuple[tuple[float, float], tup
             columns = list(connection.execute(text(f"SELECT * FROM {table} LIMIT 0")).keys())
             names = [name for name in columns if name not in (f"{table[:-1]}_id", "param_id", "trial_value_id",
                      "trial_intermediate_value_id", "trial_user_attribute_id", "trial_id")]  # fmt: skip
-            # Values differ, or TPE would have nothing to tell apart.
+            # Random values, because TPE needs trials that differ.
             values = [f"{name} * random()" if name in ("param_value", "value") and table != COPIED[3] else name
                       for name in names]  # fmt: skip
             connection.execute(text(f"INSERT INTO {table} (trial_id, {', '.join(names)}) SELECT copy.trial_id,"
@@ -227,7 +227,7 @@ def large_study(postgres: Postgres, size: int) -> tuple[tuple[float, float], tup
 
 
 def _take(leases: Leases) -> tuple[float, float]:
-    """Seconds for a trial with all its parameters, in all and of CPU; the trial then ends."""
+    """Take a trial with all its parameters, and end it: returns the seconds and the CPU seconds of taking it."""
     start, cpu = time.perf_counter(), time.process_time()
     leased = leases.acquire()
     assert leased is not None
@@ -242,7 +242,7 @@ def _servers() -> Iterator[tuple[Postgres, Server]]:
     """PostgreSQL and an MLflow server, in a project of their own."""
     with tempfile.TemporaryDirectory() as name, contextlib.chdir(name):
         folder = Path(name)
-        folder.chmod(0o755)  # PostgreSQL refuses to run as root, and is another user then
+        folder.chmod(0o755)  # PostgreSQL refuses to run as root, so it may run as another user
         (folder / "pyproject.toml").touch()
         postgres, mlflow = Postgres(folder / "postgres"), Server(folder)
         postgres.start()

@@ -1,4 +1,4 @@
-"""A job's folder `mlruns/jobs/NAME`: what was submitted, and what has become of it."""
+"""A job's folder `mlruns/jobs/NAME`, and calls of SLURM's commands."""
 
 import json
 import re
@@ -15,23 +15,23 @@ from lit_mnist.tracking.journal.journal import replace_text
 
 RECORD, SCRIPT, CODE = "job.json", "job.sh", "code"
 ATTEMPTS, PAUSE = 3, 5.0
-"""How often the SLURM controller is asked, and the seconds between."""
+"""Number of attempts to reach the SLURM controller, and the seconds between them."""
 NO_ANSWER = ("timed out", "Unable to contact slurm controller", "Zero Bytes were transmitted")
-"""What SLURM's commands say when the controller is busy (after MessageTimeout, 10 s by default) or not there."""
+"""Error messages of SLURM's commands if the controller is busy (after MessageTimeout, 10 s by default) or down."""
 
 
 @dataclass
 class Job:
-    """What `job.json` holds.
+    """The content of `job.json`.
 
     Attributes:
-        name: The job's name; also the key of its run, so that submitting the name again resumes the run.
+        name: The job's name; also the key of its run, so that submitting the same name again resumes the run.
         command: The arguments of `lit-mnist` that the job runs.
         study: The name of the study, for a sweep; None otherwise.
         commit: The git commit of the code.
-        digest: A hash of the code, uncommitted changes included.
-        submitted: When, in seconds since 1970.
-        restarts: How often the job may be put back into the queue.
+        digest: A hash of the code, including uncommitted changes.
+        submitted: Time of submission in seconds since 1970.
+        restarts: How often the job may be requeued.
         ids: SLURM's ids of the job, one for each submission, the newest last.
     """
 
@@ -46,13 +46,13 @@ class Job:
 
     def write(self, folder: Path) -> None:
         """Write it to the job's folder."""
-        # Whole or not at all: `lit-mnist jobs` may read it at this moment.
+        # Atomically, since `lit-mnist jobs` may read it at the same time.
         replace_text(folder / RECORD, json.dumps(asdict(self), indent=1) + "\n")
 
 
 @dataclass(frozen=True)
 class QueueEntry:
-    """A job or an array task as `squeue` lists it."""
+    """A job or an array task in the output of `squeue`."""
 
     id: str
     state: str
@@ -63,15 +63,15 @@ class QueueEntry:
 
 
 def jobs_folder(home: Path) -> Path:
-    """Where jobs have their folders, in the project's `mlruns` folder `home`."""
+    """The folder of all jobs' folders, in the project's `mlruns` folder `home`."""
     return home / "jobs"
 
 
 def read_job(folder: Path) -> Job | None:
-    """The job of that folder; None if it holds none that can be read."""
+    """The job of that folder; None if its record is missing or cannot be read."""
     try:
         found = json.loads((folder / RECORD).read_text())
-        # Fields of a later version are left out, so that this version can still list its jobs.
+        # Fields of later versions are ignored, so that this version can list their jobs.
         known = {item.name for item in fields(Job)}
         return Job(**{key: value for key, value in found.items() if key in known})
     except (OSError, ValueError, TypeError, AttributeError):
@@ -79,16 +79,16 @@ def read_job(folder: Path) -> Job | None:
 
 
 def queue(ids: Sequence[str]) -> list[QueueEntry]:
-    """What SLURM says about these jobs that it has not forgotten yet, array tasks one by one.
+    """SLURM's entries of these jobs, as far as it still has them; one entry per array task.
 
     Raises:
-        UserError: SLURM cannot be asked.
+        UserError: SLURM is not available.
 
     """
     if not ids:
         return []
-    # `squeue --jobs` refuses the whole list if it has forgotten one of the ids: ask for this user's and select.
-    # %F array id, %K task, %T state, %M elapsed, %N node, %r reason.
+    # `squeue --jobs` fails if SLURM no longer has one of the ids, so all jobs of this user are listed and
+    # filtered. %F array id, %K task, %T state, %M elapsed, %N node, %r reason.
     output = run_slurm(
         "squeue", "--me", "--noheader", "--array", "--states", "all", "--format", "%F|%K|%T|%M|%N|%r"
     )
@@ -100,8 +100,8 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
         if base in ids:
             restarts = None
             name = base if task == "N/A" else f"{base}_{task}"
-            # squeue does not list how often a job was started again. SLURM may forget the job in between. Asked
-            # once: with a controller that does not answer, each job of the list would take minutes.
+            # squeue does not show the number of restarts. SLURM may have removed the job in between. Only one
+            # attempt, since with an unreachable controller each job of the list would take minutes.
             with suppress(UserError):
                 restarts = re.search(r"\bRestarts=(\d+)", run_slurm("scontrol", "show", "job", name, attempts=1))
             found.append(QueueEntry(name, state, elapsed, node, reason, int(restarts[1]) if restarts else 0))
@@ -109,7 +109,7 @@ def queue(ids: Sequence[str]) -> list[QueueEntry]:
 
 
 def flag_value(command: Sequence[str], flag: str) -> str | None:
-    """The last value of `flag` in the command, written as `--flag value` or `--flag=value`; None without one."""
+    """The last value of `flag` in the command, as `--flag value` or `--flag=value`; None if it is missing."""
     found = None
     for word, following in zip(command, [*command[1:], ""], strict=True):
         if word == flag:
@@ -120,16 +120,16 @@ def flag_value(command: Sequence[str], flag: str) -> str | None:
 
 
 class BusyControllerError(UserError):
-    """The SLURM controller has not answered; what it was asked to do may have been done."""
+    """The SLURM controller has not answered, but may have executed the request."""
 
 
 def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
-    """What one of SLURM's commands prints; a controller that is busy or restarting is asked again.
+    """Run one of SLURM's commands and return its output; tries again if the controller is busy or restarting.
 
     Args:
         program: The command.
         arguments: Its arguments.
-        attempts: How often it is called at most. More than once only for what may be done twice.
+        attempts: Maximum number of attempts; must be 1 for requests that must not be repeated.
 
     Raises:
         BusyControllerError: the controller does not answer.
@@ -139,7 +139,7 @@ def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
     for attempt in range(1, attempts + 1):
         try:
             done = subprocess.run([program, *arguments], capture_output=True, text=True, timeout=30, check=False)
-            # SLURM writes errors to stderr; some commands, in part, to stdout.
+            # SLURM writes errors to stderr, and for some commands partly to stdout.
             said = " ".join((done.stderr or done.stdout).split())
         except FileNotFoundError:
             raise UserError(
@@ -150,7 +150,7 @@ def run_slurm(program: str, *arguments: str, attempts: int = ATTEMPTS) -> str:
         else:
             if not done.returncode:
                 return done.stdout
-            # An answer, such as a wrong partition: asking again would not change it.
+            # Other errors, such as a wrong partition, are permanent.
             if not any(text in said for text in NO_ANSWER):
                 raise UserError(f"`{program}` failed: {said}")
         if attempt < attempts:

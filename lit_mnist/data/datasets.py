@@ -1,4 +1,4 @@
-"""The datasets: what each contains, which files it consists of and where those are published.
+"""The datasets: shape, class names, files, checksums, and where the files are published.
 
 A new dataset in MNIST's format is one entry in `DATASETS`: its data module (`NAMEDataModule`), download,
 checks and the models' input size and number of classes all follow from that entry.
@@ -20,7 +20,7 @@ class IDXFiles(NamedTuple):
 
 
 FOUR_FILES = IDXFiles()
-"""As MNIST has them, and the datasets made after it."""
+"""The file names of MNIST and of the datasets that copy its format."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +34,25 @@ class SystemPackage:
 
 @dataclass(frozen=True)
 class DatasetSpec:
-    """Everything the program knows about one dataset."""
+    """One dataset: its images, its classes, its files and where to get them."""
 
     name: str
-    """Also the name of its folder: `ROOT/NAME/raw`, as torchvision has it."""
+    """Also the name of its folder, `ROOT/NAME/raw`, as in torchvision."""
     description: str
     """One line for `--data.help`."""
     image_shape: tuple[int, int, int]
     """Channels, height, width. The IDX file's images are (N, H, W) for one channel, else (N, C, H, W)."""
     class_names: tuple[str, ...]
-    """By label: the first is that of label 0."""
+    """In the order of the labels, from label 0."""
     counts: tuple[int, int]
     """Number of training and of test images."""
     files: IDXFiles | None
     """None for a dataset that comes with a Python package instead."""
     checksums: Mapping[str, str]
-    """SHA-256 by file name. That of `NAME` is of the unpacked content, since mirrors compress the same content
-    differently; that of `NAME.gz` is of the compressed file, where no other is published."""
+    """SHA-256 by file name. The entry `NAME` is for the unpacked content, since mirrors compress the same content
+    differently; the entry `NAME.gz` is for the compressed file, if no other checksum is published."""
     mirrors: tuple[str, ...] = ()
-    """Addresses of folders that hold the four NAME.gz, in the order in which to try them."""
+    """URLs of folders that hold the four NAME.gz, in the order in which they are tried."""
     system_package: SystemPackage | None = None
 
     @property
@@ -114,7 +114,7 @@ KMNIST = DatasetSpec(
     class_names=("o", "ki", "su", "tsu", "na", "ha", "ma", "ya", "re", "wo"),
     counts=(60_000, 10_000),
     files=FOUR_FILES,
-    # Of the compressed files, since no others are published.
+    # Checksums of the compressed files: no others are published.
     checksums={
         "train-images-idx3-ubyte.gz": "51467d22d8cc72929e2a028a0428f2086b092bb31cfb79c69cc0a90ce135fde4",
         "train-labels-idx1-ubyte.gz": "e38f9ebcd0f3ebcdec7fc8eabdcdaef93bb0df8ea12bee65224341c8183d8e17",
@@ -141,6 +141,6 @@ MINI_MNIST = DatasetSpec(
 DATASETS = {spec.name: spec for spec in (MNIST, FASHION_MNIST, KMNIST, MINI_MNIST)}
 """Every dataset by name."""
 DOWNLOADS = {name: spec for name, spec in DATASETS.items() if spec.files is not None}
-"""Those that consist of IDX files."""
+"""The datasets that consist of IDX files."""
 PAPER_DATASETS = (MNIST.name, FASHION_MNIST.name)
-"""Those that the papers use, and `lit-mnist data fetch` downloads by default."""
+"""The datasets of the papers, which `lit-mnist data fetch` downloads by default."""

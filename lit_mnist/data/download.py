@@ -34,7 +34,7 @@ def fetch(datasets: Sequence[str], root: Path, mirror: str | None = None) -> Non
     """Download every file of `datasets` that is missing or damaged below `root`.
 
     A file appears only when it is complete and its checksum is right. Several fetches into one root wait for each
-    other, and do not download again what another has brought.
+    other, and do not download again what another has downloaded.
 
     Args:
         datasets: Names in `DOWNLOADS`.
@@ -110,7 +110,7 @@ def _fetch_file(spec: DatasetSpec, name: str, folder: Path, mirrors: Sequence[st
         missing = "mirror" if spec.checksums else "checksum"
         raise UserError(f"cannot fetch {spec.name}/{name}: no {missing} is known for {spec.name}")
     stored = f"{name}.gz" if f"{name}.gz" in spec.checksums else name
-    # The first mirror that serves the right content wins; what the others said goes into the error.
+    # The first mirror that serves the right content is used; the error lists the failures of all.
     failures = []
     for mirror in mirrors:
         url = f"{mirror.rstrip('/')}/{name}.gz"
@@ -120,7 +120,7 @@ def _fetch_file(spec: DatasetSpec, name: str, folder: Path, mirrors: Sequence[st
             failures.append(f"{url}: {error}")
         else:
             if stored != name:
-                # An unpacked file would be read instead of the .gz, and may have been what was damaged.
+                # An unpacked file would be read instead of the .gz, and may be the damaged one.
                 (folder / name).unlink(missing_ok=True)
             print(f"{spec.name}/{name}: downloaded from {url}", flush=True)
             return
@@ -138,7 +138,7 @@ def _download(url: str, target: Path, spec: DatasetSpec) -> None:
             for chunk in chunks:
                 digest.update(chunk)
                 out.write(chunk)
-            # On the disk before it is renamed: after a power failure the name must not stand for an empty file.
+            # Flush to disk before renaming: after a power failure the final name must not be an empty file.
             out.flush()
             os.fsync(out.fileno())
         if digest.hexdigest() != (expected := spec.checksums[target.name]):
@@ -147,7 +147,7 @@ def _download(url: str, target: Path, spec: DatasetSpec) -> None:
         partial.replace(target)
     finally:
         partial.unlink(missing_ok=True)
-        # An empty raw folder would be found instead of a good copy in a place that is searched later.
+        # Remove empty folders: an empty raw folder would be found before a good copy that is searched later.
         for folder in (target.parent, target.parent.parent):
             with suppress(OSError):
                 folder.rmdir()

@@ -1,7 +1,7 @@
 """IDX files, the format of MNIST, plain or gzipped, read into numpy arrays.
 
-torchvision reads the format as well, but not gzipped files, and a truncated or mislabelled file is an assertion
-that does not name it. Importing it would also delay `lit-mnist data` by seconds.
+torchvision reads the format as well, but not gzipped files, and its assertion errors do not name the truncated or
+mislabelled file. Importing it would also delay `lit-mnist data` by seconds.
 """
 
 import gzip
@@ -124,10 +124,10 @@ def load_arrays(spec: DatasetSpec, folder: Path, train: bool) -> tuple[Bytes, By
         raise DataError(
             f"{label_path}: {len(labels):,} labels for the {len(images):,} images of {image_path.name}"
         )
-    # A set of another size is another dataset, or a part of one: results would not be comparable.
+    # A set of a different size is a different dataset or a subset: results would not be comparable.
     if len(images) != (count := spec.counts[0 if train else 1]):
         raise DataError(f"{image_path}: {len(images):,} images, the canonical set has {count:,}")
-    # A loss on a label outside the network's outputs is an assertion on the GPU, far from its cause.
+    # Otherwise the loss would fail with an assertion on the GPU, far from the cause.
     if labels.max() >= spec.num_classes:
         raise DataError(f"{label_path}: label {labels.max()} is outside 0-{spec.num_classes - 1}")
     return images, labels

@@ -19,16 +19,16 @@ Pixels = NDArray[np.uint8]
 """(H, W) or (H, W, 3)."""
 Floats = NDArray[np.float32]
 
-# Only what Pillow decodes by itself: for others, such as EPS, it starts an external program.
+# Only formats that Pillow decodes itself: for some others, such as EPS, it starts an external program.
 FORMATS = ("PNG", "JPEG", "GIF", "BMP", "TIFF", "WEBP", "PPM")
 DIGIT_SHARE = 20 / 28
-"""Side of MNIST's box for the digit, of the image's side."""
+"""Side of the box around an MNIST digit, as a share of the image's side."""
 FILLING_SHARE = 0.9
-"""A drawing at least this large, of the image's side, fills the image on purpose, and is not cropped."""
+"""A drawing that spans at least this share of the image's side is meant to fill the image, and is not cropped."""
 FAINT = 64
-"""Of 255: fainter pixels, such as JPEG artefacts or the grain of paper, are not ink."""
+"""Grey value, of 255, up to which a pixel is not ink but, for example, a JPEG artefact or the grain of paper."""
 MIN_CONTRAST = 16
-"""Of 255: a smaller range of greys is not stretched, since it would mostly be noise."""
+"""Smallest range of grey values, of 255, that is stretched; a smaller one would mostly be noise."""
 EXIF_ORIENTATION = 0x0112
 
 
@@ -52,7 +52,7 @@ def read_image(path: Path, image_shape: Sequence[int]) -> tuple[Pixels, list[str
 
     """
     channels, height, width = image_shape
-    # `notes` grows on the way: each step that changes the image says so, and `predict` prints it.
+    # Each step that changes the image appends to `notes`, which `predict` prints.
     image, notes = _open(path)
     if channels == 3:
         return _read_colour(image, (height, width), notes).transpose(2, 0, 1), notes
@@ -97,7 +97,7 @@ def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) ->
     if image.mode.startswith(("I", "F")):
         colour = np.repeat(_to_eight_bits(np.asarray(image, dtype=np.float32))[..., None], 3, axis=2)
     elif image.has_transparency_data:
-        # On black, the colour of the padding.
+        # Transparent pixels become black, like the padding.
         transparent = image.convert("RGBA")
         black = Image.new("RGBA", transparent.size, (0, 0, 0, 255))
         colour = np.array(Image.alpha_composite(black, transparent).convert("RGB"))
@@ -111,23 +111,22 @@ def _read_colour(image: Image.Image, size: tuple[int, int], notes: list[str]) ->
 
 def _read_grey(image: Image.Image, size: tuple[int, int], notes: list[str]) -> Pixels:
     """The image in grey, (H, W), by MNIST's convention."""
-    # From here on: find the canvas, make it dark, and bring the drawing to MNIST's size and place.
     grey = _to_grey(image, notes)
     if grey.min() == grey.max():
         # Nothing to centre, and no contrast to stretch.
         notes.append("blank: every pixel has the same value")
         return np.zeros(size, np.uint8)
-    # The border shows the canvas. Its median, since a stroke may touch the border.
+    # The border shows the background; the median ignores strokes that touch the border.
     if np.median(_border(grey)) > 127.5:
         grey = 255 - grey
         notes.append("inverted: dark on light")
     if grey.shape == size:
         return grey
-    # An image of the right size is returned above as it is: it may be one of the dataset.
+    # Not for an image of the right size, returned above: it may come from the dataset.
     canvas, peak = float(np.median(_border(grey))), float(grey.max())
     if (canvas, peak) != (0, 255) and peak - canvas >= MIN_CONTRAST:
         notes.append(f"contrast stretched from {canvas:.0f}–{peak:.0f} to 0–255")
-        # By a table with an entry for each grey, (256,), indexed by the image.
+        # A lookup table (256,) of the new value of each grey value.
         grey = _to_uint8(np.clip((np.arange(256) - canvas) * (255 / (peak - canvas)), 0, 255))[grey]
     notes.append(f"resized from {image.width}×{image.height}")
     # Only a larger image is taken for a sheet with a drawing somewhere on it.
@@ -160,7 +159,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
             ink = (grey * alpha).sum() / max(alpha.sum(), 1)
             canvas = 255.0 if ink < 127.5 else 0.0
         return _to_uint8(grey * alpha + canvas * (1 - alpha))
-    # Its first channel is the lightness: no conversion of colours is needed.
+    # The first channel of LAB is the lightness.
     if image.mode == "LAB":
         return np.array(image.getchannel("L"))
     return np.array(image.convert("RGB").convert("L"))
@@ -168,7 +167,7 @@ def _to_grey(image: Image.Image, notes: list[str]) -> Pixels:
 
 def _to_eight_bits(values: Floats) -> Pixels:
     """Scale deeper greys to 0..255 by the smallest usual range (1, 255 or 65535) that holds them all."""
-    # What is not a number, or below 0, is black.
+    # NaN and negative values become black.
     values = np.maximum(np.nan_to_num(values, posinf=0), 0)
     peak = values.max()
     full = next((scale for scale in (1, 255, 65535) if peak <= scale), peak)
@@ -189,7 +188,7 @@ def _scaled_to_fit(pixels: Pixels, size: tuple[int, int], notes: list[str]) -> P
     """Scale (H, W, ...) to fit `size` at its aspect ratio, and pad with 0 on both sides."""
     height, width = pixels.shape[:2]
     scale = min(size[0] / height, size[1] / width)
-    # Padded after scaling: padding a strip of a million pixels first would make a square of a million million.
+    # Padded after scaling: padding a strip of 1,000,000×1 pixels first would need 10¹² pixels.
     scaled = _resized(pixels, (max(1, round(height * scale)), max(1, round(width * scale))))
     if scaled.shape[:2] != size:
         shape = "a square" if size[0] == size[1] else f"the shape of {size[1]}×{size[0]}"
@@ -209,7 +208,7 @@ def _centred(drawing: Pixels, size: tuple[int, int]) -> Pixels:
     for axis in (0, 1):
         mass = scaled.sum(axis=1 - axis)
         centre = float(np.arange(len(mass)) @ mass / max(int(mass.sum()), 1))
-        # Not beyond the border, which a drawing with its mass at one end would cross.
+        # Clipped, since a drawing with its mass at one end would extend beyond the border.
         offsets.append(min(max(round(size[axis] / 2 - centre), 0), size[axis] - len(mass)))
     return _placed(scaled, size, (offsets[0], offsets[1]))
 

@@ -1,4 +1,4 @@
-"""Batches cut out of a dataset that is in memory, on the device if it fits there."""
+"""Batches from a dataset in memory, on the device if it fits there."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ class Batch(NamedTuple):
     """Labels."""
 
     def map(self, function: Callable[[Tensor], Tensor]) -> "Batch":
-        """Apply a function to the three tensors; input and target stay one tensor where they are one."""
+        """Apply a function to the three tensors; if input and target are the same tensor, they remain so."""
         clean = function(self.clean)
         return Batch(clean if self.x is self.clean else function(self.x), clean, function(self.y))
 
@@ -114,8 +114,8 @@ class InMemoryLoader:
         self.epoch = 0
         self.position = 0
         """Number of steps of the epoch that the next iteration skips."""
-        # Batches that were taken from the current iteration, for `state_dict`.
-        # Kept apart from `position`, which is 0 again as soon as an iteration has begun.
+        # Number of batches taken from the current iteration, for `state_dict`. `position` cannot serve for this:
+        # it is reset to 0 when an iteration begins.
         self._given = 0
         self._corrupted: Tensor | None = None
         self._features: Tensor | None = None
@@ -166,7 +166,7 @@ class InMemoryLoader:
         return len(self.bounds) - 1
 
     def __iter__(self) -> Iterator[Batch]:
-        # Being a generator, this runs when the first batch is taken: after Lightning has called set_epoch.
+        # A generator starts running when the first batch is taken, which is after Lightning has called set_epoch.
         total, device = len(self.images), self.images.device
         if self.stage == "train":
             # Drawn on the CPU, so that a GPU trains on the same batches in the same order.
@@ -205,15 +205,15 @@ class InMemoryLoader:
             # One stream for each use: adding one transform leaves the numbers of the others as they were.
             return keyed_generator(self.seed, what, self.stage, self.epoch, step, device=device)
 
-        # What moves an image comes first, and applies to the target too: an autoencoder should remove noise, and
-        # not turn images.
+        # Geometric transforms come first and apply to the target too: an autoencoder should remove noise, and not
+        # undo a rotation.
         if self.transforms.flip:
             clean = flip(clean, generator("flip"))
         if self.transforms.rotation:
             clean = rotate(clean, self.transforms.rotation, generator("rotation"))
         if self.transforms.shift:
             clean = shift(clean, self.transforms.shift, generator("shift"))
-        # The same tensor without corruption, by which models recognise that there is none.
+        # Without corruption, `x` and `clean` are the same tensor, which models check to save work.
         x = clean
         if self.transforms.fixed_noise:
             x = self._corrupted_once().index_select(0, indices)

@@ -14,7 +14,7 @@ DEFAULT_ROOT = "data"
 
 
 class NotFoundError(DataError):
-    """A dataset is in none of the places where it was looked for."""
+    """None of the folders that were searched holds the dataset."""
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,7 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
         flat = any(find_file(given, name) for name in spec.files or ()) and not _other_dataset(given, spec)
         places = [Location(spec.name, given if flat else raw_folder(given, spec.name), "--data.root")]
     else:
-        # In the order in which they are tried: LIT_MNIST_DATA, if it is set, before ./data. A root that is given
-        # excludes all others.
+        # In the order in which they are tried: LIT_MNIST_DATA, if it is set, comes before ./data.
         roots = [(Path(DEFAULT_ROOT), f"./{DEFAULT_ROOT}")]
         if variable := os.environ.get(ROOT_VARIABLE):
             roots.insert(0, (Path(variable).expanduser(), ROOT_VARIABLE))
@@ -87,10 +86,10 @@ def locate(spec: DatasetSpec, root: str | None) -> Location:
 
 
 def file_error(spec: DatasetSpec, name: str, folder: Path) -> str | None:
-    """What is wrong with a dataset's file, by its published checksum; None if it is right.
+    """Check a dataset's file against its published checksum: the error, or None if the file is right.
 
-    `name` is that of the unpacked file. Where only the compressed file's checksum is published, that file must be
-    there, and an unpacked one beside it, which would be read instead, must have the same content.
+    `name` is the unpacked file's name. Where only the compressed file's checksum is published, the compressed file
+    must be there. An unpacked file next to it would be read instead, so it must have the same content.
     """
     # Three cases: a checksum of the content, of the archive only, or none at all.
     packed = f"{name}.gz" in spec.checksums
@@ -127,7 +126,7 @@ def _other_dataset(folder: Path, spec: DatasetSpec) -> str | None:
 
 
 def _ways_to_get(spec: DatasetSpec) -> str:
-    # The shortest way comes first: fetch, then the system's package, then a folder of one's own.
+    # The easiest way comes first: fetch, then the system package, then an existing folder.
     ways = [f"point --data.root or {ROOT_VARIABLE} at a folder that holds {spec.name}/raw"]
     if package := spec.system_package:
         ways.insert(0, f"`apt install {package.name}`")

@@ -17,11 +17,11 @@ Autoencoders:
 - `batch_norm_autoencoder.py`: convolutions with batch norm (Panagakis).
 - `stacked_autoencoder.py`: layers trained one after another (Yaramsetty).
 
-Also `pruning.py`, which removes redundant neurons from a trained `DenseAutoencoder`, and `common/`, what the
-architectures share.
+Also `pruning.py`, which removes redundant neurons from a trained `DenseAutoencoder`, and `common/`, the code that
+the architectures share.
 
 To understand one architecture, read its file, and `common/classifier.py` or `common/autoencoder.py` for the loss.
-What all of them do (optimiser, schedule, logging) is in `common/base.py`, and how metrics are averaged in
+The optimiser, schedule and logging of all of them are in `common/base.py`, and the averaging of metrics in
 `common/metrics.py`.
 
 Every file in this folder is imported, so that the command line knows its classes by name (`--model CNN`): a new

@@ -14,10 +14,10 @@ from lit_mnist.models.common.layers import check_halving
 class BatchNormAutoencoder(Autoencoder):
     """3×3 convolutions with ReLU and batch norm, in blocks separated by 2×2 max pooling; the decoder mirrors them.
 
-    The paper's encoder is 32, 32, pool, 64, pool, 128, 256, to a code of 256×7×7. Of the decoder it says only that
-    it has the same layers in reverse order. Here each convolution swaps its input and output channels,
-    nearest-neighbour upsampling replaces pooling, and the last convolution, whose output is the image, has no ReLU
-    or batch norm.
+    The paper's encoder is 32, 32, pool, 64, pool, 128, 256, which gives a code of 256×7×7. The paper says only
+    that the decoder has the same layers in reverse order. Here each convolution swaps its input and output
+    channels, nearest-neighbour upsampling replaces pooling, and the last convolution, whose output is the image,
+    has no ReLU or batch norm.
     """
 
     channels_last = True
@@ -42,8 +42,8 @@ class BatchNormAutoencoder(Autoencoder):
             raise UsageError(f"--model.blocks {sizes} must hold lists of sizes of at least 1")
         check_halving(image_shape, len(sizes) - 1, f"--model.blocks {sizes}")
         # With the defaults: (B, 1, 28, 28) -> (B, 32, 28, 28) -> (B, 64, 14, 14) -> (B, 256, 7, 7), and back.
-        # Built from the image inwards: what is appended to the encoder is put in front of the decoder, with its
-        # channels swapped.
+        # Built from the image towards the code: each layer is appended to the encoder, and its counterpart, with
+        # channels swapped, is inserted at the start of the decoder.
         encoder: list[nn.Module] = []
         decoder: list[nn.Module] = []
         depth = image_shape[0]

@@ -62,7 +62,7 @@ class BatchNormCNN(Classifier):
             )
         # (B, 1, 28, 28) -> (B, 32, 12, 12) -> (B, 32, 5, 5)
         blocks: list[nn.Module] = []
-        # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
+        # Not strict: each block's input is the previous block's output, so the first list has one entry more.
         for inputs, outputs, kernel in zip([depth, *channels], channels, kernel_sizes, strict=False):
             # In the paper's order: batch norm comes after ReLU.
             blocks += [nn.Conv2d(inputs, outputs, kernel), nn.ReLU(), nn.BatchNorm2d(outputs), nn.MaxPool2d(2)]

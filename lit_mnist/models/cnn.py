@@ -49,7 +49,7 @@ class CNN(Classifier):
         check_dropout("dropout", dropout)
         # With the defaults on MNIST: (B, 1, 28, 28) -> (B, 16, 14, 14) -> (B, 52, 7, 7).
         blocks: list[nn.Module] = []
-        # Not strict: the inputs are the outputs of the block before, and so one more than there are blocks.
+        # Not strict: each block's input is the previous block's output, so the first list has one entry more.
         for inputs, outputs in zip([depth, *channels], channels, strict=False):
             convolution = nn.Conv2d(inputs, outputs, kernel_size, padding=kernel_size // 2)  # keeps H and W
             blocks += [convolution, nn.ReLU(), nn.MaxPool2d(2)]  # halves them

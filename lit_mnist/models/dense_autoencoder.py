@@ -14,7 +14,7 @@ from lit_mnist.models.common.layers import activation
 
 
 class DenseAutoencoder(Autoencoder):
-    """Dense layers to the code, and their mirror image back: 784-98-784 for hidden_sizes [98] on MNIST.
+    """Dense layers to the code, mirrored in the decoder: 784-98-784 for hidden_sizes [98] on MNIST.
 
     The paper does not state the output activation.
     """
@@ -47,7 +47,7 @@ class DenseAutoencoder(Autoencoder):
         # (B, 1, 28, 28) -> (B, 784) -> (B, 98)
         self.encoder = nn.Sequential(nn.Flatten(), *dense(sizes))
         # (B, 98) -> (B, 784) -> (B, 1, 28, 28)
-        # Ends without an activation: `Autoencoder` applies that of the output, which some losses do without.
+        # Ends without an activation: `Autoencoder` applies the output activation, except inside cross-entropy.
         self.decoder = nn.Sequential(
             *dense(sizes[:0:-1]),  # from the code back to the first hidden layer
             nn.Linear(sizes[1], sizes[0]),

@@ -42,9 +42,9 @@ class FeatureClassifier(EncoderClassifier):
 
         """
         super().__init__(num_classes=num_classes, **optimizer)
-        # A whole autoencoder, because only its class knows how its encoder is built.
+        # Create the whole autoencoder, because its class builds the encoder.
         source = make_autoencoder(encoder, encoder_args, image_shape)
-        # The encoder alone: a decoder would be in every checkpoint, and nothing would use it.
+        # Keep only the encoder: a decoder would be stored in every checkpoint and never used.
         # (B, 1, 28, 28) -> code (B, 98) -> (B, 1000) -> (B, 1000) -> (B, 10)
         self._build(source.encoder, encoder_checkpoint, hidden_sizes, hidden_activation, dropout)
         if freeze:

@@ -71,7 +71,7 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
     order = torch.minimum(pairs, 180 - pairs).argsort(stable=True)
     left, removals = set(range(size)), []  # neurons that are still there
     for i, j, angle in zip(first[order].tolist(), second[order].tolist(), pairs[order].tolist(), strict=True):
-        # A neuron that was merged away acts through the one it was merged into: its other angles are void.
+        # A neuron that was merged into another no longer exists, so its other angles do not count.
         if not {i, j} <= left:
             continue
         if angle < parallel:
@@ -85,16 +85,16 @@ def find_removals(angles: Tensor, parallel: float = 15.0, opposite: float = 165.
 
 
 def masked(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoencoder:
-    """A copy of `model`, of the same size, in which the removed neurons' outgoing weights are 0."""
+    """A copy of `model` with the same layer sizes, in which the removed neurons' outgoing weights are 0."""
     copy = _resized(model, model.hparams["hidden_sizes"])
     copy.load_state_dict(model.state_dict())
-    # (outputs, K): column k holds what neuron k gives to the next layer.
+    # (outputs, K): column k holds the outgoing weights of neuron k.
     outgoing = _outgoing(copy).weight.data
     for removal in removals:
         if removal.into is not None:
-            # The neuron that stays does the work of both.
+            # The remaining neuron takes over the outgoing weights of the merged one.
             outgoing[:, removal.into] += outgoing[:, removal.removed[0]]
-        # Two opposite neurons are taken to cancel each other: no bias makes up for what they leave.
+        # Two opposite neurons are assumed to cancel each other, so no bias is adjusted for them.
         outgoing[:, list(removal.removed)] = 0
     return copy
 
@@ -104,11 +104,11 @@ def pruned(model: DenseAutoencoder, removals: Sequence[Removal]) -> DenseAutoenc
 
     The first n of a list of removals give the autoencoder after n steps of pruning.
     """
-    # The weights of the merged neurons are already where they belong.
+    # `masked` has added the outgoing weights of merged neurons to the remaining ones.
     source = masked(model, removals)
     gone = {neuron for removal in removals for neuron in removal.removed}
     *sizes, code = model.hparams["hidden_sizes"]
-    # Rows of the layer into the code and columns of the layer out of it: only these two change their size.
+    # Only two layers change size: the layer into the code loses rows, the layer out of it loses columns.
     kept = [neuron for neuron in range(code) if neuron not in gone]
     smaller = _resized(model, [*sizes, len(kept)])
     into = [layer for layer in source.encoder.modules() if isinstance(layer, nn.Linear)][-1]

@@ -19,7 +19,7 @@ from lit_mnist.models.common.pretrained import Pretrained
 
 
 class StackedAutoencoder(Autoencoder):
-    """A stack of autoencoders. The last one is trained on the codes of those below it, which are frozen.
+    """A stack of autoencoders. The last one is trained on the codes of the frozen layers below it.
 
     For hidden_sizes [500, 200], 500-200-500 learns to reconstruct the codes that 784-500 computes from the images.
     The loss is that of the last layer's reconstruction; `mse` is that of the images, decoded through all layers.
@@ -62,8 +62,8 @@ class StackedAutoencoder(Autoencoder):
             raise UsageError(
                 "--model.below_checkpoint has no effect on the first layer: give two or more --model.hidden_sizes"
             )
-        # From the last layer down. Layers have the same number as in the encoder, whatever the depth, so that a
-        # stack with one layer more finds their weights in this stack's checkpoint.
+        # From the last layer down. A layer has the same number as in the encoder, independent of the depth, so
+        # that a stack with one more layer can load this stack's weights by name.
         sizes = [math.prod(image_shape), *hidden_sizes]
         # (B, 500) -> (B, 784) -> (B, 1, 28, 28)
         layers: OrderedDict[str, nn.Module] = OrderedDict()
@@ -72,7 +72,7 @@ class StackedAutoencoder(Autoencoder):
             layers[str(k)] = nn.Sequential(nn.Linear(sizes[k], sizes[k - 1]), output)
         layers["images"] = nn.Unflatten(1, tuple(image_shape))
         self.decoder = nn.Sequential(layers)
-        # What the last layer reconstructs is an image in a stack of one layer, else a code of the layer below.
+        # The last layer reconstructs images in a stack of one layer, otherwise the codes of the layer below.
         self.code_output = self.output if self.depth == 1 else activation(hidden_activation)
         # The names of the weights to be trained: those of the last layer, in both directions.
         last = (f"encoder.{self.depth}.", f"decoder.{self.depth}.")
@@ -92,19 +92,18 @@ class StackedAutoencoder(Autoencoder):
         """Warn about frozen layers with random weights."""
         super().on_fit_start()
         if self.depth > 1:
-            self.pretrained.warn_if_random("what lies below the last layer")
+            self.pretrained.warn_if_random("the stack below the last layer")
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
         self.pretrained.check()
         below = self.encoder[: self.depth]  # flattening and all layers except the last
         code = below(batch.x)  # (B, hidden_sizes[-2]), or (B, 784) for one layer
-        # Without corruption both are one tensor, and a second pass through the frozen layers would compute the
-        # same.
+        # Without corruption, input and target are the same tensor, and a second pass would compute the same codes.
         target = code if batch.clean is batch.x else below(batch.clean)
         # The decoder's first layer without its activation, which `_loss` applies if the loss needs it.
         raw = self.decoder[0][0](self.encoder[-1](code))  # type: ignore[index]
         loss = self._loss(raw, target, self.code_output)
-        # The images' mse takes a pass through all layers, which a training step does without.
+        # The mse of the images needs a pass through all layers, which training steps skip.
         if stage == "train":
             self._record(stage, len(batch.y), loss=loss)
         else:

@@ -39,13 +39,13 @@ class StackedClassifier(EncoderClassifier):
             raise UsageError(f"--model.encoder_lr {encoder_lr} must not be negative")
         # (B, 1, 28, 28) -> (B, 500) -> (B, 200) -> (B, 100) -> (B, 10)
         self._build(stacked_encoder(image_shape, hidden_sizes, hidden_activation), encoder_checkpoint)
-        # Frozen, and not trained at a rate of 0: that would compute gradients for nothing.
+        # Frozen instead of trained at a learning rate of 0, which would compute gradients for nothing.
         if encoder_lr == 0:
             self.freeze_encoder()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The parameters to optimise; the softmax layer comes first, so that its learning rate is logged."""
-        # Without an `lr` of its own: the head takes the optimiser's, `--model.lr`.
+        # The head has no `lr` of its own, and so uses the optimiser's, `--model.lr`.
         groups: list[dict[str, Any]] = [{"params": list(self.head.parameters())}]
         if not self.encoder_frozen:
             groups.append({"params": list(self.encoder.parameters()), "lr": self.hparams["encoder_lr"]})

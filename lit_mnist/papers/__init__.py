@@ -5,11 +5,11 @@
     narayanam.py   Narayanam: convolutional denoising autoencoder (MNIST)
     panagakis.py   Panagakis: convolutional autoencoder, classifier on its encoder, three sweeps (MNIST)
     yaramsetty.py  Yaramsetty et al.: denoising, stacked autoencoders, baselines (Fashion-MNIST)
-    findings/      what we found beyond the papers, as experiments of our own
+    findings/      this project's own experiments, beyond the papers
     command.py     arguments of `lit-mnist reproduce`
-    report/        what all of them share: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
+    report/        shared code: experiments, claims, `lit-mnist reproduce`, results, tables, drawing
 
-A paper's file has a section for each experiment: what the paper says and leaves open, the settings, how numbers
-are measured and drawn, and the `Experiment` with its claims. A new one is added to `EXPERIMENTS` at the end of the
-file; a new paper is a file here and a name in `report.experiment.PAPERS`.
+A paper's file has a section for each experiment: what the paper states and what it does not, the settings, the
+measurement and the figures, and the `Experiment` with its claims. A new experiment is added to `EXPERIMENTS` at
+the end of the file; a new paper is a file here and a name in `report.experiment.PAPERS`.
 """

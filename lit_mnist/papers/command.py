@@ -1,4 +1,4 @@
-"""The command `reproduce`: arguments and help. Imports nothing heavy at its top."""
+"""The command `reproduce`: arguments and help. Heavy imports are inside functions."""
 
 from lit_mnist.errors import UsageError
 from lit_mnist.terminal import Parser, quiet
@@ -29,7 +29,7 @@ def reproduce(arguments: list[str]) -> None:
     parser.add_argument(
         "--table", action="store_true", help="write docs/results.md from the results that are kept"
     )
-    # A flag without effect is an error: somebody who gave it expects one.
+    # A flag without effect is an error.
     known = parser.parse_args(arguments)
     running = known.names or known.all
     if known.table and (running or known.seeds or known.preset or known.replace):
@@ -41,8 +41,8 @@ def reproduce(arguments: list[str]) -> None:
             "--seeds, --preset and --replace have no effect without an experiment: name one, or take --all"
         )
     seeds = parse_seeds(known.seeds or "3")
-    # Only now, since torch, Lightning and MLflow take seconds to import: `--help` and wrong arguments answer at
-    # once.
+    # Imported late, since torch, Lightning and MLflow take seconds, and `--help` and argument errors should be
+    # fast.
     from lit_mnist.papers.report.experiment import experiments
     from lit_mnist.papers.report.reproduce import reproduce as run
     from lit_mnist.papers.report.results import results_folder
@@ -57,14 +57,14 @@ def reproduce(arguments: list[str]) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds that `--seeds` names: "3" is 0, 1, 2; "5-9,12-12" is 5 to 9 and 12.
+    """The seeds in the value of `--seeds`: "3" means 0, 1, 2; "5-9,12-12" means 5 to 9 and 12.
 
     Raises:
-        UsageError: `text` names no seed, or is not of this form.
+        UsageError: `text` contains no seed, or has another form.
 
     """
     try:
-        # A plain number is a count and not a seed: `--seeds 10` is what one asks for most.
+        # A plain number is a count and not a seed, since `--seeds 10` is the most frequent use.
         if text.isdecimal():
             ranges = [range(int(text))]
         else:

@@ -42,7 +42,7 @@ def _measure_classifier(runs: Runs) -> dict[str, float]:
 
 
 def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    # The variants that were only tried to come closer to the paper have no curves of their own.
+    # No curves for the variants that were only tried to come closer to the paper.
     shown = {name: stage for name, stage in seeds[0].items() if name in ("adam", "rmsprop", "cnn")}
     drawn = {}
     for figure, kind, ylabel in (("loss", "loss", "cross-entropy"), ("accuracy", "acc", "accuracy")):
@@ -58,9 +58,9 @@ def _count_parameters(stage: TrainedStage) -> float:
 
 # ---- dutta/backprop_net: section 2.5 ----
 # Stated: 784-300-10, sigmoid, cross-entropy, Adam, 60 epochs, learning rate 0.001, "decay = 1e-4", batch 32. Not
-# stated: what the decay is of, the validation split.
+# stated: the kind of decay, the validation split.
 
-# "decay = 1e-4" beside a learning rate may be Keras' decay of the rate as well as a decay of the weights.
+# "decay = 1e-4" may be Keras' decay of the learning rate or a weight decay.
 KERAS_DECAY = (
     *("--model.weight_decay", "0", "--model.lr_schedule", "inverse_time", "--model.lr_decay", "0.0001"),
 )
@@ -76,10 +76,10 @@ BACKPROP_EXPERIMENT = Experiment(
         "adam": Stage("dutta/backprop_net", quick=TEN_EPOCHS),
         "rmsprop": Stage("dutta/backprop_net", ("--model.optimizer", "rmsprop"), TEN_EPOCHS),
         "keras": Stage("dutta/backprop_net", KERAS_DECAY, TEN_EPOCHS),
-        # Ours is below both of the paper's results: these were tried to come closer.
+        # The variants above are below both of the paper's results; these were tried to come closer.
         "rotated": Stage("dutta/backprop_net", ROTATED, TEN_EPOCHS),
-        # If the paper has no validation split, it trains on all 60,000; 59,000 leave just enough for choosing the
-        # checkpoint.
+        # If the paper has no validation split, it trains on all 60,000 images; 59,000 leave enough for choosing
+        # the checkpoint.
         "most": Stage("dutta/backprop_net", (*ROTATED, "--data.val_size", "1000"), TEN_EPOCHS),
     },
     measure=_measure_classifier,
@@ -91,7 +91,7 @@ BACKPROP_EXPERIMENT = Experiment(
         # Section 2.5: "we tried Adam and RMSProp and chose to use the Adam optimizer".
         Claim("Adam was chosen over RMSProp: test accuracy with Adam, above that with RMSProp", "acc_adam",
               above("acc_rmsprop"), percent=True),
-        # Ours, without a rule: how far each change closes the gap to 98.94 %.
+        # Additional numbers: the effect of each change on the difference to 98.94 %.
         Claim("test accuracy with RMSProp", "acc_rmsprop", percent=True),
         Claim("test accuracy with Adam, inverse-time decay 1e-4 and no weight decay", "acc_keras",
               percent=True),
@@ -107,7 +107,7 @@ BACKPROP_EXPERIMENT = Experiment(
 
 # ---- dutta/cnn: section 2.2 ----
 # The layers are those of the summary in section 2.2. Not stated: the dropout rates, and the settings of the
-# training, for which those of section 2.5 are taken.
+# training, for which those of section 2.5 are used.
 
 
 CNN_EXPERIMENT = Experiment(
@@ -123,7 +123,7 @@ CNN_EXPERIMENT = Experiment(
         # Abstract: "CNN can be used to enhance performance". Only the ordering can be tested.
         Claim("a CNN is better than the backpropagation network: test accuracy", "acc_cnn", above("acc_net"),
               percent=True),
-        # The last line of the summary in section 2.2. It shows that the layers are the paper's.
+        # The last line of the summary in section 2.2. It confirms that the layers are those of the paper.
         Claim("688,106 trainable parameters", "parameters_cnn", within(688_106, 0), 688_106, exact=True),
     ),
     draw=_draw_classifier,
@@ -133,8 +133,8 @@ CNN_EXPERIMENT = Experiment(
 
 
 # ---- dutta/compression: abstract ----
-# The paper announces the compression of images by both kinds of autoencoder and gives neither layers nor results.
-# Both have a code of 98 numbers here, so that they can be compared.
+# The abstract mentions the compression of images by both kinds of autoencoder, but the paper states neither layers
+# nor results. Here both have a code of 98 numbers, so that they can be compared.
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -147,7 +147,7 @@ def _measure_compression(runs: Runs) -> dict[str, float]:
 
 
 def _seconds_per_1000_images(stage: TrainedStage) -> float:
-    """The fastest of five passes over 1,000 test images: the machine may have other work."""
+    """The fastest of five passes over 1,000 test images, since the machine may be busy."""
     model, images = stage.model(), test_split(stage.data(), 1000).x
     took = []
     for _ in range(5):
@@ -191,7 +191,7 @@ COMPRESSION_EXPERIMENT = Experiment(
 
 # ---- dutta/code_classifier: abstract ----
 # "The performance is improved by increasing the speed of the neural network and decreasing the network size. The
-# accuracy rate cannot be guaranteed." No network and no number: 98-300-10 on the code is our reading.
+# accuracy rate cannot be guaranteed." Neither a network nor numbers are stated; 98-300-10 on the code is assumed.
 
 
 def _measure_code_classifier(runs: Runs) -> dict[str, float]:
@@ -199,7 +199,7 @@ def _measure_code_classifier(runs: Runs) -> dict[str, float]:
     for name in ("code", "images"):
         metrics = runs[name].test_metrics()
         values |= {f"acc_{name}": metrics["test/acc"], f"loss_{name}": metrics["test/loss"]}
-        # The frozen encoder's parameters do not count: the images are compressed once.
+        # Without the frozen encoder's parameters, since the images are compressed only once.
         values[f"parameters_{name}"] = runs[name].cached_metric("parameters", _count_parameters)
         values[f"seconds_{name}"] = runs[name].cached_metric("seconds_of_layers", _seconds_of_layers)
     return values
@@ -240,8 +240,8 @@ CODE_EXPERIMENT = Experiment(
     },
     measure=_measure_code_classifier,
     claims=(
-        # Three parts of the abstract's sentence: size, speed, accuracy. Training time of the encoder is not
-        # counted either.
+        # The three parts of the abstract's sentence: size, speed, accuracy. The encoder's training time is not
+        # included.
         Claim("the classifier on the code, its encoder not counted, is smaller: parameters of the one on the"
               " images", "parameters_images", above("parameters_code"), exact=True),
         Claim("it is faster, on images that are encoded already: seconds of the one on the images for 10,000",

@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 # unseen.
 
 CURVES = {"training": "train/loss_epoch", "validation": "val/loss"}
-# Both bounds are ours: the paper looks at figure 9 and says "steadily".
+# Both bounds are this project's: the paper only says "steadily" about figure 9.
 STEADILY = "a training loss that falls steadily rises in at most one of nine steps between epochs"
 NOISY_STEADILY = "the validation loss, whose noise is larger than its last steps, may rise in three of nine"
 QUICK = ("--trainer.max_epochs", "10", "--data.train_size", "5000")
 EPOCHS = 10
-"""Epochs that the paper speaks of beside its figure 9."""
+"""Number of epochs that the paper discusses next to its figure 9."""
 
 
 def _measure(runs: Runs) -> dict[str, float]:
     values = {}
     for variant, stage in runs.items():
-        # The paper trains for 25 epochs and speaks of the first 10.
+        # The paper trains for 25 epochs and discusses the first 10.
         losses = {name: [loss for _, loss in stage.history(metric)][:EPOCHS] for name, metric in CURVES.items()}
         for name, by_epoch in losses.items():
             # The share of epochs after which the loss is lower than before.
             falls = sum(b < a for a, b in pairwise(by_epoch)) / (len(by_epoch) - 1)
             values[f"falls_{name}_{variant}"] = falls
-        # Relative to the training loss, whose height depends on the noise.
+        # Relative to the training loss, which depends on the noise.
         train, val = losses["training"][-1], losses["validation"][-1]
         values |= {f"gap_{variant}": abs(val - train) / train, f"val_loss_{variant}": val}
         values[f"mse_{variant}"] = stage.test_metrics()["test/mse"]
@@ -52,7 +52,7 @@ def _measure(runs: Runs) -> dict[str, float]:
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     title = "Narayanam, figure 9: noise drawn once, and anew in each epoch"
     stage = seeds[0]["once"]
-    # One image of each digit: original, with noise, and what the network makes of it.
+    # One image of each digit: original, with noise, and reconstructed.
     split = one_per_class([test_split(stage.data())])
     rows = {"original": split.clean, "noisy": split.x, "reconstructed": predict(stage.model(), split.x)}
     images = {name: row.numpy() for name, row in rows.items()}
@@ -80,7 +80,8 @@ EXPERIMENTS = (
                   "falls_validation_once", at_least(0.6), percent=True, margin=NOISY_STEADILY),
             Claim("the two stay close: relative distance in epoch 10", "gap_once", at_most(0.05), percent=True,
                   margin="lines that are 5 % apart can hardly be told apart in a figure like the paper's"),
-            # Ours: with new noise in each epoch no image comes twice in the same form, which keeps the two close.
+            # Not in the paper: with new noise in each epoch, no image is repeated exactly, which keeps the losses
+            # close.
             Claim("relative distance in epoch 10 with new noise in each epoch", "gap_anew", percent=True),
             Claim("validation loss in epoch 10", "val_loss_once"),
             Claim("validation loss in epoch 10 with new noise in each epoch", "val_loss_anew"),

@@ -28,7 +28,7 @@ FEW_VALIDATED = ("--trainer.limit_val_batches", "2")
 ENCODER = Stage(
     "panagakis/autoencoder", quick=("--data.train_size", "2000", "--trainer.max_epochs", "10", *FEW_VALIDATED)
 )
-# Section 3.2.3 with the settings that the paper found best: batch 256, dense layer of 128, 100 epochs frozen.
+# Section 3.2.3 with the paper's best settings: batch size 256, a dense layer of 128, 100 epochs frozen.
 CLASSIFIER = Stage(
     "panagakis/classifier",
     quick=(
@@ -39,7 +39,7 @@ CLASSIFIER = Stage(
 )
 # On two cores three seeds of the autoencoder take 5 hours and three of the classifier 10 more (`minutes` below).
 HOURS = 3
-"""The fewest seeds for a verdict here: a training takes hours."""
+"""Minimum number of seeds for a verdict, since a training takes hours."""
 
 
 # ---- panagakis/autoencoder: section 3.1, figure 4 ----
@@ -47,13 +47,13 @@ HOURS = 3
 # and its learning rate, how the decoder reverses the pooling.
 
 CONVERGED = 0.02
-"""The largest share of the fall of the loss that the last quarter of a converged training may have."""
+"""Maximum share of the total decrease of the loss in the last quarter of a converged training."""
 
 
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
     stage = runs["autoencoder"]
     losses = [loss for _, loss in stage.history("val/loss")]
-    # The paper reads convergence from the flat end of figure 4; here the flatness is measured.
+    # The paper concludes convergence from the flat end of figure 4; here the flatness is measured.
     tail = losses[-max(2, len(losses) // 4) :]
     mse = stage.test_metrics()["test/mse"]
     return {
@@ -110,11 +110,11 @@ def _measure_classifier(runs: Runs) -> dict[str, float]:
     return values | {
         "acc": metrics["test/acc"],
         "loss": metrics["test/loss"],
-        # One number for all ten classes: the largest shortfall.
+        # One number for all ten classes: the largest difference below the paper.
         "f1_below_paper": max(theirs - ours for theirs, ours in zip(TABLE_2, scores["f1"], strict=True)),
         "train_acc": stage.cached_metric("train_acc", _training_accuracy),
         "val_acc": max(value for _, value in stage.history("val/acc")),
-        # Validation losses are logged once an epoch, so that their number is that of the epochs.
+        # Validation losses are logged once per epoch, so their number is the number of epochs.
         "second_phase": len(stage.history("val/loss")) - stage.rebuild().model.hparams["frozen_epochs"],
     }
 
@@ -140,7 +140,7 @@ def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "
     stage = seeds[0]["classifier"]
     split = test_split(stage.data())
     answers = predict(stage.model(), split.x).argmax(1)
-    # Figures 16 and 17 show the first nine of each kind; the row's label says what the network answered.
+    # Figures 16 and 17 show the first nine images of each kind; the label of a row has the predicted classes.
     rows = {}
     for name, chosen in (("right", answers == split.y), ("wrong", answers != split.y)):
         said = "".join(str(int(answer)) for answer in answers[chosen][:SHOWN])
@@ -186,8 +186,8 @@ CLASSIFIER_EXPERIMENT = Experiment(
 
 
 # ---- panagakis/controls: section 3.2.3 ----
-# The paper says why it trains in two phases, "to help the classifier learn gradually", but shows no training
-# without them, and none without the autoencoder's weights. These controls are ours.
+# The paper gives a reason for training in two phases, "to help the classifier learn gradually", but no comparison
+# with training without them or without the autoencoder's weights. These controls are this project's.
 
 CONTROLS = {"classifier": "paper", "random": "random encoder", "whole": "no frozen phase"}
 
@@ -233,8 +233,8 @@ CONTROLS_EXPERIMENT = Experiment(
 
 
 # ---- The three sweeps of section 4.1 ----
-# The values that the paper tried can only be read from its figures; they are not in the text. Here each sweep has
-# the paper's choice and its neighbours. All use the same encoder, so that only the varied setting differs.
+# The values that the paper tried are only in its figures and not in the text. Here each sweep has the paper's
+# choice and its neighbours. All use the same encoder, so that only the varied setting differs.
 
 # The sweeps of figures 10 to 15, and how the quick preset shortens them.
 IMAGES = ("--data.train_size", "4000", *FEW_VALIDATED)
@@ -252,12 +252,13 @@ def _measure_sweep(runs: Runs) -> dict[str, float]:
     for name, stage in runs.items():
         if name == "autoencoder":
             continue
-        # Figures 10, 12 and 14 show losses, 11, 13 and 15 accuracies; the best epoch counts, as with early
+        # Figures 10, 12 and 14 show losses, and 11, 13 and 15 accuracies; the best epoch counts, as with early
         # stopping.
         values[f"loss_{name}"] = min(loss for _, loss in stage.history("val/loss"))
         values[f"acc_{name}"] = max(share for _, share in stage.history("val/acc"))
         values[f"train_loss_{name}"] = stage.history("train/loss_epoch")[-1][1]
-        # The shorter of the last two epochs, in which the encoder is trained too: the machine may have other work.
+        # The shorter of the last two epochs, which train the encoder too; the minimum, since the machine may be
+        # busy.
         ends = stage.timestamps("train/loss_epoch")
         values[f"seconds_{name}"] = min(after - before for before, after in list(pairwise(ends))[-2:])
     return values
@@ -309,7 +310,7 @@ LAYERS_EXPERIMENT = Experiment(
         # Section 4.1 gives orderings only, no numbers.
         Claim("the smallest validation loss is that of 128", "loss_128",
               below("loss_32", "loss_64", "loss_256")),
-        # The mean, and not the better of the two: the better one of two equals would be ahead by chance.
+        # The mean instead of the better of the two, which would be higher by chance even if they were equal.
         Claim("the highest validation accuracies are those of 64 and 128: their mean, above 32 and 256",
               "acc_64_128", above("acc_32", "acc_256"), percent=True),
         # "Almost perfect results for every size we experimented with".
@@ -329,7 +330,7 @@ LAYERS_EXPERIMENT = Experiment(
 # "n + n": as many epochs with the frozen encoder as with the whole network, up to 100 + 100.
 
 DIVISORS = (4, 2, 1)
-"""The epochs are those of the paper, or 4 in the quick preset, divided by these."""
+"""Divisors of the paper's number of epochs, or of 4 in the quick preset."""
 
 
 def _epochs(frozen: int) -> tuple[str, ...]:
@@ -357,7 +358,8 @@ EPOCHS_EXPERIMENT = Experiment(
         # The text below figure 13: test accuracy increases with the epochs, "to an extent".
         Claim("more epochs help to an extent: test accuracy with all of them, above that with a quarter",
               "test_acc_1/1", above("test_acc_1/4"), percent=True),
-        # The text below figure 13 says so of figure 12. Unexpected, so it is compared with both longer trainings.
+        # The text below figure 13 states this for figure 12. It is unexpected, so both longer trainings are
+        # compared.
         Claim("the training loss is lowest with few epochs: with a quarter, below that with half and with all",
               "train_loss_1/4", below("train_loss_1/2", "train_loss_1/1")),
         Claim("test accuracy with half of them", "test_acc_1/2", percent=True),
@@ -390,7 +392,7 @@ BATCHES_EXPERIMENT = Experiment(
               below("loss_64", "loss_128", "loss_512")),
         Claim("the highest validation accuracy is that of 256", "acc_256",
               above("acc_64", "acc_128", "acc_512"), percent=True),
-        # Durations depend on the machine: an ordering can be compared, seconds cannot.
+        # Only the order of durations can be compared, since the seconds depend on the machine.
         Claim("larger batches make an epoch shorter: seconds with 64, above those with 128, 256, 512",
               "seconds_64", descending("seconds_128", "seconds_256", "seconds_512")),
         Claim("the training loss rises with the batch: with 512, above those with 256, 128, 64",

@@ -36,14 +36,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-# All experiments but the CNN: 600 training and 60 test images per class (section V), drawn by the seed. The paper
-# does not say which images it took, and with 600 test images an accuracy is uncertain by ± 2 to 4 points.
+# All experiments except the CNN: 600 training and 60 test images per class (section V), chosen by the seed. The
+# paper does not state which images it used, and with 600 test images an accuracy is uncertain by ± 2 to 4 points.
 
 
 # ---- yaramsetty/denoising: sections V.A and VI.A, figures 5 to 11 ----
 # Noise p of the paper's algorithm (section IV.B) sets a pixel to 1 with probability p and to 0 with probability p:
-# 2 p of all pixels are replaced, and at 0.5 every one. So cases 3 and 4 train without any information. Not stated:
-# the optimiser, the batch size.
+# a share of 2 p of all pixels is replaced, and all of them at 0.5. So the inputs of cases 3 and 4 have no
+# information. Not stated: the optimiser, the batch size.
 
 NOISE_CASES = {"01_01": (0.1, 0.1), "03_05": (0.3, 0.5), "05_03": (0.5, 0.3), "05_05": (0.5, 0.5)}
 """Noise in training and in testing."""
@@ -62,7 +62,7 @@ def _measure_denoising(runs: Runs) -> dict[str, float]:
 
 def _spread(stage: TrainedStage) -> float:
     """Variance between the reconstructions of different images, as a share of that between the originals."""
-    # 0 if every image gets the same answer, whatever that answer is.
+    # 0 if all reconstructions are equal.
     split = test_split(stage.data())
     reconstructed = predict(stage.model(), split.x)
     return float(reconstructed.var(0).mean() / split.clean.var(0).mean())
@@ -76,7 +76,7 @@ def _draw_denoising(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
         rows.setdefault("original", split.clean.numpy())
         rows[f"noise {test:g}"] = split.x.numpy()
         rows[f"trained at {train:g}, tested at {test:g}"] = predict(runs[name].model(), split.x).numpy()
-    # The paper calls its figures 10 and 11 "almost similar to each other and blurred": that is the best answer
+    # The paper describes its figures 10 and 11 as "almost similar to each other and blurred", which is optimal
     # when the noise leaves no information.
     mean = train_split(runs["01_01"].data()).clean.mean(0, keepdim=True)
     rows["mean training image"] = mean.expand(10, -1, -1, -1).numpy()
@@ -114,7 +114,7 @@ DENOISING_EXPERIMENT = Experiment(
               margin=ALIKE),
         Claim("all reconstructions look alike, noise 0.5 in training and test: the same", "spread_05_05",
               at_most(0.05), percent=True, margin=ALIKE),
-        # Ours: at noise 0.5 the mean training image is the best possible answer.
+        # Not in the paper: at noise 0.5 the mean training image is the best possible result.
         Claim("noise 0.5 in training and test: error, as a multiple of that of the mean training image",
               "ratio_05_05"),
     ),
@@ -135,9 +135,9 @@ DENOISING_EXPERIMENT = Experiment(
 Table = Mapping[tuple[float, float], Mapping[int, float]]
 """The paper's accuracies: by learning rates (last layer, others), then by labels per class."""
 
-# Table X calls the largest network 784-500-300-100; section V.B and table I have 784-500-200-100, which is taken.
-# Test accuracies of tables II and III; V and VI; VIII and IX, as shares rounded to four digits. Ten of the
-# eighteen, as printed, are no share of 600 images; `findings/lottery.py` counts them.
+# Table X calls the largest network 784-500-300-100, while section V.B and table I have 784-500-200-100, which is
+# used. Test accuracies of tables II and III; V and VI; VIII and IX, as shares rounded to four digits. Ten of the
+# eighteen printed values are not a share of 600 images; `findings/lottery.py` counts them.
 STACKS: dict[tuple[int, ...], Table] = {
     (500, 200, 100): {
         (1, 0): {1: 0.5117, 5: 0.6303},
@@ -180,7 +180,8 @@ TEN_LABELS = 0.767
 LABELS = (1, 5, 10)
 """Labelled images per class."""
 UNNAMED = "the paper does not say which images were labelled, and their choice alone decides by several points"
-# Their accuracies have a standard deviation of 4 points with one label per class: a single choice decides nothing.
+# With one label per class, accuracies have a standard deviation of 4 points, so a single choice is not
+# informative.
 DRAWS = 100
 """Random choices of the labelled images for each stack and seed."""
 
@@ -190,7 +191,7 @@ FINE_TUNING = 2000
 
 
 def _stack_experiment(sizes: tuple[int, ...], table: Table) -> Experiment:
-    """The experiment of one stack: its layers from the images up, then every fine-tuning of the paper's tables."""
+    """The experiment of one stack: its layers, from the images up, and every fine-tuning of the tables."""
     return Experiment(
         f"yaramsetty/stacked_{'_'.join(map(str, sizes))}",
         f"stacked autoencoders {'-'.join(map(str, sizes))}, fine-tuned with few labels (tables I to IX)",
@@ -217,7 +218,7 @@ def _tuned_name(rates: tuple[float, float], labels: int) -> str:
 
 
 def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
-    """The layers, each on those below, the first one without momentum as well, and the fine-tunings."""
+    """The layers, each on the layers below it, the first layer also without momentum, and the fine-tunings."""
     stages: dict[str, Stage] = {}
     lower: Stage | None = None
     for depth in range(1, len(sizes) + 1):
@@ -229,20 +230,21 @@ def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
         source_flag = "--model.below_checkpoint"
         lower = Stage(f"yaramsetty/layer_{depth}", tuple(layer), source=lower, source_flag=source_flag)
         stages[f"layer_{depth}"] = lower
-    # Without momentum the first layers come close to the costs of tables I and IV (253 and 257), but the layers
-    # above learn too little to classify as well as the paper's. Momentum is not stated; both are reported.
+    # Momentum is not stated. Without it the first layers are close to the costs of tables I and IV (253 and 257),
+    # but the layers above learn too little to classify as well as the paper's. Both are reported.
     plain = ("--model.hidden_sizes", str(list(sizes[:1])), "--model.momentum", "0")
     stages["layer_1_plain"] = Stage("yaramsetty/layer_1", plain)
 
     for rates, labels, _ in _stack_rows(table):
         if rates[1] == 0:
-            continue  # on a frozen stack; see `_frozen_heads`
+            continue  # for a frozen stack, see `_frozen_heads`
         flags = {
             "--model.hidden_sizes": list(sizes),
             "--model.lr": rates[0],
             "--model.encoder_lr": rates[1],
             "--data.train_per_class": labels,
-            # All labelled images of the ten classes in every step: an iteration of the paper is an epoch here.
+            # Every step uses all labelled images of the ten classes, so an iteration of the paper is an epoch
+            # here.
             "--data.batch_size": 10 * labels,
         }
         given = tuple(str(x) for flag in flags.items() for x in flag)
@@ -265,12 +267,12 @@ def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
     for rates, labels, value in _stack_rows(table):
         text = f"{_per_class(labels)}, rates {rates[0]:g} (last layer) and {rates[1]:g} (others)"
         key = _tuned_name(rates, labels)
-        # The frozen stack: the mean over all choices is compared, since no single one is the paper's.
+        # For the frozen stack, the mean over all choices is compared, since the paper's choice is unknown.
         if rates == first:
             text, key = f"{text}, mean over {DRAWS} choices of the labelled images", f"random_{labels}"
         claims.append(Claim(text, key, paper=value, percent=True, not_comparable=UNNAMED))
-    # The first row of each table trains the softmax layer alone, which is cheap enough for many choices of the
-    # labelled images: the paper's accuracy gets a rank among them, and that decides.
+    # The first row of each table trains only the softmax layer, which is fast enough for many choices of the
+    # labelled images. The verdict depends on the rank of the paper's accuracy among them.
     for labels, (final, training) in FROZEN[sizes].items():
         frozen = f"{_per_class(labels)}, frozen stack"
         claims += [
@@ -282,12 +284,12 @@ def _stack_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
                   percent=True, not_comparable=UNNAMED),
         ]  # fmt: skip
     claims.append(
-        # Section VI.B, in one sentence; with which stack is not said.
+        # Section VI.B, in one sentence, without the stack.
         Claim("10 labels per class", "random_10", paper=TEN_LABELS, percent=True,
               not_comparable="the paper does not say with which stack and rates")
     )  # fmt: skip
     claims += [
-        # Ours: with the paper's 600 test images an accuracy is uncertain by ± 2 to 4 points.
+        # Additional numbers, since with the paper's 600 test images an accuracy is uncertain by ± 2 to 4 points.
         Claim(f"{_per_class(labels)}, frozen stack, on all 10,000 test images", f"all_{labels}", percent=True)
         for labels in LABELS
     ]
@@ -310,14 +312,14 @@ def _per_class(labels: int) -> str:
 
 
 def _measure_stack(runs: Runs) -> dict[str, float]:
-    # layer_1, layer_2, …; the variant without momentum is no part of the stack.
+    # layer_1, layer_2, …; the variant without momentum is not part of the stack.
     layers = sorted(name for name in runs if name.startswith("layer") and name != "layer_1_plain")
     values = {
         "cost": runs["layer_1"].test_metrics()["test/loss"],
         "cost_plain": runs["layer_1_plain"].test_metrics()["test/loss"],
     }
     values |= {f"cost_{name[-1]}": runs[name].test_metrics()["test/loss"] for name in layers[1:]}
-    # The last checkpoint: the best one is chosen with more labels than the few that training may see.
+    # The last checkpoint, since the best one is chosen with more labels than the few training labels.
     tuned = {name: stage for name, stage in runs.items() if name.startswith("labels")}
     values |= {name: stage.test_metrics("last")["test/acc"] for name, stage in tuned.items()}
     heads: dict[str, float] = runs[layers[-1]].cached_json("frozen_heads", _frozen_heads)
@@ -325,25 +327,26 @@ def _measure_stack(runs: Runs) -> dict[str, float]:
 
 
 def _frozen_heads(stage: TrainedStage) -> dict[str, float]:
-    """Softmax layers on the frozen stack whose top is `stage`, for `DRAWS` choices of the labelled images.
+    """Softmax layers on the frozen stack with the top layer `stage`, for `DRAWS` choices of the labelled images.
 
-    The first choice is that of a `fit` with the same seed, and so that of the stages that train the stack too.
+    The first choice is the same as that of a `fit` with the same seed, and so of the stages that also train the
+    stack.
     """
     model, data = stage.model(), stage.data()
     assert isinstance(model, Autoencoder)
     table = STACKS[tuple(model.hparams["hidden_sizes"])]
-    # The labelled images come from all training images, and are not limited to the stack's 600 per class.
+    # The labelled images are chosen from all training images, not only from the stack's 600 per class.
     every = stage.rebuild("--data.train_per_class", "null", "--data.test_per_class", "null").datamodule
     every.setup("fit")
     every.setup("test")
     images, labels = train_split(every).clean, train_split(every).y
     validation = Batch(*(torch.cat(parts) for parts in zip(*data.val_dataloader(), strict=True)))
     scored = {"test": test_split(data), "all": test_split(every), "train": train_split(data), "val": validation}
-    # The stack is frozen, so that its codes are constants: computed once for all choices and all steps.
+    # The stack is frozen, so its codes are computed only once for all choices and steps.
     codes = {name: torch.from_numpy(encode(model, split.clean)) for name, split in scored.items()}
     values: dict[str, float] = {}
     for count in LABELS:
-        # Which images each choice takes; the first key is the one by which the data module chooses.
+        # The images of each choice; the first key is that of the data module.
         keys: list[tuple[int | str, ...]] = [(data.seed, "train_per_class")]
         keys += [(data.seed, "train_per_class", draw) for draw in range(1, DRAWS)]
         chosen = torch.stack([per_class(labels, count, *key) for key in keys])
@@ -360,8 +363,8 @@ def _frozen_heads(stage: TrainedStage) -> dict[str, float]:
         values |= {f"low_{count}": float(test.quantile(0.025)), f"high_{count}": float(test.quantile(0.975))}
         values |= {f"{name}_{count}": float(accuracies[name].mean()) for name in ("all", "train")}
         values[f"cost_labels_{count}"] = float(cost.mean())
-        # The share of choices that are no better than the paper's accuracy. It is rounded to four digits, 0.5117
-        # for 307 of 600 images: 1e-4 lets an equal one count.
+        # The share of choices that are no better than the paper's accuracy. This is rounded to four digits (0.5117
+        # for 307 of 600 images), so equal accuracies are included by the tolerance of 1e-4.
         if count in (papers := next(iter(table.values()))):
             values[f"rank_{count}"] = float((test <= papers[count] + 1e-4).float().mean())
     return values
@@ -373,7 +376,7 @@ def _draw_stack(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figur
     numbers = {f"{labels} per class\nfrozen": summaries[f"random_{labels}"] for labels in LABELS}
     for name in seeds[0]:
         if name.startswith("labels"):
-            _, labels, _, last, others = name.split("_")  # as `_tuned_name` has joined them
+            _, labels, _, last, others = name.split("_")  # see `_tuned_name`
             numbers[f"{labels} per class\n{last}, {others}"] = summaries[name]
     papers = [value for row in STACKS[sizes].values() for value in row.values()]
     lines = {"paper, lowest and highest of 1 and 5 labels": min(papers), "": max(papers)}
@@ -386,8 +389,8 @@ def _draw_stack(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figur
 
 
 # ---- yaramsetty/baselines: section VI.B, table X ----
-# Table X gives one accuracy each for "KNN Classifier" and "CNN Classifier" and nothing else: neither layers nor
-# neighbours nor training images. So no verdict is possible, and the settings are ours.
+# Table X gives only one accuracy each for "KNN Classifier" and "CNN Classifier", without layers, number of
+# neighbours or training images. So no verdict is possible, and the settings are this project's.
 
 
 def _measure_baselines(runs: Runs) -> dict[str, float]:
@@ -401,7 +404,7 @@ def _measure_baselines(runs: Runs) -> dict[str, float]:
 
 def _neighbour_accuracy(stage: TrainedStage, labels: int) -> float:
     """Accuracy of 5 nearest neighbours among raw pixels; of the single nearest one with one label per class."""
-    # From all training images, as many labels as asked for; tested on 600 images like the stacks.
+    # `labels` images per class, chosen from all training images; tested on 600 images like the stacks.
     flags = ("--data.train_size", "null", "--data.train_per_class", str(labels), "--data.test_per_class", "60")
     data = stage.rebuild(*flags).datamodule
     data.setup("fit")
@@ -439,9 +442,9 @@ BASELINES_EXPERIMENT = Experiment(
 
 
 # ---- yaramsetty/cnn: the CNN of table X ----
-# Ours stays below the paper's 93.43 %, whose settings are not given. So these are tried in this order, each in
-# addition to those before it; validation images choose among them. Averaged weights are not tried: Lightning has
-# them since 2.6 (EMAWeightAveraging), and this package must run with 2.5.3.
+# The CNN above is below the paper's 93.43 %, for which no settings are stated. So these changes are tried in this
+# order, each in addition to the previous ones, and one is chosen on validation images. Averaged weights are not
+# tried, since Lightning has them only since 2.6 (EMAWeightAveraging), and this package must run with 2.5.3.
 
 MOVED = ("--data.flip", "true", "--data.shift", "2")
 DEEPER = (*MOVED, "--model.channels", "[64,128,256]", "--model.kernel_sizes", "[3,3,3]")
@@ -491,7 +494,7 @@ CNN_EXPERIMENT = Experiment(
 
 
 def _conclusions() -> Experiment:
-    """What the paper concludes from all three stacks; the trainings are those of their own experiments."""
+    """The paper's conclusions from all three stacks, with the trainings of the stacks' own experiments."""
     stacks = {"_".join(map(str, sizes)): _stack_experiment(sizes, table) for sizes, table in STACKS.items()}
     stages = {
         f"{stack}/{name}": stage
@@ -506,8 +509,8 @@ def _conclusions() -> Experiment:
         stages=stages,
         measure=_measure_conclusions,
         claims=(
-            # Table X shows each network's best row by test accuracy, except the second's: its 64.7 stands in no
-            # row of table VI, whose best is 65.25. Here the rates are chosen on validation images.
+            # Table X shows each network's best row by test accuracy, except for the second network: its 64.7 is in
+            # no row of table VI, where the best is 65.25. Here the rates are chosen on validation images.
             Claim("larger networks are worse: 784-100 with 5 labels, above 784-300-100, above 784-500-200-100",
                   "best_100", descending("best_300_100", "best_500_200_100"), 0.7017, percent=True),
             Claim("the stack is better than nearest neighbours: 784-100 with 5 labels, above 5 nearest neighbours",
@@ -520,8 +523,8 @@ def _conclusions() -> Experiment:
 
 
 def _measure_conclusions(runs: Runs) -> dict[str, float]:
-    """For each stack the test accuracy of its best rates, chosen on validation images; and nearest neighbours."""
-    # Any stage will do: its images are needed, and not its network.
+    """The test accuracy of each stack's best rates, chosen on validation images; and of nearest neighbours."""
+    # Any stage can be used, since only its images are needed.
     values = {"neighbours_5": runs["100/layer_1"].cached_metric("neighbours_5", _neighbour_accuracy, 5)}
     for sizes in STACKS:
         stack = "_".join(map(str, sizes))

@@ -35,26 +35,26 @@ if TYPE_CHECKING:
 # ---- Shared by several experiments ----
 
 # Section 3.1: 784-98-784, SGD at learning rate 0.05 and momentum 0.99, 40,000 images, 40,000 iterations. The quick
-# preset does not shorten it: on features of 10,000 iterations momentum 0.99 has not quite diverged (27.7 % test
-# accuracy, against 10.1 % after 40,000).
+# preset does not shorten it, since on features after 10,000 iterations momentum 0.99 does not diverge completely
+# (27.7 % test accuracy, compared with 10.1 % after 40,000).
 ENCODER = Stage("zhang/autoencoder")
 SHORT = ("--trainer.max_steps", "10000")
 """The quick preset of the experiments that train many autoencoders."""
-# The paper says "clear" and gives no number, so the bound is ours.
+# The paper says "clear" without a number, so the bound is this project's.
 READABLE = "at four fifths of the variance all ten digits of figure 1 can be read"
 TWICE_CHANCE = "chance is 10 %: a classifier that does not work stays below twice that"
 
 
 # ---- zhang/cnn: sections 2.4 and 3.4, figure 4 ----
-# The paper counts "epochs"; they are read as iterations everywhere, since 200 passes over 60,000 images would end
-# far above the 80 % that it reports after 200. It gives neither their number nor a validation split.
+# The paper counts "epochs", which are interpreted as iterations, since 200 passes over 60,000 images would give
+# far more than the 80 % that it reports after 200. It states neither their total number nor a validation split.
 
 
 def _measure_cnn(runs: Runs) -> dict[str, float]:
     stage = runs["cnn"]
     return {
-        # The loss and accuracy of a training are logged every 50 steps, as their mean: this point is that of the
-        # 50 steps before iteration 200.
+        # Training metrics are logged every 50 steps as means, so this is the mean of the 50 steps before iteration
+        # 200.
         "acc_200": dict(stage.history("train/acc"))[200],
         "acc": stage.test_metrics()["test/acc"],
         "decompressed": stage.cached_metric("decompressed", decompressed),
@@ -84,7 +84,7 @@ CNN_EXPERIMENT = Experiment(
         Claim("above 80 % after 200 iterations", "acc_200", at_least(0.8), 0.8, percent=True),
         Claim("98 % in the end", "acc", at_least(0.975), 0.98, percent=True,
               margin="the paper gives whole percent: 97.5 and more is its 98"),
-        # Section 4 concludes this without having tried a decoder. The linear map is the weakest one that could
+        # Section 4 concludes this without trying a decoder. A linear map is the weakest decoder that could
         # contradict it.
         Claim("the CNN's features cannot decompress the images: variance of the test images that a linear map"
               " from them explains", "decompressed", at_most(0.8), percent=True,
@@ -97,15 +97,16 @@ CNN_EXPERIMENT = Experiment(
 
 
 # ---- zhang/feature_classifier: sections 2.3 and 3.3, figure 3 ----
-# The paper's main negative result: no parameters make a classifier work on the autoencoder's features. It names
-# only one setting that it tried, and no batch size. The other settings and the two probes here are ours.
+# The paper's main negative result: no parameters make a classifier work on the autoencoder's features. It states
+# only one of the settings that it tried, and no batch size. The other settings and the two probes are this
+# project's.
 
 ADAM = ("--model.optimizer", "adam", "--model.momentum", "0", "--model.lr", "0.001")
 FEATURES = {
     "autoencoder": ENCODER,
     # The caption of figure 3 names these settings, which are those of the configuration.
     "momentum_099": Stage("zhang/feature_classifier", source=ENCODER),
-    # Ours, one change each: smaller steps by either of the two settings, and an optimiser that scales its own.
+    # Additional settings with one change each: smaller steps in two ways, and an optimiser that adapts its steps.
     "momentum_09": Stage("zhang/feature_classifier", ("--model.momentum", "0.9"), source=ENCODER),
     "lr_001": Stage("zhang/feature_classifier", ("--model.lr", "0.01"), source=ENCODER),
     "adam": Stage("zhang/feature_classifier", ADAM, source=ENCODER),
@@ -121,14 +122,15 @@ FEATURE_LABELS = {
 
 
 def _measure_features(runs: Runs) -> dict[str, float]:
-    # The last checkpoint: the best one is that of the first epoch, before momentum 0.99 has diverged.
+    # The last checkpoint, since the best one is from the first epoch, before the training with momentum 0.99
+    # diverges.
     tested = {name: stage.test_metrics("last") for name, stage in runs.items() if name != "autoencoder"}
     values = {name: metrics["test/acc"] for name, metrics in tested.items()}
     values["loss"] = tested["momentum_099"]["test/loss"]
-    # Chosen on validation images, since the best of several on the test images would be better than it is.
+    # Chosen on validation images, since choosing on test images would be biased.
     others = ("momentum_09", "lr_001", "adam")
     values["best"] = values[max(others, key=lambda name: runs[name].history("val/acc")[-1][1])]
-    # Controls without gradient descent: if they read the digits from the features, the features are not the cause.
+    # Controls without gradient descent: if they can classify the features, the features are not the cause.
     source, classifier = runs["autoencoder"], runs["momentum_09"]
     for name, probe in (("linear_probe", linear_probe), ("neighbours", nearest_neighbours)):
         values[name] = source.cached_metric(f"{name}_18000", _probe_features, classifier, probe)
@@ -171,7 +173,7 @@ FEATURES_EXPERIMENT = Experiment(
         # Section 3.3: "no matter how I change the parameters". One setting that works contradicts it.
         Claim("no parameters work: the best of the three below, chosen on validation images", "best",
               at_most(0.2), percent=True, margin=TWICE_CHANCE),
-        # Ours: which settings work, and what the features hold without any training of a network.
+        # Not in the paper: which settings work, and probes of the features without training a network.
         Claim("momentum 0.9, nothing else changed", "momentum_09", percent=True),
         Claim("lr 0.01, nothing else changed", "lr_001", percent=True),
         Claim("Adam, lr 0.001", "adam", percent=True),
@@ -193,7 +195,7 @@ FEATURES_EXPERIMENT = Experiment(
 
 def _measure_autoencoder(runs: Runs) -> dict[str, float]:
     stage = runs["autoencoder"]
-    # Explained: 1 means perfect images, 0 means no better than answering every image with the mean training image.
+    # Explained variance: 1 for perfect images, 0 if the result is no better than the mean training image.
     mse = stage.test_metrics()["test/mse"]
     return {"mse": mse, "explained": 1 - mse / stage.cached_metric("mean_image_mse", mean_image_mse)}
 
@@ -272,15 +274,16 @@ SETTINGS_EXPERIMENT = Experiment(
 
 
 # ---- zhang/compression: section 3.2, figure 2 ----
-# The paper writes that "the number of hidden neurons should not be more than 8". It is read as the compression
-# ratio: the paper's own network has 98 hidden neurons, at ratio 8. The sizes of figure 2 are not in the text.
+# The paper writes that "the number of hidden neurons should not be more than 8". This is interpreted as the
+# compression ratio, since the paper's own network has 98 hidden neurons, with ratio 8. The sizes of figure 2 are
+# not in the text.
 
 SIZES = (392, 196, 98, 49, 24, 12)
 """Hidden sizes for compression ratios 2, 4, 8, 16, 33 and 65."""
 LAST_POINTS = 100
-"""Points of the training loss, each the mean of 50 steps, over which its fluctuation is measured."""
+"""Number of points of the training loss, each the mean of 50 steps, for measuring its fluctuation."""
 ADVISED = 20_000
-"""Iterations that training should exceed, by the paper."""
+"""Number of iterations that training should exceed, according to the paper."""
 
 
 def _measure_compression(runs: Runs) -> dict[str, float]:
@@ -290,11 +293,11 @@ def _measure_compression(runs: Runs) -> dict[str, float]:
         values[f"explained_{name}"] = 1 - mse / stage.cached_metric("mean_image_mse", mean_image_mse)
         history = stage.history("train/loss")
         steps, losses = np.array(history[-LAST_POINTS:]).T
-        # Around a straight line: a loss that still falls steadily does not fluctuate.
+        # Fluctuation around a straight line, since a steadily falling loss does not fluctuate.
         trend = np.polyval(np.polyfit(steps - steps[0], losses, 1), steps - steps[0])
         values[f"fluctuation_{name}"] = float((losses - trend).std())
-        # Compared over 20 points, 1,000 iterations each: single points fluctuate more than the loss falls. A
-        # shortened training ends before, and so does not measure it.
+        # Compared over 20 points (1,000 iterations), since single points fluctuate more than the loss falls. A
+        # shortened training ends before and does not measure it.
         if steps[-1] > ADVISED:
             advised = np.mean([loss for step, loss in history if step <= ADVISED][-20:])
             values[f"gain_after_advised_{name}"] = float(1 - losses[-20:].mean() / advised)
@@ -321,8 +324,8 @@ COMPRESSION_EXPERIMENT = Experiment(
         # Figure 2: the curves are ordered by ratio.
         Claim("loss rises with compression: test MSE with 12 neurons, above 24, 49, 98, 196, 392", "mse_h12",
               descending(*(f"mse_h{size}" for size in SIZES[-2::-1]))),
-        # Section 3.2: "more hidden neurons can alleviate the intensity". The ends alone, then every step between
-        # them.
+        # Section 3.2: "more hidden neurons can alleviate the intensity". First the largest and smallest sizes,
+        # then all.
         Claim("the loss fluctuates more with fewer neurons: 12 against 392", "fluctuation_h12",
               above("fluctuation_h392")),
         Claim("the same over all sizes, each against the next larger one", "fluctuation_h12",
@@ -361,7 +364,7 @@ def _measure_pruning(runs: Runs) -> dict[str, float]:
     """For each angle: neurons removed, and the test MSE after removing them and after retraining."""
     stage = runs["autoencoder"]
     values = {"mse_unpruned": stage.test_metrics()["test/mse"]}
-    # The number of retraining steps is part of the cached name: another length is another measurement.
+    # The number of retraining steps is part of the cached name, since it affects the result.
     for angle in PRUNING_ANGLES:
         values[f"removed_{angle}"] = stage.cached_metric(f"removed_{angle}", _count_removed, angle)
         values[f"mse_{angle}"] = stage.cached_metric(f"mse_pruned_{angle}", _pruned_mse, angle)
@@ -378,7 +381,7 @@ def _find_removals(stage: TrainedStage, angle: float) -> tuple[DenseAutoencoder,
     assert isinstance(model, DenseAutoencoder)
     data = stage.rebuild().datamodule
     data.setup("fit")
-    # Neurons at 180° answer in opposite ways: together they are nearly a constant, and both are removed.
+    # Neurons at 180° have opposite activations. Their sum is nearly constant, and both are removed.
     angles = distinctiveness(model, train_split(data).clean[:COMPARED_IMAGES])
     return model, find_removals(angles, angle, 180 - angle)
 
@@ -394,7 +397,7 @@ def _pruned_mse(stage: TrainedStage, angle: float) -> float:
 def _retrained_mse(stage: TrainedStage, angle: float) -> float:
     smaller = pruned(*_find_removals(stage, angle))
     cli = stage.rebuild("--trainer.max_steps", str(RETRAINING_STEPS), "--trainer.enable_progress_bar", "false")
-    # Seconds of training, kept only as the cached number: it has no run and no checkpoint of its own.
+    # This training takes seconds. It has no run and no checkpoint; only the number is stored.
     trainer = cli.make_trainer(
         logger=False, enable_checkpointing=False, limit_val_batches=0, callbacks=[_StopOnSignal(stage.watch)]
     )
@@ -408,7 +411,7 @@ def _test_mse(model: DenseAutoencoder, stage: TrainedStage) -> float:
 
 
 class _StopOnSignal(Callback):
-    """Ends the retraining at the first step after a signal; it has no checkpoint that would have to be saved."""
+    """Ends the retraining at the first step after a signal, without saving a checkpoint."""
 
     def __init__(self, watch: SignalWatch) -> None:
         self.watch = watch

@@ -1,4 +1,4 @@
-"""`lit-mnist sweep`: its arguments and those of its verbs. Imports nothing heavy at its top."""
+"""The arguments of `lit-mnist sweep` and its verbs. Heavy imports are inside functions."""
 
 import argparse
 import gc
@@ -32,7 +32,7 @@ def sweep(arguments: Sequence[str]) -> None:
         arguments: The command line after `lit-mnist sweep`.
 
     Raises:
-        UserError: an argument is wrong, or something that it names.
+        UserError: an argument is wrong, or the file or study that it names.
 
     """
     verb = arguments[0] if arguments else "--help"
@@ -41,7 +41,7 @@ def sweep(arguments: Sequence[str]) -> None:
     elif verb in RESULTS:
         _show_results(verb, arguments[1:])
     elif verb == "trial":  # started by a worker, see `workers/distributed.py`
-        # Not in the help: rank 0 of a trial on several devices, and Lightning's other ranks.
+        # An internal command for the ranks of a trial on several devices, which the help does not list.
         parser = Parser("lit-mnist sweep trial", allow_abbrev=False)
         parser.add_argument("job", type=Path)
         job = parser.parse_args(arguments[1:]).job
@@ -80,7 +80,7 @@ def _run(arguments: Sequence[str]) -> None:
     )
     known = parser.parse_args(arguments)
     _check_counts(known, trials=(1, None), workers=(1, 1000))
-    # Each branch imports what it needs: torch and MLflow take seconds, and `--help` must not.
+    # Each branch imports only what it needs, since torch and MLflow take seconds.
     if known.plan:
         from lit_mnist.sweeps.plan import plan
         from lit_mnist.sweeps.study.study import find_spec
@@ -114,7 +114,7 @@ def _confirm(arguments: Sequence[str]) -> None:
 
 
 def _check_counts(known: argparse.Namespace, **limits: tuple[int, int | None]) -> None:
-    """Refuse an option below its least value, or above its most: a typing error that would fill the memory."""
+    """Refuse counts that are too small, and typing errors so large that they would fill the memory."""
     for name, (least, most) in limits.items():
         if (value := getattr(known, name)) is None:
             continue
@@ -125,14 +125,14 @@ def _check_counts(known: argparse.Namespace, **limits: tuple[int, int | None]) -
 
 
 def _prepare_workers(workers: int) -> None:
-    """Start the workers' imports, which then run beside this process's own."""
-    if allocation() is not None:  # before the fork server starts, whose environment every worker inherits
+    """Start the workers' imports, in parallel to this process's own."""
+    if allocation() is not None:  # before the fork server starts, since workers inherit its environment
         take_task_share()
         leave_tasks()
     from lit_mnist.sweeps.workers.spawn import prepare
 
     prepare(workers)
-    gc.disable()  # collecting garbage among the million objects of the imports takes a tenth of the start-up
+    gc.disable()  # garbage collection during the imports takes a tenth of the start-up time
 
 
 def _show_results(verb: str, arguments: Sequence[str]) -> None:
@@ -146,7 +146,7 @@ def _show_results(verb: str, arguments: Sequence[str]) -> None:
         parser.add_argument("--out", type=Path, help="file to write, .csv or .parquet (default: NAME.csv)")
     _add_storage(parser)
     known = parser.parse_args(arguments)
-    # The verbs need no worker, and `status` and `list` neither torch nor MLflow.
+    # These verbs need no workers; `status` and `list` need neither torch nor MLflow.
     if verb in ("best", "export"):
         from lit_mnist.sweeps.results import export
 

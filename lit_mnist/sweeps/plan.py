@@ -24,20 +24,20 @@ from lit_mnist.terminal import print_table, seconds
 from lit_mnist.training.stages import Stage
 
 START_SECONDS = 14
-"""Start-up, and at the end the study's figures: once a sweep, measured on two cores (docs/development.md)."""
+"""Start-up and figures at the end, once per sweep; measured on two cores (docs/development.md)."""
 
 
 def plan(spec: Spec, workers: int, url: str | None = None, trials: int | None = None) -> None:
-    """Check everything that can be checked without training, and print what the sweep takes; nothing is stored.
+    """Check everything that can be checked without training, and print the cost of the sweep; stores nothing.
 
     Args:
         spec: The specification.
-        workers: How many processes will share the work.
+        workers: Number of processes that will share the work.
         url: Where studies are kept; None for the default.
-        trials: Size of the study; None for what the specification says.
+        trials: Size of the study; None for that in the specification.
 
     Raises:
-        UsageError: the specification is wrong, or not that of the stored study of its name.
+        UsageError: the specification is wrong, or differs from that of the stored study of the same name.
         UserError: no probe point fits into this machine's memory.
 
     """
@@ -64,13 +64,12 @@ def _measure(
     spec: Spec, probe_points: list[ProbePoint], workers: int
 ) -> tuple[list[ProbePoint], dict[Stage, Cost]]:
     """Time each stage of the probe points once; returns the points that fit into memory, and the costs."""
-    # A Stage is compared by its contents, so that equal trainings of different points are timed once.
+    # Stages are compared by content, so equal trainings of different points are timed once.
     fitting: list[ProbePoint] = []
     costs: dict[Stage, Cost] = {}
     with StageBuilder(spec.seeds[0]) as build, worker_threads(workers):
         for probe in probe_points:
             try:
-                # Probe points share most stages below them, which are measured once.
                 for stage in (probe.stage, *_below(probe.stage)):
                     if stage not in costs:
                         with point_in_errors(probe.point):
@@ -95,17 +94,18 @@ def _estimates(
     Args:
         spec: The specification.
         count: Size of the study.
-        probe_points: Those that fit into memory.
-        costs: Of each of their stages.
-        workers: How many processes share the work.
+        probe_points: The points that fit into memory.
+        costs: The cost of each of their stages.
+        workers: Number of processes that share the work.
 
     """
     trials, seeds = [costs[probe.stage] for probe in probe_points], len(spec.seeds)
-    # Each different source is counted once: trials that share one share its time.
+    # Each source is counted once, since trials share it.
     sources = {stage for probe in probe_points for stage in _below(probe.stage)}
     trial_seconds = statistics.fmean(cost.seconds for cost in trials) * seeds
     source_seconds = sum(costs[stage].seconds for stage in sources) * seeds
-    kept = {"all": 2, "best": 1, "none": 0}[spec.keep_checkpoints]  # of a trial; a source keeps its best and last
+    # Checkpoints per trial; a source keeps its best and its last one.
+    kept = {"all": 2, "best": 1, "none": 0}[spec.keep_checkpoints]
     checkpoints = kept * count * statistics.fmean(cost.bytes for cost in trials)
     disk = seeds * (checkpoints + 2 * sum(costs[stage].bytes for stage in sources))
 
@@ -122,8 +122,8 @@ def _estimates(
         stages = "1 stage" if len(sources) == 1 else f"{len(sources)} stages"
         rows.append(("trained before", f"{stages}, about {seconds(source_seconds)}"))
     who = "1 worker" if workers == 1 else f"{workers} workers"
-    # Sources are trained one after the other, since each builds on the one before. Trials share the workers, each
-    # of which trains whole ones: 3 trials take 2 workers as long as 4.
+    # Sources are trained one after another, since each builds on the previous one. Each worker trains whole
+    # trials, so 3 trials take 2 workers as long as 4 trials.
     total = START_SECONDS + source_seconds + trial_seconds * math.ceil(count / workers)
     hours = f", at most {spec.hours:g} h" if spec.hours is not None else ""
     pruned = "; what is pruned ends earlier, which is not counted" if spec.pruner != "none" else ""
@@ -136,7 +136,7 @@ def _estimates(
 
 
 def _values(parameter: Number | Choice | LayerSizes, on_grid: bool) -> str:
-    """The values that a parameter may have, in words."""
+    """The possible values of a parameter, as text."""
     if isinstance(parameter, Choice):
         return ", ".join(map(_shown, parameter.choices))
     if isinstance(parameter, LayerSizes):

@@ -7,20 +7,20 @@ from lit_mnist.errors import UsageError
 from lit_mnist.slurm import allocation, local_task
 
 Devices = int | str | list[int]
-"""A value of `trainer.devices`: a number, indices (a list, or text such as "0,1"), or "auto" or -1 for all."""
+"""A value of `trainer.devices`: a number, indices (a list or text such as "0,1"), or "auto" or -1 for all."""
 
 
 def cores() -> int:
-    """Return how many cores this process may use, which on a cluster are those of its allocation."""
-    # The affinity, not the number of cores: taskset and the cpusets of containers and SLURM leave a process fewer.
+    """Return how many cores this process may use; on a cluster, those of its allocation."""
+    # The affinity instead of the number of cores: taskset and cpusets (containers, SLURM) restrict a process.
     found = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
     job = allocation()
-    # A cluster without cgroups confines a job by its word only.
+    # A cluster without cgroups does not enforce the job's number of cores.
     return min(found, job.cpus) if job is not None and job.cpus else found
 
 
 def threads_each(workers: int) -> int:
-    """Return how many threads each of `workers` processes computes with; at most OMP_NUM_THREADS, if it is set."""
+    """Return the number of threads for each of `workers` processes; at most OMP_NUM_THREADS, if it is set."""
     share = max(1, cores() // workers)
     limit = os.environ.get("OMP_NUM_THREADS", "")
     return min(share, int(limit)) if limit.isdecimal() and int(limit) else share
@@ -31,8 +31,7 @@ def visible_gpus() -> list[str]:
     visible = os.environ.get("CUDA_VISIBLE_DEVICES")
     if visible is not None:
         return [name for name in visible.split(",") if name and name != "-1"]
-    # Not torch.cuda.device_count(): CUDA, once initialised here, would be unusable in every process forked from
-    # here.
+    # Not torch.cuda.device_count(): if CUDA is initialised in this process, forked processes cannot use it.
     import pynvml
 
     try:
@@ -43,12 +42,12 @@ def visible_gpus() -> list[str]:
 
 
 def take_task_share() -> None:
-    """Restrict this process to its share of the GPUs, where all tasks of a job step on a node see the same ones.
+    """Restrict this process to its share of the GPUs if all tasks of the job step on this node see the same GPUs.
 
-    With `srun --ntasks-per-node=4` in a job with `--gpus-per-node=4`, each task sees all four GPUs and would take
-    the first. With `--gpus-per-task=1`, SLURM gives each task its own, and nothing is left to share.
+    With `srun --ntasks-per-node=4` in a job with `--gpus-per-node=4`, each task sees all four GPUs and would use
+    the first. With `--gpus-per-task=1`, SLURM already gives each task its own GPU.
     """
-    # SLURM has divided the GPUs itself if it was asked to, or if this task sees fewer than the node has.
+    # SLURM has divided the GPUs if `--gpus-per-task` was given, or if this task sees fewer than the node has.
     index, tasks = local_task()
     gpus = visible_gpus() if tasks > 1 else []
     on_node = os.environ.get("SLURM_GPUS_ON_NODE", "")
@@ -61,7 +60,7 @@ def take_task_share() -> None:
 
 
 def count_devices(devices: Devices) -> int | None:
-    """Return how many devices a training takes; None if it takes all that it sees."""
+    """Return how many devices a training uses; None for all visible ones."""
     if isinstance(devices, str) and "," in devices:
         return len([index for index in devices.split(",") if index.strip()])
     if isinstance(devices, list):
@@ -73,8 +72,8 @@ def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -
     """Divide this machine's GPUs between workers.
 
     Args:
-        gpus: Those that this process may use, see `visible_gpus`.
-        workers: How many workers there are.
+        gpus: The GPUs that this process may use, see `visible_gpus`.
+        workers: Number of workers.
         devices: Every value of `trainer.devices` in the study.
 
     Returns:
@@ -84,12 +83,12 @@ def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -
         UsageError: there are too few GPUs.
 
     """
-    # Without GPUs a trial with several devices has as many processes on the CPU.
+    # Without GPUs, a trial with several devices uses that number of processes on the CPU.
     if not gpus:
         return []
     listed = [value for value in devices if isinstance(value, list) or "," in str(value)]
     for value in listed:
-        # Indices count among all GPUs that the sweep sees, so no worker may have a narrower view.
+        # Indices refer to all GPUs that the sweep sees, so every worker must see all of them.
         indices = value if isinstance(value, list) else [int(index) for index in str(value).split(",") if index]
         if max(indices, default=0) >= len(gpus):
             raise UsageError(f"trainer.devices {value}: there are {len(gpus)} GPUs here, counted from 0")
@@ -100,11 +99,11 @@ def worker_gpus(gpus: Sequence[str], workers: int, devices: Sequence[Devices]) -
             )
     if listed:
         return []
-    # By the largest training of the space, so that trials on one device and on two can be mixed in a study.
+    # Sized for the largest training of the space, so that a study can mix trials on one device and on two.
     counts = [count_devices(value) for value in devices]
-    # A training on "all" GPUs takes all of its worker's.
+    # A training on "all" GPUs uses all GPUs of its worker.
     each = max(count or max(1, len(gpus) // workers) for count in counts)
-    # More workers than GPUs share them: small networks leave most of a GPU idle.
+    # With more workers than GPUs, several workers share one: small networks leave most of a GPU idle.
     if each == 1:
         return [gpus[number % len(gpus)] for number in range(workers)]
     if each * workers > len(gpus):

@@ -1,4 +1,4 @@
-"""What one training costs, from a few steps of it: seconds, and bytes of a checkpoint."""
+"""Estimates the cost of a training from a few steps: seconds, and bytes per checkpoint."""
 
 import statistics
 import time
@@ -19,13 +19,13 @@ STEPS = 12
 WARM_UP = 4
 """The first steps, which allocate memory and are not counted."""
 FIXED_SECONDS = 0.6
-"""What a training takes beside its steps and validations: configuration, MLflow run, checkpoints, end. An estimate
-from a few trials on two cores that had other work as well."""
+"""Time of a training apart from steps and validations: configuration, MLflow run, checkpoints, end. Estimated from
+a few trials on two cores that were also used otherwise."""
 
 
 @dataclass(frozen=True)
 class Cost:
-    """What one training takes."""
+    """The cost of one training."""
 
     seconds: float
     bytes: int
@@ -33,7 +33,7 @@ class Cost:
 
 
 class _StopError(Exception):
-    """All steps that are needed have been timed."""
+    """Ends a training when enough steps have been timed."""
 
 
 class _Clock(Callback):
@@ -50,9 +50,9 @@ class _Clock(Callback):
         self._start = time.perf_counter()
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *args: Any) -> None:
-        """Stop the clock, and add up what a checkpoint would hold at this step."""
+        """Stop the clock, and compute the size of a checkpoint at this step."""
         self.train.append(self._elapsed(pl_module))
-        # A checkpoint is weights and optimiser state; the rest of it is small.
+        # Weights and optimiser state; the rest of a checkpoint is small.
         tensors = [*pl_module.state_dict().values(), *_tensors(trainer.optimizers[0].state_dict())]
         self.checkpoint_bytes = sum(tensor.nbytes for tensor in tensors)
 
@@ -65,7 +65,7 @@ class _Clock(Callback):
         self.val.append(self._elapsed(pl_module))
 
     def on_validation_end(self, *args: Any) -> None:
-        """End the training before anybody looks at its means: at the ends of a space it may well diverge."""
+        """End the training before its metrics are checked, since it may diverge at the ends of a space."""
         raise _StopError
 
     def _elapsed(self, module: LightningModule) -> float:
@@ -75,14 +75,14 @@ class _Clock(Callback):
 
 
 def measure(cli: LitCLI) -> Cost:
-    """Time a few steps of the training that `cli` describes, on one device; no run and no file is left.
+    """Time a few steps of the training that `cli` describes, on one device; creates no run and no files.
 
-    Where the encoder is frozen for the first `frozen_epochs`, steps of both phases are timed. Those of the frozen
-    phase are an upper bound: here each step computes codes that a whole training computes once. Without a backward
-    pass through the encoder they are the smaller part all the same.
+    If the encoder is frozen for the first `frozen_epochs`, steps of both phases are timed. The times of the frozen
+    phase are an upper bound, since each step here computes codes that a whole training computes only once. They
+    are still the smaller part, since there is no backward pass through the encoder.
 
     Raises:
-        RuntimeError: a step fails, for example for lack of memory.
+        RuntimeError: a step fails, for example because memory is exhausted.
 
     """
     first = last = _time_steps(cli)
@@ -97,19 +97,19 @@ def measure(cli: LitCLI) -> Cost:
     accumulated = max(1, cli.config["trainer"]["accumulate_grad_batches"])
     taken = frozen_steps * step_seconds(first.train, accumulated)
     taken += (length.steps - frozen_steps) * step_seconds(last.train, accumulated)
-    # The first batch allocates memory. A validation of one batch has no other, and then it counts for little.
+    # The minimum, since the first batch also allocates memory; this matters little for a validation of one batch.
     validation = min(last.val) * len(cli.datamodule.val_dataloader()) if last.val else 0.0
     return Cost(FIXED_SECONDS + taken + length.validations * validation, last.checkpoint_bytes)
 
 
 def step_seconds(batches: Sequence[float], accumulated: int) -> float:
-    """Seconds of an optimiser step, from those of consecutive batches, of which each step takes `accumulated`.
+    """Median seconds per optimiser step, from the times of batches; each step accumulates `accumulated` batches.
 
-    The median of the steps: on a shared machine single ones take several times as long.
+    The median, since single steps take several times as long on a shared machine.
     """
     kept = batches[WARM_UP:] or batches
     starts = range(0, len(kept) - accumulated + 1, accumulated)
-    # With fewer batches than a step takes, their mean has to do.
+    # With fewer batches than one step needs, use their mean.
     return statistics.median(
         [sum(kept[i : i + accumulated]) for i in starts] or [accumulated * statistics.fmean(kept)]
     )
@@ -117,9 +117,9 @@ def step_seconds(batches: Sequence[float], accumulated: int) -> float:
 
 def _time_steps(cli: LitCLI) -> _Clock:
     clock = _Clock()
-    # The training's own batches, but few of them, then one validation, at whose end `_Clock` stops.
+    # A few batches of the training, then a short validation, after which `_Clock` ends the training.
     short = {"max_steps": STEPS, "max_epochs": -1, "limit_train_batches": STEPS, "limit_val_batches": 2}
-    # Logging would pull in the tracking; once in a million steps is never here.
+    # log_every_n_steps is so large that nothing is logged.
     every = {"check_val_every_n_epoch": 1, "val_check_interval": None, "log_every_n_steps": 10**6}
     trainer = cli.make_trainer(
         logger=False, enable_checkpointing=False, enable_progress_bar=False, callbacks=[clock],
@@ -133,7 +133,7 @@ def _time_steps(cli: LitCLI) -> _Clock:
 
 @contextmanager
 def worker_threads(workers: int) -> Iterator[None]:
-    """Compute with as many threads as each of `workers` processes would have."""
+    """Use the number of threads that each of `workers` processes would have."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads_each(workers))
     try:

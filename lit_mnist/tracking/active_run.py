@@ -76,7 +76,7 @@ class Run:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Log hyperparameters, lists as JSON; a value too long for MLflow becomes an artifact."""
-        # As text from here on: MLflow stores parameters as strings, and refuses one that changes.
+        # MLflow stores parameters as strings, and refuses to change a parameter's value.
         texts = {name: _as_text(value) for name, value in params.items()}
         for name in [name for name, text in texts.items() if len(text) > MAX_PARAM_LENGTH]:
             self.log_text(texts[name], f"params/{name}.txt")
@@ -104,18 +104,18 @@ class Run:
     def rewind(self, step: int, changed: bool = True) -> None:
         """Replace the points after `step` by those that are logged from now on.
 
-        Nothing is deleted here: the entry takes effect in everything that reads the journal at once, and in the
-        store when the uploader gets to it. So a process may be killed at any moment.
+        Nothing is deleted here. The entry takes effect at once for all readers of the journal, and in the store
+        when the uploader sends it. So the process may be killed at any time.
 
         Args:
-            step: The step of the checkpoint from which training goes on; -1 if it starts anew.
-            changed: The configuration differs from that of the last process. Even if it does not, an earlier
-                change may lie after `step`, because a newer checkpoint is damaged.
+            step: The step of the checkpoint from which training continues; -1 if it starts again.
+            changed: The configuration differs from that of the last process. Even if it does not, there may have
+                been an earlier change after `step`, if a newer checkpoint is damaged.
 
         """
         if not changed and all(rewind.step <= step for rewind in self.journal.rewinds()):
             return
-        # With a time later than that of any point, so that it replaces every point after `step`.
+        # A time later than any point's, so that this rewind replaces every point after `step`.
         after = Rewind(step, sys.maxsize)
         self.steps, replaced_until = {}, 0
         for point in self.journal.points():
@@ -124,11 +124,11 @@ class Run:
                 replaced_until = max(replaced_until, at)
             else:
                 self.steps[name] = max(point_step, self.steps.get(name, point_step))
-        # Later than any point it replaces, even if this host's clock is behind that of the host before.
+        # Later than any point that it replaces, even if this host's clock is behind that of the previous host.
         self.earliest = max(time.time_ns() // 1_000_000, self.earliest, replaced_until + 1)
         self.journal.append({"kind": "rewind", "step": step, "time": self.earliest})
-        # Before the new configuration is written: a power cut in between must not leave points of both on one
-        # curve.
+        # Before the new configuration is written: after a power cut in between, points of both configurations
+        # would be on one curve.
         self.journal.sync()
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
@@ -143,38 +143,38 @@ class Run:
         """Log the file `source` as an artifact in `folder`.
 
         Args:
-            source: The file; one that is outside the run's folder is copied.
-            folder: The artifact's.
-            copy: Copy it in any case, because it may change before it is sent.
+            source: The file; a file outside the run's folder is copied.
+            folder: The artifact's folder.
+            copy: Always copy the file, because it may change before it is sent.
 
         """
-        # Files in the run's folder are sent from where they are; those outside may be gone by then.
+        # Files in the run's folder are sent from their place; others may have been removed when they are sent.
         home = self.folder.resolve()
         if copy or not source.resolve().is_relative_to(home):
             target = self._outbox_path(f"{folder}/{source.name}")
-            # By renaming, since the uploader may be reading an earlier copy of that name.
+            # Renamed after copying, since the uploader may be reading an earlier copy with the same name.
             source = Path(shutil.copyfile(source, target.with_name(f".{target.name}"))).replace(target)
-        # Relative to the run's folder, so that the project can be moved before the file is sent.
+        # A path relative to the run's folder, so that the project can be moved before the file is sent.
         self.journal.append({"kind": "file", "path": str(source.resolve().relative_to(home)), "folder": folder})
 
     def delete_artifact(self, path: str) -> None:
-        """Delete an artifact that was logged before; a store that cannot delete keeps it."""
+        """Delete an artifact that was logged before, if the store can delete artifacts."""
         self.journal.append({"kind": "delete", "path": path})
 
     def log_figure(self, figure: "Figure", name: str) -> str:
         """Log `figure` as the artifact `figures/NAME.png`; returns its path or URI (see `locate`)."""
         path = self._outbox_path(f"figures/{name}.png")
-        # MLflow shows an image of a description at its own size, and cuts off what exceeds the column.
+        # MLflow shows images in descriptions at their own size, and cuts them off at the edge of the column.
         figure.savefig(path, dpi=min(120.0, DESCRIPTION_WIDTH / figure.get_figwidth()))
         self.log_file(path, "figures")
         return self.locate(f"figures/{name}.png")
 
     def log_image(self, image: "Image", key: str, step: int) -> None:
-        """Log `image` as the one of `step` in the series `key`, which MLflow shows with a slider over the steps.
+        """Log `image` for `step` of the series `key`, which MLflow shows with a slider over the steps.
 
-        A resumed run that logs an image of the same step again replaces it.
+        If a resumed run logs an image of the same step again, it replaces the earlier one.
         """
-        # The same image in both places: ours are small, and need no thumbnail.
+        # The same image for both files, since these images are small and need no thumbnail.
         for path in image_paths(key, int(step)):
             target = self._outbox_path(path)
             image.save(target)
@@ -183,38 +183,38 @@ class Run:
         self.set_tags({LOGGED_IMAGES: "True"})
 
     def log_dataset(self, name: str, digest: str, profile: Mapping[str, Any]) -> None:
-        """Log which images the run learns from: dataset, checksum, and size of each split."""
+        """Log the dataset of the run: name, checksum, and size of each split."""
         self.journal.append({"kind": "dataset", "name": name, "digest": digest, "profile": dict(profile)})
-        # Tags too, since they are columns of the UI's table.
+        # Also as tags, which the UI's table shows as columns.
         self.set_tags({"dataset.name": name, "dataset.digest": digest})
 
     def submit(self, task: Callable[[], object]) -> None:
-        """Run a slow task that logs something in the background of training."""
+        """Run a slow logging task in the background of training."""
         self.uploader.submit(task)
 
     def sync(self) -> None:
-        """Return once everything logged so far would survive a power cut.
+        """Flush all logged data to the disk, so that it survives a power cut.
 
         Raises:
-            UserError: the disk does not accept it.
+            UserError: the data cannot be written.
 
         """
         self.journal.sync()
 
     def locate(self, artifact: str) -> str:
-        """The path of an artifact on this machine, or its URI; while its store is away, its path in the outbox."""
+        """The path or URI of an artifact; while the store is unreachable, its path in the outbox."""
         waiting = self.journal.outbox / artifact
         if self.mlflow is None or (self.uploader.away and waiting.exists()):
             return str(waiting)
-        # MLflow keeps paths as URIs, in which a space is %20.
+        # MLflow stores paths as URIs, in which a space is %20.
         return f"{unquote(redact_urls(self.artifact_uri).removeprefix('file://'))}/{artifact}"
 
     def history(self, metric: str) -> list[tuple[int, float]]:
-        """Step and value of the points of `metric`, one per step, in order; works while the store is away."""
+        """Step and value of the points of `metric`, one per step, in order; works without the store."""
         points: list[Point] = []
         if self.steps is None:
-            # Opened to be measured: the journal holds only what this process logs. What the run's fit and earlier
-            # visitors logged is in the store, or still on its way in the fit's journal.
+            # The run was opened by `run_id`, so this journal has only the points of this process. Those of the fit
+            # and of others are in the store, or still unsent in the fit's journal.
             fit = Journal(self.folder)
             with contextlib.suppress(Exception):
                 rewinds = [*tagged_rewinds(self.data().data.tags), *fit.rewinds()]
@@ -224,11 +224,11 @@ class Run:
         return [(step, value) for _, value, _, step in newest_per_step(points)]
 
     def tags(self) -> dict[str, str]:
-        """The run's tags: those in its journal, and those of the store if it answers."""
-        # The journal alone is not enough: of a run whose folder was fetched from the store it begins late.
+        """The run's tags in its journal, and those in the store if it is reachable."""
+        # The journal alone may be incomplete, if the run's folder was fetched from the store.
         tags: dict[str, str] = {}
         if self.mlflow is not None:
-            with contextlib.suppress(Exception):  # each kind of store raises its own
+            with contextlib.suppress(Exception):  # each kind of store has its own exceptions
                 tags |= self.data().data.tags
         for _, entry in self.journal.entries():
             if entry["kind"] == "tags":
@@ -236,7 +236,7 @@ class Run:
         return tags
 
     def data(self) -> "MlflowRun":
-        """The run as MLflow has it."""
+        """The run as stored in MLflow."""
         return self.client.get_run(self.id)
 
     def _outbox_path(self, artifact: str) -> Path:

@@ -1,4 +1,4 @@
-"""The commands `runs`, `compare`, `sync` and `ui`: arguments and help. Imports nothing heavy at its top."""
+"""The commands `runs`, `compare`, `sync` and `ui`: arguments and help. Heavy imports are inside functions."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ def runs(arguments: list[str]) -> None:
     parser.add_argument(
         "--reap", action="store_true", help="mark as KILLED the runs that say RUNNING but whose process is dead"
     )
-    # Only now the imports: `--help` answers at once.
+    # Imports come after parsing, so that `--help` is fast.
     known = parser.parse_args(arguments)
     if known.limit < 1:
         raise UsageError(f"--limit {known.limit} must be at least 1")
@@ -49,9 +49,10 @@ def compare(arguments: list[str]) -> None:
 
 
 def sync(arguments: list[str]) -> None:
-    """Upload what runs have journalled while their tracking store was away."""
+    """Upload the data that runs logged while their tracking store was unreachable."""
     parser = Parser(
-        "lit-mnist sync", description="Upload what runs have kept while their tracking store was away."
+        "lit-mnist sync",
+        description="Upload the data that runs logged while their tracking store was unreachable.",
     )
     parser.add_argument(
         "run",

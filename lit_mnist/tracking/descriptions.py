@@ -1,4 +1,4 @@
-"""Descriptions of runs and experiments in MLflow's UI: Markdown that shows every value as it is."""
+"""Descriptions of runs and experiments in MLflow's UI, as Markdown in which all values are escaped."""
 
 import re
 from collections.abc import Mapping, Sequence
@@ -8,31 +8,31 @@ from lit_mnist.tracking.mlflow_private import MAX_NOTE_LENGTH, artifact_path, ui
 from lit_mnist.tracking.queries.reader import STUDY, STUDY_RUN, TRIAL
 
 WIDTH = 100
-"""Characters of a line of a command, unless one flag is longer: the UI cuts lines at the edge of the window."""
+"""Length of a line of a command, unless one flag is longer: the UI cuts lines at the edge of the window."""
 COMMAND = "command"
-"""The tag with a run's whole command; MLflow's own column shows only what follows its last slash."""
+"""The tag with a run's whole command; MLflow's own column shows only the part after its last slash."""
 
 
 def escape(text: object) -> str:
-    """Return a value as Markdown of one line in which no character has a meaning of its own, also in a table."""
+    """Return a value as one line of Markdown with all special characters escaped, also for tables."""
     return re.sub(r"([\\`*_{}\[\]()<>#+!|~&-])", r"\\\1", " ".join(str(text).split()))
 
 
 def code(*commands: str) -> str:
     """Return commands as a block of Markdown, without passwords; long ones as several lines of the shell."""
-    # By indentation: a fence would end at a backtick in a command.
+    # By indentation, since a fenced block would end at backticks in a command.
     lines = [line for command in commands for line in _fold(redact(" ".join(command.splitlines())))]
     return "\n".join(f"    {line}" for line in lines)
 
 
 def with_comments(commands: Mapping[str, str]) -> list[str]:
-    """Return the commands, each with its comment as the shell reads it; the comments are aligned."""
+    """Return the commands, each followed by a shell comment; the comments are aligned."""
     width = max(map(len, commands))
     return [f"{command:{width}}  # {comment}" for command, comment in commands.items()]
 
 
 def table(columns: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table of cells that are Markdown already."""
+    """Return a table; the cells must be Markdown."""
     # The UI (MLflow 3.17) draws columns without any space between them.
     spaced = [[f"{cell}&emsp;" for cell in cells] for cells in (columns, *rows)]
     lines = [spaced[0], [":---"] * len(columns), *spaced[1:]]
@@ -50,7 +50,7 @@ def image(run_id: str, artifact: str) -> str:
 
 
 def join(parts: Sequence[str]) -> str:
-    """Join paragraphs, the most important first; those that exceed what MLflow accepts are left out."""
+    """Join paragraphs, the most important first; paragraphs that exceed MLflow's limit are left out."""
     text = ""
     for part in filter(None, parts):
         if len(text) + len(part) + 2 <= MAX_NOTE_LENGTH:
@@ -71,13 +71,12 @@ def describe_fit(
         run_id: The run.
         experiment_id: Its experiment's id; empty if unknown, which leaves out the link to the study.
         tags: The run's tags.
-        metrics: What it has reached; None while it runs.
+        metrics: Its results; None while it runs.
         figures: Artifacts to show.
 
     """
-    # While the run trains there are no metrics, and the description says so.
     shown = {name: f"{value:.4f}" for name, value in (metrics or {}).items()}
-    # The last value of a metric only where it is not also its best.
+    # The last value of a metric is shown only if it differs from the best value.
     shown = {name: text for name, text in shown.items() if shown.get(f"best/{name}") != text}
     reached = ", ".join(f"{escape(name)} **{text}**" for name, text in shown.items())
     study = ""
@@ -88,16 +87,16 @@ def describe_fit(
     resume = (
         f"Go on with it, after an interruption or with more epochs:\n\n{code(f'lit-mnist fit --resume {run_id}')}"
     )
-    # The link first: until the description is unfolded, the UI covers what is below its first lines.
+    # The link comes first, since the UI shows only the first lines until the description is unfolded.
     return join([study + (reached or "in training"), command, resume, *(image(run_id, name) for name in figures)])
 
 
 def _fold(command: str) -> list[str]:
-    """Break a long command before its flags, such that the shell still reads the lines as one command."""
+    """Break a long command before flags into several lines, which the shell reads as one command."""
     words = re.findall(r"""(?:'[^']*'|"[^"]*"|[^\s'"])+""", command)
-    if len(command) <= WIDTH or " ".join(words) != command:  # a comment, or quotes that are not the shell's
+    if len(command) <= WIDTH or " ".join(words) != command:  # not for comments or unusual quotes
         return [command]
-    groups: list[str] = []  # a flag with its values, which stay on one line
+    groups: list[str] = []  # each flag with its values, which stay on one line
     for word in words:
         if groups and not word.startswith("--"):
             groups[-1] += f" {word}"

@@ -1,7 +1,7 @@
 """Figures of a run: pure functions from numpy arrays to matplotlib figures, for MLflow and for reports.
 
-They use matplotlib's object interface, not pyplot, whose figures stay in memory until they are closed and whose
-backend may need a display.
+They use matplotlib's object interface instead of pyplot, whose figures stay in memory until they are closed, and
+whose backend may need a display.
 """
 
 import textwrap
@@ -29,25 +29,25 @@ Series = Sequence[tuple[int, float]]
 
 DPI = 120
 INK, QUIET = "#222222", "#767676"
-# The palette of Okabe and Ito, whose colours people with any kind of colour blindness can tell apart.
+# The palette of Okabe and Ito, which can be distinguished with any kind of colour blindness.
 STAGE_COLOURS = {"train": "#0072B2", "val": "#D55E00", "test": "#009E73"}
 OTHER_COLOURS = ("#CC79A7", "#56B4E9", "#E69F00", "#000000")
 LINE_STYLES = ("-", "--", ":", "-.")
 NAN_COLOUR = "#D55E00"
-"""Of pixels that are NaN: as black or white ones they would go unnoticed."""
+"""Colour of NaN pixels, which would not be noticed in black or white."""
 GREY = matplotlib.colormaps["gray"].with_extremes(bad=NAN_COLOUR)
 MISTAKE_COLOURS = matplotlib.colormaps["Oranges"].with_extremes(bad="#E4E4E4")
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:g} %")
 FEW_POINTS = 40
-"""Points up to which a line has markers."""
+"""Maximum number of points for which a line has markers."""
 LABEL_GAP = 0.055
-"""Least distance between the labels of two lines, as a share of the panel's height."""
+"""Minimum distance between the labels of two lines, as a share of the panel's height."""
 NUMBERED_CLASSES = 20
-"""Classes up to which a cell of the confusion matrix has room for a number."""
+"""Maximum number of classes for which the confusion matrix has numbers in its cells."""
 NAMED_CLASSES = 25
-"""Class names that fit along an axis."""
+"""Maximum number of class names along an axis."""
 LEVEL_CHARACTERS = 50
-"""Characters that fit below the confusion matrix without rotating the class names."""
+"""Number of characters of class names that fit below the confusion matrix without rotation."""
 MISTAKE_COLUMNS, MOST_MISTAKES = 5, 25
 
 
@@ -73,13 +73,13 @@ def loss_curves(history: Mapping[str, Series], title: str) -> Figure:
         title: The figure's title.
 
     """
-    # A metric without a point, such as val/loss without validation, gets no line.
+    # Metrics without points, such as val/loss without validation, have no line.
     logged = [name for name, points in history.items() if points]
     panels = {
         "loss": [name for name in logged if not is_share(name)],
         "accuracy": [name for name in logged if is_share(name)],
     }
-    # An empty panel says that nothing was logged; no panel at all would look like an error.
+    # If nothing was logged, there is one empty panel, since no panel at all would look like an error.
     shown = {kind: names for kind, names in panels.items() if names} or {"loss": []}
     figure = _figure(7.5 * len(shown), 4.5, title)
     for axes, (kind, names) in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown.items(), strict=True):
@@ -88,7 +88,7 @@ def loss_curves(history: Mapping[str, Series], title: str) -> Figure:
         axes.grid(color="#E6E6E6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
         axes.tick_params(length=0, colors=INK)
-        # In this order: the labels are placed by the lines' final scale.
+        # In this order, since the positions of the labels depend on the final scale.
         _plot_lines(axes, {name: history[name] for name in names})
         _scale_values(axes, kind)
         _label_ends(axes, {name: history[name][-1][1] for name in names}, kind)
@@ -96,10 +96,11 @@ def loss_curves(history: Mapping[str, Series], title: str) -> Figure:
 
 
 def confusion_matrix(counts: Array, class_names: Sequence[str], mistakes: Sequence[Mistake], title: str) -> Figure:
-    """Draw a confusion matrix, beside it the first 25 mistakes.
+    """Draw a confusion matrix, and next to it the first 25 mistakes.
 
-    The colour of a cell is its share of the true class. The diagonal is grey: on a common scale with its large
-    numbers, the mistakes could not be told apart. Zeros are not written, and beyond 20 classes no numbers are.
+    The colour of a cell is its share of the true class. The diagonal is not coloured, since with its large numbers
+    on the same scale the mistakes could not be distinguished. Zeros are not written, and with more than 20 classes
+    there are no numbers.
 
     Args:
         counts: (C, C), int, indexed [true, predicted].
@@ -122,7 +123,7 @@ def confusion_matrix(counts: Array, class_names: Sequence[str], mistakes: Sequen
         axes = right.add_subplot(grid[divmod(i, MISTAKE_COLUMNS)])
         _show(axes, _scaled(mistake.image))
         true, predicted = (_shortened(class_names[label], 14) for label in (mistake.true, mistake.predicted))
-        # Digits fit one line; the names of clothes need two.
+        # Digits fit on one line; the names of clothes need two.
         separator = " " if len(true + predicted) < 6 else "\n"
         caption = f"true {true}{separator}→ {predicted} ({100 * mistake.probability:.0f} %)"
         axes.set_title(caption, fontsize=8, color=INK, pad=3, parse_math=False)
@@ -165,7 +166,7 @@ def image_rows(rows: Mapping[str, Array], title: str) -> Figure:
     for label, images in rows.items():
         # (N, H, W) or (N, H, W, 3)
         pixels = drawable(images)
-        # One strip of all images with a thin white line between each two: one artist instead of N.
+        # One strip of all images with thin white lines in between, which needs one artist instead of N.
         gap = np.ones((pixels.shape[1], max(1, pixels.shape[2] // 28), *pixels.shape[3:]))
         parts = [part for image in pixels for part in (image, gap)]
         strips[label] = np.concatenate(parts[:-1], axis=1)
@@ -180,7 +181,7 @@ def image_rows(rows: Mapping[str, Array], title: str) -> Figure:
 
 
 def drawable(images: Array) -> Array:
-    """Return images as matplotlib takes them: floats from 0 to 1, (N, H, W), or (N, H, W, 3) for RGB.
+    """Convert images to matplotlib's format: floats from 0 to 1, (N, H, W), or (N, H, W, 3) for RGB.
 
     Args:
         images: (N, H, W) or (N, C, H, W), uint8 or float. Three channels are RGB; the mean is taken over any other
@@ -202,23 +203,23 @@ def _figure(width: float, height: float, title: str) -> Figure:
     engine = ConstrainedLayoutEngine(h_pad=0.05, w_pad=0.07)
     figure = Figure(figsize=(width, height), dpi=DPI, layout=engine)
     lines = textwrap.fill(title, width=int(8 * width))  # matplotlib does not break lines
-    # Run names may hold dollar signs, which matplotlib would read as formulas.
+    # Run names may contain dollar signs, which matplotlib would interpret as formulas.
     style: dict[str, Any] = {"fontweight": "bold", "color": INK, "parse_math": False}
     figure.suptitle(lines, x=0.01, ha="left", fontsize=13, **style)
     return figure
 
 
 def _plot_lines(axes: Axes, metrics: Mapping[str, Series]) -> None:
-    """Plot the metrics; a stage's first one is a solid line, its others have its colour and are broken lines."""
+    """Plot the metrics; the first one of a stage is a solid line, and others are dashed in the same colour."""
     others, of_stage = cycle(OTHER_COLOURS), Counter[str]()
     styles = {}
     for name in metrics:
         stage = name.split("/")[0]
         styles[name] = LINE_STYLES[of_stage[stage] % len(LINE_STYLES)]
         of_stage[stage] += 1
-    # The line with the most points lies lowest, or a noisy training loss would hide the few validation points.
+    # The line with the most points is drawn first, so that a noisy training loss does not hide validation points.
     for name, points in sorted(metrics.items(), key=lambda item: -len(item[1])):
-        # Two arrays (P,), of which NaN leaves a gap; infinity would stretch the axis.
+        # Two arrays (P,). NaN leaves a gap in the line, while infinity would stretch the axis.
         steps, values = np.array(points, dtype=float).T
         few = len(points) <= FEW_POINTS
         axes.plot(
@@ -253,8 +254,8 @@ def _scale_values(axes: Axes, kind: str) -> None:
 
 
 def _label_ends(axes: Axes, last_values: Mapping[str, float], kind: str) -> None:
-    """Write name and last value of each line beside its end; where ends are close, the labels move apart."""
-    axes.set_ylim(axes.get_ylim())  # freezes the limits, on which the positions below depend
+    """Write name and last value of each line next to its end; labels that are too close are moved apart."""
+    axes.set_ylim(axes.get_ylim())  # fixes the limits, on which the positions below depend
     to_axes = axes.transData + axes.transAxes.inverted()
     ends: list[tuple[float, Line2D]] = []
     for line in axes.lines:
@@ -266,12 +267,12 @@ def _label_ends(axes: Axes, last_values: Mapping[str, float], kind: str) -> None
     heights = [height for height, _ in ends]
     for i in range(1, len(heights)):
         heights[i] = max(heights[i], heights[i - 1] + LABEL_GAP)
-    # Labels that were pushed above the panel push those below them down again.
+    # Move labels that are above the panel down again, and the labels below them too.
     highest = 1.0
     for i in reversed(range(len(heights))):
         heights[i] = min(heights[i], highest)
         highest = heights[i] - LABEL_GAP
-    # Lines of one colour are told apart by a sample of the line before the label.
+    # Lines of the same colour are distinguished by a sample of the line before the label.
     sampled = any(line.get_linestyle() != "-" for line in axes.lines)
     for height, (_, line) in zip(heights, ends, strict=True):
         name, colour = str(line.get_label()), line.get_color()
@@ -286,11 +287,11 @@ def _label_ends(axes: Axes, last_values: Mapping[str, float], kind: str) -> None
 
 
 def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence[str]) -> None:
-    # Rows are normalised: classes may differ in size.
+    # Rows are normalised, since classes may differ in size.
     classes, right, total = len(counts), int(np.trace(counts)), int(counts.sum())
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
     wrong = np.ma.masked_array(shares, mask=np.eye(classes, dtype=bool))
-    # The square root spreads the small shares, of which there are most.
+    # The square root spreads the small shares, which are the most frequent.
     norm = PowerNorm(0.5, vmin=0, vmax=max(float(wrong.filled(0).max()), 0.01))
     axes = panel.subplots()
     image = axes.imshow(wrong, cmap=MISTAKE_COLOURS, norm=norm)
@@ -313,7 +314,7 @@ def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence
         size = min(11.0, 400 / classes / (0.75 * len(str(counts.max()))))  # the matrix is about 400 points wide
         for (true, predicted), count in np.ndenumerate(counts):
             if count:
-                # White on dark cells; the diagonal has no colour.
+                # White text on dark cells, but not on the diagonal, which has no colour.
                 colour = "white" if darkness[true, predicted] > 0.6 and true != predicted else INK
                 axes.text(predicted, true, str(count), ha="center", va="center", fontsize=size, color=colour)
     bar = panel.colorbar(image, ax=axes, shrink=0.6, aspect=28, pad=0.02, format=PERCENT)
@@ -322,14 +323,14 @@ def _draw_matrix(panel: Figure | SubFigure, counts: Array, class_names: Sequence
 
 
 def _shortened(name: str, length: int) -> str:
-    """Return `name`, without its middle if it is longer than `length`: numbered names differ at their ends."""
+    """Return `name`, shortened in the middle to `length` characters, since numbered names differ at their ends."""
     half = length // 2
     return name if len(name) <= length else f"{name[: length - half]}…{name[1 - half :]}"
 
 
 def _show(axes: Axes, image: Array) -> None:
     """Draw an image (H, W) or (H, W, 3) with values from 0 to 1."""
-    if image.ndim == 3:  # a colour map, which knows a colour for NaN, applies to grey images only
+    if image.ndim == 3:  # a colour map, which has a colour for NaN, applies to grey images only
         image = np.where(np.isnan(image).any(axis=2, keepdims=True), to_rgb(NAN_COLOUR), image)
     axes.imshow(image, cmap=GREY, vmin=0, vmax=1, interpolation="nearest")
     axes.set(xticks=[], yticks=[])

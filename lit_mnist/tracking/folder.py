@@ -1,4 +1,4 @@
-"""A run's folder on this machine: which run it is, who works on it, and what in it is still to be sent."""
+"""A run's folder on this machine: the record of the run, locks, and unsent data."""
 
 import contextlib
 import json
@@ -22,12 +22,12 @@ RECORD, CONFIG = "run.json", "config.yaml"
 OFFLINE_ID = "offline_id"
 """The tag with the id that a run had before it was registered in a store."""
 RESERVED_BYTES = 256 * 1024
-"""Bytes set aside in a run's folder, so that its last entries can be written on a full disk."""
+"""Bytes reserved in a run's folder, so that its last entries can be written to a full disk."""
 
 
 @dataclass
 class Record:
-    """The content of `run.json`: enough to find the run without a store, and to register it in one."""
+    """The content of `run.json`, with which a run can be found without a store, and registered in one."""
 
     id: str
     experiment: str
@@ -40,20 +40,20 @@ class Record:
     start_time: int = field(default_factory=lambda: time.time_ns() // 1_000_000)
     """In milliseconds since 1970, as in MLflow."""
     argv: list[str] = field(default_factory=shown_arguments)
-    """Arguments of the process that worked on the run last, without the program's name."""
+    """Arguments of the process that last worked on the run, without the program's name."""
     host: str = field(default_factory=this_host)
     process: str = field(default_factory=this_process)
     boot: str = field(default_factory=this_boot)
     job: str = field(default_factory=this_job)
     """SLURM job of that process as ID.RESTARTS; empty outside SLURM."""
     key: str | None = None
-    """The name that `fit --key` finds the run by."""
+    """The name by which `fit --key` finds the run."""
     offline_id: str | None = None
     """The id that the run had before it was registered in a store."""
 
     def write(self, folder: Path) -> None:
         """Write it to the run's folder."""
-        # Redacted here as well: the values may come from a file of an earlier version, which kept passwords.
+        # Redacted here too, since values may come from a file of an earlier version, which stored passwords.
         values = asdict(self) | {
             "uri": self.uri and redact_urls(self.uri),
             "artifact_uri": redact_urls(self.artifact_uri),
@@ -61,61 +61,60 @@ class Record:
         replace_text(folder / RECORD, json.dumps(values, indent=1))
 
     def is_called(self, beginning: str) -> bool:
-        """True if an id that the run has or had begins with `beginning`."""
+        """True if the run's current id or its former offline id begins with `beginning`."""
         return any(name is not None and name.startswith(beginning) for name in (self.id, self.offline_id))
 
     def store(self, current: Store) -> Store:
         """The store that the run belongs to.
 
         Args:
-            current: The store in use, which is returned also if the record differs from it only in the password
-                that is not written down.
+            current: The store in use; it is returned if it differs from the record only in the password, which the
+                record does not contain.
 
         """
-        # A run belongs to the store it was made in, even if MLFLOW_TRACKING_URI names another one by now.
+        # A run belongs to the store in which it was created, even if MLFLOW_TRACKING_URI is different now.
         uri = self.uri or local_uri(current.home)
         return current if self.offline or redact_urls(uri) == current.name else Store(uri, current.home)
 
 
 def read_record(folder: Path) -> Record | None:
-    """The content of the folder's `run.json`; None if there is none that can be read."""
+    """The content of the folder's `run.json`; None if it is missing or cannot be read."""
     try:
-        # Whatever is wrong with the file, the caller has to do without it: the run may still be in the store.
         found = json.loads((folder / RECORD).read_text())
-        # Fields of a later version are left out, so that this version can still read its runs.
+        # Fields of later versions are ignored, so that this version can read their runs.
         known = {key: found[key] for key in found.keys() & {f.name for f in fields(Record)}}
-        # Version 0.1 wrote neither of these; the defaults, this process's, would be wrong for an existing run.
+        # Version 0.1 did not write these fields; the defaults, which describe this process, would be wrong.
         return Record(**{"boot": "", "job": "", **known})
     except (OSError, ValueError, TypeError, AttributeError):
         return None
 
 
 def run_folders(home: Path) -> list[Path]:
-    """The folder of every run that has one in the project's `mlruns` folder `home`."""
+    """The folders of all runs that have one in the project's `mlruns` folder `home`."""
     runs = home / "runs"
     return sorted(runs.glob("[!.]*/")) if runs.is_dir() else []
 
 
 def records(home: Path) -> list[tuple[Path, Record]]:
-    """The folders of runs that have a record, each with it."""
+    """The folders of runs that have a record, each with its record."""
     return [(path, record) for path in run_folders(home) if (record := read_record(path)) is not None]
 
 
 def journals(folder: Path) -> list[Journal]:
-    """Every journal in the folder, that of the run's fit first."""
+    """All journals in the folder, starting with that of the run's fit."""
     names = sorted((path.stem for path in folder.glob("*.jsonl")), key=lambda name: (name != MAIN, name))
     return [Journal(folder, name) for name in names]
 
 
 def has_unsent(folder: Path) -> bool:
     """True if any entry in the folder was not sent."""
-    # Those of visitors count as well: a test's metrics may wait for the store.
+    # In all journals, since the metrics of a test may be unsent too.
     return not all(journal.is_sent() for journal in journals(folder))
 
 
 def remove_if_done(folder: Path) -> bool:
-    """Remove the folder unless something in it was not sent or was refused; returns True if it was removed."""
-    # `refused` holds entries that exist nowhere else.
+    """Remove the folder unless it has unsent or refused entries; returns True if it was removed."""
+    # Refused entries exist nowhere else.
     if any(not journal.is_sent() or journal.refused.exists() for journal in journals(folder)):
         return False
     shutil.rmtree(folder, ignore_errors=True)
@@ -135,7 +134,7 @@ class BusyError(UserError):
 
 
 class FolderLock:
-    """Keeps other processes from working on the same run; the system frees it when the process dies.
+    """A lock that excludes other processes from the same run; the system frees it when the process dies.
 
     Args:
         folder: The run's folder, created if it is missing.
@@ -148,9 +147,9 @@ class FolderLock:
 
     def __init__(self, folder: Path, name: str = MAIN) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        # Each journal has a lock of its own, so that a run can be measured while its fit is at work.
+        # Each journal has its own lock, so that a run can be measured during its fit.
         self.path = folder / (".lock" if name == MAIN else f".{name}.lock")
-        # thread_local=False: another thread than the one that acquired the lock may release it.
+        # thread_local=False: the lock may be released by a different thread than the one that acquired it.
         self._lock = FileLock(self.path, timeout=0, thread_local=False)
         try:
             self._lock.acquire()
@@ -165,7 +164,7 @@ class FolderLock:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # The file stays: removing it could separate a process that waits for it from one that comes later.
+        # The file stays. If it were removed, a waiting process and a later one could each lock a different file.
         self._lock.release()
 
 
@@ -193,5 +192,5 @@ def is_at_work(folder: Path) -> bool:
             return False
     except BusyError:
         return True
-    except OSError:  # a folder in which no lock can be created is one in which nobody can work
+    except OSError:  # no lock can be created in this folder, so no process can be working in it
         return False

@@ -32,18 +32,18 @@ The writer's clock is compared with the reader's. As long as they differ by less
 kept together; munge, for one, needs it) a living run is never taken for a dead one.
 """
 HEARTBEAT = "heartbeat"
-"""The tag with the time of the last heartbeat in whole seconds since 1970, and a file in the folder."""
+"""The tag with the time of the last heartbeat in whole seconds since 1970; also a file in the run's folder."""
 
 
 class State(Enum):
-    """What is known of a run's process."""
+    """The state of a run's process."""
 
     DEAD = auto()
     ALIVE = auto()
     PERHAPS = auto()
-    """On another host, with a heartbeat that is recent."""
+    """On another host, with a recent heartbeat."""
     UNKNOWN = auto()
-    """On another host, without a heartbeat: a run of version 0.1."""
+    """On another host, without a heartbeat, as for a run of version 0.1."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Liveness:
 
     @property
     def reason(self) -> str:
-        """Why the run cannot be taken over, as the continuation of a line that begins with the run's id."""
+        """Why the run cannot be taken over; continues a line that begins with the run's id."""
         if self.state is State.ALIVE:
             return f"is being worked on by another process (pid {self.process.partition('@')[0]} on {self.host})"
         if self.state is State.UNKNOWN:
@@ -72,7 +72,7 @@ class Liveness:
 
 
 def touch_heartbeat(folder: Path) -> None:
-    """Leave a heartbeat in the run's folder.
+    """Write a heartbeat to the run's folder.
 
     Raises:
         OSError: the folder cannot be written to.
@@ -82,7 +82,7 @@ def touch_heartbeat(folder: Path) -> None:
 
 
 def heartbeat_tag() -> dict[str, str]:
-    """A heartbeat of this moment, as a tag."""
+    """The tag with a heartbeat of the current time."""
     return {HEARTBEAT: f"{time.time():.0f}"}
 
 
@@ -92,10 +92,10 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
     Args:
         folder: The run's folder on this machine, if there is one.
         record: The folder's `run.json`.
-        tags: The run's tags in the store, or None if no store was asked.
+        tags: The run's tags in the store, or None if no store was used.
 
     """
-    # From here on, the store's tags and the folder's record are read in one form.
+    # Without a store, convert the record to tags.
     if tags is None:
         tags = {}
         if record is not None:
@@ -103,34 +103,33 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
             tags = {"host": record.host, "process": record.process, "boot": record.boot}
             tags |= {"slurm.job": job, "slurm.restart": restart, "slurm.process": record.process}
     host, process = tags.get("host", "an unknown host"), tags.get("process", "")
-    # A folder that another process wrote says nothing about this one: it may be a copy, or the run may have gone
-    # on elsewhere since.
+    # A folder that another process wrote says nothing about this process: it may be a copy, or the run may have
+    # been continued elsewhere.
     slurm = tags.get("slurm.job", "") if tags.get("slurm.process") == process else ""
     own = folder if record is not None and (record.host, record.process) == (host, process) else None
 
-    # The strongest sign of life: a process holds the lock. Our own lock proves nothing.
+    # The strongest evidence of life: another process holds the lock.
     if process != this_process() and folder is not None and is_at_work(folder):
         return Liveness(State.ALIVE, host, process)
-    # Proof 1: the journal holds the final status, which has not reached the store.
+    # Proof of death 1: the journal has the final status, which has not reached the store.
     if own is not None and Journal(own).status() not in (None, "RUNNING"):
         return Liveness(State.DEAD, host, process)
-    # Proofs 2 and 3: the process is of this kernel, where it can be looked up, or where its lock must show.
+    # Proofs 2 and 3: a process of this kernel can be looked up, or its lock must be visible.
     kernel, _, namespace = tags.get("boot", "").partition("/")
     this_kernel = this_boot().partition("/")[0]
     same_kernel = bool(this_kernel) and kernel == this_kernel
-    # Two containers may have one host name; each numbers its processes for itself.
+    # Two containers may have the same host name but separate process ids.
     sees_process = not (same_kernel and namespace and not same_numbering(tags["boot"], this_boot()))
     if host == this_host() or same_kernel:
         if process != this_process() and sees_process and is_alive(process):
             return Liveness(State.ALIVE, host, process)
-        # In another container the process has another number, so its absence here proves nothing by itself;
-        # together with its free lock on a folder of this kernel it does.
+        # A process of another container is not visible here, which alone proves nothing; but together with its
+        # free lock on a folder of this kernel it does.
         if (host == this_host() and sees_process) or own is not None:
             return Liveness(State.DEAD, host, process)
 
-    # Proof 4.
-    # SLURM knows at once what heartbeats show after two minutes. A job that still runs proves nothing: this
-    # process of it may have been killed.
+    # Proof 4: the SLURM job has ended, which is known sooner than by heartbeats. A running job proves nothing,
+    # since this process of it may have been killed.
     if slurm and is_gone(slurm, int(tags.get("slurm.restart") or 0)):
         return Liveness(State.DEAD, host, process)
 
@@ -140,7 +139,7 @@ def find_liveness(folder: Path | None, record: Record | None, tags: Mapping[str,
         heartbeats.append(float(tags[HEARTBEAT]))
     if own is not None and (own / HEARTBEAT).exists():
         heartbeats.append((own / HEARTBEAT).stat().st_mtime)
-    # Never taken for dead: there is no way to tell.
+    # Without heartbeats, a run is never considered dead.
     if not heartbeats:
         return Liveness(State.UNKNOWN, host, process)
     age = time.time() - max(heartbeats)

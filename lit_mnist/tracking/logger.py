@@ -16,17 +16,17 @@ FILES = "files"
 class MLflowTracker(Logger):
     """Logs a Trainer's metrics and hyperparameters to a run; does nothing on ranks other than 0.
 
-    It does not set the run's status: a Trainer may end several times in the life of one run.
+    It does not set the run's status, since several Trainers may work on one run.
 
     Args:
         run: The run to log to; may be set later, before the Trainer starts.
-        hyperparams: Log the hyperparameters of model and data, too.
+        hyperparams: Also log the hyperparameters of model and data.
 
     """
 
     def __init__(self, run: Run | None = None, hyperparams: bool = True) -> None:
         super().__init__()
-        # Set late by `fit`, which makes the Trainer before there is a run.
+        # `fit` sets the run later, since it creates the Trainer first.
         self.run, self.hyperparams = run, hyperparams
 
     @property
@@ -41,7 +41,7 @@ class MLflowTracker(Logger):
 
     @property
     def save_dir(self) -> str | None:
-        """The folder that is `trainer.log_dir`; what is written there becomes artifacts at the end of the fit."""
+        """The folder for `trainer.log_dir`; its files become artifacts at the end of the fit."""
         return str(self.run.folder / FILES) if self.run else None
 
     @rank_zero_only
@@ -50,7 +50,7 @@ class MLflowTracker(Logger):
         assert self.run is not None
         if not self.hyperparams:
             return
-        # Names with an underscore are Lightning's own.
+        # Names that start with an underscore are Lightning's own.
         values = vars(params) if isinstance(params, Namespace) else params
         self.run.log_params({name: value for name, value in values.items() if not name.startswith("_")})
 

@@ -1,6 +1,6 @@
-"""Everything here that relies on MLflow's internals: table, module and logger names, limits.
+"""All code that relies on MLflow's internals: names of tables, modules and loggers, and limits.
 
-`tests/tracking/test_mlflow_contract.py` compares it with the installed MLflow and names what an upgrade changed.
+`tests/tracking/test_mlflow_contract.py` compares it with the installed MLflow and reports changes by an upgrade.
 """
 
 import base64
@@ -21,10 +21,10 @@ if TYPE_CHECKING:
     from sqlalchemy.sql import ColumnElement
 
 TRIED = ("3.1", "3.17")
-"""The oldest and the newest minor version of MLflow with which this module was tried."""
+"""The oldest and the newest minor version of MLflow with which this module was tested."""
 
 DATABASE_SERVERS = ("postgresql", "mysql", "mssql")
-"""Kinds of database servers that MLflow can use as a tracking store."""
+"""Types of database servers that MLflow can use as a tracking store."""
 SQL_STORE = "mlflow.store.tracking.sqlalchemy_store"
 """The module of MLflow's database stores, which MLflow imports when a database is first opened."""
 CONNECTION_LOGGER = "mlflow.store.db.utils"
@@ -37,7 +37,7 @@ COLUMNS = {
     "metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
     "latest_metrics": ("run_uuid", "key", "value", "timestamp", "step", "is_nan"),
 }
-"""Tables of a database store, and those of their columns that are read (`queries/reader.py`) or written here."""
+"""Tables and columns of a database store that are read (`queries/reader.py`) or written here."""
 
 MAX_METRICS_PER_BATCH = 1000
 """Metric points that MLflow accepts in one call."""
@@ -46,17 +46,17 @@ MAX_PARAMS_TAGS_PER_BATCH = 100
 MAX_PARAM_LENGTH = 6000
 """Characters that MLflow accepts as the value of a parameter."""
 MAX_NOTE_LENGTH = 5000
-"""Characters of a tag that MLflow 3.1 accepts of an experiment, the least of all limits of tags."""
+"""Characters that MLflow 3.1 accepts as a tag of an experiment, which is the lowest limit for tags."""
 
 DESCRIPTION = "mlflow.note.content"
 """The tag, of a run or an experiment, that the UI shows as its description, in Markdown."""
 VIEW_TAG = "mlflow.sharedViewState."
-"""Beginning of the experiment tags in which the UI keeps the views that a user has saved."""
+"""Prefix of the experiment tags in which the UI stores saved views."""
 UI_WORDS = (
     "viewStateShareKey", "workflowType", "machine_learning", "deflate;", "get-artifact", "selectedColumns",
     "orderByKey", "orderByAsc", "searchFilter", "runsHiddenMode", VIEW_TAG, DESCRIPTION,
 )  # fmt: skip
-"""What `ui_path`, `artifact_path` and `saved_view` expect the UI's JavaScript to contain."""
+"""Words in the UI's JavaScript on which `ui_path`, `artifact_path` and `saved_view` rely."""
 
 
 LOGGED_IMAGES = "mlflow.loggedImages"
@@ -64,17 +64,17 @@ LOGGED_IMAGES = "mlflow.loggedImages"
 
 
 def image_paths(key: str, step: int) -> tuple[str, str]:
-    """The artifacts of a step of an image series: the image in full, and the one that the UI shows first.
+    """The artifacts of one step of an image series: the full image, and the preview that the UI shows first.
 
-    `MlflowClient.log_image` adds a random id to each name, so that an image that is logged again is there twice.
-    These names depend on key and step alone.
+    `MlflowClient.log_image` adds a random id to each name, so that an image that is logged again exists twice.
+    These names depend only on key and step.
     """
     from mlflow import MlflowClient
 
-    # The page of MLflow 3.1 knows only names with %, which later versions replaced (mlflow#21085).
+    # The UI of MLflow 3.1 supports only names with %, which later versions replaced (mlflow#21085).
     mark = "+" if "+step+" in inspect.getsource(MlflowClient.log_image) else "%"
     unique = uuid.uuid5(uuid.NAMESPACE_URL, f"{key} {step}")
-    # The time decides only which of two images of the same step is shown.
+    # The timestamp only matters if there are two images of the same step.
     name = mark.join([f"images/{key}", "step", str(step), "timestamp", str(max(step, 1)), str(unique)])
     return f"{name}.png", f"{name}{mark}compressed.webp"
 
@@ -85,7 +85,7 @@ def import_sql_store() -> None:
 
 
 def quiet_loggers() -> None:
-    """Silence log records about stores that this project reports itself, once and in one line."""
+    """Silence log records about problems of stores, which this project reports itself in one line."""
     logging.getLogger("alembic").setLevel(logging.WARNING)
     # MLflow before 3.8 resets the levels of alembic's loggers with each migration (fileConfig in its env.py), but
     # not their filters.
@@ -100,10 +100,10 @@ def is_database_server(uri: str) -> bool:
 
 
 def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLUMNS)) -> list[str]:
-    """What the connected database lacks of COLUMNS, as TABLE.COLUMN."""
+    """The columns of COLUMNS that the connected database lacks, as TABLE.COLUMN."""
     from sqlalchemy import inspect
 
-    # Asked of the database itself: its tables may be those of another version of MLflow.
+    # From the database itself, since its tables may have been created by another version of MLflow.
     inspector = inspect(connection)
     missing = []
     for table in tables:
@@ -115,7 +115,7 @@ def missing_columns(connection: "Connection", tables: Sequence[str] = tuple(COLU
 def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[str]) -> bool:
     """Delete a run's metric points after `step`, directly in the database, and update each metric's latest value.
 
-    MLflow itself deletes points only together with their run. Repeating the call does nothing more.
+    MLflow itself deletes points only together with their run. Repeating the call has no further effect.
 
     Args:
         uri: URI of the tracking store.
@@ -125,7 +125,7 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
         keep: Prefixes of metrics that stay.
 
     Returns:
-        False, and nothing is deleted, if the store is not a database or its tables look different from COLUMNS.
+        False, without deleting anything, if the store is not a database or its tables differ from COLUMNS.
 
     Raises:
         SQLAlchemyError: the database cannot be reached or written to.
@@ -136,7 +136,7 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
     from sqlalchemy import column, create_engine, delete, insert, select, table
     from sqlalchemy.pool import NullPool
 
-    # By name, and not by MLflow's own classes, which may change.
+    # By table names instead of MLflow's own classes, which may change.
     metrics, latest = (table(name, *map(column, COLUMNS[name])) for name in ("metrics", "latest_metrics"))
 
     def is_stale(points: "TableClause") -> "list[ColumnElement[bool]]":
@@ -146,13 +146,13 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
     with create_engine(uri, poolclass=NullPool).begin() as connection:
         if missing_columns(connection, ("metrics", "latest_metrics")):
             return False
-        # In one transaction: a reader sees the old curve or the new one, and a crash leaves the old one.
+        # In one transaction, so that readers see the old or the new curve, and a crash leaves the old one.
         connection.execute(delete(metrics).where(*is_stale(metrics)))
-        # `latest_metrics` holds one row per metric, which the UI shows; it is made again from what is left.
+        # The UI shows `latest_metrics`, which has one row per metric and is recreated from the remaining points.
         names = connection.scalars(select(latest.c.key).where(*is_stale(latest))).all()
         connection.execute(delete(latest).where(*is_stale(latest)))
         for name in names:
-            # The order by which MLflow itself decides which point is the latest.
+            # MLflow's own order for choosing the latest point.
             newest_first = (metrics.c.step.desc(), metrics.c.timestamp.desc(), metrics.c.value.desc())
             points = select(metrics).where(metrics.c.run_uuid == run_id, metrics.c.key == name)
             newest = connection.execute(points.order_by(*newest_first).limit(1)).mappings().first()
@@ -164,10 +164,10 @@ def delete_points(uri: str, run_id: str, step: int, before: int, keep: Sequence[
 def delete_artifact(client: "MlflowClient", run_id: str, path: str) -> None:
     """Delete an artifact of a run; does nothing if there is none.
 
-    MLflow itself deletes artifacts only together with their run (`mlflow gc`), by this method of its stores.
+    MLflow itself uses this method of its stores only for deleting whole runs (`mlflow gc`).
 
     Raises:
-        Exception: any error of the artifact store, among them NotImplementedError.
+        Exception: any error of the artifact store, including NotImplementedError.
 
     """
     client._tracking_client._get_artifact_repo(run_id).delete_artifacts(path)  # type: ignore[no-untyped-call]
@@ -176,11 +176,12 @@ def delete_artifact(client: "MlflowClient", run_id: str, path: str) -> None:
 def ui_path(experiment: str, run: str | None = None, view: str | None = None) -> str:
     """Address of a page relative to the UI's own, in the mode for model training.
 
-    Without the parameter, MLflow 3.17 opens an experiment in its mode for language models, on an empty page.
+    Without this mode in the address, MLflow 3.17 opens an experiment in its mode for language models, on an empty
+    page.
 
     Args:
-        experiment: The experiment's id; empty for the list of all.
-        run: A run of it; None for its list of runs.
+        experiment: The experiment's id; empty for the list of all experiments.
+        run: The id of a run; None for the experiment's list of runs.
         view: Key of a saved view of the list.
 
     """
@@ -199,9 +200,9 @@ def saved_view(name: str, columns: Sequence[str], order_by: str, ascending: bool
 
     Args:
         name: What the UI calls the view.
-        columns: Columns beside the run's name, such as "metrics.`val/acc`".
+        columns: Columns after the run's name, such as "metrics.`val/acc`".
         order_by: The column to sort by.
-        ascending: Smallest first.
+        ascending: True for the smallest value first.
         query: MLflow's filter for the runs to show.
 
     """
@@ -209,7 +210,7 @@ def saved_view(name: str, columns: Sequence[str], order_by: str, ascending: bool
         "selectedColumns": list(columns), "orderByKey": order_by, "orderByAsc": ascending, "searchFilter": query,
         "runsHiddenMode": "FIRST_20_RUNS",
     }  # fmt: skip
-    # The form in which the UI's JavaScript packs the state into its own links.
+    # The format in which the UI's JavaScript stores the state in its own links.
     packed = base64.b64encode(zlib.compress(json.dumps(state).encode())).decode()
     now = time.time_ns() // 1_000_000
     return json.dumps({"name": name, "createdAt": now, "updatedAt": now, "state": f"deflate;{packed}"})

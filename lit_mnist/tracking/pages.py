@@ -1,4 +1,4 @@
-"""Addresses of pages in the MLflow UI: whole ones to print, relative ones (`mlflow_private`) for descriptions."""
+"""Full addresses of pages in the MLflow UI, for printing; `mlflow_private` has relative ones, for descriptions."""
 
 from urllib.parse import urlsplit, urlunsplit
 
@@ -13,9 +13,9 @@ HINT = "`lit-mnist ui` serves it"
 def ui_address(store: Store, port: int = PORT) -> str:
     """Address of the UI of `store`, without user and password, and with a slash at its end.
 
-    A tracking server has its own; that of a database is where `lit-mnist ui` serves it.
+    A tracking server has its own UI; for a database it is the address of `lit-mnist ui`.
     """
-    # A store's URI may hold user and password, which no printed address may.
+    # The store's URI may contain user and password, which must not be printed.
     url = urlsplit(store.uri)
     if not has_own_ui(store):
         return f"http://{HOST}:{port}/"
@@ -33,6 +33,6 @@ def run_page(store: Store, experiment: str, run: str, port: int = PORT) -> str:
 
 
 def show_page(store: Store, experiment: str, run: str) -> str:
-    """A line to print that says where a run's page is, and how to get it served."""
-    # On a line of its own, the address is whole on a terminal of 110 columns, and broken by its last word on 100.
+    """A line to print with the address of a run's page, and how to serve it."""
+    # On its own line, the address fits on a terminal of 110 columns.
     return f"page: {run_page(store, experiment, run)}" + ("" if has_own_ui(store) else f"\n      {HINT}")

@@ -1,4 +1,4 @@
-"""Where a result comes from: user, command, code, packages and machine, as tags."""
+"""The provenance of a run, as tags: user, command, code, packages and machine."""
 
 import getpass
 import os
@@ -13,13 +13,13 @@ import lit_mnist
 from lit_mnist.tracking.process import process_tags, shown_arguments
 
 NAMED = ("torch", "torchvision", "lightning", "torchmetrics", "mlflow", "optuna", "numpy")
-"""Packages whose versions are tags, and thereby columns of the UI."""
+"""Packages whose versions are tags, which the UI shows as columns."""
 
 
 def source_tags() -> dict[str, str]:
-    """Who started a run, with which command, and in which process."""
+    """Tags with the user, the command and the process that started a run."""
     return {
-        # The command as the user would type it; passwords are left out by `shown_arguments`.
+        # The command as a user would type it; `shown_arguments` leaves out passwords.
         "mlflow.source.name": " ".join(["lit-mnist", *shown_arguments()]),
         "mlflow.source.type": "LOCAL",
         "mlflow.user": user_name(),
@@ -32,9 +32,9 @@ SNAPSHOT = "LIT_MNIST_CODE"
 
 
 def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
-    """Commit, and whether files were changed, of the repository of the code, or else of the working directory.
+    """Tags with the commit of the code's repository, or of the working directory, and whether files were changed.
 
-    The code of a submitted job is a copy; `lit-mnist submit` has noted its commit and a hash of its files.
+    The code of a submitted job is a copy, whose commit and hash `lit-mnist submit` has stored in SNAPSHOT.
 
     Args:
         exclude: Paths below the repository's root whose changes do not count.
@@ -44,11 +44,11 @@ def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
     if SNAPSHOT in os.environ:
         commit, _, digest = os.environ[SNAPSHOT].partition(":")
         return {"mlflow.source.git.commit": commit or "unknown", "code.digest": digest}
-    # An installed package has no repository; then the user's own project is the code that matters.
+    # An installed package has no repository; then the user's own project counts.
     for folder in (Path(lit_mnist.__file__).parent, Path.cwd()):
         if found := _git(folder, "rev-parse", "HEAD"):
             ignored = [f":(exclude,top){path}" for path in exclude]
-            # `:/` is the repository's root: changes outside this folder count as well.
+            # `:/` is the repository's root, so that changes outside this folder count too.
             changes = _git(folder, "status", "--porcelain", "--", ":/", *ignored)
             dirty = "unknown" if changes is None else str(bool(changes)).lower()
             return {"mlflow.source.git.commit": found, "git.dirty": dirty}
@@ -58,7 +58,7 @@ def git_state(exclude: Sequence[str] = ()) -> dict[str, str]:
 def _git(folder: Path, *arguments: str) -> str | None:
     """What git prints; None if it fails or is not installed."""
     command = ["git", "-C", str(folder), *arguments]
-    # The time limit is for repositories on a network file system that does not answer.
+    # With a time limit, in case the repository is on a network file system that does not answer.
     try:
         return subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.strip()
     except (OSError, subprocess.SubprocessError):
@@ -68,7 +68,7 @@ def _git(folder: Path, *arguments: str) -> str | None:
 @lru_cache(maxsize=1)
 def package_versions() -> dict[str, str]:
     """Name and version of every installed distribution, sorted by name."""
-    # A broken installation has a distribution without a name.
+    # Broken installations may have distributions without a name.
     found = {d.metadata["Name"]: d.version for d in distributions() if d.metadata["Name"]}
     return dict(sorted(found.items(), key=lambda item: item[0].lower()))
 
@@ -80,7 +80,7 @@ def version_tags(versions: dict[str, str]) -> dict[str, str]:
 
 
 def user_name() -> str:
-    """The user's name, or their number if they have none, as in some containers."""
+    """The user's name, or the user id if there is no name, as in some containers."""
     try:
         return getpass.getuser()
     except (OSError, KeyError):
@@ -88,13 +88,13 @@ def user_name() -> str:
 
 
 def device_tags(device_type: str, devices: int) -> dict[str, str]:
-    """Tags for what a run is computed on: kind, number and model of the devices, threads, host."""
+    """Tags for the hardware of a run: type, number and model of the devices, threads, host."""
     import torch
 
     name = torch.cuda.get_device_name() if device_type == "cuda" else _cpu_model()
     return {
         "device": f"{device_type} × {devices}: {name}",
-        # Another number rounds sums differently.
+        # The number of threads affects how sums are rounded.
         "torch_threads": str(torch.get_num_threads()),
         "host": platform.node(),
     }

@@ -1,4 +1,4 @@
-"""Which tracking store is used, and how it is opened."""
+"""Finds and opens the tracking store."""
 
 import logging
 import os
@@ -28,7 +28,7 @@ class StoreError(UserError):
 
 @dataclass(frozen=True)
 class Store:
-    """A tracking store, and the folder where this machine keeps its runs' files."""
+    """A tracking store, and the folder on this machine for the files of its runs."""
 
     uri: str
     home: Path
@@ -36,34 +36,34 @@ class Store:
 
     @property
     def name(self) -> str:
-        """The URI as it may be printed and stored: without a password."""
+        """The URI without a password, for printing and storing."""
         return redact_urls(self.uri)
 
     @property
     def portable_uri(self) -> str | None:
-        """The URI for `run.json`: without a password; None for the project's own database, which may be moved."""
+        """The URI for `run.json`, without a password; None for the project's own database, which may be moved."""
         return None if self.uri == local_uri(self.home) else self.name
 
     @property
     def artifacts(self) -> str | None:
-        """Where new experiments keep their artifacts; None lets the server decide."""
+        """Location of the artifacts of new experiments; None for the server's default."""
         return (self.home / "artifacts").as_uri() if self.uri.startswith("sqlite:") else None
 
     def run_folder(self, run_id: str) -> Path:
-        """The folder of a run: checkpoints, journal, and what else it needs while it runs."""
+        """The folder of a run, for checkpoints, journal and other files while it runs."""
         return self.home / "runs" / run_id
 
 
 def find_store() -> Store:
-    """The store that MLFLOW_TRACKING_URI names, or else the project's own database.
+    """The store in MLFLOW_TRACKING_URI if it is set, otherwise the project's own database.
 
-    The project is the nearest folder at or above the working directory that has a store, a `pyproject.toml` or a
-    `.git`; without one it is the working directory itself.
+    The project is the nearest folder, at or above the working directory, that has a store, a `pyproject.toml` or a
+    `.git`; otherwise it is the working directory itself.
     """
     start = Path.cwd().resolve()
     marks = ("mlruns/mlflow.db", "pyproject.toml", ".git")
     parents = (start, *start.parents)
-    # As git finds its repository: commands work in every subfolder of a project.
+    # Searched upwards, as git does, so that commands work in every subfolder of a project.
     project = next((folder for folder in parents if any((folder / mark).exists() for mark in marks)), start)
     home = project / "mlruns"
     return Store(os.environ.get(URI) or local_uri(home), home)
@@ -88,30 +88,30 @@ def connect(store: Store) -> "MlflowClient":
     from sqlalchemy.exc import SQLAlchemyError
     from sqlalchemy.pool import NullPool
 
-    # From a `run.json`, which holds no password.
+    # A URI from a `run.json` contains no password.
     if HIDDEN in store.uri:
         raise StoreError(
             f"the password of the tracking store {store.uri} is kept nowhere: set {URI} to its full URI"
         )
     uri = with_time_limit(store.uri)
     named = os.environ.get(URI)
-    mlflow.set_tracking_uri(uri)  # for a user's code that calls MLflow's fluent functions
-    # It also sets the environment variable, which would make this the store of every later `find_store`.
+    mlflow.set_tracking_uri(uri)  # for user code that calls MLflow's fluent functions
+    # This also sets the environment variable, which would affect every later `find_store`.
     os.environ.pop(URI, None)
     if named is not None:
         os.environ[URI] = named
-    # The migrations of MLflow 3.1, by which it creates a database, write a dozen INFO lines to stderr.
+    # When MLflow 3.1 creates a database, its migrations write a dozen INFO lines to stderr.
     disabled = logging.root.manager.disable
     logging.disable(logging.INFO)
     try:
         if uri.startswith(SQLITE):
             return _connect_sqlite(uri)
         if is_database_server(uri):
-            # MLflow (3.1 to 3.17) itself tries ten times, silently, with pauses of 100 s in all.
+            # Checked first, since MLflow (3.1 to 3.17) silently tries ten times, over 100 s.
             create_engine(uri, poolclass=NullPool).connect().close()
         return _checked_client(uri)
     except (MlflowException, SQLAlchemyError, ImportError, OSError, ValueError) as error:
-        # Only a server can be started.
+        # For a server, the message suggests to start it.
         choice = "; start it, or take `lit-mnist fit --offline`" if store.uri.startswith("http") else ""
         raise StoreError(f"cannot open the tracking store {store.name}: {reason(error)}{choice}") from None
     finally:
@@ -121,7 +121,7 @@ def connect(store: Store) -> "MlflowClient":
 def with_time_limit(uri: str) -> str:
     """The URI with a time limit for connecting, if it names a database server and has none yet.
 
-    Without it libpq would wait for more than two minutes for a host that does not answer.
+    Without it, libpq waits for more than two minutes for a host that does not answer.
     """
     if not is_database_server(uri) or uri.startswith("mssql") or "connect_timeout=" in uri:
         return uri
@@ -129,11 +129,10 @@ def with_time_limit(uri: str) -> str:
 
 
 def import_mlflow() -> None:
-    """Import MLflow, configured to be quiet and not to wait for minutes."""
-    # Before the import, which reads these.
-    # setdefault, in all of these: what the user has set stays.
+    """Import MLflow, configured to print little and not to wait for minutes."""
+    # Before the import, which reads these variables. setdefault keeps the user's values.
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
-    # By default MLflow tries for many minutes to reach a server that does not answer.
+    # By default, MLflow tries for many minutes to reach a server that does not answer.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "15")
     os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
@@ -144,7 +143,7 @@ def import_mlflow() -> None:
 
 
 def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
-    """The id of experiment `name`, created if it is missing; many processes may do so at once.
+    """The id of experiment `name`, created if it is missing; safe if several processes do so at once.
 
     Raises:
         UserError: an experiment of that name was deleted.
@@ -152,7 +151,7 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
     """
     from mlflow.exceptions import MlflowException
 
-    # Get, create, get: creating first would raise for every run but the first.
+    # Get, create, get: creating first would raise an error for every run except the first.
     if (found := client.get_experiment_by_name(name)) is None:
         try:
             return str(client.create_experiment(name, artifact_location=store.artifacts))
@@ -171,9 +170,9 @@ def experiment_id(client: "MlflowClient", store: Store, name: str) -> str:
 
 
 def reason(error: BaseException) -> str:
-    """The cause of a store's error, as the database or the network words it, in one line of 300 characters."""
-    # SQLAlchemy keeps the driver's own error as `orig`; its message has no SQL and no link to a manual in it.
-    # MlflowException has the database driver's error as its message, or as its cause.
+    """The cause of a store's error, from the database driver or the network, in a line of up to 300 characters."""
+    # SQLAlchemy stores the driver's error in `orig`, whose message contains no SQL and no link to a manual.
+    # MlflowException has the driver's error as its message or as its cause.
     candidates = (error, error.__cause__, getattr(error, "message", None))
     original = next((found for each in candidates if (found := getattr(each, "orig", None))), None)
     text = one_line(original or error)
@@ -182,15 +181,15 @@ def reason(error: BaseException) -> str:
 
 def _connect_sqlite(uri: str) -> "MlflowClient":
     # SQLAlchemy's pool would keep connections open until they are garbage collected, at any time and in any
-    # thread, which Python 3.13 reports as "unclosed database". Opening the file anew costs 0.2 ms per call.
+    # thread, which Python 3.13 reports as "unclosed database". Opening the file for each call costs 0.2 ms.
     os.environ.setdefault(POOL, "NullPool")
     path = Path(uri.removeprefix(SQLITE).partition("?")[0])
     read_only = path.exists() and not os.access(path.parent, os.W_OK)
-    # "file:" begins SQLite's own form of a URI, which itself says whether a file may be created.
+    # "file:" is SQLite's own form of a URI, which specifies itself whether a file may be created.
     if read_only or str(path).startswith("file:"):
         return _checked_client(uri)
     path.parent.mkdir(parents=True, exist_ok=True)
-    # MLflow creates its tables without a lock: of several processes that open a new database most would fail.
+    # MLflow creates its tables without a lock: if several processes open a new database, most of them fail.
     with FileLock(path.with_name(f".{path.name}.lock")):
         return _checked_client(uri)
 
@@ -198,8 +197,8 @@ def _connect_sqlite(uri: str) -> "MlflowClient":
 def _checked_client(uri: str) -> "MlflowClient":
     from mlflow import MlflowClient
 
-    # A request, since a client can be created for a server that does not answer. Experiment 0 is there from the
-    # start.
+    # Check with a request, since a client can be created for a server that does not answer. Experiment 0 always
+    # exists.
     client = MlflowClient(uri)
     client.get_experiment("0")
     return client

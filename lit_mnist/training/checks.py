@@ -1,4 +1,4 @@
-"""What `fit` refuses before there is a run: models, data and Trainers that do not fit together."""
+"""Checks before a run is created: whether model, data and Trainer fit together."""
 
 import os
 
@@ -12,14 +12,14 @@ from lit_mnist.training.lightning.ranks import forks_processes
 
 
 def check_fit(cli: LitCLI) -> None:
-    """Refuse a model that cannot take the data, and strategies that split a model over devices.
+    """Check that the model fits the data, and that the strategy does not split a model over devices.
 
     Raises:
-        UsageError: the model has too few classes, takes images of another shape, or stops early by a validation
-            that does not take place; or the strategy is sharded.
+        UsageError: the model has too few classes, expects images of another shape, or has early stopping without
+            validation; or the strategy is sharded.
 
     """
-    # By name, since Lightning's own error for a strategy whose package is missing would ask to install it.
+    # Checked by name, since Lightning's own error for a missing package would ask to install it.
     strategy = str(cli.config["trainer"]["strategy"])
     for name in ("fsdp", "deepspeed", "model_parallel", "modelparallel"):
         if name in strategy.lower():
@@ -27,7 +27,7 @@ def check_fit(cli: LitCLI) -> None:
                 f"--trainer.strategy {name}: checkpoints are single files, which sharded strategies do not write;"
                 " take ddp, since every model here fits on one device"
             )
-    # The command line sets both to those of the data; these are for values that a user gives.
+    # The command line takes both values from the data; these checks are for values that a user gives.
     classes, shape = len(cli.datamodule.class_names), list(cli.datamodule.image_shape)
     model = cli.model.hparams
     if model.get("num_classes", classes) < classes:
@@ -43,20 +43,21 @@ def check_fit(cli: LitCLI) -> None:
 
 
 def check_trainer(trainer: Trainer, cli: LitCLI) -> None:
-    """Refuse, before there is a run, settings of the Trainer that cannot work.
+    """Check for settings of the Trainer that cannot work, before a run is created.
 
     Raises:
-        UsageError: processes are forked, the batch size is no multiple of the devices, there are several nodes and
-            no launcher, or the precision is replaced by another one.
+        UsageError: processes are forked, the batch size is not a multiple of the number of devices, there are
+            several nodes without a launcher, or Lightning replaces the precision.
 
     """
     devices = trainer.world_size // trainer.num_nodes
     check_tasks(devices, trainer.num_nodes)
     if forks_processes(trainer):
         raise UsageError("--trainer.strategy: take ddp; forked or spawned processes cannot share a run's tracking")
-    # Now, and not at the first batch, when the run would exist already.
+    # Checked here and not at the first batch, when the run would already exist.
     cli.datamodule.check_batch_size(trainer.world_size)
-    # LightningEnvironment: neither srun nor torchrun. With MASTER_ADDR set, the user starts the nodes by hand.
+    # LightningEnvironment means neither srun nor torchrun. If MASTER_ADDR is set, the user starts the nodes by
+    # hand.
     environment = getattr(trainer.strategy, "cluster_environment", None)
     if trainer.num_nodes > 1 and type(environment) is LightningEnvironment and "MASTER_ADDR" not in os.environ:
         raise UsageError(

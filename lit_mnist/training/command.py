@@ -1,4 +1,4 @@
-"""`lit-mnist fit`, `validate`, `test`, `predict`, `export`: arguments and help. Its top imports nothing heavy."""
+"""Arguments and help of `lit-mnist fit`, `validate`, `test`, `predict` and `export`; without heavy imports."""
 
 import gc
 from pathlib import Path
@@ -64,7 +64,7 @@ def predict(arguments: list[str]) -> None:
     parser = _run_parser("predict", "Label images, or reconstruct them, with a run's checkpoint.")
     parser.add_argument("images", nargs="+", type=Path, metavar="IMAGE", help="of any size and mode")
     parser.add_argument("--out", type=Path, default=Path(), help="folder for reconstructions (default: here)")
-    # Parsed before torch is imported: a mistyped flag is reported at once.
+    # Parsed before torch is imported, so that a mistyped flag is reported at once.
     known = parser.parse_args(arguments)
     from lit_mnist.training.evaluate import predict
 
@@ -95,8 +95,7 @@ def export(arguments: list[str]) -> None:
 
 
 def _measure(verb: Literal["validate", "test"], description: str, arguments: list[str]) -> None:
-    # What this parser does not know are flags of `fit`, which LitCLI checks: they override the run's
-    # configuration.
+    # Unknown arguments are flags of `fit` that override the run's configuration; LitCLI checks them.
     known, overrides = _run_parser(verb, description).parse_known_args(arguments)
     from lit_mnist.training.evaluate import evaluate
 

@@ -1,4 +1,4 @@
-"""Turns what jsonargparse, Lightning, torch and numpy say about a wrong value into one line."""
+"""Turns errors of jsonargparse, Lightning, torch and numpy about a wrong value into one line."""
 
 import inspect
 import re
@@ -37,17 +37,17 @@ COMPLAINTS = (
     TypeError,
     ValueError,
 )
-"""What Lightning, torch and numpy raise when a value is wrong."""
+"""Exceptions that Lightning, torch and numpy raise if a value is wrong."""
 
 
 @contextmanager
 def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None]:
-    """Raise what a library complains about within the block as a LibraryError, which is printed as one line.
+    """Convert exceptions of libraries within the block to LibraryError, which is printed as one line.
 
     Args:
         subject: Begins the line, such as the group of flags that the block handles.
-        raised_in: Folders of libraries, such as `/torch/optim/`. If given, only an exception raised by code in one
-            of them counts; one raised elsewhere may be a bug in a model, whose author needs the traceback.
+        raised_in: Folders of libraries, such as `/torch/optim/`. If given, only exceptions raised by code in these
+            folders are converted; others may be bugs in a model, whose author needs the traceback.
 
     Raises:
         LibraryError: with the library's exception as its cause.
@@ -58,7 +58,7 @@ def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None
     except (UserError, Interrupted):
         raise
     except COMPLAINTS as error:
-        # The innermost frame: the file whose code has raised the exception.
+        # The file of the innermost frame, which raised the exception.
         file = traceback.extract_tb(error.__traceback__)[-1].filename
         is_complaint = isinstance(error, MisconfigurationException) or any(folder in file for folder in raised_in)
         if raised_in and not is_complaint:
@@ -67,10 +67,10 @@ def library_errors(subject: str, raised_in: Sequence[str] = ()) -> Iterator[None
 
 
 def explain(message: str) -> str:
-    """What jsonargparse's error `message` says, as one line: the flag, its value, and what would be valid."""
-    # jsonargparse's messages have several lines, the class path and every alternative of the type.
+    """Convert jsonargparse's error `message` to one line: the flag, its value, and the valid values."""
+    # jsonargparse's messages have several lines, with the class path and every alternative of the type.
     text = " ".join(message.split())
-    # The order matters: the general patterns at the end also match what the special ones before them do.
+    # The order matters: the general patterns at the end also match the special cases before them.
     if found := re.search(r"class_path '([^']+)': Option '([^']+)' is not accepted", text):
         group, cls = _class(found[1])
         return f"--{group}.{found[2]}: {cls.__name__} has no {found[2]}{nearest(found[2], parameters(cls))}"
@@ -105,7 +105,7 @@ def explain(message: str) -> str:
 def flags() -> set[str]:
     """Every flag of `fit`, for every model and dataset."""
     names = set(OTHER_FLAGS)
-    # All classes' fields together: which class is meant is not known while its flags are wrong.
+    # The fields of all classes, since the intended class is not known if the flags are wrong.
     for group, base in GROUPS.items():
         names.add(f"--{group}")
         for cls in (base, *subclasses(base).values()):
@@ -116,7 +116,7 @@ def flags() -> set[str]:
 def subclasses(base: type) -> dict[str, type]:
     """Every direct and indirect subclass of `base`, by name."""
     children: list[type] = base.__subclasses__()
-    # A user's own classes are among them, as soon as they are imported.
+    # They include a user's own classes once these are imported.
     found = {child.__name__: child for child in children}
     for child in children:
         found |= subclasses(child)
@@ -129,7 +129,7 @@ def class_names(base: type) -> list[str]:
 
 
 def is_base_class(cls: type) -> bool:
-    """True if this package derives its models or datasets from `cls`, which is incomplete by itself."""
+    """True if this package derives models or datasets from `cls`, which cannot be used by itself."""
     children: list[type] = cls.__subclasses__()
     return any(child.__module__.startswith("lit_mnist.") for child in children)
 
@@ -138,8 +138,8 @@ def parameters(cls: type) -> set[str]:
     """Names of the keyword arguments of `cls` and its base classes."""
     return {
         name
-        # Each class by itself: the signature of a subclass shows those of its base as `**optimizer` or
-        # `**autoencoder`.
+        # Every class of the hierarchy, because a subclass's signature shows its base's arguments only as
+        # `**optimizer` or `**autoencoder`.
         for base in cls.__mro__
         if "__init__" in vars(base)
         for name, parameter in inspect.signature(vars(base)["__init__"]).parameters.items()
@@ -148,10 +148,10 @@ def parameters(cls: type) -> set[str]:
 
 
 def _expected(rest: str) -> str:
-    """`expected float, not abc`, from jsonargparse's list of what each alternative of a type hint has to say."""
+    """`expected float, not abc`, from jsonargparse's list of one error per alternative of a type hint."""
     kinds = re.findall(r"Expected an? (?:<class '([^']+)'>|typing\.(\w+\[[^\]]*\]))", rest)
     value = re.search(r"(?:Got value|Given value): (.*?)(?: - Expected|$)", rest)
-    # A dict keeps the order and drops repetitions: each member of a union complains for itself.
+    # A dict keeps the order and drops repetitions, since each member of a union reports its own error.
     names = dict.fromkeys((a or b).replace("NoneType", "null") for a, b in kinds)
     wanted = " or ".join(re.sub(r"Literal\[(.*)\]", r"one of \1", name) for name in names)
     given = "this" if value is None else "null" if value[1] == "None" else value[1]

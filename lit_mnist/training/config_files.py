@@ -17,21 +17,22 @@ def config_names() -> list[str]:
 
 
 def config_path(name: str) -> Path:
-    """The file of a packaged configuration, or of a path, which is checked.
+    """The path of a packaged configuration's file, or the given path after checking its content.
 
     Raises:
         UsageError: there is no such configuration, or the file is no configuration.
 
     """
     path = Path(name)
-    # A file comes first, so that nobody's configuration changes when a packaged one of its name is added.
+    # A user's file takes precedence, so that it keeps working if a packaged configuration of the same name is
+    # added.
     if not path.is_file():
         if name not in config_names():
             hint = nearest(name, config_names(), listed=True)
             raise UsageError(f"--config {name}: no such file or packaged configuration{hint}")
         return CONFIGS / f"{name}.yaml"
     try:
-        # Read here as well as by jsonargparse, so that an error names the file and the line.
+        # jsonargparse reads the file again; it is read here so that an error names the file and the line.
         fields = load_yaml(path.read_text())
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None

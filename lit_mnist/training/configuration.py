@@ -1,4 +1,4 @@
-"""The configuration of a fit: packaged YAML files, overridden by flags, checked against the classes they name."""
+"""The configuration of a fit: YAML files, overridden by flags, and checked against the classes that they name."""
 
 import argparse
 import importlib
@@ -32,7 +32,7 @@ from lit_mnist.training.config_files import config_path
 from lit_mnist.training.lightning.fast_step import QuietProfiler
 from lit_mnist.training.lightning.signals import disable_signal_handlers
 
-# No sanity check: it takes time, and the models log nothing in it.
+# num_sanity_val_steps 0: the sanity check takes time, and the models log nothing during it.
 TRAINER_DEFAULTS = {
     "max_epochs": 10,
     "devices": 1,
@@ -46,8 +46,8 @@ _load_yaml = get_loader("yaml")
 
 
 def _load_strict_yaml(text: str) -> Any:
-    """Read a flag's value or a file as jsonargparse does, but refuse a key that is given twice."""
-    if ":" in text:  # without one there is no mapping
+    """Read a flag's value or a file as jsonargparse does, but reject duplicate keys."""
+    if ":" in text:  # without a colon there is no mapping
         try:
             check_unique_keys(text)
         except UsageError as error:
@@ -55,18 +55,18 @@ def _load_strict_yaml(text: str) -> Any:
     return _load_yaml(text)
 
 
-# jsonargparse reads files and single values by this loader.
+# jsonargparse reads files and single values with this loader.
 set_loader("yaml", _load_strict_yaml, exceptions=(yaml.YAMLError,))
 
 
 @dataclass(frozen=True)
 class FitOptions:
-    """The options of `fit` that are no configuration: they say how this process works, not what is trained."""
+    """The options of `fit` that are not part of the configuration: they affect the process, not the training."""
 
     resume: str | None = None
     """The run to resume: its id, its beginning, or `last`."""
     key: str | None = None
-    """The run to resume, or else to start, by a name that the user has given it."""
+    """The user's own name for a run, which is resumed if it exists and started otherwise."""
     offline: bool = False
     """Contact no tracking store."""
 
@@ -75,10 +75,10 @@ class FitOptions:
         """Split the arguments of `lit-mnist fit` into these options and the flags of `LitCLI`.
 
         Raises:
-            UsageError: an option has no value, or one that cannot be.
+            UsageError: an option has no value or an invalid one.
 
         """
-        # Not by LitCLI, which would store them in the run's configuration, and so repeat them at each resume.
+        # Not parsed by LitCLI, which would store them in the run's configuration and repeat them at each resume.
         parser = argparse.ArgumentParser(add_help=False, allow_abbrev=False, exit_on_error=False)
         parser.add_argument("--resume")
         parser.add_argument("--key")
@@ -109,13 +109,13 @@ class TrackingArgs:
         figures: bool = True,
         keep_checkpoints: Literal["all", "best", "none"] = "all",
     ) -> None:
-        """Take the names.
+        """Store the arguments.
 
         Args:
             experiment: MLflow experiment that the run belongs to.
             name: Name of the run in the UI; by default, model, dataset and seed.
-            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU; null: after the
-                first minute only.
+            system_metrics: Whether to sample the load of processor, memory, disk, network and GPU; null for after
+                the first minute only.
             figures: Whether to draw loss curves, and the predictions for the validation images.
             keep_checkpoints: Checkpoints that a finished run keeps; without the last one it cannot be resumed with
                 more epochs. A run that is interrupted keeps both.
@@ -128,7 +128,7 @@ class TrackingArgs:
 
 @dataclass(frozen=True)
 class CheckpointArgs:
-    """How often a checkpoint is written from which training can be resumed."""
+    """How often a checkpoint for resuming is written."""
 
     every_n_steps: int | None = 500
     """Optimiser steps between two checkpoints; null switches them off."""
@@ -145,7 +145,7 @@ class CheckpointArgs:
 
 
 class LitCLI(LightningCLI):
-    """Parses the arguments of `fit` with LightningCLI, and creates model and data; it runs nothing.
+    """Parses the arguments of `fit` with LightningCLI, and creates model and data; trains nothing.
 
     The Trainer is created later, by `make_trainer`: its callbacks write to a run that does not exist yet.
 
@@ -166,7 +166,7 @@ class LitCLI(LightningCLI):
             ImageDataModule,
             save_config_callback=None,
             trainer_defaults=TRAINER_DEFAULTS,
-            # Not LightningCLI's default, a random seed: a run must be repeatable from its configuration.
+            # LightningCLI's default is a random seed, but a run must be repeatable from its configuration.
             seed_everything_default=0,
             parser_kwargs={"exit_on_error": False, "allow_abbrev": False, "prog": "lit-mnist fit"},
             subclass_mode_model=True,
@@ -190,7 +190,7 @@ class LitCLI(LightningCLI):
         )
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parse and check; whatever is wrong is a UsageError of one line."""
+        """Parse and check the arguments; every error becomes a UsageError of one line."""
         try:
             # With exit_on_error=False an error is raised instead of printed.
             self.config = parser.parse_args(args)
@@ -198,7 +198,7 @@ class LitCLI(LightningCLI):
             raise UsageError(explain(str(error))) from error
         _check_values(self.config)
         for group in ("data", "model"):
-            # jsonargparse (4.53) leaves the arguments out of a class that takes none.
+            # jsonargparse (4.53) has no `init_args` for a class without arguments.
             if "init_args" not in self.config[group]:
                 self.config[group]["init_args"] = Namespace()  # type: ignore[no-untyped-call]
         self._fit_model_to_data(parser, args)
@@ -206,7 +206,7 @@ class LitCLI(LightningCLI):
     def _fit_model_to_data(self, parser: LightningArgumentParser, args: Any) -> None:
         """Set the model's image_shape and num_classes to the dataset's, unless a flag or a file gives them."""
         data, model = (self.config[group] for group in ("data", "model"))
-        # The class has the dataset's specification, so that no image has to be read for it.
+        # The data module's class has the dataset's specification, so no image has to be read.
         cls: Any = _class(data["class_path"])
         spec = cls.spec
         known = {"image_shape": list(spec.image_shape), "num_classes": spec.num_classes}
@@ -219,8 +219,8 @@ class LitCLI(LightningCLI):
                     own[name] = value
 
     def before_instantiate_classes(self) -> None:
-        """Give the data the run's seed unless it has its own."""
-        # One seed for everything unless the user separates them, for example to vary the weights on one split.
+        """Use the run's seed for the data unless the data has its own."""
+        # Users may set them separately, for example to vary the weights on one split.
         arguments = self.config["data"]["init_args"]
         if arguments.get("seed") is None:
             arguments["seed"] = self.config["seed_everything"]
@@ -231,7 +231,7 @@ class LitCLI(LightningCLI):
             try:
                 super().instantiate_classes()
             except ValueError as error:
-                # jsonargparse wraps what a constructor raises, and lists every alternative of the type.
+                # jsonargparse wraps a constructor's exception in one that lists every alternative of the type.
                 raise (error.__cause__ or error) from None
 
     def instantiate_trainer(self, **kwargs: Any) -> None:  # type: ignore[override]
@@ -248,7 +248,7 @@ class LitCLI(LightningCLI):
             UsageError: the Trainer refuses its arguments.
 
         """
-        # `config_init` holds the objects, such as callbacks, that `config` describes.
+        # `config_init` holds the objects, such as callbacks, that were created from `config`.
         config = dict(self.config_init["trainer"])
         if config["logger"] is not None:
             raise UsageError(LOGGER_REFUSED)
@@ -259,23 +259,22 @@ class LitCLI(LightningCLI):
             # Lightning calls its profiler some forty times a step.
             config["profiler"] = QuietProfiler()
         if config["deterministic"] is None and torch.cuda.is_available():
-            # Not True: an operation without a deterministic version on the GPU would then be an error.
+            # With True, an operation without a deterministic version on the GPU would be an error.
             config["deterministic"] = "warn"
-        # Ours is a callback like any other, see `progress.py`. A bar among the user's callbacks needs the flag.
+        # The flag is for a progress bar among the user's callbacks; this project's is an ordinary callback.
         has_bar = any(isinstance(callback, ProgressBar) for callback in config["callbacks"])
         config["enable_progress_bar"] = has_bar and config["enable_progress_bar"] is not False
         with library_errors("--trainer"), warnings.catch_warnings():
             # Lightning (2.5 to 2.6) warns on every host that has SLURM installed, also outside a job.
             warnings.filterwarnings("ignore", message="The `srun` command is available on your system")
             trainer = Trainer(**{**config, **kwargs})
-        # Signals are noted by SignalWatch, and acted on at the next batch.
+        # SignalWatch handles signals; the training ends at the next batch.
         disable_signal_handlers(trainer)
         return trainer
 
     @property
     def checkpointing(self) -> CheckpointArgs:
         """How often checkpoints are written."""
-        # `config` holds plain values, `config_init` the objects that were made of them.
         checkpointing: CheckpointArgs = self.config_init["checkpoint"]
         return checkpointing
 
@@ -288,7 +287,7 @@ class LitCLI(LightningCLI):
         trainer = self.config["trainer"]
         names = ("max_epochs", "max_steps", "accelerator", "devices", "num_nodes", "strategy", "precision",
                  "gradient_clip_val", "accumulate_grad_batches")  # fmt: skip
-        # Not every field of the Trainer, of which MLflow's table would show forty columns.
+        # Only some fields of the Trainer: with all of them, MLflow's table would have forty more columns.
         params = {name: trainer[name] for name in names} | {"seed_everything": self.config["seed_everything"]}
         for group in ("model", "data"):
             params[group] = self.config[group]["class_path"].rpartition(".")[2]
@@ -303,7 +302,7 @@ def _resolve_configs(arguments: list[str]) -> list[str]:
     for index, argument in enumerate(arguments):
         name, _, value = argument.partition("=")
         value = value or "".join(arguments[index + 1 : index + 2])
-        # Here and not after parsing: jsonargparse would first complain about the logger's own arguments.
+        # Checked before parsing, since jsonargparse would first report errors in the logger's own arguments.
         if (name == "--trainer.logger" and value != "null") or name.startswith("--trainer.logger."):
             raise UsageError(LOGGER_REFUSED)
         if is_config:
@@ -318,15 +317,15 @@ def _resolve_configs(arguments: list[str]) -> list[str]:
 
 
 def _check_values(config: Namespace) -> None:
-    """Refuse values of the right type that torch, numpy or Lightning would fail on later, less clearly."""
-    # LightningCLI takes `true` for a random seed, and `false` for none, with which no run could be repeated.
+    """Reject values of the right type that would later cause unclear errors in torch, numpy or Lightning."""
+    # LightningCLI accepts `true` for a random seed, and `false` for none, which would make a run not repeatable.
     seed, threads = config["seed_everything"], config["threads"]
     if seed is False or (seed is not None and not 0 <= seed < 2**32):
         shown = "false" if seed is False else seed
         raise UsageError(f"--seed_everything {shown}: take a whole number from 0 to {2**32 - 1}")
     if threads is not None and not 1 <= threads <= 4096:
         raise UsageError(f"--threads {threads}: take a whole number from 1 to 4096, or null")
-    # The constructors whose type hints say which fields may be null.
+    # The type hints of these constructors show which fields may be null.
     classes = {"trainer": Trainer, "tracking": TrackingArgs, "checkpoint": CheckpointArgs}
     classes |= {group: _class(config[group]["class_path"]) for group in ("model", "data")}
     for group, cls in classes.items():
@@ -345,7 +344,7 @@ def _check_values(config: Namespace) -> None:
         section = config.get(group)
         for name, value in vars(section.as_flat()).items() if isinstance(section, Namespace) else ():
             for number in value if isinstance(value, list | tuple) else [value]:
-                # YAML and Python's float both read `nan` and `inf`, and every comparison with NaN is false.
+                # YAML and Python's float accept `nan` and `inf`, and range checks do not catch NaN.
                 if isinstance(number, float) and not math.isfinite(number):
                     raise UsageError(f"--{group}.{name.removeprefix('init_args.')} {number} must be finite")
 
@@ -357,7 +356,7 @@ def _class(path: str) -> type:
 
 
 def _type_without_null(cls: type, name: str) -> str | None:
-    """Name of the type of the argument `name` of `cls` if None is not of that type; jsonargparse accepts it."""
+    """Name of the type of the argument `name` of `cls`, or None if that type includes None."""
     for base in cls.__mro__:
         if "__init__" in vars(base) and name in inspect.signature(vars(base)["__init__"]).parameters:
             hint = get_type_hints(vars(base)["__init__"]).get(name, Any)

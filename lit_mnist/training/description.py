@@ -1,4 +1,4 @@
-"""The description of a fit's run in MLflow's UI, and that of the experiment of a packaged configuration."""
+"""Descriptions in MLflow's UI: of the run of a fit, and of the experiment of a packaged configuration."""
 
 import shlex
 from collections.abc import Mapping, Sequence
@@ -12,13 +12,13 @@ from lit_mnist.tracking.run import Run
 from lit_mnist.training.config_files import config_names, config_path
 
 SHOWN = 3
-"""Metrics in a description: the best validation value first."""
+"""Number of metrics in a description, the best validation value first."""
 
 
 def command_tag(arguments: Sequence[str], tags: Mapping[str, str]) -> dict[str, str]:
     """The tag with the command that repeats a fit with these arguments, without passwords.
 
-    Of a sweep's trial the flags are left out that say where it is tracked: the command makes a run of its own.
+    For a trial of a sweep, the tracking flags are left out, so that the command creates a run outside the sweep.
     """
     kept, skip = [], False
     for argument in arguments:
@@ -34,12 +34,12 @@ def command_tag(arguments: Sequence[str], tags: Mapping[str, str]) -> dict[str, 
 def describe(
     run: Run, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, drawn: Sequence[str] = ()
 ) -> Mapping[str, str]:
-    """Set the run's description: while it runs, and again with what it has reached; returns the run's tags.
+    """Set the run's description, at the start and again with the results; returns the run's tags.
 
     Args:
         run: The run.
-        tags: Tags that it was created with; of a resumed run, none.
-        metrics: What it has reached; None while it runs.
+        tags: Tags that it was created with; none for a resumed run.
+        metrics: Its results; None while it runs.
         drawn: Locations of its figures.
 
     """
@@ -57,18 +57,18 @@ def describe(
 def describe_experiment(run: Run) -> None:
     """Give the experiment of a packaged configuration its description: paper, claim and command.
 
-    These are the comment at the top of the file. A description that is there, maybe by hand, stays.
+    They come from the comment at the top of the file. An existing description, which may be a user's, is kept.
     """
     if run.mlflow is None or run.experiment not in config_names():
         return
-    with suppress(Exception):  # the store may be away; the next fit tries again
+    with suppress(Exception):  # the store may be unreachable; the next fit tries again
         found = run.mlflow.get_experiment(run.experiment_id)
         if DESCRIPTION not in found.tags:
             run.mlflow.set_experiment_tag(run.experiment_id, DESCRIPTION, config_description(run.experiment))
 
 
 def config_description(name: str) -> str:
-    """The comment at the top of a packaged configuration as Markdown; its command stays a line of code."""
+    """The comment at the top of a packaged configuration as Markdown; its command becomes a code block."""
     paragraphs: list[list[str]] = [[]]
     for line in config_path(name).read_text(encoding="utf-8").splitlines():
         if not line.startswith("#"):

@@ -29,22 +29,23 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
-"""Evaluation is short: it uses one device, however many the run was trained on, unless flags ask for more."""
+"""Evaluation is short, so it uses one device, however many devices trained the run, unless flags ask for more."""
 
 
 def evaluate(
     verb: str, run_id: str, checkpoint: str, overrides: list[str], watch: SignalWatch | None = None
 ) -> Result:
-    """Measure a run's checkpoint and print the metrics; those of the test images are logged to the run.
+    """Measure a run's checkpoint and print the metrics; test metrics are also logged to the run.
 
-    Figures of its predictions are logged, too; those of the validation images for the best checkpoint only.
+    Figures of the predictions are logged as well: for test images always, for validation images only if the
+    checkpoint is the best one.
 
     Args:
         verb: `validate` or `test`.
         run_id: The run's id, or its beginning.
         checkpoint: `best`, `last` or the path of a file.
         overrides: Flags of `fit` that override the run's configuration.
-        watch: Notes signals; by default, a watch for the time of the call.
+        watch: The signal watch; by default a new one for the duration of the call.
 
     Raises:
         UserError: there is no such run or checkpoint, or it does not load.
@@ -56,21 +57,21 @@ def evaluate(
         # Without the logger, which would log a point at step 0: the metrics belong to the checkpoint's step.
         trainer = cli.make_trainer(logger=False, callbacks=[StopEvaluation(watch)], enable_checkpointing=False)
         make_rendezvous_interruptible(trainer, watch)
-        # The evaluation alone, without loading and figures.
+        # The time of the evaluation alone, without loading and figures.
         start = time.perf_counter()
         with library_errors("--trainer", raised_in=("/lightning/pytorch/",)):
-            # A list with one entry for each dataloader, of which there is one.
+            # A list with one entry per dataloader; there is only one.
             measured = getattr(trainer, verb)(cli.model, datamodule=cli.datamodule, verbose=False)[0]
         took = time.perf_counter() - start
         metrics = {name: value for name, value in measured.items() if "/" in name}
         drawn = []
         if verb == "test" and trainer.is_global_zero:
-            # A test that is repeated gives the same values: they are logged once.
+            # A repeated test gives the same values, which are logged once.
             known = run.data().data.metrics
             run.log_metrics({name: value for name, value in metrics.items() if known.get(name) != value}, step)
             drawn = test_figures(run, cli.model, cli.datamodule)
         if verb == "validate" and trainer.is_global_zero and checkpoint == "best" and not overrides:
-            drawn = val_figures(run, cli.model, cli.datamodule)  # else they would not be what the run's name says
+            drawn = val_figures(run, cli.model, cli.datamodule)  # with overrides they would not show this run
         result = Result(run.id, metrics, took, drawn)
     if trainer.is_global_zero:
         show(result, verb)
@@ -85,7 +86,7 @@ def draw_best_checkpoint(run_id: str) -> None:
 
     """
     client = connect(find_store())
-    # Drawn already, by an earlier call or by another process.
+    # An earlier call or another process may have drawn them.
     if any(Path(item.path).name.startswith("val_") for item in client.list_artifacts(run_id, "figures")):
         return
     with loaded_run(run_id, "best", []) as (run, cli, _):
@@ -107,9 +108,9 @@ def predict(run_id: str, checkpoint: str, images: list[Path], out: Path) -> None
 
     """
     with loaded_run(run_id, checkpoint, []) as (_, cli, _):
-        # The run is needed for its model only, and is closed before the images are read.
+        # Only the model is needed: the run is closed before the images are read.
         model, class_names = cli.model.eval(), cli.datamodule.class_names
-    # The network's shape: images of any size are brought to it.
+    # Images of any size are converted to the network's input shape.
     shape = model.hparams.get("image_shape", cli.datamodule.image_shape)
     read = [read_image(path, shape) for path in images]
     # (N, C, H, W), float32 in [0, 1], as the loaders give them
@@ -140,7 +141,7 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
     """
     with ExitStack() as files:
         try:
-            # From the store, and not from the run's folder, which may be gone: the artifact is the same file.
+            # From the store, since the run's folder may have been removed; the artifact is the same file.
             config = upgrade_config(files.enter_context(fetched(client, run_id, CONFIG)))
         except Exception:  # each kind of artifact store raises its own
             raise UserError(f"run {run_id} has no {CONFIG}: `lit-mnist fit` did not make it") from None
@@ -151,10 +152,10 @@ def rebuild(client: "MlflowClient", run_id: str, overrides: Sequence[str] = ()) 
 def loaded_run(run_id: str, checkpoint: str, overrides: list[str]) -> Iterator[tuple[Run, LitCLI, int]]:
     """Open a run, and yield it with its model, whose weights are loaded, its data, and the checkpoint's step."""
     store = find_store()
-    # With the full id: the run is opened by it.
+    # The full id, with which the run is opened.
     found = find_run(connect(store), store, run_id).info.run_id
     with open_run("", run_id=found) as run:
-        # Later flags win: what the user gives comes last.
+        # Later flags take precedence, so the user's come last.
         cli = rebuild(run.client, run.id, [*ONE_DEVICE, *overrides])
         with _checkpoint_file(run, checkpoint) as path:
             step = load_weights(cli.model, path)["global_step"]
@@ -172,10 +173,10 @@ def _checkpoint_file(run: Run, name: str) -> Iterator[Path]:
     if name not in ("best", "last"):
         yield Path(name)
         return
-    # The run's own folder first: it is here, and may be newer than the store.
+    # The run's own folder first: it is local, and may be newer than the store.
     logged = {Path(item.path).name for item in run.client.list_artifacts(run.id, CHECKPOINTS)}
     for file in (BEST, LAST) if name == "best" else (LAST,):
-        # Without validation no checkpoint is the best, and the last one stands for it.
+        # Without validation there is no best checkpoint, and the last one is used.
         if file == LAST and name == "best":
             print(f"run {run.id} was never validated: taking its last checkpoint")
         if (path := run.folder / CHECKPOINTS / file).exists():

@@ -40,17 +40,17 @@ Images = NDArray[np.float32]
 TOLERANCE = 1e-5
 """Largest difference between an output of the exported network and the checkpoint's."""
 EXAMPLES = 4
-"""Images in the example; with a single one, torch.export would fix the batch size to 1 (torch 2.8 to 2.15)."""
+"""Number of example images; with one image, torch.export would fix the batch size to 1 (torch 2.8 to 2.15)."""
 DESCRIPTION = "lit_mnist.json"
 """Name of the description inside a pt2 file, and its key in the metadata of an ONNX file."""
 CHAMPION = "champion"
-"""Alias of a registered version that comes from the best trial of a study."""
+"""Alias of a registered model version that was exported from the best trial of a study."""
 
 
 class Predictor(nn.Module):
-    """What `lit-mnist predict` computes for images (B, C, H, W) in [0, 1], as the datasets hold them.
+    """Computes the output of `lit-mnist predict` for images (B, C, H, W) in [0, 1].
 
-    A classifier gives the probabilities (B, num_classes), an autoencoder the reconstructions (B, C, H, W).
+    A classifier returns probabilities (B, num_classes), an autoencoder reconstructions (B, C, H, W).
     """
 
     def __init__(self, model: LitModel) -> None:
@@ -65,7 +65,7 @@ class Predictor(nn.Module):
 
 @dataclass(frozen=True)
 class Exported:
-    """A run's network, traced, with what a reader of the file wants to know."""
+    """A traced network of a run, with an example and a description."""
 
     predictor: Predictor
     program: ExportedProgram
@@ -85,7 +85,7 @@ def export(
     """Export a checkpoint of a run, and print where it is.
 
     Args:
-        run_id: The run's id, its beginning, or `last`. The run of a study stands for that of its best trial.
+        run_id: The run's id, its beginning, or `last`. For the run of a study, its best trial is exported.
         file_format: `pt2` for `torch.export.load`, `onnx`, or `mlflow` for a model that is logged to the run.
         checkpoint: `best`, `last` or the path of a file.
         output: File, or for `mlflow` the folder for a copy of the model; by default a file named after the run.
@@ -96,7 +96,7 @@ def export(
             exported network does not compute what the checkpoint computes.
 
     """
-    # Everything that can be refused without loading anything comes first.
+    # First all checks that need no loading.
     if register is not None and file_format != "mlflow":
         raise UsageError(f"--register needs --format mlflow: a {file_format} file is no MLflow model")
     if output is not None and (output.is_dir() or (file_format == "mlflow" and output.exists())):
@@ -104,7 +104,7 @@ def export(
     _check_packages(file_format)
     store = find_store()
     client = connect(store)
-    # A study's run has no checkpoint of its own.
+    # A study's run has no checkpoints: those are in its trials' runs.
     run_id, is_best = _trial_run(client, find_run(client, store, run_id).info.run_id)
     with loaded_run(run_id, checkpoint, []) as (run, cli, step):
         exported = trace(cli.model, example_images(cli), describe(run, cli, step))
@@ -113,7 +113,8 @@ def export(
             return
         path = output or Path(f"{type(cli.model).__name__.lower()}-{run.id[:8]}.{file_format}")
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Under another name until it is checked: a file of that name is always whole, and right.
+        # Written under a temporary name and renamed after the check, so that `path` is always complete and
+        # correct.
         temporary = path.with_name(f".{path.stem}.partial.{file_format}")
         try:
             difference = check(exported, WRITERS[file_format](exported, temporary))
@@ -121,17 +122,17 @@ def export(
         finally:
             temporary.unlink(missing_ok=True)
     example = path.with_name(f"{path.stem}_example.npz")
-    # For whoever loads the file elsewhere, and wants to know whether it computes the same there.
+    # Lets a user check that the network computes the same results on another machine.
     np.savez(example, input=exported.example, output=exported.expected(exported.example))
     print(f"{path}: {path.stat().st_size:,} bytes, within {difference:.0e} of the checkpoint")
-    print(f"{example}: {EXAMPLES} images and what the network makes of them")
+    print(f"{example}: {EXAMPLES} images and the network's output for them")
 
 
 def trace(model: LitModel, example: Images, description: dict[str, Any]) -> Exported:
     """Trace the network of `model` with the images `example`, for batches of any size."""
-    # Evaluation mode is part of what is traced: dropout is left out, batch norm uses its statistics.
+    # In evaluation mode, so that the traced network has no dropout, and batch norm uses its running statistics.
     predictor, images = Predictor(model.eval()), torch.from_numpy(example)
-    # The size of the batch is a symbol, and so not fixed to that of the example.
+    # A symbolic batch size, so that it is not fixed to that of the example.
     program = torch.export.export(predictor, (images,), dynamic_shapes=({0: Dim("batch")},))
     return Exported(predictor, program, example, description)
 
@@ -140,7 +141,7 @@ def example_images(cli: LitCLI) -> Images:
     """The first validation images, of shape (EXAMPLES, C, H, W); random ones where the dataset is missing."""
     data = cli.datamodule
     try:
-        # Validation images: an example must not show the test set.
+        # Validation images, since an example must not reveal test images.
         data.setup("validate")
         return next(iter(data.val_dataloader())).x[:EXAMPLES].cpu().numpy()
     except DataError as error:  # the network does not depend on the images
@@ -153,7 +154,7 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
     """Signature, metrics and origin of the network, as plain types.
 
     Args:
-        run: The run, of which metrics and dataset are read.
+        run: The run; its metrics and dataset are read.
         cli: Its model and its data.
         step: The step of the checkpoint.
 
@@ -178,17 +179,17 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
 
 
 def check(exported: Exported, reread: Callable[[Images], Images]) -> float:
-    """Return the largest difference between the outputs of the file that was written and those of the checkpoint.
+    """Return the largest difference between the outputs of the written file and of the checkpoint.
 
     Args:
         exported: The network.
-        reread: Calls the network as it was read from the file.
+        reread: Calls the network that was read from the file.
 
     Raises:
         UserError: the difference is larger than TOLERANCE.
 
     """
-    # A batch of another size than that of the trace shows that the size is not fixed.
+    # Batches of other sizes than in the trace show that the batch size is not fixed.
     batches = (exported.example, exported.example[:1], np.concatenate([exported.example] * 2)[1:])
     difference = max(float(np.abs(reread(batch) - exported.expected(batch)).max()) for batch in batches)
     if not difference <= TOLERANCE:  # also for NaN
@@ -199,9 +200,9 @@ def check(exported: Exported, reread: Callable[[Images], Images]) -> float:
 
 
 def write_pt2(exported: Exported, path: Path) -> Callable[[Images], Images]:
-    """Write `path` with torch.export; returns the network as it is read from there."""
+    """Write `path` with torch.export; returns a function that calls the network read from that file."""
     torch.export.save(exported.program, path, extra_files={DESCRIPTION: json.dumps(exported.description)})
-    # What was written is read again, so that the check is one of the file.
+    # Read back, so that `check` tests the file.
     module = torch.export.load(path).module()
 
     def call(images: Images) -> Images:
@@ -212,12 +213,12 @@ def write_pt2(exported: Exported, path: Path) -> Callable[[Images], Images]:
 
 
 def write_onnx(exported: Exported, path: Path) -> Callable[[Images], Images]:
-    """Write `path` as ONNX; returns the network as onnxruntime reads it from there."""
+    """Write `path` as ONNX; returns a function that calls the network in that file with onnxruntime."""
     import onnxruntime
 
     with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")  # the exporter's own deprecations (torch 2.8 to 2.15)
-        # With dynamo it traces by torch.export, as `trace` does, and takes the batch's size as a symbol.
+        # With dynamo it traces with torch.export, as `trace` does, and supports a symbolic batch size.
         made = torch.onnx.export(
             exported.predictor,
             (torch.from_numpy(exported.example),),
@@ -229,7 +230,7 @@ def write_onnx(exported: Exported, path: Path) -> Callable[[Images], Images]:
     assert made is not None, "with dynamo=True it returns a program"
     made.model.metadata_props[DESCRIPTION] = json.dumps(exported.description)
     made.save(path, external_data=False)
-    # On the CPU, as the checkpoint that it is compared with.
+    # On the CPU, like the checkpoint that it is compared with.
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
 
     def call(images: Images) -> Images:
@@ -248,9 +249,8 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
     from mlflow.models import Model, infer_signature
 
     described, versions = exported.description, package_versions()
-    # `mlflow.pytorch.log_model` would put it into the default experiment, and needs an active run, whose status
-    # changes when it ends (3.17).
-    # `create_logged_model` and `Model.log` do what `log_model` does, for a run that is not active.
+    # `mlflow.pytorch.log_model` would use the default experiment, and needs an active run, whose status changes
+    # when it ends (3.17). `create_logged_model` and `Model.log` do the same for a run that is not active.
     stored = run.data()
     made = run.client.create_logged_model(
         stored.info.experiment_id,
@@ -266,7 +266,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
             flavor=mlflow.pytorch,
             model_id=made.model_id,
             run_id=run.id,
-            step=described["step"],  # MLflow gives the model those metrics of the run that have this step
+            step=described["step"],  # MLflow links the model to the run's metrics of this step
             pytorch_model=exported.predictor,
             serialization_format="pt2",
             signature=infer_signature(exported.example, exported.expected(exported.example)),
@@ -279,7 +279,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
     print(f"{info.model_uri}: within {check(exported, loaded.predict):.0e} of the checkpoint")
     if register is not None:
         try:
-            with contextlib.redirect_stderr(io.StringIO()):  # where MLflow says that it has done so
+            with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints a message there
                 # A new version of the name each time; versions are never replaced.
                 version = mlflow.register_model(info.model_uri, register).version
         except MlflowException as error:
@@ -309,7 +309,7 @@ def _trial_run(client: "MlflowClient", run_id: str) -> tuple[str, bool]:
         with fetched(client, study_run, "summary.json") as file:
             # Written by `sweep` when it ends.
             best: list[dict[str, Any]] = json.loads(file.read_text())["best_trials"]
-    except Exception:  # a study that was never summed up; each kind of artifact store raises its own
+    except Exception:  # the study has no summary; each kind of artifact store raises its own
         best = []
     runs = [run for trial in best for run in trial["runs"]]
     if run_id != study_run:
@@ -324,7 +324,7 @@ def _metrics(run: Run, step: int) -> dict[str, float]:
     found = {}
     for name in run.data().data.metrics:
         if name.startswith(("val/", "test/")):
-            # A checkpoint in the middle of the run has the metrics of its time.
+            # For a checkpoint from the middle of the run, later metrics do not count.
             points = [point for point in stored_points(run.client, run.id, name) if point[3] <= step]
             if points:
                 found[name] = points[-1][1]

@@ -1,8 +1,9 @@
-"""`lit-mnist fit`: one training, one run, however often it is interrupted.
+"""`lit-mnist fit`: one training is one run, however often it is interrupted.
 
-`fit` reads from top to bottom: find the run to resume, create model and data, choose the checkpoint, make the
-Trainer, open the run, train, and log the results. What it refuses is in `checks.py`, what a resume starts from in
-`checkpoints/resume_point.py`, the callback that saves and restores a training in `checkpoints/exact_resume.py`.
+The function `fit` shows the order of the steps: find the run to resume, create model and data, choose the
+checkpoint, make the Trainer, open the run, train, and log the results. The checks are in `checks.py`, the search
+for the run and its checkpoint in `checkpoints/resume_point.py`, and the callback that saves and restores a
+training in `checkpoints/exact_resume.py`.
 """
 
 import time
@@ -59,12 +60,12 @@ from lit_mnist.training.report import ReconstructionSeries, Result, fit_figures,
 
 @dataclass
 class _Setup:
-    """All that a training needs except its run, which is opened last and passed beside it."""
+    """Everything that a training needs except its run, which is opened last and passed separately."""
 
     options: FitOptions
     cli: LitCLI
     point: ResumePoint | None
-    """Where training goes on; None for a new run."""
+    """Where training continues; None for a new run."""
     tags: Mapping[str, str]
     """Tags of a new run."""
     leased: bool
@@ -83,14 +84,14 @@ def fit(
     tags: Mapping[str, str] | None = None,
     leased: bool = False,
 ) -> Result | None:
-    """Train what `arguments` describe, as one MLflow run.
+    """Train the model that `arguments` describe, as one MLflow run.
 
     Args:
         arguments: Those of `lit-mnist fit`.
         callbacks: Further callbacks, which are called after those that save the training.
-        watch: Notes signals, if the caller does so already.
+        watch: The caller's signal watch; None to use a new one.
         tags: Further tags of a new run.
-        leased: The caller has proof that no other host works on the run to resume.
+        leased: The caller knows for certain that no other host works on the run to resume.
 
     Returns:
         None on ranks other than 0, and if a finished run has nothing left to train.
@@ -102,17 +103,17 @@ def fit(
     """
     options, flags = FitOptions.split_off(arguments)
     if (job := allocation()) is not None and not job.step and not is_started_rank():
-        leave_tasks()  # a process of the batch script is no rank, whatever number of tasks the job asked for
+        leave_tasks()  # the batch script's process is not a rank, even if the job asked for several tasks
     with SignalWatch() if watch is None else nullcontext(watch) as watch, TemporaryDirectory() as received:
         watch.check()
-        # Ranks that `srun` or `torchrun` has launched, and that must all resume the same run at the same step.
+        # Ranks launched by `srun` or `torchrun` must all resume the same run at the same step.
         peers = LaunchedRanks.connect() if options.resume or options.key else None
         found, sent = find_run_to_resume(options, watch, peers, Path(received))
         if sent and sent["done"]:
             return None
-        # A resumed run has its own configuration, which flags override.
+        # A resumed run uses its own configuration, overridden by flags.
         cli = _load(flags if found is None else ["--config", str(found.folder / CONFIG), *flags])
-        # After the model, whose weights have to fit the checkpoint.
+        # After the model is created, since its weights have to fit the checkpoint.
         point = None if found is None else find_resume_point(found, cli.model, sent)
         # `--key` becomes a tag of the new run, by which the next start of the same command finds it.
         tags = {**(tags or {}), **({KEY: options.key} if options.key else {})}
@@ -122,15 +123,15 @@ def fit(
             return None
 
         watch.check()
-        # Only now is the run created: what cannot even start leaves none behind.
+        # The run is created only now, so that a training that cannot start leaves no run behind.
         try:
             with _open(setup) as run:
                 result = _train(setup, run)
         except BusyError:
             if point is not None:
-                point.discard()  # what was fetched for this resume: another process works on the run
+                point.discard()  # remove what was fetched for this resume: another process works on the run
             raise
-        # Only after the run is closed: until then its folder holds what is still to be uploaded.
+        # After the run is closed, since its folder holds data to upload until then.
         if run is not None:
             clean_folder(run)
     if result is not None:
@@ -139,11 +140,11 @@ def fit(
 
 
 def _load(flags: list[str]) -> LitCLI:
-    """Create model and data, and read the images: missing or damaged ones are reported before there is a run."""
+    """Create model and data, and read the images, so that bad images are reported before a run is created."""
     cli = LitCLI(flags)
     check_fit(cli)
     if (threads := cli.config["threads"] or threads_of_job()) is not None:
-        # Before anything is computed: the number of threads decides how sums are rounded.
+        # Before anything is computed, since the number of threads affects how sums are rounded.
         torch.set_num_threads(threads)
     cli.datamodule.setup("fit")
     return cli
@@ -165,12 +166,12 @@ def _prepare(
         UserError: the checkpoint of a pretrained part of the model is missing or damaged.
 
     """
-    # A checkpoint to resume from has the pretrained weights in it.
+    # A checkpoint to resume from contains the pretrained weights.
     pretrained = getattr(cli.model, "pretrained", None)
     if pretrained is not None and (point is None or point.checkpoint is None):
         pretrained.check()
 
-    tracker = MLflowTracker(hyperparams=False)  # the whole configuration is logged, once in a run's life
+    tracker = MLflowTracker(hyperparams=False)  # `_open` logs the whole configuration, once per run
     best_is_lost = point is not None and point.checkpoint is not None and point.checkpoint.best_is_lost
     exact_resume = ExactResume(watch, cli.checkpointing, int(cli.config.seed_everything or 0), best_is_lost)
     best = best_callback(cli.model)
@@ -183,7 +184,7 @@ def _prepare(
     trainer = cli.make_trainer(logger=tracker, callbacks=ours, plugins=[AtomicCheckpointIO()])
     check_trainer(trainer, cli)
 
-    # Several ranks can wait for each other for ever: one that hangs or never starts must not block a signal.
+    # Ranks can wait for each other forever: signals must work even if one rank hangs or never starts.
     hang_guard = HangGuard()
     if trainer.world_size > 1:
         trainer.callbacks.insert(0, hang_guard)  # type: ignore[attr-defined]
@@ -208,7 +209,7 @@ def _open(setup: _Setup) -> Iterator[Run | None]:
     if point is not None:
         opened = resume_run(point.run, names.system_metrics, offline=offline, leased=setup.leased)
     else:
-        # MLflow would make a name up from the random numbers that the seed has just fixed: always the same one.
+        # MLflow would draw a random name, which would always be the same, since the seed has just been set.
         name = (
             names.name or f"{type(cli.model).__name__} {cli.datamodule.dataset} seed {cli.config.seed_everything}"
         )
@@ -216,19 +217,19 @@ def _open(setup: _Setup) -> Iterator[Run | None]:
     with opened as run:
         config = cli.config_yaml()
         if point is None:
-            # Logged once in a run's life: MLflow refuses a parameter with another value. Changes become tags.
+            # Logged once per run: MLflow refuses to change a parameter. Later changes become tags.
             run.log_params(cli.params())
             print(f"run {run.id} in experiment {run.experiment}", flush=True)
         else:
             _announce(run, point, config_diff(run.folder / CONFIG, config))
-        if run.experiment_id:  # none while the run is offline, and then it has no page either
+        if run.experiment_id:  # an offline run has neither an experiment id nor a page
             print(show_page(run.store, run.experiment_id, run.id), flush=True)
-        # From here on the run can be resumed: it has its configuration, and its parameters.
+        # From here on the run can be resumed, since it has its configuration and its parameters.
         replace_text(run.folder / CONFIG, config)
         run.log_text(config, CONFIG)
         setup.tags = describe(run, setup.tags)
-        # In the uploader's thread: listing packages and asking git take longer than the first epochs of a small
-        # network.
+        # In the uploader's thread, because listing packages and running git take longer than the first epochs of a
+        # small network.
         run.submit(lambda: _log_provenance(run, setup))
         _connect(setup, run)
         try:
@@ -240,22 +241,22 @@ def _open(setup: _Setup) -> Iterator[Run | None]:
 
 
 def _connect(setup: _Setup, run: Run) -> None:
-    """Point logger and callbacks, which were made before the run, at the run and its folder."""
+    """Connect the logger and callbacks, which were created before the run, to the run and its folder."""
     setup.tracker.run = run
     (run.folder / FILES).mkdir(exist_ok=True)
     for callback in setup.trainer.checkpoint_callbacks:
-        # Also those of the user, which would write to `default_root_dir` otherwise.
+        # This includes a user's own callbacks, which would otherwise write to `default_root_dir`.
         if isinstance(callback, ModelCheckpoint) and callback.dirpath is None:
             callback.dirpath = str(run.folder / CHECKPOINTS)
     setup.exact_resume.folder = run.folder / CHECKPOINTS
-    # A checkpoint must never be newer than the journal: the steps before it are not logged again after a resume.
+    # A checkpoint must never be newer than the journal, since a resume does not log earlier steps again.
     setup.exact_resume.before_save = run.sync
     setup.exact_resume.upload = lambda: upload_checkpoints(run)
 
     def mark_killed() -> None:
-        """Set the run's status before the guard kills this process, after which nobody can."""
+        """Set the run's status before the guard kills this process."""
         entry = {"kind": "status", "status": "KILLED", "end_time": time.time_ns() // 1_000_000}
-        # `reserved`: with the space that is kept for the end of a run, in case the disk is full.
+        # `reserved` uses the disk space that is set aside for the end of a run, in case the disk is full.
         run.journal.append(entry, reserved=True)
         run.uploader.close()
 
@@ -263,17 +264,18 @@ def _connect(setup: _Setup, run: Run) -> None:
 
 
 def _announce(run: Run, point: ResumePoint, changes: dict[str, str]) -> None:
-    """Say and log where training goes on, and which settings are different from now on."""
+    """Print and log where training continues, and which settings have changed."""
     print(f"run {run.id} in experiment {run.experiment} goes on from step {point.step:,}", flush=True)
     for name, change in changes.items():
         print(f"  {name}: {change}", flush=True)
     run.set_tags({f"config_diff.{name}": f"{change} from step {point.step}" for name, change in changes.items()})
-    # Before the new configuration is written: killed in between, the run is resumed with a change again.
+    # Before the new configuration is written: if the process is killed in between, the next resume sees the change
+    # again.
     run.rewind(point.step if point.checkpoint else -1, changed=bool(changes))
 
 
 def _log_provenance(run: Run, setup: _Setup) -> None:
-    """Log code, packages and data; slow, and so done in the background of training."""
+    """Log code, packages and data; called in the background of training, because it is slow."""
     versions = package_versions()
     tags = device_tags(setup.trainer.strategy.root_device.type, setup.trainer.world_size)
     tags |= {**git_state(), **version_tags(versions), "monitor": setup.cli.model.monitor}
@@ -300,7 +302,7 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
     path = None
     if point is not None and point.checkpoint is not None:
         path = point.checkpoint.path
-        if run is not None:  # a run that was offline gets a new id, and its folder a new name, in the store
+        if run is not None:  # registering an offline run in the store gives it a new id and renames its folder
             path = run.folder / CHECKPOINTS / path.name
     try:
         guard = setup.hang_guard.active(trainer) if trainer.world_size > 1 else nullcontext()
@@ -308,7 +310,7 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
             trainer.fit(setup.cli.model, datamodule=setup.cli.datamodule, ckpt_path=path)
     except BaseException as error:
         if run is not None:
-            with suppress(Exception):  # the first error is the one that counts
+            with suppress(Exception):  # report the first error, not a second one
                 _log_files(run, copy=True)
         if trainer.world_size > 1 and is_lost_peer(error):
             raise UserError(f"another process of this training is gone: {' '.join(str(error).split())}") from None
@@ -317,19 +319,19 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
         return None
     took = time.perf_counter() - start
     keep = setup.cli.config["tracking"].keep_checkpoints
-    # A sweep's pruner has ended this training for good: nobody will measure its checkpoints, or go on from them.
+    # A sweep's pruner has ended this training for good, so its checkpoints will not be used again.
     if keep == "best" and any(getattr(each, "discards_checkpoints", False) for each in trainer.callbacks):  # type: ignore[attr-defined]
         keep = "none"
     _log_files(run, keep)
     minutes = setup.cli.checkpointing.upload_every_n_minutes
     if point is not None or (minutes is not None and took >= 60 * minutes):
-        # What an interruption, or an upload in mid-training, has logged for whoever resumes the run.
+        # Checkpoints that an interruption or an upload during training has logged for a resume.
         delete_left_out(run, keep)
     return _conclude(setup, run, took)
 
 
 def _log_files(run: Run, keep: str = "all", copy: bool = False) -> None:
-    """Log the checkpoints (see `log_checkpoints`), and all that was written to `log_dir`."""
+    """Log the checkpoints (see `log_checkpoints`), and all files in `log_dir`."""
     log_checkpoints(run, keep, copy)
     for path in sorted((run.folder / FILES).rglob("*")):
         if path.is_file():
@@ -343,11 +345,12 @@ def _conclude(setup: _Setup, run: Run, took: float) -> Result:
     if not isinstance(profiler, PassThroughProfiler) and profiler.dirpath is not None:
         for path in sorted(Path(profiler.dirpath).glob(f"*{profiler.filename}*.txt")):
             print(path.read_text())
-    # The last value of each metric. Training metrics are shown only where nothing was validated.
+    # The last value of each metric. Training metrics are shown only if nothing was validated.
     logged = {name: float(value) for name, value in trainer.callback_metrics.items() if "/" in name}
     metrics = {name: value for name, value in logged.items() if name.startswith("val/")} or logged
     if best.best_model_score is not None:
-        # From here on the model is that of the best checkpoint: the figures below show what `test` will measure.
+        # From here on the model has the best checkpoint's weights: the figures show the model that `test`
+        # measures.
         checkpoint = load_weights(cli.model, Path(best.best_model_path))
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])

@@ -4,13 +4,13 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-# Of the whole process: freezing is global, and an inner `unfreeze` would end the outer freeze.
+# Global, since freezing affects the whole process: an inner `unfreeze` would end the outer freeze.
 _is_frozen = False
 
 
 @contextmanager
 def gc_freeze() -> Iterator[None]:
-    """Collect garbage inside, but skip all objects that exist already; a nested use changes nothing.
+    """Collect garbage while entered, but skip all objects that already exist; a nested use changes nothing.
 
     The imports of torch, Lightning and MLflow leave about a million objects that never become garbage. Without the
     freeze each full collection would visit all of them in the middle of a training step.

@@ -1,4 +1,4 @@
-"""Progress of a training: a line that is redrawn on a terminal, and a line for each epoch everywhere."""
+"""Progress display of a training: a line per epoch, and on a terminal also a line that is redrawn."""
 
 import sys
 import time
@@ -16,7 +16,7 @@ REDRAW_INTERVAL = 0.2
 
 
 def progress_callback() -> Callback:
-    """Return what shows the progress: redrawn on a terminal, only lines in a log file."""
+    """Return the progress callback: with a redrawn line on a terminal, with lines only in a log file."""
     return LiveProgress() if sys.stdout.isatty() else EpochLines()
 
 
@@ -29,8 +29,8 @@ class EpochLines(Callback):
         self._last_step = 0
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Print a line, unless the last one is younger than `interval`."""
-        # Epochs of a small network take less than a second; a log file needs no line for each.
+        """Print a line, unless the last one was printed less than `interval` seconds ago."""
+        # Epochs of a small network take less than a second, and a log file does not need a line for each.
         if time.monotonic() - self._last_time >= self.interval:
             self._print(trainer, trainer.current_epoch + 1)
 
@@ -49,10 +49,10 @@ class EpochLines(Callback):
 
 
 class LiveProgress(EpochLines):
-    """The same lines, and below them one that is redrawn: step, metrics, and the time that is left.
+    """Prints the same lines, and below them redraws one with step, metrics, and estimated time left.
 
-    Not Lightning's bars (2.6): one stays for each epoch, takes three lines on 100 columns, and says `Epoch 0/-2`
-    of a training whose length is given in steps.
+    Lightning's progress bar (2.6) is not used: it leaves a bar for each epoch, takes three lines on 100 columns,
+    and shows `Epoch 0/-2` if the length of training is given in steps.
     """
 
     def __init__(self, interval: float = 2.0) -> None:
@@ -62,7 +62,7 @@ class LiveProgress(EpochLines):
         self._first_step, self._started = 0, 0.0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Begin to draw, unless the user has a bar; note the first step, which of a resumed training is not 0."""
+        """Start drawing unless the user has a progress bar; store the first step (not 0 after a resume)."""
         self._first_step, self._started = trainer.global_step, time.monotonic()
         if trainer.is_global_zero and trainer.progress_bar_callback is None:
             self._live = Live(console=Console(), auto_refresh=False, transient=True)
@@ -77,13 +77,13 @@ class LiveProgress(EpochLines):
         parts = [_position(trainer, trainer.current_epoch + 1)]
         done, total = trainer.global_step - self._first_step, trainer.estimated_stepping_batches
         if done and total != float("inf"):
-            # Seconds. By this process's own speed: the steps before a resume may have run on another machine.
+            # In seconds, by this process's own speed: the steps before a resume may have run on another machine.
             left = (now - self._started) / done * (total - trainer.global_step)
             parts.append(f"about {seconds(max(0.0, left))} left")
         self._live.update(_cropped("  ".join([*parts, _metrics(trainer)])), refresh=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """End to draw, also after an exception."""
+        """Stop drawing, also after an exception."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -92,7 +92,7 @@ class LiveProgress(EpochLines):
         if self._live is None:
             super()._show(line)
         else:
-            # Above the line that is redrawn, which a plain print would break.
+            # Through rich, which prints above the redrawn line; a plain print would break that line.
             self._live.console.print(_cropped(line))
 
 
@@ -110,9 +110,9 @@ def _position(trainer: Trainer, epoch: int) -> str:
 def _metrics(trainer: Trainer) -> str:
     """The latest validation metrics, then training metrics over the last epoch or, in the first one, a few steps.
 
-    Without those that have the value of the loss beside them, as an autoencoder's `val/mse` has.
+    Metrics that equal the loss are left out, such as `val/mse` of an autoencoder with that loss.
     """
-    # The values are on the CPU already: reading them waits for no GPU.
+    # The values are already on the CPU, so reading them does not wait for a GPU.
     logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     val = {name: value for name, value in logged.items() if name.startswith("val/")}
     train = {name: value for name, value in logged.items() if name.startswith("train/")}

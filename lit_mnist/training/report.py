@@ -1,4 +1,4 @@
-"""The end of a fit or a test: a table of metrics on the terminal, figures in the run."""
+"""Results of a fit or a test: a table of metrics on the terminal, figures in the run."""
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
 
 @dataclass(frozen=True)
 class Result:
-    """What a fit, a validation or a test has measured."""
+    """The results of a fit, a validation or a test."""
 
     run_id: str
     metrics: dict[str, float]
@@ -39,7 +39,7 @@ def fit_figures(run: Run, model: LitModel, data: ImageDataModule) -> list[str]:
         Paths or addresses of the figures.
 
     """
-    # From the journal, which has every point, whatever the store has taken yet.
+    # From the journal, which has every point, even if the store has not received all of them yet.
     history = {name: points for name in CURVES if (points := run.history(name))}
     drawn = [run.log_figure(figures.loss_curves(history, run.experiment), "loss_curves")]
     return drawn + (val_figures(run, model, data) if data.sizes()["val"] else [])
@@ -69,7 +69,7 @@ def model_figures(
     A classifier has a confusion matrix, an autoencoder a row of reconstructions.
     """
     title = f"{type(model).__name__} on {data.dataset}, {title}"
-    # After the training: nothing has to be set back.
+    # The training mode need not be restored: this is called after the training.
     model.eval()
     with torch.inference_mode():
         if isinstance(model, Classifier):
@@ -79,8 +79,8 @@ def model_figures(
 
 
 def _serving_all_images(data: ImageDataModule) -> ImageDataModule:
-    """Give every image to this process: figures are drawn by rank 0 alone."""
-    # For good: this data module trains no more.
+    """Serve all images to this process, since rank 0 alone draws figures."""
+    # Not reset, since this data module is no longer used for training.
     data.full_dataset_per_rank = True
     return data
 
@@ -92,7 +92,7 @@ def _confusion(model: Classifier, data: ImageDataModule, batches: Iterable[Batch
     classes = probabilities.shape[1]
     # counts[true, predicted]
     counts = np.zeros((classes, classes), dtype=np.int64)
-    # Counts a pair as often as it occurs, where `counts[labels, predictions] += 1` would count it once.
+    # `counts[labels, predictions] += 1` would count repeated pairs only once.
     np.add.at(counts, (labels, probabilities.argmax(1)), 1)
     mistakes = figures.worst_mistakes(images, labels, probabilities)
     return figures.confusion_matrix(counts, data.class_names, mistakes, title)
@@ -112,7 +112,7 @@ def one_per_class(batches: Iterable[Batch], columns: int = 10) -> Batch:
     """The first image of each class, in the classes' order; at most `columns`."""
     found: dict[int, tuple[Tensor, Tensor, Tensor]] = {}
     for batch in batches:
-        # Most batches hold every class: mostly one batch is read.
+        # Usually the first batch has every class, and no other is read.
         for i, label in enumerate(batch.y.tolist()):
             found.setdefault(label, (batch.x[i], batch.clean[i], batch.y[i]))
         if len(found) >= columns:
@@ -123,7 +123,7 @@ def one_per_class(batches: Iterable[Batch], columns: int = 10) -> Batch:
 
 def _predict(model: LitModel, images: Tensor) -> Tensor:
     """The model's prediction, on the CPU."""
-    # A Trainer with `precision: 16-true` or the like has converted the weights.
+    # With `precision: 16-true` or similar, the Trainer has converted the weights.
     prediction: Tensor = model.predict_step(images.to(model.device, next(model.parameters()).dtype), 0)
     return prediction.float().cpu()
 
@@ -164,7 +164,7 @@ class ReconstructionSeries(Callback):
 
 
 def show(result: Result, verb: str) -> None:
-    """Print the metrics that the command `verb` has measured, and the locations of its figures."""
+    """Print the metrics that the command `verb` measured, and the locations of its figures."""
     rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
     print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
     for path in result.figures:

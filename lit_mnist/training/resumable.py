@@ -1,4 +1,4 @@
-"""Training with an ordinary Lightning Trainer, from Python, as a run that `test` and `fit --resume` understand."""
+"""Training from Python with an ordinary Lightning Trainer, as a run that works with `test` and `fit --resume`."""
 
 from typing import Any
 
@@ -32,19 +32,19 @@ TRAINER_FIELDS = (
     "gradient_clip_algorithm",
     "precision",
 )
-"""Arguments of a Trainer that it keeps as attributes of the same name, and that shape the training."""
+"""Arguments that affect the training and that a Trainer keeps as attributes of the same name."""
 
 
 def resumable(run: Run, model: LitModel, seed: int = 0, often: CheckpointArgs | None = None) -> list[Callback]:
-    """Callbacks that let an ordinary Trainer leave behind what `lit-mnist fit` leaves in a run.
+    """Callbacks with which an ordinary Trainer stores the same files in a run as `lit-mnist fit`.
 
-    That is the configuration, the best checkpoint, and a last checkpoint from which `lit-mnist fit --resume`
-    continues exactly. Callbacks of your own are not part of the configuration.
+    These are the configuration, the best checkpoint, and a last checkpoint from which `lit-mnist fit --resume`
+    continues exactly. Your own callbacks are not part of the configuration.
 
     Args:
         run: The run that the Trainer's MLflowTracker writes to.
         model: The model to be trained.
-        seed: Seed of dropout, and of whatever else the model draws from torch's generator.
+        seed: Seed of dropout and of everything else that the model draws from torch's generator.
         often: How often the last checkpoint is written; by default as often as `fit` does.
 
     Returns:
@@ -73,7 +73,7 @@ class _RunFiles(Callback):
         # With a DataLoader instead of a data module there is no configuration to resume from.
         if stage != "fit" or not isinstance(data, ImageDataModule):
             return
-        # From the objects as they are: no command line has described them.
+        # Built from the objects, since there is no command line that describes them.
         config = {
             "seed_everything": self.seed,
             "trainer": {name: getattr(trainer, name) for name in TRAINER_FIELDS},
@@ -81,10 +81,9 @@ class _RunFiles(Callback):
             "data": _class_and_arguments(data),
             "tracking": {"experiment": self.run.experiment},
         }
-        # Written twice, since LitCLI reads a file: first as it is, then with all defaults.
+        # Written twice: LitCLI reads the file, checks the fields and adds the defaults of those that are missing.
         path = self.run.folder / CONFIG
         replace_text(path, yaml.safe_dump(config, sort_keys=False))
-        # LitCLI checks the fields, and adds the defaults of those that are not given.
         text = LitCLI(["--config", str(path)]).config_yaml()
         replace_text(path, text)
         self.run.log_text(text, CONFIG)

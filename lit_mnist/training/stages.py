@@ -1,7 +1,7 @@
-"""Stages: the trainings that experiments and sweeps build on, each done only once.
+"""Stages: trainings that experiments and sweeps build on, each of which is done only once.
 
-A stage is identified by a hash of everything that affects its weights. Its run carries the hash as a tag,
-so that a stage is found again in any process that uses the same tracking store.
+A stage is identified by a hash of everything that affects its weights. Its run has the hash as a tag, so that
+every process with the same tracking store finds the stage.
 """
 
 import contextlib
@@ -55,7 +55,7 @@ class Stage:
     quick: tuple[str, ...] = ()
     """Flags that the quick preset adds."""
     source: "Stage | None" = None
-    """The stage whose checkpoint it starts from."""
+    """The stage whose checkpoint this stage starts from."""
     source_flag: str = "--model.encoder_checkpoint"
     """The flag that takes the path of that checkpoint."""
     take: Checkpoint = "best"
@@ -73,10 +73,10 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
     Names in MLflow, the folder of the images and the paths of checkpoints are left out.
     """
-    # As the training will see them: with all defaults, and whatever the order of the flags.
+    # The parsed configuration, so that defaults are included and the order of the flags does not matter.
     fields = yaml.safe_load(LitCLI(stage.arguments(preset, seed)).config_yaml())
     kept = {name: fields[name] for name in ("model", "data", "trainer", "seed_everything")}
-    # Where the images lie says nothing about the weights, and differs from machine to machine.
+    # The location of the images does not affect the weights, and differs between machines.
     kept["data"]["init_args"].pop("root", None)
     for name in WITHOUT_EFFECT:
         kept["trainer"].pop(name, None)
@@ -86,7 +86,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
         arguments = kept[group]["init_args"]
         for name in [name for name, neutral in added.items() if arguments.get(name) == neutral]:
             del arguments[name]
-    # By key and not by path: the same encoder, trained on another machine, is the same source.
+    # The key instead of the path: an encoder trained on another machine has the same key.
     if stage.source is not None:
         kept["source"] = [stage_key(stage.source, preset, seed), stage.source_flag, stage.take]
     return hashlib.sha256(json.dumps(kept, sort_keys=True).encode()).hexdigest()[:32]
@@ -94,7 +94,7 @@ def stage_key(stage: Stage, preset: Preset, seed: int) -> str:
 
 def find_stage(client: "MlflowClient", key: str) -> "Run | None":
     """Return the finished run of the stage, or else its newest run; None if it was never started."""
-    # Newest first. A finished one wins, however many attempts have failed after it.
+    # Newest first, but a finished run is preferred over later failed attempts.
     found = list(search_runs(client, f"tags.`{KEY}` = '{key}'"))
     return next((run for run in found if run.info.status == "FINISHED"), found[0] if found else None)
 
@@ -108,7 +108,7 @@ def train_stage(
         stage: The stage; the stages it builds on are trained first.
         preset: Length of the training.
         seed: Seed of weights, data order and noise.
-        watch: Notes signals.
+        watch: The signal watch of the process.
         callbacks: Added to the Trainer.
 
     Raises:
@@ -116,11 +116,11 @@ def train_stage(
         UserError: training has failed.
 
     """
-    # Outside of the lock: the source has one of its own.
+    # Outside the lock, since the source has a lock of its own.
     flags, of_source = take_source(stage, preset, seed, watch, callbacks)
     store = find_store()
     client, key = connect(store), stage_key(stage, preset, seed)
-    # Asked for inside of the lock: another process may have trained the stage meanwhile.
+    # Searched inside the lock, since another process may have trained the stage meanwhile.
     with _locked(store, key, watch):
         found = find_stage(client, key)
         if found is not None and found.info.status == "FINISHED":
@@ -163,15 +163,15 @@ def stage_checkpoint(client: "MlflowClient", store: Store, run_id: str, take: Ch
 
     """
     folder = store.home / "stages" / run_id
-    # Asked of the store: the run may have been trained on another machine.
+    # From the store, since the run may have been trained on another machine.
     there = {Path(item.path).name for item in client.list_artifacts(run_id, CHECKPOINTS)}
-    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run that was never validated has no best
+    wanted = (BEST, LAST) if take == "best" else (LAST,)  # a run without validation has no best checkpoint
     name = next((name for name in wanted if name in there), None)
     if name is None:
         raise UserError(f"run {run_id} has no checkpoint {wanted[0]} among its artifacts: delete the run")
     if not (folder / name).exists():
         folder.mkdir(parents=True, exist_ok=True)
-        # By renaming: another process may be fetching the same file, and both may finish.
+        # Renamed when complete, since another process may be fetching the same file.
         temporary = folder / f".{name}.{os.getpid()}"
         with fetched(client, run_id, f"{CHECKPOINTS}/{name}") as file:
             shutil.copyfile(file, temporary)
@@ -186,12 +186,12 @@ def _fit(
     watch: SignalWatch,
     callbacks: Sequence[Callback],
 ) -> str:
-    # Duration of a stage over all its processes, for the time that a claim has taken.
+    # The total duration of a stage, over all processes that worked on it, is reported with the claims.
     start = time.perf_counter()
     with suppress_stdout():
         result = fit(arguments, callbacks, watch, tags)
     assert result is not None, "one process is rank 0, and an unfinished run has something left"
-    # Added to what an interrupted process has spent on the stage before.
+    # Added to the time of earlier, interrupted processes.
     before = float(client.get_run(result.run_id).data.tags.get(SECONDS, 0))
     client.set_tag(result.run_id, SECONDS, f"{before + time.perf_counter() - start:.1f}")
     return result.run_id
@@ -199,15 +199,15 @@ def _fit(
 
 @contextmanager
 def _locked(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
-    """Hold the stage's lock; waits while another process trains it."""
-    # Of this machine, or of all that share the project's folder.
+    """Hold the stage's lock; waits while another process trains the stage."""
+    # A file lock, for all processes on machines that share the project's folder.
     lock = FileLock(store.home / "stages" / f".{key}.lock")
     Path(lock.lock_file).parent.mkdir(parents=True, exist_ok=True)
     try:
         lock.acquire(timeout=0)
     except Timeout:
         note(f"another process trains the stage {key[:8]}: waiting for it")
-        # In short waits, so that a signal is noticed.
+        # In short waits, to check for signals in between.
         while not lock.is_locked:
             watch.check()
             with contextlib.suppress(Timeout):
@@ -220,6 +220,6 @@ def _locked(store: Store, key: str, watch: SignalWatch) -> Iterator[None]:
 
 @contextmanager
 def suppress_stdout() -> Iterator[None]:
-    """Discard what is printed: the tables of a single fit do not belong into the output of an experiment."""
+    """Discard printed text: the tables of a single fit do not belong in the output of an experiment."""
     with contextlib.redirect_stdout(io.StringIO()):
         yield

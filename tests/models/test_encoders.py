@@ -278,7 +278,7 @@ def test_the_wrong_checkpoint_is_refused(stacked: str, tmp_path: Path) -> None:
 def test_frozen_random_weights_are_warned_about(stacked: str) -> None:
     with pytest.warns(UserWarning, match="the frozen encoder has random weights: give --model"):
         trainer().fit(FeatureClassifier(**DENSE), data())
-    with pytest.warns(UserWarning, match="what lies below the last layer has random weights"):
+    with pytest.warns(UserWarning, match="the stack below the last layer has random weights"):
         trainer().fit(StackedAutoencoder(hidden_sizes=[8, 8]), data())
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".*has random weights")

@@ -1,4 +1,4 @@
-"""What the architectures share.
+"""Code that the architectures share.
 
 - `base.py`: `LitModel`, the base of all: optimiser, steps, logging.
 - `metrics.py`: running means on the device, over windows of steps and over epochs, and their state in checkpoints.

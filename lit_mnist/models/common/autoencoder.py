@@ -38,7 +38,7 @@ class Autoencoder(LitModel):
         output_activation: Literal["sigmoid", "identity"] = "sigmoid",
         **optimizer: Any,
     ) -> None:
-        """Take the loss and the output activation.
+        """Set the loss and the output activation.
 
         Args:
             loss: Squared error, or binary cross-entropy.
@@ -48,8 +48,7 @@ class Autoencoder(LitModel):
             optimizer: See LitModel.
 
         """
-        # Only the command line checks names against the type hints; a model that is made from Python is checked
-        # here.
+        # The command line checks names against the type hints; models created from Python are checked here.
         super().__init__(**optimizer)
         check_choice("loss", loss, get_args(Loss))
         check_choice("reduction", reduction, get_args(Reduction))
@@ -78,8 +77,8 @@ class Autoencoder(LitModel):
         return reconstruction
 
     def _step(self, batch: Batch, stage: Stage) -> Tensor:
-        # Before the output activation, as binary_cross_entropy_with_logits takes it: log(sigmoid(x)) of a
-        # saturated sigmoid would be infinite.
+        # Before the output activation, for binary_cross_entropy_with_logits: log(sigmoid(x)) of a saturated
+        # sigmoid would be infinite.
         raw = self.decode(self.encode(batch.x))  # (B, C, H, W)
         loss = self._loss(raw, batch.clean, self.output)
         if stage == "train":

@@ -1,4 +1,4 @@
-"""The base of all architectures: optimiser, schedule, steps, and the logging of what they have measured."""
+"""The base of all architectures: optimiser, schedule, steps, and the logging of metrics."""
 
 import math
 from io import BytesIO
@@ -26,13 +26,13 @@ Stage = Literal["train", "val", "test"]
 class LitModel(LightningModule):
     """Base of all architectures.
 
-    A subclass defines `_step(batch, stage)`, which returns the loss and passes to `_record` what to average.
+    A subclass defines `_step(batch, stage)`, which returns the loss and passes the metrics to `_record`.
     All metrics are logged by `_log`: `train/…` every `log_every_n_steps` as means over those steps, with the
     learning rate and the images per second; `train/…_epoch` over the epoch; `val/…` and `test/…` over all their
-    images. The windows of `train/…` are equally long (see `TrainingWindows`), but an epoch that is shorter than a
-    window is one by itself.
+    images. All windows of `train/…` have the same length (see `TrainingWindows`), except that an epoch shorter
+    than a window is a window of its own.
 
-    Batches are those of this package's datamodules, or pairs `(x, y)` as a DataLoader gives them.
+    Batches come from this package's data modules, or are pairs `(x, y)` from any DataLoader.
 
     Args:
         optimizer: Optimiser of torch.optim.
@@ -66,9 +66,8 @@ class LitModel(LightningModule):
         lr_decay: float = 0.0,
     ) -> None:
         super().__init__()
-        # Finds the arguments of the subclass's __init__ in the calling frames. That works through
-        # `super().__init__` only: a subclass that calls its base by name has no hyperparameters, and no error says
-        # so.
+        # Finds the arguments of the subclass's __init__ in the calling frames. This works through
+        # `super().__init__` only: a subclass that calls its base by name silently gets no hyperparameters.
         self.save_hyperparameters()
         check_optimizer(self.hparams)
         self._windows = TrainingWindows()
@@ -86,11 +85,11 @@ class LitModel(LightningModule):
 
     @classmethod
     def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Self:
-        """Create the model of a checkpoint, as Lightning does, also of one that version 0.1 wrote."""
+        """Create a model from a checkpoint, as Lightning does, including checkpoints of version 0.1."""
         try:
             return super().load_from_checkpoint(checkpoint_path, *args, **kwargs)
         except TypeError as error:
-            # Checked only after the failure: a look at every checkpoint first would read each file twice.
+            # Checked only after a failure: checking every checkpoint first would read each file twice.
             if "picture_shape" not in str(error):  # version 0.1's name for image_shape
                 raise
         if hasattr(checkpoint_path, "seek"):
@@ -124,7 +123,7 @@ class LitModel(LightningModule):
         optimizer = make_optimizer(self.parameter_groups(), h, fused)
         if h["lr_schedule"] == "constant" and not h["warmup_steps"]:
             return optimizer
-        # Asked only if needed: Lightning sets up the training data for it.
+        # Read only if needed: Lightning sets up the training data to compute it.
         total = self.trainer.estimated_stepping_batches
         schedule = make_schedule(optimizer, h["lr_schedule"], h["warmup_steps"], total, h["lr_decay"])
         # By steps, not epochs: warm-ups are counted in steps, and an epoch's length depends on the data.
@@ -132,7 +131,7 @@ class LitModel(LightningModule):
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
         """The batch's loss, a scalar."""
-        # The rate of the first group: models with several put the one that `--model.lr` sets first.
+        # The learning rate of the first group: models with several groups list the one with `--model.lr` first.
         groups = self.trainer.optimizers[0].param_groups  # none where configure_optimizers returns None
         self._lr = groups[0]["lr"] if groups else 0.0  # kept now: the schedule moves on before it is logged
         return self._step(as_batch(batch), "train")
@@ -147,12 +146,12 @@ class LitModel(LightningModule):
 
     def val_metric_names(self, batch: Any) -> list[str]:
         """Return the names of the metrics that a validation with such batches logs."""
-        # Only a step can tell, since each model passes what it likes to `_record`.
+        # Found by a trial step, since each model decides in its step which metrics it records.
         was_training = self.training
         self.eval()
         with torch.no_grad():
             self._step(as_batch(batch), "val")
-        # The step above was no validation: what it has recorded must not count.
+        # Discard what the trial step has recorded, which was not part of a validation.
         means, self._means["val"] = self._means["val"], Means()
         self.train(was_training)
         return [f"val/{name}" for name in means.sums]
@@ -169,10 +168,10 @@ class LitModel(LightningModule):
             self._log(self._close_window())
 
     def on_train_epoch_end(self) -> None:
-        """Log the means over the epoch, and of an epoch without a closed window those of its steps."""
+        """Log the means over the epoch; an epoch without a closed window also logs its steps as a window."""
         values: dict[str, float] = {}
-        # By steps, which are the same on all ranks: all have to close it, or none. A training that is ended in
-        # mid-epoch logs no short window, unless it is the only one.
+        # Decided by step numbers, which are the same on all ranks: either all ranks close the window, or none. A
+        # training that ends in mid-epoch logs no short window, unless it is the only one.
         closed = self._windows.closed_step
         if closed <= self._windows.epoch_step and (self.trainer.is_last_batch or not closed):
             values = self._close_window()
@@ -181,7 +180,7 @@ class LitModel(LightningModule):
         self._log(values | {f"train/{name}_epoch": value for name, value in means.items()})
 
     def on_validation_epoch_start(self) -> None:
-        """Stop the clock of the window: images_per_s is the speed of training alone."""
+        """Stop the clock of the window, since images_per_s is the speed of training alone."""
         self._windows.pause()
 
     def on_validation_epoch_end(self) -> None:
@@ -196,8 +195,8 @@ class LitModel(LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add each rank's running means: sums taken in another order would differ in the last bits."""
         state = self._windows.state_dict()
-        # A collective operation, which Lightning's save_checkpoint allows: it dumps the state on every rank, and
-        # writes the file on rank 0.
+        # A collective operation is allowed here, since Lightning's save_checkpoint collects the state on every
+        # rank and writes the file on rank 0.
         states: list[Any] = [state]
         if distributed.is_available() and distributed.is_initialized():
             states = [None] * distributed.get_world_size()
@@ -231,7 +230,7 @@ class LitModel(LightningModule):
             return {}
         count, means = window.reduced(self.trainer, self.device)
         self._check_finite(means)
-        # Only now: a GPU works behind, and `reduced` has waited until the window's last step is done.
+        # Read only now: a GPU runs asynchronously, and `reduced` has waited for the window's last step.
         seconds = self._windows.lap()
         values = {f"train/{name}": value for name, value in means.items()}
         return {**values, "images_per_s": count / seconds, "lr": self._lr}
@@ -246,7 +245,7 @@ class LitModel(LightningModule):
 
     def _log_evaluation(self, stage: Stage) -> None:
         means, self._means[stage] = self._means[stage], Means()
-        # Means over the first batches, before any training, would be a point at step 0 of every curve.
+        # Without this check, the sanity check before training would add a point at step 0 to every curve.
         if not self.trainer.sanity_checking:
             _, values = means.reduced(self.trainer, self.device)
             self._log({f"{stage}/{name}": value for name, value in values.items()})
@@ -254,11 +253,11 @@ class LitModel(LightningModule):
     def _log(self, values: dict[str, float]) -> None:
         """Log metrics at the current step, for loggers and for callbacks that monitor them.
 
-        Not by `self.log`: for the metrics of 50 steps it takes as long as four steps of a small network (Lightning
-        2.6), and its x axis begins with 0 in some hooks and with 1 in others.
+        `self.log` is not used: for the metrics of 50 steps it takes as long as four steps of a small network
+        (Lightning 2.6), and its x axis starts at 0 in some hooks and at 1 in others.
         """
         if self.trainer.state.fn == TrainerFn.FITTING:
-            # What a callback monitors must be the number that was logged, and not its float32.
+            # float64, so that callbacks monitor exactly the number that was logged.
             scalars = {name: torch.tensor(value, dtype=torch.float64) for name, value in values.items()}
             self.trainer.callback_metrics.update(scalars)
             for logger in self.trainer.loggers:
@@ -268,7 +267,7 @@ class LitModel(LightningModule):
             self.log_dict({name: scalar(value, self.device) for name, value in values.items()}, batch_size=1)
 
     def _find_trainer(self) -> Trainer | None:
-        """Return the Trainer this model is attached to, or None outside of one, where `self.trainer` raises."""
+        """Return the Trainer this model is attached to, or None if there is none, where `self.trainer` raises."""
         try:
             return self.trainer
         except RuntimeError:

@@ -35,9 +35,9 @@ class EncoderClassifier(Classifier):
 
     def forward(self, x: Tensor) -> Tensor:
         """Logits (B, num_classes) of images (B, C, H, W), or of their codes while the loaders serve these."""
-        # A network whose encoder was to be loaded and is not there would give plausible, wrong answers.
+        # Without its pretrained encoder, the network would give plausible but wrong answers.
         self.pretrained.check()
-        # Loaders cannot say which of the two a batch holds; `_codes` refuses codes that have the shape of images.
+        # A batch is recognised as codes by its shape; `_codes` refuses codes that have the shape of images.
         if x.shape[1:] == self._code_shape:
             of_codes: Tensor = self.head(x)
             return of_codes
@@ -55,19 +55,20 @@ class EncoderClassifier(Classifier):
         """Set the training mode, except for a frozen encoder, which stays in evaluation mode."""
         super().train(mode)
         if self.encoder_frozen:
-            # super().train() has reached it too, and its batch norm would update its statistics.
+            # super().train() has changed the encoder's mode too, and its batch norm would update its statistics.
             self.encoder.eval()
         return self
 
     def serve_codes(self, epochs: int) -> None:
         """Let the trainer's loaders serve the frozen encoder's codes, computed once, unless they do already.
 
-        A code is a constant while the encoder is frozen and the images are neither corrupted nor rotated. Left
-        alone are loaders of other kinds, images whose codes would take too much memory, and loaders that the
-        trainer limits to a part of their batches: codes of all images would cost more than they save.
+        An image's code is constant while the encoder is frozen and the images are neither corrupted nor augmented.
+        Loaders of other types are left unchanged, as are loaders whose codes would need too much memory, and
+        loaders that the trainer limits to some of their batches, where computing all codes would cost more than it
+        saves.
 
         Args:
-            epochs: For how many epochs in all the encoder is frozen; one saves nothing.
+            epochs: Total number of epochs with a frozen encoder; with a single epoch nothing would be saved.
 
         """
         if epochs < 2:
@@ -90,7 +91,7 @@ class EncoderClassifier(Classifier):
                 loader.serve(codes)
 
     def serve_images(self) -> None:
-        """End `serve_codes`."""
+        """Let the loaders serve images again, after `serve_codes`."""
         self._code_shape = None
         for loader in (self.trainer.train_dataloader, self.trainer.val_dataloaders):
             if isinstance(loader, InMemoryLoader):
@@ -105,11 +106,11 @@ class EncoderClassifier(Classifier):
             codes: Tensor = self.encoder(precision.convert_input(inputs))
             return codes.to(images.device)  # which may be the CPU, where the images did not fit the GPU
 
-        # In batches of the same size as in training: another could change the last bits.
+        # In batches of the same size as in training: a different size could change the last bits.
         batches = torch.split(loader.images, loader.batch_size)
         with torch.no_grad(), precision.forward_context():
             first = encode(batches[0])
-            # Known only now: the size of a code depends on the encoder, its dtype on the precision.
+            # Computed from the first batch: a code's size depends on the encoder, its dtype on the precision.
             needed = first[0].nbytes * len(loader.images)
             if first.device.type == "cpu":
                 needed *= self.trainer.num_devices  # one process each
@@ -140,7 +141,7 @@ class EncoderClassifier(Classifier):
         with torch.no_grad():  # in evaluation mode, so that batch norm does not count this image
             code = encoder.eval()(torch.zeros(1, *self.hparams["image_shape"]))
         encoder.train(self.training)
-        # The code's shape is not known to any hyperparameter; an image tells it.
+        # No hyperparameter states the code's shape, so it is found by encoding one image.
         dense = dense_classifier(
             code.numel(), hidden_sizes, self.hparams["num_classes"], hidden_activation, dropout
         )
@@ -152,8 +153,8 @@ class EncoderClassifier(Classifier):
 def _fits(size: int, device: torch.device) -> bool:
     """True if `size` bytes take at most a quarter of the memory of `device`, or of the SLURM job.
 
-    Not of the memory that is free now: a resumed training must decide as the undisturbed one did, since codes that
-    are computed in other batches may differ in their last bits.
+    The total counts, not the memory that is free now: a resumed training must make the same decision as an
+    uninterrupted one, since codes that are computed in other batches may differ in their last bits.
     """
     # mem_get_info returns (free, total) in bytes.
     if device.type == "cuda":
@@ -173,7 +174,7 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
         UsageError: There is no such class, or it does not take these arguments.
 
     """
-    # The encoder takes the images of this model: another shape given for it would be ignored silently.
+    # The encoder gets this model's images: a different shape in its arguments would be ignored silently.
     arguments = {"image_shape": list(image_shape), **(arguments or {})}
     if list(arguments["image_shape"]) != list(image_shape):
         raise UsageError(
@@ -199,7 +200,7 @@ def make_autoencoder(name: str, arguments: dict[str, Any] | None, image_shape: S
     try:
         return found(**arguments)
     except TypeError as error:
-        # Python's message without the class, whose name is in ours: "got an unexpected keyword argument 'x'".
+        # Python's message without the class name, which the new message has: "got an unexpected keyword argument".
         what = str(error).rpartition("__init__() ")[2]
         raise UsageError(f"--model.encoder_args: {name} does not accept them: {what}") from None
     except UsageError as error:

@@ -69,7 +69,7 @@ def check_dropout(flag: str, rate: float) -> None:
 
 
 def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
-    """Check that an image that is halved and doubled `times` times has its old size again.
+    """Check that an image keeps its size when it is halved and doubled `times` times.
 
     Raises:
         UsageError: Height or width is not a multiple of 2 ** times; the message begins with `what`.
@@ -83,7 +83,7 @@ def check_halving(image_shape: Sequence[int], times: int, what: str) -> None:
 
 
 def check_choice(flag: str, value: object, choices: Sequence[str]) -> None:
-    """Check a hyperparameter that is one of several names: only the command line checks it against its type.
+    """Check a hyperparameter that is one of several names; type hints are checked on the command line only.
 
     Raises:
         UsageError: It is none of `choices`.

@@ -10,7 +10,7 @@ from torch import Tensor
 
 
 class Means:
-    """Running means of scalars over images: sums on the device, which nothing waits for until they are read."""
+    """Running means of scalars over images, kept as sums on the device; only reading them waits for the device."""
 
     def __init__(self) -> None:
         self.sums: dict[str, Tensor] = {}
@@ -29,9 +29,9 @@ class Means:
         self.count += count
 
     def merge(self, other: "Means") -> None:
-        """Add all that `other` has."""
+        """Add the sums and the count of `other`."""
         for name, value in other.sums.items():
-            # Copied, and never shared: `add` changes its sums in place.
+            # Cloned, because `add` changes its sums in place.
             self.sums[name] = self.sums[name] + value if name in self.sums else value.clone()
         self.count += other.count
 
@@ -44,7 +44,7 @@ class Means:
         packed = torch.stack([*(s.to(count.dtype) for s in self.sums.values()), count])
         if trainer.world_size > 1:
             packed = trainer.strategy.reduce(packed, reduce_op="sum")
-        # The one place where training waits for the device.
+        # The only place where training waits for the device.
         *sums, total = packed.tolist()
         return int(total), {name: s / total for name, s in zip(self.sums, sums, strict=True)}
 
@@ -54,7 +54,7 @@ class Means:
 
     @classmethod
     def from_states(cls, states: Sequence[dict[str, Any]], device: torch.device) -> "Means":
-        """Return what all `states` (see `state_dict`) have together."""
+        """Return the sum of all `states` (see `state_dict`)."""
         means = cls()
         for state in states:
             part = cls()
@@ -67,8 +67,8 @@ class Means:
 class TrainingWindows:
     """The means of the training steps: over windows of `log_every_n_steps` steps, and over epochs.
 
-    Windows are equally long, since the mean over a few steps is noisier than that over many: one that an epoch's
-    end interrupts goes on in the next epoch. A window's steps are therefore in two places:
+    All windows have the same length, since a mean over fewer steps is noisier: a window that is incomplete at the
+    end of an epoch continues in the next epoch. A window's steps are therefore in two places:
 
         epoch 1                          epoch 2
         |--- window ---|--- window ---|--|------|--- window ---|
@@ -82,27 +82,27 @@ class TrainingWindows:
         self.carried = Means()
         """The open window's steps in earlier epochs."""
         self.epoch = Means()
-        """What this epoch's closed windows held of it."""
+        """This epoch's steps in windows that have been closed."""
         self.closed_step = self.epoch_step = 0
         """The steps at which the last window was closed, and at which the current epoch began."""
         self._start = self._pause = time.perf_counter()
-        """When the open window began, moved on by every pause since then; and when the last pause began."""
+        """When the open window began, shifted by all pauses since then; and when the last pause began."""
         self._carried_seconds = 0.0
         """Duration of the open window's part in earlier epochs."""
 
     def begin_epoch(self, step: int) -> None:
-        """Start the clock of the epoch's first window, which stands still between epochs."""
+        """Start the clock of the epoch's first window; the time between epochs does not count."""
         self._start = time.perf_counter() - self._carried_seconds
         self.epoch_step = step
 
     def end_epoch(self, step: int) -> Means:
-        """Return the epoch's means, and carry what is in the open window into the next epoch."""
+        """Return the epoch's means, and carry the open window's steps into the next epoch."""
         means, self.epoch = self.epoch, Means()
         means.merge(self.current)
         self.carried.merge(self.current)
         self.current = Means()
         self._carried_seconds = time.perf_counter() - self._start if self.carried.count else 0.0
-        self.epoch_step = step  # a fit that is resumed here begins no epoch (Lightning 2.6)
+        self.epoch_step = step  # a fit that is resumed here skips on_train_epoch_start (Lightning 2.6)
         return means
 
     def close(self, step: int) -> Means | None:
@@ -144,7 +144,7 @@ class TrainingWindows:
     def load_states(
         self, states: Sequence[dict[str, Any]], rank: int, world_size: int, device: torch.device
     ) -> None:
-        """Restore the states of all ranks; with another number of ranks, the first one takes all sums.
+        """Restore the states of all ranks; if the number of ranks has changed, rank 0 takes all sums.
 
         Args:
             states: One for each rank that wrote the checkpoint.
@@ -153,23 +153,23 @@ class TrainingWindows:
             device: Where the sums will be.
 
         """
-        # Sums over all ranks stay what they were; only who holds them changes.
+        # The total over all ranks stays the same; only its distribution over the ranks changes.
         mine = [states[rank]] if len(states) == world_size else states if rank == 0 else []
         self.current = Means.from_states([state["window"] for state in mine], device)
         self.epoch = Means.from_states([state["epoch"] for state in mine], device)
         # In version 0.1.0 windows ended with the epoch, and none was carried.
         self.carried = Means.from_states([state["carried"] for state in mine if "carried" in state], device)
-        # Steps are the same on all ranks, and clocks nearly: the first one's serve for every number of ranks.
+        # Step numbers are the same on all ranks, and clocks nearly so: the first rank's are used for all.
         self._carried_seconds = states[0].get("carried_seconds", 0.0)
         self.closed_step = states[0]["logged_step"]
-        # In version 0.1.0 the epoch's step was not kept: it only matters whether a window was closed since.
+        # Version 0.1.0 did not store the epoch's step; it only matters whether a window was closed after it.
         was_closed = any(state["epoch"]["count"] for state in states)
         self.epoch_step = states[0].get("epoch_step", self.closed_step - was_closed)
         self._start = time.perf_counter() - states[0]["seconds"]
 
 
 def scalar(value: float, device: torch.device) -> Tensor:
-    """A number as a tensor on `device`, in float64 where it has that."""
+    """A number as a tensor on `device`, in float64 where the device supports it."""
     # Apple's GPUs have no float64.
     dtype = torch.float32 if device.type == "mps" else torch.float64
     return torch.tensor(float(value), dtype=dtype, device=device)

@@ -17,7 +17,7 @@ Schedule = Literal["constant", "linear", "cosine", "inverse_time"]
 
 def make_optimizer(parameters: Iterable[Any], hparams: Mapping[str, Any], fused: bool) -> Optimizer:
     """Create the optimiser that `hparams` name, fused if `fused` and torch has a fused version of it."""
-    # Weight decay as torch's plain optimisers have it, an L2 penalty in the gradient; AdamW would decouple it.
+    # Weight decay as an L2 penalty in the gradient, as in torch's plain optimisers; AdamW would decouple it.
     shared = {"lr": hparams["lr"], "weight_decay": hparams["weight_decay"]}
     if hparams["optimizer"] == "adam":
         return torch.optim.Adam(parameters, fused=fused, **shared)
@@ -78,7 +78,7 @@ def check_optimizer(hparams: Mapping[str, Any]) -> None:
     for name in ("weight_decay", "warmup_steps", "lr_decay"):
         if hparams[name] < 0:
             raise UsageError(f"--model.{name} {hparams[name]} must not be negative")
-    # A value without effect is an error: whoever compares runs would look for its effect.
+    # A value without effect is an error, since it would mislead anyone who compares runs.
     if hparams["momentum"] and hparams["optimizer"] == "adam":
         raise UsageError(
             f"--model.momentum {hparams['momentum']} has no effect on adam: leave it out, or take"

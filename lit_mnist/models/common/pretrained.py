@@ -14,8 +14,9 @@ from lit_mnist.errors import UserError, one_line
 class Pretrained:
     """Loads a model's initial weights from a checkpoint, and records whether they are still missing.
 
-    They are loaded when the model is created. A missing file is not an error then, since a model that is about to
-    be loaded from its own checkpoint does not need it; using the model without either is (`check`).
+    They are loaded when the model is created. A missing file is not an error at that point, since a model that
+    will be loaded from its own checkpoint does not need it. `check`, called before the model is used, raises if
+    neither file was loaded.
 
     Args:
         model: The model that uses the weights.
@@ -27,7 +28,7 @@ class Pretrained:
     def __init__(self, model: nn.Module, flag: str, path: str | None) -> None:
         self.flag, self.path = flag, path
         self.is_missing = path is not None and not Path(path).is_file()
-        # Two states, since only a missing file is an error; random weights may be meant, and are worth a warning.
+        # Separate from `is_missing`: a missing file is an error, while random weights may be intended.
         self.is_random = path is None
         # Called by load_state_dict, and so after a resume, `test` and `predict`, which load the model's own
         # checkpoint.
@@ -49,7 +50,7 @@ class Pretrained:
             return
         try:
             checkpoint = torch.load(self.path, map_location="cpu", weights_only=True)
-            # Of an autoencoder's checkpoint only the encoder, under the names that it has on its own.
+            # For example only the encoder of an autoencoder's checkpoint, with the prefix removed.
             weights = {
                 name.removeprefix(prefix): value
                 for name, value in checkpoint["state_dict"].items()
@@ -59,7 +60,7 @@ class Pretrained:
             raise UserError(
                 f"--model.{self.flag} {self.path} is not a readable checkpoint: {one_line(error)[:200]}"
             ) from None
-        # load_state_dict is strict, so the layers that the checkpoint lacks are given as they are.
+        # load_state_dict is strict, so new layers are passed with the weights that they have.
         own = {name: value for name, value in module.state_dict().items() if name.startswith(tuple(new))}
         try:
             if unexpected := own.keys() & weights.keys():

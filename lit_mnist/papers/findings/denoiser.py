@@ -26,18 +26,18 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 LEVELS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.45, 0.5)
-"""Noise in training and in testing: the probability of salt, and that of pepper."""
+"""Noise in training and in testing: the probability of salt, which is also the probability of pepper."""
 DEVIATIONS = (0.05, 0.1, 0.2, 0.3)
-"""Standard deviations of a pixel around that of a training image; the best on validation images is taken."""
+"""Candidates for a pixel's standard deviation around a training image's pixel; validation images choose one."""
 VALIDATED = 300
-"""Validation images for that choice."""
+"""Validation images that choose among `DEVIATIONS`."""
 
 
 def posterior_mean(noisy: Tensor, images: Tensor, level: float, deviation: float) -> Tensor:
     """The mean of the clean image, given the noisy one and that it lies near one of `images`.
 
-    A clean pixel is that of a training image plus a normal deviation; at 0 and 1, where most pixels of the images
-    are, the density is scaled to 1 at the training image's own value, so that it counts as a probability there.
+    The model of a clean pixel is a training image's pixel plus a normal deviation. At 0 and 1, the values of most
+    pixels, the density is scaled to 1 at the training image's own value, so that it counts as a probability there.
 
     Args:
         noisy: (B, D) images with salt and pepper.
@@ -59,7 +59,7 @@ def posterior_mean(noisy: Tensor, images: Tensor, level: float, deviation: float
         square = (noisy**2 * between).sum(1, keepdim=True) - 2 * (noisy * between) @ images.T
         log_weights -= (square + between @ (images**2).T) / (2 * deviation**2)
     weights = log_weights.softmax(1)
-    # A 0 or 1 may be noise, and then only the training image tells the pixel; or it was kept, and is the pixel.
+    # A 0 or 1 is either noise, and the estimate is the training image's pixel, or it is the clean pixel itself.
     mean = between * noisy
     for value, mask in ((0.0, pepper), (1.0, salt)):
         noise = level / (level + near[value])

@@ -35,7 +35,7 @@ DRAWS = 1000
 COUNTS: tuple[int, ...] = (1, 2, 5, 10, 20, 50, 100, 600)
 """Labelled images per class."""
 TRAINED_COUNTS = COUNTS[:4]
-"""Those for which softmax layers are trained: the time grows with the square of their number."""
+"""Counts for which softmax layers are trained: the time grows with the square of the number of images."""
 FEATURES = {
     "stack": "784-100, trained (the paper's encoder)",
     "random": "784-100, random weights",
@@ -45,7 +45,7 @@ FEATURES = {
 RATE = 0.1
 """The paper's learning rate of the last layer, on the frozen 784-100."""
 PAPER = {1: STACKS[(100,)][(0.1, 0)][1], 5: STACKS[(100,)][(0.1, 0)][5], 10: TEN_LABELS}
-"""The paper's accuracies, by labels per class; the last one is of a stack that the paper does not name."""
+"""The paper's accuracies, by labels per class. The paper does not say which stack the last one belongs to."""
 PRINTED = (
     "51.167", "51.167", "51.000", "63.033", "64.7", "63.250", "64.140", "63.956", "65.250",
     "51.033", "51.30", "51.897", "54.295", "55.027", "54.833", "69.333", "70.167", "69.833",
@@ -54,7 +54,7 @@ PRINTED = (
 
 
 def count_inconsistent(printed: Sequence[str], images: int) -> int:
-    """Count the accuracies in percent, as printed, that are no share of `images` rounded to the same decimals."""
+    """Count the printed percentages that are not a share of `images` rounded to the same number of decimals."""
 
     def is_share(text: str) -> bool:
         decimals = len(text.partition(".")[2])
@@ -69,7 +69,7 @@ def count_inconsistent(printed: Sequence[str], images: int) -> int:
 def draw_labels(labels: Tensor, draws: int, most: int, generator: torch.Generator) -> Tensor:
     """Draw `most` images of each class in random order, `draws` times: their indices (draws, classes, most)."""
     members = [(labels == label).nonzero().squeeze(1) for label in torch.unique(labels)]
-    # The largest of uniform random numbers, from the largest on, are a random sequence without repetition.
+    # The positions of the largest of uniform random numbers are a random sample without repetition.
     return torch.stack(
         [each[torch.rand(draws, len(each), generator=generator).topk(most).indices] for each in members], 1
     )
@@ -81,11 +81,11 @@ def nearest_mean_accuracies(
     """The accuracy of classifying by the nearest mean of the labelled codes of a class.
 
     Args:
-        codes: (N, D) of the training images.
+        codes: (N, D) codes of the training images.
         drawn: (draws, classes, most) indices of labelled images.
-        counts: How many of them are used of each class, the first ones.
-        test: (M, D) codes.
-        labels: (M,) their classes.
+        counts: Numbers of labelled images per class. Each uses the first of those drawn.
+        test: (M, D) codes of the test images.
+        labels: (M,) classes of the test images.
 
     Returns:
         (counts, draws).
@@ -140,7 +140,7 @@ def _draw_lots(stage: TrainedStage, name: str) -> dict[str, float]:
 
 
 def _feature(stage: TrainedStage, name: str, images: Tensor) -> Callable[[Tensor], Tensor]:
-    """The function from images (N, C, H, W) to codes (N, D) that `name` stands for; PCA is fitted on `images`."""
+    """The function from images (N, C, H, W) to codes (N, D) for one of `FEATURES`. PCA is fitted on `images`."""
     if name == "pixels":
         return lambda batch: batch.flatten(1)
     if name == "pca":
@@ -164,7 +164,7 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
             np.array([summaries[f"{edge}{name}_{count}"].mean for count in counts])
             for edge in ("", "low_", "high_")
         )
-        # Side by side, or the intervals would cover each other.
+        # Shifted sideways, so that the intervals do not cover each other.
         places = np.array(counts) * 1.1 ** (i - 2)
         axes.errorbar(places, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
     papers = [(n, value) for table in STACKS.values() for row in table.values() for n, value in row.items()]

@@ -36,7 +36,7 @@ PROBES = (5, 10, 20, 30, 40, 60, 80, 100, 150, 200, 300, 500, 800, 1200, 1700, 2
 """Steps after which the traces are measured."""
 REPAIRED = "momentum 0.9 reached 96 % before: what stays below 90 % is not repaired"
 PROBED = 1000
-"""Validation images of the traces."""
+"""Number of validation images on which the traces are measured."""
 TRACES = {
     "acc": "accuracy, %",
     "dead": "dead ReLUs,\nlayer 1, %",
@@ -55,12 +55,12 @@ class Variant:
     """Subtract the mean training code."""
     small: bool | None = None
     """True to scale the input to the length (root mean square) of the codes' deviations from their mean, False to
-    that of the codes themselves, None to leave it as it is."""
+    scale it to the length of the codes themselves, None for no scaling."""
     slope: float = 0.0
     """Slope of the ReLUs below 0."""
 
     def prepare(self, codes: Tensor) -> tuple[Tensor, float]:
-        """What is subtracted from codes (N, D), a tensor (D,), and the factor by which the rest is multiplied."""
+        """The mean (D,) to subtract from codes (N, D), or zeros, and the factor that then scales them."""
         mean = codes.mean(0)
         shift = mean if self.centred else torch.zeros_like(mean)
         if self.small is None:
@@ -85,15 +85,15 @@ def train_variant(
     """Train the classifier on codes and measure its traces.
 
     Args:
-        variant: How.
+        variant: The way to train.
         train: Codes (N, D) and labels (N,).
-        probe: The same of the images of the traces.
-        seed: Of the initial weights and the order, which all variants share.
+        probe: Codes and labels of the images on which the traces are measured.
+        seed: Seed of the initial weights and the order of the images, which all variants share.
         steps: Number of steps.
 
     Returns:
-        The network, what `Variant.prepare` gives for its input, and `TRACES` at `PROBES`. Training ends when the
-        loss is not finite any more; the traces then keep their last values, and `diverged` is [1.0], else [0.0].
+        The network, the result of `Variant.prepare` for its input, and `TRACES` at `PROBES`. Training ends when
+        the loss is no longer finite; the traces then keep their last values, and `diverged` is [1.0], else [0.0].
 
     """
     codes, labels = train
@@ -153,7 +153,7 @@ def _measure(runs: Runs) -> dict[str, float]:
 
 
 def load_images(stage: TrainedStage) -> ImageDataModule:
-    """The images on whose codes the paper trains and tests classifiers."""
+    """The training and test images of the paper's classifiers."""
     data = stage.rebuild("--data.train_size", str(IMAGES)).datamodule
     data.setup("fit")
     data.setup("test")

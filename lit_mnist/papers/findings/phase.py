@@ -45,7 +45,7 @@ PAPERS = (ROWS["099"], 6)
 """The indices of the paper's setting in `DECAYS` and `RATES`."""
 INPUTS = {"codes": "codes", "standardised": "codes, standardised", "pixels": "raw pixels"}
 WORKS = 0.5
-"""Accuracy from which on a setting works."""
+"""The lowest accuracy at which a setting counts as working."""
 
 
 def train_grid(
@@ -55,20 +55,20 @@ def train_grid(
 
     Args:
         train: Inputs (N, D) and labels (N,).
-        probe: Inputs and labels of the images on which they are tested.
-        seed: Of the initial weights and the order of the batches, which all settings share.
+        probe: Inputs and labels of the test images.
+        seed: Seed of the initial weights and the order of the batches, which all settings share.
         steps: Number of steps.
 
     Returns:
-        The accuracy (DECAYS, RATES) of each setting. Weights that are not finite any more give chance.
+        The accuracy (DECAYS, RATES) of each setting. If its weights are no longer finite, that is chance level.
 
     """
     inputs, labels = train
     count, generator = len(RATES) * len(DECAYS), keyed_generator(seed, "phase")
     parameters: list[Tensor] = []
     for i, (fan_in, fan_out) in enumerate(((inputs.shape[1], WIDTH), (WIDTH, WIDTH), (WIDTH, 10))):
-        # Distributed as in torch.nn.Linear. The first layers lie side by side in one matrix, since they have the
-        # same input: that is one large product instead of 144 small ones.
+        # Distributed as in torch.nn.Linear. The first layers have the same input, so their weights form one
+        # matrix: that is one large product instead of 144 small ones.
         layer = torch.empty(fan_in + 1, fan_out).uniform_(-(fan_in**-0.5), fan_in**-0.5, generator=generator)
         layer = layer.repeat(1, count) if i == 0 else layer.repeat(count, 1, 1)
         parameters += [layer.narrow(-2, 0, fan_in).clone(), layer.narrow(-2, fan_in, 1).clone()]
@@ -88,7 +88,7 @@ def train_grid(
             epoch += 1
         indices, order = order[:BATCH], order[BATCH:]
         logits = classify(inputs[indices])
-        # The sum over the settings: each has the gradient of its own mean loss.
+        # Summed over the settings, so that each setting has the gradient of its own mean loss.
         loss = cross_entropy(logits.flatten(0, 1), labels[indices].repeat(count), reduction="sum") / len(indices)
         gradients = torch.autograd.grad(loss, parameters)
         with torch.no_grad():
@@ -105,10 +105,10 @@ def train_grid(
 
 
 def find_boundary(accuracy: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The largest learning rate that works at each momentum: the decimal logarithm, (DECAYS,).
+    """The decimal logarithm of the largest learning rate that works at each momentum, (DECAYS,).
 
     It is interpolated between the last rate with an accuracy of at least `WORKS` and the next one. NaN if no rate
-    works, or the largest one does.
+    works, or if the largest one does.
 
     Args:
         accuracy: (DECAYS, RATES).

@@ -1,4 +1,4 @@
-"""Claims of the papers, and how measured numbers decide whether they hold."""
+"""Claims of the papers, and the decision by measured numbers whether they hold."""
 
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -16,18 +16,18 @@ Row = Mapping[str, float]
 """The numbers of one seed, by name."""
 
 
-# A rule says by how much a condition is met (its slack), not only whether: the tests need a number for each seed.
+# A rule returns by how much a condition is met (its slack), since the tests need a number for each seed.
 @dataclass(frozen=True)
 class Rule:
     """A condition on an experiment's numbers. It consists of parts, which must all be met."""
 
     text: str
     slack: Callable[[Row, str], list[float]]
-    """From one seed's numbers and the claim's own: by how much each part is met, negative if it is not."""
+    """Returns by how much each part is met (negative if not), from one seed's numbers and the claim's key."""
     strict: bool = False
     """True if a slack of exactly 0 does not meet the condition."""
     exclusive: bool = False
-    """True if at most one part can fail at a time, so that its failure needs no correction for several parts."""
+    """True if at most one part can fail at a time, so that no correction for several parts is needed."""
 
 
 def at_least(bound: float) -> Rule:
@@ -78,7 +78,7 @@ def below(*others: str) -> Rule:
 
 
 def descending(*others: str) -> Rule:
-    """The number and the `others`, in this order, each lie below the one before."""
+    """The number and the `others`, in this order, are strictly descending."""
     return Rule(
         f"above {' above '.join(others)}",
         lambda row, key: [a - b for a, b in pairwise(row[name] for name in (key, *others))],
@@ -88,21 +88,21 @@ def descending(*others: str) -> Rule:
 
 @dataclass(frozen=True)
 class Claim:
-    """A statement of a paper, or a number of ours beside it, and the measured number that belongs to it."""
+    """A statement of a paper or an additional number of this project, with the name of the measured number."""
 
     text: str
     key: str
-    """Name of the number, one of those that the experiment measures."""
+    """Name of the number, which the experiment measures."""
     rule: Rule | None = None
-    """None for a number of ours, to which the paper has none."""
+    """None for an additional number, about which the paper makes no claim."""
     paper: float | None = None
     """The paper's own number."""
     percent: bool = False
     """True if the number is a share, shown in percent."""
     margin: str = ""
-    """Why the rule's bound is where it is; empty if it is the paper's own."""
+    """The reason for the rule's bound; empty if the bound is the paper's own."""
     not_comparable: str = ""
-    """What the paper leaves out, so that no verdict is possible; empty if it says enough."""
+    """Missing information in the paper that makes a verdict impossible; empty if there is a verdict."""
     exact: bool = False
     """True if the number does not depend on the seed, such as a count of parameters: one seed decides."""
 
@@ -121,35 +121,35 @@ class Claim:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What the numbers say of a claim."""
+    """The verdict on a claim, with its statistics."""
 
     verdict: Verdict
     why: str = ""
     """The reason, or what would decide the claim; for an ordering, its closest part."""
     p: float | None = None
-    """Two-sided, corrected for all claims of the experiment that were tested (Holm)."""
+    """Two-sided p value, corrected for all tested claims of the experiment (Holm)."""
     p_sign_flip: float | None = None
-    """Of the exact sign-flip test, not corrected; its smallest value is 2 / 2 ** seeds."""
+    """p value of the exact sign-flip test, not corrected; its smallest value is 2 / 2 ** seeds."""
     seeds_needed: int | None = None
-    """For an undecided claim: how many seeds in all would decide it, if mean and spread stay as they are."""
+    """For an undecided claim: total number of seeds that would decide it with the same mean and spread."""
 
 
 def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewest: int = FLOOR) -> list[Judgement]:
     """Decide the claims of an experiment; the result has one judgement for each claim, in order.
 
-    A claim holds if the 95 % interval of its slack lies wholly above 0, and is contradicted if it lies wholly
-    below. The level is corrected for the number of claims that are tested; from six seeds on the exact sign-flip
-    test must agree, so that no verdict rests on the assumption of normal values alone.
+    A claim holds if the 95 % interval of its slack is entirely above 0, and is contradicted if it is entirely
+    below 0. The level is corrected for the number of tested claims. With six or more seeds, the exact sign-flip
+    test must agree, so that no verdict depends only on the assumption of normally distributed values.
 
     Args:
-        claims: Of one experiment.
-        rows: The numbers by seed. A seed that lacks a number of a claim does not count for that claim.
-        cut: What was shortened; nothing is tested then.
-        fewest: With fewer seeds than this there is no verdict.
+        claims: The claims of one experiment.
+        rows: The numbers by seed. A seed without a claim's number does not count for that claim.
+        cut: Description of what was shortened; then nothing is tested.
+        fewest: Minimum number of seeds for a verdict.
 
     """
     judgements: dict[int, Judgement] = {}
-    # For each claim that can be tested, the slacks of each of its parts, over the seeds.
+    # The slacks over the seeds, for each part of each claim that can be tested.
     parts: dict[int, list[tuple[float, ...]]] = {}
     for i, claim in enumerate(claims):
         slacks = {seed: slack for seed, row in rows.items() if (slack := _slack(claim, row))}
@@ -158,12 +158,10 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewes
         else:
             parts[i] = list(zip(*slacks.values(), strict=True))
 
-    # Both directions are tested, so that a claim can be contradicted and not only fail to hold: twice the smaller
-    # p.
+    # Both directions are tested, so that a claim can also be contradicted: twice the smaller p.
     one_sided = {i: _p_values(claims[i], part) for i, part in parts.items()}
     two_sided = [min(1.0, 2 * min(p)) for p in one_sided.values()]
-    # Holm's correction counts only what was tested: a number of ours or a shortened training costs no claim
-    # anything.
+    # Holm's correction includes only the tested claims.
     for i, raw, p in zip(parts, two_sided, holm(two_sided), strict=True):
         met, unmet = one_sided[i]
         judgements[i] = _decide(claims[i], parts[i], met <= unmet, p, p / raw if raw else 1.0)
@@ -171,7 +169,7 @@ def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewes
 
 
 def _slack(claim: Claim, row: Row) -> list[float]:
-    """The slack of each part of the claim's rule; empty if it has none, or if the seed lacks a number."""
+    """The slack of each part of the claim's rule; empty without a rule, or if the seed lacks a number."""
     try:
         return [] if claim.rule is None else claim.rule.slack(row, claim.key)
     except KeyError:
@@ -186,7 +184,7 @@ def _judge_untested(claim: Claim, slacks: Mapping[int, list[float]], cut: str, f
         return Judgement("ours")
     if cut:
         return Judgement("not tested at the paper's length", cut)
-    # A training that diverged has no slack; leaving its seed out would favour the claim.
+    # A diverged training has no slack, and leaving out its seed would favour the claim.
     if broken := [str(seed) for seed, slack in slacks.items() if not all(map(math.isfinite, slack))]:
         return Judgement("undecided", f"not a finite number with seed {', '.join(broken)}")
     if not slacks:
@@ -194,8 +192,8 @@ def _judge_untested(claim: Claim, slacks: Mapping[int, list[float]], cut: str, f
     count = len(slacks)
     if count < fewest and not claim.exact:
         return Judgement("undecided", f"at least {fewest - count} more seeds are needed", seeds_needed=fewest)
-    # A part without spread has an interval of 0, so that Student's t would decide at once. Accuracies on few
-    # images can agree by chance; no test can tell how far.
+    # A part without spread has an interval of 0, with which Student's test would always decide. But accuracies on
+    # few images may be equal by chance.
     constant = any(len(set(part)) == 1 for part in zip(*slacks.values(), strict=True))
     if constant and count < FLOOR and not claim.exact:
         more = f"all seeds give the same value: at least {FLOOR - count} more are needed"
@@ -207,38 +205,38 @@ def _p_values(claim: Claim, parts: Sequence[Sequence[float]]) -> tuple[float, fl
     """One-sided p values against "some part is not met" and against "all parts are met"."""
     assert claim.rule is not None
     strict = claim.rule.strict
-    # An intersection-union test: every part has to pass at the full level, so the largest p needs no correction.
+    # An intersection-union test: all parts have to pass at the full level, so the largest p needs no correction.
     met = max(p_not_positive(part, strict) for part in parts)
-    # The smallest p is picked among the parts', and so multiplied by their number. A slack of 0 meets a condition
-    # that is not strict, so its opposite must be strict.
+    # The smallest p of all parts is multiplied by their number. A slack of 0 satisfies a condition that is not
+    # strict, so the opposite condition is strict.
     unmet = min(p_not_positive([-value for value in part], not strict) for part in parts)
     return met, min(1.0, unmet * (1 if claim.rule.exclusive else len(parts)))
 
 
 def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: float, factor: float) -> Judgement:
-    """The judgement of a claim that was tested; `factor` is Holm's, and `p` corrected by it."""
+    """The judgement of a tested claim; `factor` is Holm's correction, which `p` includes."""
     assert claim.rule is not None
-    # That one of several parts fails must be corrected for having picked it; that all are met must not.
+    # A correction for selecting one of several parts is needed if that part fails, but not if all parts are met.
     strict, correction = claim.rule.strict, 1 if meets or claim.rule.exclusive else len(parts)
-    # The part that the p value is of: the one least surely met, or the one most surely not met.
+    # The part to which p belongs: the least certain one if all are met, otherwise the one that most clearly fails.
     if meets:
         closest = max(parts, key=lambda part: p_not_positive(part, strict))
     else:
         closest = min(parts, key=lambda part: p_not_positive([-value for value in part], not strict))
-    # The reason that the table shows: how far the deciding part is from its bound.
+    # The reason for the table: the distance of the deciding part from its bound.
     count = len(closest)
     difference = summarise(closest)
     why = ""
     if len(parts) > 1 or strict:
         why = f"closest part: {difference.mean:+.3g}"
         why += f" ± {difference.interval:.2g}" if difference.interval is not None else ""
-    # All parts must be met, but a single one that fails contradicts the claim.
+    # For "holds" all parts must be met, while a single failing part contradicts the claim.
     flips = None if count < 2 else max(map(sign_flip, parts)) if meets else sign_flip(closest)
-    # Slacks that are all 0 have no signs to flip.
+    # If all slacks are 0, there are no signs to flip.
     agrees = claim.exact or count < FLOOR or not any(closest) or (flips is not None and flips <= ALPHA)
     if p <= ALPHA and agrees:
         return Judgement("holds" if meets else "contradicted", why, p, flips)
-    # Undecided: how many seeds would bring this part's p value below its share of the corrected level.
+    # Undecided: find the number of seeds for which this part's p value would be below the corrected level.
     in_all = seeds_needed(closest, ALPHA / 2 / factor / correction)
     if in_all is None:
         more = f"more than {MOST_SEEDS} seeds would be needed, or another margin"

@@ -1,4 +1,4 @@
-"""What MLflow's UI shows as the description of an experiment's run, and of its paper's experiment."""
+"""Descriptions in MLflow's UI: of the run of a reproduction, and of a paper's MLflow experiment."""
 
 import importlib
 from collections import Counter
@@ -10,17 +10,17 @@ from lit_mnist.tracking.descriptions import code, escape, image, join, table
 
 
 def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
-    """Return the description of the run of a reproduction: what it says of each claim, paper and command.
+    """Return the description of the run of a reproduction: the verdict on each claim, the paper and the command.
 
     Args:
-        result: The result that is kept.
+        result: The stored result.
         run_id: The run.
-        figures: Its artifacts to show.
+        figures: Artifacts of the run to show.
 
     """
-    # Everything below is Markdown, so that text of ours is escaped: a title may hold "*" or "|".
+    # The description is Markdown, so texts are escaped, since they may contain "*" or "|".
     counts = Counter(claim["verdict"] for claim in result["claims"])
-    words = {"holds": "hold"}  # of several
+    words = {"holds": "hold"}  # plural forms
     verdicts = ", ".join(
         f"{count} {escape(words.get(word, word) if count > 1 else word)}" for word, count in counts.items()
     )
@@ -36,7 +36,7 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
         escape(result["finding"]),
         f"Paper: {_paper(result['experiment'].partition('/')[0])}",
         code(result["command"]),
-        # Not `code`: a filter is no command, and has backticks in it.
+        # Not as `code`, since a filter is not a command.
         f"The runs behind the numbers: {escape(result['filter'])}",
         *(image(run_id, path) for path in figures),
     ])  # fmt: skip
@@ -44,7 +44,7 @@ def describe_result(result: Result, run_id: str, figures: Sequence[str]) -> str:
 
 def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
     """Return the description of a paper's MLflow experiment: the paper, its experiments, and their commands."""
-    # Claims with a rule: plain numbers would make the table too long.
+    # Only claims with a rule, since the table would otherwise be too long.
     of_paper = [experiment for experiment in experiments if experiment.paper == paper]
     rows = [
         [escape(each.id), escape(each.title), escape("; ".join(c.text for c in each.claims if c.rule is not None))]
@@ -58,7 +58,6 @@ def describe_paper(paper: str, experiments: Sequence[Experiment]) -> str:
 
 
 def _paper(name: str) -> str:
-    """Authors, subject and title, which are the docstring of the paper's module."""
-    # Written once, where the paper's experiments are.
+    """Authors, subject and title of a paper, from the docstring of its module."""
     text = importlib.import_module(f"lit_mnist.papers.{name}").__doc__ or name
     return escape(text)

@@ -1,4 +1,4 @@
-"""Figures that several papers need: bars, marks and curves, each with the spread over the seeds."""
+"""Figures for several papers: bars, marks and curves, each with the spread over the seeds."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 Points = Sequence[tuple[int, float]]
 """Step and value."""
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
-"""Okabe and Ito's palette, which colour-blind readers can tell apart."""
+"""Okabe and Ito's palette, which can be distinguished with colour blindness."""
 
 
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Create an empty figure of `width` × `height` inches, without pyplot."""
-    # pyplot keeps every figure in a global list, and picks a display where there is one.
+    # pyplot would keep every figure in a global list, and choose a display.
     figure = Figure(figsize=(width, height), layout="constrained")
     figure.suptitle(title, x=0.01, ha="left", fontweight="bold", fontsize=12)
     return figure
@@ -34,7 +34,7 @@ def bars(
     """Draw a bar with its 95 % interval for each number, its seeds as points, and reference values as lines.
 
     Args:
-        numbers: By label.
+        numbers: Numbers by label.
         title: Title of the figure.
         ylabel: Label of the axis; if it ends in "%", the numbers are shares and shown in percent.
         lines: Reference values by label, at most three.
@@ -42,11 +42,11 @@ def bars(
     """
     figure = new_figure(max(5.5, 1.1 * len(numbers) + 2.5), 4.2, title)
     axes = figure.subplots()
-    # A bar for the mean, and every seed as a point: with three seeds the interval alone says little.
+    # A bar for the mean, and every seed as a point, since with three seeds the interval alone is not informative.
     for i, (colour, summary) in enumerate(zip(cycle(COLOURS), numbers.values(), strict=False)):
         axes.bar(i, summary.mean, yerr=summary.interval, capsize=4, color=colour, alpha=0.75, width=0.65)
         axes.scatter([i] * len(summary.values), summary.values, color="#222222", s=14, zorder=3)
-    # The paper's numbers, as lines of different dashes.
+    # The paper's numbers, as lines with different dashes.
     for style, (label, height) in zip(("--", ":", "-."), (lines or {}).items(), strict=False):
         axes.axhline(height, color="#222222", linewidth=1, linestyle=style, label=label)
     axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
@@ -70,10 +70,10 @@ def marks(
     """
     figure = new_figure(7.5, 4.2, title)
     axes = figure.subplots()
-    # Even distances whatever the numbers are: batch sizes would crowd at the left of a linear axis.
+    # Even distances, since for example batch sizes would be crowded at the left of a linear axis.
     labels = [str(place) for place in places]
     for i, (colour, (name, summaries)) in enumerate(zip(cycle(COLOURS), series.items(), strict=False)):
-        # Series side by side, or their intervals would cover each other.
+        # Series are drawn side by side, so that their intervals do not cover each other.
         x = [place + 0.12 * (i - (len(series) - 1) / 2) for place in range(len(labels))]
         means, intervals = [s.mean for s in summaries], [s.interval or 0.0 for s in summaries]
         axes.errorbar(x, means, yerr=intervals, fmt="o", capsize=3, color=colour, label=name)
@@ -87,7 +87,7 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     """Draw the mean over the seeds as a line, and their range around it.
 
     Args:
-        histories: For each label one history per seed. Only steps that all of its seeds have are drawn.
+        histories: One history per seed for each label. Only steps that all seeds have in common are drawn.
         title: Title of the figure.
         ylabel: Label of the vertical axis.
         log: True for a logarithmic vertical axis.
@@ -96,12 +96,12 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
     figure = new_figure(7.5, 4.2, title)
     axes = figure.subplots()
     for colour, (name, seeds) in zip(cycle(COLOURS), histories.items(), strict=False):
-        # Seeds may end at different steps (early stopping): only common steps have a mean over all of them.
+        # Seeds may end at different steps, for example with early stopping.
         by_step = [dict(points) for points in seeds]
         steps = sorted(set.intersection(*map(set, by_step)))
         values = np.array([[points[step] for step in steps] for points in by_step])
         axes.plot(steps, values.mean(0), color=colour, linewidth=1.3, label=name)
-        # The range and not an interval: with few seeds it is what was seen, and needs no assumption.
+        # The range instead of an interval, since it needs no assumption with few seeds.
         axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
     axes.set(xlabel="optimizer step", ylabel=ylabel)
     if log:
@@ -119,7 +119,7 @@ def training_curves(
     log: bool = False,
 ) -> Figure:
     """Draw training and validation `kind`, "loss" or "acc", of `stages` by step, over all seeds."""
-    # Per epoch, since only these exist for the validation.
+    # Values per epoch, since validation has no others.
     several = len(stages := list(stages)) > 1
     histories = {
         f"{stage}, {label}" if several else label: [runs[stage].history(metric) for runs in seeds]

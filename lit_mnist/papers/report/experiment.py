@@ -1,4 +1,4 @@
-"""What an experiment is, and the list of all experiments."""
+"""The class of experiments, and the list of all experiments."""
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
@@ -15,9 +15,9 @@ from lit_mnist.training.stages import Preset, Stage
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-# By name, so that `experiments` can import them without a circle.
+# Names instead of modules, so that there is no import cycle.
 PAPERS = ("zhang", "dutta", "narayanam", "panagakis", "yaramsetty", "findings")
-"""Modules of `lit_mnist.papers`, in the order in which they are listed and run; the last one is our own."""
+"""Modules of `lit_mnist.papers`, in the order of listing and running; the last one is this project's own."""
 
 Runs = Mapping[str, TrainedStage]
 """The finished stages of one seed, by their names in the experiment."""
@@ -27,26 +27,26 @@ Summaries = Mapping[str, Summary]
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment of a paper: what is trained and measured with each seed, and what the paper claims."""
+    """One experiment of a paper: the trainings and measurements for each seed, and the paper's claims."""
 
     id: str
     """Paper and name, such as `zhang/cnn`."""
     title: str
     stages: Mapping[str, Stage]
-    """What is trained, by name; a stage comes after the stage it builds on."""
+    """The trainings by name; each stage comes after the stage it builds on."""
     measure: Callable[[Runs], dict[str, float]]
     """Measures the numbers of one seed."""
     claims: tuple[Claim, ...]
     draw: Callable[[Sequence[Runs], Summaries], Mapping[str, "Figure"]]
     """Draws the paper's figures by name, from the runs of all seeds. The first one is shown in docs/results.md."""
     cut: str
-    """What the quick preset shortens; empty if nothing. What is shortened is not judged."""
+    """Description of what the quick preset shortens; empty if nothing. Shortened trainings have no verdict."""
     minutes: Mapping[Preset, float]
     """Approximate duration of three seeds on two cores."""
     finding: str = ""
-    """What we found beyond the paper: a template filled with the means over the seeds."""
+    """Results beyond the paper, as a template that is filled with the means over the seeds."""
     fewest_seeds: int = FLOOR
-    """With fewer seeds there is no verdict; 3 where a training takes hours."""
+    """Minimum number of seeds for a verdict; 3 if a training takes hours."""
 
     @property
     def paper(self) -> str:
@@ -61,7 +61,7 @@ class Experiment:
 
 def experiments() -> list[Experiment]:
     """The experiments of every paper."""
-    # Imported here, since the papers' modules import this one. The commands that need no experiment stay fast.
+    # Imported here, since the papers' modules import this one, and other commands should stay fast.
     modules = [importlib.import_module(f"lit_mnist.papers.{paper}") for paper in PAPERS]
     return [experiment for module in modules for experiment in module.EXPERIMENTS]
 
@@ -73,9 +73,8 @@ def select(names: Sequence[str]) -> list[Experiment]:
         UsageError: a name refers to nothing.
 
     """
-    # A paper's name selects all of its experiments; naming one twice does not run it twice.
     every = experiments()
-    # In the order of the command line, a paper's experiments in the order of its file.
+    # In the order of the command line; a paper's name selects all of its experiments, in the order of its file.
     selected: list[Experiment] = []
     for name in names:
         found = [experiment for experiment in every if name.rstrip("/") in (experiment.id, experiment.paper)]

@@ -1,4 +1,4 @@
-"""What frozen features hold: two classifiers and a linear map back to the images, without training a network."""
+"""Measures of the information in frozen features, without training a network: classifiers and a linear decoder."""
 
 from collections.abc import Callable
 
@@ -14,7 +14,8 @@ def linear_probe(train: Codes, train_labels: Labels, test: Codes, test_labels: L
     """Accuracy on `test` (M, D) of a logistic regression fitted on `train` (N, D)."""
     from sklearn.linear_model import LogisticRegression
 
-    # Codes of a sigmoid layer differ little and have a large mean; a feature that never changes is left at 0.
+    # Standardised, since codes of a sigmoid layer have small differences and a large mean. A constant feature
+    # becomes 0.
     mean, scale = train.mean(0), train.std(0).clip(1e-6)
     probe = LogisticRegression(max_iter=200, tol=1e-3).fit((train - mean) / scale, train_labels)
     return float(probe.score((test - mean) / scale, test_labels))
@@ -35,7 +36,7 @@ def linear_decoder(cnn: LitModel, train: Tensor) -> Callable[[Tensor], Tensor]:
     It is the ridge regression on the images `train` (N, C, H, W), in closed form.
 
     Returns:
-        A function from images to what the map makes of their features, images of the same shape.
+        A function that maps images to their reconstructions from the features, of the same shape.
 
     """
     assert isinstance(cnn, CNN) and isinstance(cnn.network, nn.Sequential)
@@ -44,7 +45,7 @@ def linear_decoder(cnn: LitModel, train: Tensor) -> Callable[[Tensor], Tensor]:
     def extract(images: Tensor) -> Tensor:
         return torch.nn.functional.pad(features(images), (0, 1), value=1.0)  # the constant is the bias
 
-    # The normal equations, summed over batches: all features of 54,000 images at once would take 550 MB.
+    # The normal equations, summed over batches, since the features of all 54,000 images would take 550 MB.
     with torch.inference_mode():
         width = extract(train[:1]).shape[1]
         gram, moments = torch.zeros(width, width), torch.zeros(width, mean.numel())
@@ -52,7 +53,8 @@ def linear_decoder(cnn: LitModel, train: Tensor) -> Callable[[Tensor], Tensor]:
             codes = extract(images)
             gram += codes.T @ codes
             moments += codes.T @ (images.flatten(1) - mean)
-        # Neurons that are always 0 would make the matrix singular; the ridge is small beside its mean eigenvalue.
+        # The ridge avoids a singular matrix due to neurons that are always 0; it is small compared with the mean
+        # eigenvalue.
         weights = torch.linalg.solve(gram + 1e-4 * gram.trace() / width * torch.eye(width), moments)
 
     def decode(images: Tensor) -> Tensor:
@@ -68,10 +70,10 @@ def explained_by(cnn: LitModel, data: ImageDataModule) -> float:
 
     Args:
         cnn: The network.
-        data: Images, set up for training and testing.
+        data: The data module, set up for training and testing.
 
     """
     train, test = train_split(data).clean, test_split(data).clean
-    # Fitted on training images and scored on test images: the share is not that of the fit.
+    # Fitted on training images and evaluated on test images.
     error = linear_decoder(cnn, train)(test) - test
     return float(1 - error.square().mean() / (test - train.mean(0)).square().mean())

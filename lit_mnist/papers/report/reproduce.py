@@ -38,7 +38,7 @@ from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import SECONDS, Preset, find_stage, stage_key, train_stage
 
 SHORT_VERDICTS = {"holds": "hold", "not tested at the paper's length": "not tested"}
-"""Words for numbers of verdicts in the list of experiments."""
+"""Short forms of verdicts for the list of experiments."""
 REPORT_INTERVAL = 15.0
 """Seconds between two progress lines of the same stage."""
 
@@ -46,41 +46,40 @@ REPORT_INTERVAL = 15.0
 def reproduce(
     names: Sequence[str], every: bool, seeds: Sequence[int], preset: Preset, folder: Path, replace: bool = False
 ) -> None:
-    """Run experiments by name, or all of them; list them if there are neither.
+    """Run experiments by name, or all of them; without either, list the experiments.
 
     Args:
         names: Papers or experiments.
         every: True for all experiments.
-        seeds: Seeds to train and measure; they are added to those that are kept.
+        seeds: Seeds to train and measure, which are added to the stored ones.
         preset: Length of the trainings.
-        folder: Where the results are kept.
-        replace: Drop the seeds that are kept.
+        folder: Where the results are stored.
+        replace: Remove the stored seeds.
 
     Raises:
-        UserError: there is no such experiment, a training has failed, or what is kept has other settings.
+        UserError: there is no such experiment, a training has failed, or the stored results have other settings.
         Interrupted: a signal arrived; the same command continues.
 
     """
-    # Neither names nor --all: a list of what there is, instead of an error.
     chosen = experiments() if every else select(names)
     if not chosen:
         list_experiments(folder)
         return
-    # One watch for all experiments: a signal ends the command, not only the current experiment.
+    # One signal watch for all experiments, so that a signal ends the whole command.
     with SignalWatch() as watch:
         for experiment in chosen:
             run_experiment(experiment, preset, seeds, watch, folder, replace)
 
 
 def list_experiments(folder: Path) -> None:
-    """Print a line for each experiment: what the results in `folder` say, how long it takes, and what it is."""
+    """Print a line for each experiment: verdicts in `folder`, duration, and title."""
     rows = []
     for experiment in experiments():
         result = best_result(folder, experiment)
-        # By number and rule, not by text: a claim that was reworded still finds its result.
+        # Claims are matched by number and rule, so that a reworded claim still has its result.
         known = {(claim.key, claim.rule and claim.rule.text) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
-        # How many claims came out how; numbers of ours have no verdict to count.
+        # The number of claims per verdict; additional numbers ("ours") have no verdict.
         counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
         counts.pop("ours", None)
         said = "–"
@@ -106,11 +105,11 @@ def run_experiment(
     folder: Path,
     replace: bool = False,
 ) -> Result:
-    """Reproduce one experiment: train its missing stages, measure, judge, draw, keep and print the result.
+    """Reproduce one experiment: train its missing stages, measure, judge, draw, store and print the result.
 
     Raises:
         Interrupted: a signal arrived; the next call continues.
-        UserError: a training has failed, or what is kept in `folder` has other settings.
+        UserError: a training has failed, or the stored results in `folder` have other settings.
 
     """
     watch.check()
@@ -127,12 +126,12 @@ def run_experiment(
         for runs in _train(experiment, preset, seeds, watch):
             by_seed.append(runs)
             values = experiment.measure(runs)
-            watch.check()  # a signal during the last measurement stops here, before anything is written
+            watch.check()  # after a signal during the last measurement, stop before anything is written
             seed = seeds[len(by_seed) - 1]
             entry = seed_entry(values, {name: stage.run_id for name, stage in runs.items()}, _training_time(runs))
-            # Each seed is kept as soon as it is measured: an interruption loses none.
+            # Each seed is stored as soon as it is measured, so that an interruption loses none.
             result = merge_result(path, experiment, length, {seed: entry}, replace and len(by_seed) == 1)
-            # The tag leads from a number in the table to the runs behind it (`filter` in the result).
+            # The tag, by which the runs behind a number in the table are found (`filter` in the result).
             for stage in runs.values():
                 stage.client.set_tag(stage.run_id, stage_tag(experiment), length)
     except Interrupted:
@@ -146,13 +145,13 @@ def run_experiment(
 def _publish(
     experiment: Experiment, result: Result, path: Path, seeds: Sequence[int], by_seed: Sequence[Runs]
 ) -> Result:
-    """Draw the figures beside the results, and show both in an MLflow run; returns the result with its figures."""
+    """Draw the figures, and log them and the results to an MLflow run; returns the result with its figures."""
     length, summaries = result["length"], summaries_of(result)
-    # Drawn before the run is opened: an error while drawing leaves no FAILED run behind.
+    # Drawn before the run is opened, so that an error while drawing leaves no FAILED run.
     drawn = experiment.draw(by_seed, summaries)
     with open_run(f"reproduce/{experiment.paper}", f"{experiment.name} {length}", system_metrics=False) as run:
         run.log_params({"experiment": experiment.id, "length": length, "seeds": seed_list(seeds)})
-        # Not as metrics, of which MLflow would draw charts with a single dot.
+        # As parameters, since MLflow would draw charts with a single dot for metrics.
         run.log_params({key: f"{summary.mean:.6g}" for key, summary in summaries.items()})
         run.set_tags({f"verdict.{i}": claim["verdict"] for i, claim in enumerate(result["claims"], 1)})
         for name, figure in drawn.items():
@@ -163,14 +162,14 @@ def _publish(
         run.log_file(path, "results")
         figures = [f"figures/{name}" for name in result["figures"]]
         run.set_tags({DESCRIPTION: describe_result(result, run.id, figures)})
-        with contextlib.suppress(Exception):  # the store may be away; the next experiment of the paper tries again
+        with contextlib.suppress(Exception):  # e.g. an unreachable store; the next experiment tries again
             text = describe_paper(experiment.paper, experiments())
             run.client.set_experiment_tag(run.experiment_id, DESCRIPTION, text)
     return result
 
 
 def _training_time(runs: Mapping[str, TrainedStage]) -> float:
-    """Seconds that the training of all stages of one seed took, whenever and for whatever they were trained."""
+    """Total training time in seconds of all stages of one seed, including training for other experiments."""
     tags = [stage.client.get_run(stage.run_id).data.tags for stage in runs.values()]
     return sum(float(each.get(SECONDS, 0)) for each in tags)
 
@@ -178,16 +177,16 @@ def _training_time(runs: Mapping[str, TrainedStage]) -> float:
 def _train(
     experiment: Experiment, preset: Preset, seeds: Sequence[int], watch: SignalWatch
 ) -> Iterator[dict[str, TrainedStage]]:
-    """Train what is missing; yields the finished stages of each seed, by name, as soon as they are finished."""
+    """Train missing stages; yields the stages of each seed, by name, as soon as all of them are finished."""
     store = find_store()
     client = connect(store)
-    # A stage that any experiment or sweep of this store has finished is not trained again.
+    # Stages that an experiment or sweep has already finished in this store are not trained again.
     keys = {(seed, name): stage_key(s, preset, seed) for seed in seeds for name, s in experiment.stages.items()}
     found = {item: find_stage(client, key) for item, key in keys.items()}
     missing = [item for item, run in found.items() if run is None or run.info.status != "FINISHED"]
     # The experiment's estimate is for three seeds and all stages.
     estimate = experiment.minutes[preset] * 60 * len(seeds) / 3 * len(missing) / len(keys)
-    # One progress for all seeds: what a stage took with the first seed tells how long it takes with the others.
+    # One progress display for all seeds, since the times of stages with the first seed are used for the others.
     progress = StageProgress(experiment.id, [name for _, name in missing], estimate)
     if missing:
         left = seconds(progress.seconds_left())
@@ -199,7 +198,7 @@ def _train(
         for name, stage in experiment.stages.items():
             if (seed, name) in missing:
                 progress.begin()
-            # Called for finished stages as well: it finds their run, and resumes an unfinished one.
+            # Also called for finished stages, to find their runs.
             run_id = train_stage(stage, preset, seed, watch, [progress])
             if (seed, name) in missing:
                 progress.end(f"{name} seed {seed}")
@@ -209,7 +208,7 @@ def _train(
 
 def _print_result(result: Result, path: Path) -> None:
     rows = [[c["claim"], c["paper_shown"], c["ours_shown"], c["verdict"], c["why"]] for c in result["claims"]]
-    # Of a shortened training the reason is the same for every claim, and stands above.
+    # For a shortened training, the reason is the same for every claim, and was printed above.
     if result["cut"]:
         rows = [[*row[:4], ""] for row in rows]
     title = f"\n{result['experiment']}, {result['length']} length, {seeds_shown(result)}"
@@ -221,10 +220,10 @@ def _print_result(result: Result, path: Path) -> None:
 
 
 class StageProgress(Callback):
-    """Prints a line when a stage ends, and now and then while it trains.
+    """Prints a line when a stage ends, and regularly while it trains.
 
-    The remaining time counts for each stage what the same stage took with an earlier seed; if there was none, the
-    mean of the stages so far; before any has ended, the experiment's own estimate.
+    The remaining time of a stage is estimated by the time of the same stage with an earlier seed, otherwise by the
+    mean of the stages so far, and before any stage has ended by the experiment's own estimate.
 
     Args:
         title: Title of the experiment.
@@ -248,7 +247,7 @@ class StageProgress(Callback):
 
     def end(self, what: str) -> None:
         """Print that the current stage, described by `what`, has ended."""
-        # By name: the same stage of another seed takes about as long.
+        # Keyed by the stage's name, because the same stage takes about as long for another seed.
         self._took[self.left.pop(0)] = took = time.monotonic() - self._start
         left = f", about {seconds(self.seconds_left())} left" if self.left else ""
         done = f"{self.total - len(self.left)} of {self.total} stages"
@@ -258,7 +257,7 @@ class StageProgress(Callback):
         """Estimate the seconds until all stages are trained, when `share` of the current one is done."""
         total = 0.0
         for i, name in enumerate(self.left):
-            # The current stage by its own speed; the others by what the same stage took before, if it did.
+            # The current stage by its own speed; the others by earlier times of the same stage.
             if i == 0 and share > 0:
                 total += (time.monotonic() - self._start) * (1 - share) / share
             elif name in self._took:
@@ -268,7 +267,7 @@ class StageProgress(Callback):
         return total
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Note the first step: a resumed stage does not begin at 0."""
+        """Store the first step, which is not 0 for a resumed stage."""
         self._first_step = trainer.global_step
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any, **kwargs: Any) -> None:
@@ -277,7 +276,7 @@ class StageProgress(Callback):
         if now - self._printed < REPORT_INTERVAL:
             return
         self._printed = now
-        # Of the steps that this process has to do; infinite for a training without an end, whose share stays 0.
+        # The steps of this process; infinite for a training without a limit, for which the share stays 0.
         steps = float(trainer.estimated_stepping_batches) - self._first_step
         share = (trainer.global_step - self._first_step) / steps if steps > 0 else 0.0
         left = seconds(self.seconds_left(min(max(share, 0.0), 1.0)))

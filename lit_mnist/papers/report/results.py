@@ -1,4 +1,4 @@
-"""Kept results: one JSON file per experiment, into which each run of `reproduce` merges the seeds it has measured.
+"""Stored results: a JSON file per experiment, into which each run of `reproduce` merges its seeds.
 
     {"experiment": "zhang/cnn", "length": "full", "settings": {STAGE: KEY}, "command": …, "filter": …,
      "seeds": {"0": {"values": {NAME: NUMBER}, "runs": {STAGE: RUN ID}, "seconds", "date", "commit", "versions",
@@ -6,7 +6,7 @@
      "claims": [{"claim", "number", "rule", "margin", "paper", "ours", "interval", "seeds", "verdict", "why", "p",
                  "p_sign_flip", "seeds_needed"}], "finding", "figures": [FILE NAME]}
 
-A shortened training has a file of its own, `EXPERIMENT.quick.json`, and no verdict.
+The results of shortened trainings are in a separate file, `EXPERIMENT.quick.json`, and have no verdicts.
 """
 
 import json
@@ -33,11 +33,11 @@ from lit_mnist.training.stages import Preset, stage_key
 Result = dict[str, Any]
 Length = Literal["full", "quick"]
 PAGE = Path("docs", "results.md")
-"""Below the project's folder."""
+"""The page with the table of results, relative to the project's folder."""
 
 
 def length_of(experiment: Experiment, preset: Preset) -> Length:
-    """The length of the trainings: a quick preset that shortens nothing is the full one."""
+    """The length of the trainings; "full" if the quick preset does not shorten this experiment."""
     return "quick" if preset == "quick" and experiment.cut else "full"
 
 
@@ -45,7 +45,7 @@ def results_folder(given: str | None = None) -> Path:
     """The folder of the results: `given`, or docs/results in a checkout, or else mlruns/reproduce."""
     if given is not None:
         return Path(given).expanduser()
-    # In a checkout results are a part of the repository; elsewhere they lie beside the runs that they come from.
+    # In a checkout, results are part of the repository; elsewhere they are stored next to the runs.
     store = find_store()
     return (
         store.home.parent / "docs" / "results" if (store.home.parent / PAGE).exists() else store.home / "reproduce"
@@ -54,20 +54,20 @@ def results_folder(given: str | None = None) -> Path:
 
 def result_path(folder: Path, experiment: Experiment, length: Length) -> Path:
     """Path of the experiment's results."""
-    # Two files: seeds of a shortened training must never be averaged with those of a full one.
+    # Two files, since seeds of shortened and full trainings must not be averaged.
     suffix = ".quick.json" if length == "quick" else ".json"
     return folder / experiment.paper / f"{experiment.name}{suffix}"
 
 
 def settings(experiment: Experiment, length: Length) -> dict[str, str]:
-    """For each stage a hash of everything that affects its weights, apart from the seed."""
-    # With seed 0 for all: the key holds the seed too, which differs between the entries of one result.
+    """For each stage, a hash of everything that affects its weights except the seed."""
+    # Always with seed 0, since the key includes the seed, which differs between the entries of one result.
     return {name: stage_key(stage, length, 0) for name, stage in experiment.stages.items()}
 
 
 def seed_entry(values: Mapping[str, float], runs: Mapping[str, str], seconds: float) -> Result:
-    """What is kept of one seed: its numbers, its stages' runs, their training time, and the circumstances."""
-    # Rounding differs between machines and versions: without these nobody could tell why a number is another.
+    """The stored entry of one seed: its numbers, its stages' runs, their training time, and the environment."""
+    # The environment is stored because rounding differs between machines and versions.
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return {
         "values": dict(values),
@@ -85,24 +85,25 @@ def merge_result(
 
     Args:
         path: The file; it need not exist.
-        experiment: What was measured.
+        experiment: The experiment.
         length: Length of the trainings.
-        seeds: An entry (`seed_entry`) by seed; it takes the place of an entry of the same seed.
-        replace: Drop what is kept instead of adding to it.
+        seeds: Entries (`seed_entry`) by seed, which replace stored entries of the same seeds.
+        replace: Remove the stored seeds instead of adding to them.
 
     Raises:
-        UserError: the file was made with other settings.
+        UserError: the file was written with other settings.
 
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(f".{path.name}.lock")):  # several processes may each train some of the seeds
-        # Read under the lock: a seed that another process has added meanwhile must not be lost.
+        # Read under the lock, so that seeds added by another process are not lost.
         kept = None if replace else read_result(path)
         check_settings(path, experiment, length, kept)
         entries = dict(kept["seeds"]) if kept else {}
         for seed, entry in seeds.items():
             former = entries.get(str(seed))
-            # The same runs, measured again with the same result: what is kept says where and when it came from.
+            # Keep the stored entry, with its date and environment, if the same runs have given the same values
+            # again.
             if former is None or (former["runs"], former["values"]) != (entry["runs"], entry["values"]):
                 entries[str(seed)] = entry
         result = _assemble(experiment, length, {seed: entries[seed] for seed in sorted(entries, key=int)})
@@ -112,7 +113,7 @@ def merge_result(
 
 
 def judge_again(folder: Path, experiment: Experiment) -> None:
-    """Judge the kept seeds of `experiment` by its claims of today; those of other settings are left alone."""
+    """Judge the stored seeds of `experiment` by its current claims, unless they have other settings."""
     for length in ("full", "quick"):
         path = result_path(folder, experiment, length)
         if (kept := read_result(path)) is None:
@@ -124,11 +125,11 @@ def judge_again(folder: Path, experiment: Experiment) -> None:
 
 
 def add_figures(path: Path, names: Sequence[str]) -> Result:
-    """Note in the results at `path` that the figures `names` lie beside them."""
+    """Add the figures `names`, which are in the same folder, to the results at `path`."""
     with FileLock(path.with_name(f".{path.name}.lock")):
         result = read_result(path)
         assert result is not None, "merge_result has written it"
-        # The new ones first, since the page shows the first; those of an earlier command still lie there.
+        # The new figures first, since the page shows the first one; earlier figures still exist.
         result["figures"] = list(dict.fromkeys([*names, *result["figures"]]))
         write_result(path, result)
     return result
@@ -138,7 +139,7 @@ def check_settings(path: Path, experiment: Experiment, length: Length, kept: Res
     """Check that new seeds can be added to the result `kept`, which was read from `path`.
 
     Raises:
-        UserError: a stage has other settings than those that the kept seeds were trained with.
+        UserError: the settings of a stage differ from those of the stored seeds.
 
     """
     if kept is not None and kept["settings"] != (new := settings(experiment, length)):
@@ -151,15 +152,15 @@ def check_settings(path: Path, experiment: Experiment, length: Length, kept: Res
 
 
 def summaries_of(result: Result) -> dict[str, Summary]:
-    """Mean and interval over the seeds of each number; a seed that lacks a number does not count for it."""
-    # A measurement that was added later is missing in older entries.
+    """Mean and interval of each number over the seeds that have it."""
+    # Older entries may lack numbers that were added later.
     rows = [entry["values"] for entry in result["seeds"].values()]
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: summarise([row[name] for row in rows if name in row]) for name in names}
 
 
 def seeds_shown(result: Result) -> str:
-    """How many seeds are kept: `1 seed`, `3 seeds`."""
+    """The number of stored seeds as text: `1 seed`, `3 seeds`."""
     count = len(result["seeds"])
     return f"{count} seed{'' if count == 1 else 's'}"
 
@@ -173,12 +174,13 @@ def read_result(path: Path) -> Result | None:
     """Read results; None if there are none.
 
     Raises:
-        UserError: the file is damaged or of another format. It may hold hours of training: it is not overwritten.
+        UserError: the file is damaged or has another format. It is not overwritten, since it may hold hours of
+            training.
 
     """
     try:
         result = json.loads(path.read_text())
-        # The keys that every reader of a result relies on.
+        # Required keys.
         complete = isinstance(result, dict) and {"experiment", "seeds", "settings", "claims"} <= result.keys()
     except FileNotFoundError:
         return None
@@ -190,8 +192,8 @@ def read_result(path: Path) -> Result | None:
 
 
 def best_result(folder: Path, experiment: Experiment) -> Result | None:
-    """The result at full length, or else the shortened one; None if there is neither with the present settings."""
-    # Results of other settings are kept on disk, but they say nothing about the experiment as it is now.
+    """The result at full length, otherwise the shortened one; None if neither has the current settings."""
+    # Results with other settings stay on disk, but do not count for the current experiment.
     for length in ("full", "quick"):
         kept = read_result(result_path(folder, experiment, length))
         if kept is not None and kept["settings"] == settings(experiment, length):
@@ -212,7 +214,7 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
         "settings": settings(experiment, length),
         "seeds": dict(entries),
     }
-    # One entry per claim, with numbers as they are and as the tables show them.
+    # One entry per claim, with numbers and their text in tables.
     summaries = summaries_of(result)
     result["claims"] = []
     judgements = judge(experiment.claims, rows, cut, experiment.fewest_seeds)
@@ -236,21 +238,21 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
             "p_sign_flip": judgement.p_sign_flip,
             "seeds_needed": judgement.seeds_needed,
         })  # fmt: skip
-    # A sentence of the experiment into which the means are filled.
+    # Fill in the means into the experiment's finding.
     try:
         result["finding"] = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
-    except KeyError:  # a number that no kept seed has
+    except KeyError:  # no stored seed has the number
         result["finding"] = ""
     return result
 
 
 def stage_tag(experiment: Experiment) -> str:
-    """The tag of the runs that an experiment's numbers come from; its value is their length."""
+    """The tag of the runs of an experiment; its value is the length of the trainings."""
     return f"reproduce.{experiment.id}"
 
 
 def seed_list(seeds: Sequence[int]) -> str:
-    """Seeds as `--seeds` takes them: `10` is 0 to 9, `5-9,12` the rest of it."""
+    """Format seeds as a value of `--seeds`: `10` for 0 to 9, or ranges such as `5-9,12-12`."""
     # 0 to n - 1 is a plain count; anything else is written as ranges.
     ordered = sorted(seeds)
     if ordered == list(range(len(ordered))):
@@ -261,17 +263,17 @@ def seed_list(seeds: Sequence[int]) -> str:
             ranges[-1][1] = seed
         else:
             ranges.append([seed, seed])
-    # A single seed other than 0 is a range too, since a plain number is a count.
+    # A single seed is written as a range too, since a plain number is a count.
     return ",".join(f"{first}-{last}" for first, last in ranges)
 
 
 @cache  # git and package metadata are read once, not for every seed
 def _circumstances(device: str) -> Result:
     versions = version_tags(package_versions())
-    # The results themselves change with every seed; what counts is the code.
+    # Without changes of the results themselves.
     state = git_state(exclude=("docs/results", str(PAGE)))
     changed = "" if state.get("git.dirty") == "false" else " with uncommitted changes"
-    if digest := state.get("code.digest"):  # of a submitted job, which runs a copy of the code
+    if digest := state.get("code.digest"):  # a submitted job runs a copy of the code
         changed = f" (code {digest})"
     return {
         "commit": state["mlflow.source.git.commit"] + changed,

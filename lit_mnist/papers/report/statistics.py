@@ -1,9 +1,10 @@
-"""Tests of a number measured with several seeds: the exact sign-flip test, and how many seeds a claim needs.
+"""Tests of numbers measured with several seeds: the exact sign-flip test, and how many seeds a claim needs.
 
-Student's test is in `tracking/queries/statistics.py`, since a sweep's confirmation takes it as well.
+Student's test is in `tracking/queries/statistics.py`, since a sweep's confirmation uses it too.
 
-Each test is about a *slack*: for each seed the amount by which a condition is met, negative where it is not.
-Slacks of orderings are paired differences, so that the variance that all variants of a seed share cancels out.
+Each test is about the *slack*: for each seed, the amount by which a condition is met, negative if it is not met.
+The slacks of orderings are paired differences, so that the variance that all variants share for a seed cancels
+out.
 """
 
 import math
@@ -12,22 +13,22 @@ from collections.abc import Sequence
 import numpy as np
 
 ALPHA = 0.05
-"""Two-sided level of every verdict: its interval has 95 %."""
+"""Two-sided significance level of every verdict, for 95 % intervals."""
 FLOOR = 6
-"""With fewer seeds the sign-flip test cannot reach p = 0.05: its smallest p is 2 / 2 ** seeds."""
+"""Number of seeds below which the sign-flip test cannot reach p = 0.05: its smallest p is 2 / 2 ** seeds."""
 MOST_SEEDS = 200
-"""A claim that needs more seeds than this is called undecidable in practice."""
+"""Number of seeds above which a claim counts as undecidable in practice."""
 
 
 def sign_flip(slack: Sequence[float]) -> float:
     """Two-sided p value of the exact sign-flip test: is the mean of `slack` (one value per seed) 0?
 
-    It assumes only that each value is as likely positive as negative: not that the values are normal. All 2 ** n
-    signs are tried for up to 13 seeds, 9,999 random ones beyond.
+    It assumes that positive and negative values are equally likely, but not that the values are normal. For up to
+    13 seeds all 2 ** n combinations of signs are used, for more seeds 9,999 random ones.
     """
     from scipy.stats import permutation_test
 
-    # A fixed generator: the random signs beyond 13 seeds give the same p, and so the same verdict, every time.
+    # A fixed seed, so that random signs always give the same p, and so the same verdict.
     # With a single sample, scipy's permutation type "samples" flips signs.
     found = permutation_test(
         (np.asarray(slack, dtype=float),), np.mean, permutation_type="samples", n_resamples=9999, rng=0
@@ -36,15 +37,14 @@ def sign_flip(slack: Sequence[float]) -> float:
 
 
 def seeds_needed(slack: Sequence[float], level: float = ALPHA / 2) -> int | None:
-    """Smallest number of seeds, more than there are, at which the one-sided p value would be at most `level`.
+    """Smallest number of seeds, above the current one, for a one-sided p value of at most `level`.
 
-    Mean and spread are taken to stay what they are; the direction is that of the mean. None if more than
-    `MOST_SEEDS` would be needed, or if there is no spread to go by.
+    Mean and spread are assumed to stay the same; the direction is that of the mean. None if more than `MOST_SEEDS`
+    would be needed, or if there is no spread.
     """
     from scipy.special import stdtr
 
-    # Student's t with n seeds is effect * sqrt(n), with n - 1 degrees of freedom: the first n at which it
-    # suffices.
+    # Find the first n for which Student's t, effect * sqrt(n) with n - 1 degrees of freedom, is large enough.
     values = np.asarray(slack, dtype=float)
     if len(values) < 2 or not values.std():
         return None

@@ -1,4 +1,4 @@
-"""`lit-mnist reproduce --table`: the tables in docs/results.md, written from the kept results alone."""
+"""`lit-mnist reproduce --table`: write the tables in docs/results.md from the stored results."""
 
 import os
 import re
@@ -29,16 +29,16 @@ NOTE = (
 def write_table(every: Sequence[Experiment], folder: Path) -> None:
     """Replace the text between the markers of docs/results.md; print the table if there is no such page.
 
-    All claims are judged again, since one may have been reworded or added since its numbers were measured.
+    All claims are judged again, since claims may have been changed or added after the measurements.
     """
-    # Before anything is read: the page must not show verdicts of claims that have changed since.
+    # Before reading the results, so that the page does not show verdicts on earlier claims.
     for experiment in every:
         judge_again(folder, experiment)
     results = [result for experiment in every if (result := best_result(folder, experiment)) is not None]
     if not results:
         print("no results yet: `lit-mnist reproduce zhang/cnn` makes some")
         return
-    # Without a checkout (an installed package) there is no page: the table is printed.
+    # Without a checkout (for an installed package) there is no page, and the table is printed.
     page = find_store().home.parent / PAGE
     if not (page.is_file() and BETWEEN_MARKERS.search(page.read_text())):
         print(make_table(results))
@@ -46,14 +46,14 @@ def write_table(every: Sequence[Experiment], folder: Path) -> None:
     known = f"Results so far: {len(results)} of {len(every)} experiments."
     parts = [known, "", make_table(results), _figures(results, folder, page)]
     text = "\n".join([BEGIN, *parts, END])
-    # A function, since a string would have its backslashes interpreted.
+    # A function as replacement, since backslashes in a string would be interpreted.
     replace_text(page, BETWEEN_MARKERS.sub(lambda _: text, page.read_text(), count=1))
     print(f"{page}: {len(results)} of {len(every)} experiments")
 
 
 def make_table(results: Sequence[Result]) -> str:
-    """Markdown: counts of the verdicts, a row per claim, then how each experiment's rows were made."""
-    # How many claims came out how, over all experiments.
+    """Markdown with the counts of verdicts, a row per claim, and how each experiment was measured."""
+    # The number of claims per verdict, over all experiments.
     verdicts = Counter(claim["verdict"] for result in results for claim in result["claims"])
     lines = [", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + ".", ""]
     lines += ["| experiment | claim | paper | ours | verdict | p |", "|---|---|---|---|---|---|"]
@@ -63,7 +63,7 @@ def make_table(results: Sequence[Result]) -> str:
             seeds = f"**{seeds}**"
         head = f"`{result['experiment']}`<br>{result['length']}, {seeds}"
         for claim in result["claims"]:
-            # What was cut is said once, below.
+            # The shortening is described once, below.
             why = claim["why"] if claim["verdict"] != "not tested at the paper's length" else ""
             rule = "" if claim["verdict"] in ("ours", "not comparable") else claim["rule"] or ""
             reasons = "; ".join(filter(None, (rule, why)))
@@ -72,12 +72,12 @@ def make_table(results: Sequence[Result]) -> str:
             cells = (claim["claim"], claim["paper_shown"], claim["ours_shown"], verdict, p)
             escaped = [cell.replace("|", r"\|") for cell in cells]
             lines.append(f"| {head} | {' | '.join(escaped)} |")
-            head = ""  # the experiment's name stands in its first row only
-    # One entry per experiment: what repeats it, where it was measured, and why its margins are what they are.
+            head = ""  # the experiment's name is only in its first row
+    # One entry per experiment: the command, the environment, and the reasons for its margins.
     lines += ["", NOTE, "", "How each experiment's rows were made:", ""]
     for result in results:
         entries = result["seeds"].values()
-        # Nine digits of the commit; after the full 40, the text that says whether the code had changes.
+        # Nine of the commit's 40 digits, and the text after them that says whether the code had changes.
         commits = sorted({f"{entry['commit'][:9]}{entry['commit'][40:]}" for entry in entries})
         took = seconds(sum(entry["seconds"] for entry in entries))
         where = sorted({
@@ -98,10 +98,10 @@ def make_table(results: Sequence[Result]) -> str:
 
 
 def _figures(results: Sequence[Result], folder: Path, page: Path) -> str:
-    """Each experiment's finding, and its first figure."""
+    """The findings of experiments, each with the experiment's first figure."""
     lines = []
     for result in results:
-        # Only what goes beyond the paper is shown at length; every other figure lies beside its results.
+        # Only for experiments with a finding; all other figures are next to their results.
         if result["finding"]:
             lines.append(f"\n**`{result['experiment']}`** {result['finding']}\n")
         if result["finding"] and result["figures"]:

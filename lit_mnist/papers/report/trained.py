@@ -1,4 +1,4 @@
-"""A trained stage: what is known of its run, and measurements that are made once and then kept in MLflow."""
+"""A trained stage: access to its run, and measurements that are made once and then stored in MLflow."""
 
 import contextlib
 import io
@@ -39,9 +39,9 @@ class TrainedStage:
 
     Args:
         run_id: Id of the run.
-        client: Client of the store that holds it.
-        store: That store.
-        watch: Checked before each measurement, which raises `Interrupted` after a signal.
+        client: Client of the run's store.
+        store: The store.
+        watch: The signal watch; after a signal, measurements raise `Interrupted`.
 
     """
 
@@ -51,7 +51,7 @@ class TrainedStage:
     watch: SignalWatch
 
     def test_metrics(self, checkpoint: Checkpoint = "best") -> dict[str, float]:
-        """What `lit-mnist test` measures, such as `test/acc`."""
+        """The metrics of `lit-mnist test`, such as `test/acc`."""
 
         def test(stage: "TrainedStage") -> dict[str, float]:
             # `evaluate` prints a table of metrics, which would interrupt the progress lines of `reproduce`.
@@ -62,9 +62,8 @@ class TrainedStage:
         return metrics
 
     def cached_metric(self, name: str, compute: Callable[..., float], *arguments: Any) -> float:
-        """`compute(self, *arguments)`, computed once and kept as the run's metric `reproduce/NAME`."""
-        # Kept in the run that it was measured from: whoever has the run has the number, and `--replace` need not
-        # measure it again.
+        """The result of `compute(self, *arguments)`, computed once and stored as the metric `reproduce/NAME`."""
+        # Stored in the measured run, so that the number is available with the run, also after `--replace`.
         name = f"reproduce/{name}"
         metrics = self.client.get_run(self.run_id).data.metrics
         if name in metrics:
@@ -75,8 +74,8 @@ class TrainedStage:
         return value
 
     def cached_json(self, name: str, compute: Callable[["TrainedStage"], Any]) -> Any:
-        """`compute(self)`, a small value of plain types, computed once and kept as the tag `reproduce.NAME`."""
-        # As a tag, which comes with the run; an artifact would take another request.
+        """The result of `compute(self)`, a small value of plain types, computed once and stored as a tag."""
+        # A tag is read together with the run, while an artifact would take another request.
         tag = f"reproduce.{name}"
         text = self.client.get_run(self.run_id).data.tags.get(tag)
         if text is None:
@@ -87,7 +86,7 @@ class TrainedStage:
 
     def history(self, metric: str) -> list[tuple[int, float]]:
         """Step and value of each point of `metric`, in order."""
-        # Without the points that a resume with another configuration has replaced.
+        # Without points that were replaced by a resume with another configuration.
         return [(step, value) for _, value, _, step in stored_points(self.client, self.run_id, metric)]
 
     def timestamps(self, metric: str) -> list[float]:
@@ -105,7 +104,7 @@ class TrainedStage:
 
     def model(self, checkpoint: Checkpoint = "best") -> LitModel:
         """The trained model, in evaluation mode."""
-        # Built from the configuration, then given the checkpoint's weights: no code is loaded from a checkpoint.
+        # Created from the configuration, so that no code is loaded from a checkpoint.
         model = self.rebuild().model
         load_weights(model, stage_checkpoint(self.client, self.store, self.run_id, checkpoint))
         return model.eval()
@@ -118,14 +117,15 @@ class TrainedStage:
         return data
 
     def test_figures(self) -> dict[str, "Figure"]:
-        """The figures of the model's kind on the test images: a confusion matrix, or reconstructions."""
+        """The figures for the test images: a confusion matrix, or reconstructions of an autoencoder."""
         data = self.data()
         return dict(model_figures(self.model(), data, data.test_dataloader(), "test"))
 
 
 def test_split(data: ImageDataModule, count: int | None = None) -> Batch:
     """The test images, with the corruption that the data module adds; at most `count` of them."""
-    # From the loader, which adds the test noise: it is a function of the seed, so that each call gives the same.
+    # From the loader, which adds the test noise. The noise depends only on the seed, so that each call gives the
+    # same.
     batches = list(data.test_dataloader())
     return Batch(*(torch.cat([batch[i] for batch in batches])[:count] for i in range(3)))
 
@@ -153,6 +153,6 @@ def encode(model: Autoencoder, images: Tensor) -> Codes:
 def mean_image_mse(stage: TrainedStage) -> float:
     """Mean squared error per pixel between the test images and the mean training image."""
     data = stage.data()
-    # The mean of the training images: that of the test images would know them.
+    # The mean of the training images, since that of the test images would use the test set.
     mean = train_split(data).clean.mean(0)
     return float((test_split(data).clean - mean).square().mean())

@@ -1,4 +1,4 @@
-"""What `lit-mnist sweep confirm` found: the leaders of a study with further seeds, and which of them are tied."""
+"""The results of `lit-mnist sweep confirm`: a study's best points with further seeds, and which are tied."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -15,28 +15,28 @@ from lit_mnist.tracking.queries.statistics import CONFIDENCE, Summary, holm, p_v
 
 @dataclass(frozen=True)
 class ConfirmedPoint:
-    """One leader with its values for seeds that the search had not used."""
+    """One of the study's best points, with its values for seeds that the search had not used."""
 
     number: int
-    """The study's trial of this point."""
+    """The number of the study's trial with this point."""
     point: Mapping[str, Any]
     by_seed: Mapping[int, float]
     """The first objective for each seed."""
     summary: Summary
-    """Mean over the seeds with the half of its 95 % interval."""
+    """Mean over the seeds, with half its 95 % interval."""
     difference: Summary | None
-    """How much worse than the best, by differences with the same seed; None for the best itself."""
+    """How much worse than the best point, paired by seed; None for the best point itself."""
     p: float | None
-    """Of the difference, adjusted by Holm's method for the number of leaders."""
+    """The p-value of the difference, adjusted by Holm's method for the number of points."""
 
     @property
     def is_tied(self) -> bool:
-        """True if the point cannot be told apart from the best."""
+        """True if the point does not differ significantly from the best one."""
         return self.p is not None and self.p >= 1 - CONFIDENCE
 
 
 def read_confirmation(storage: BaseStorage, name: str) -> list[ConfirmedPoint]:
-    """Return the confirmed leaders of the study, the best mean first; empty if there are none.
+    """Return the confirmed points of the study, the best mean first; empty if there are none.
 
     Args:
         storage: Where the study is kept.
@@ -44,9 +44,9 @@ def read_confirmation(storage: BaseStorage, name: str) -> list[ConfirmedPoint]:
 
     """
     main = read_summary(open_study(storage, name))
-    # A confirmation's trial belongs to the study's trial of the same point; of several to the first one.
+    # A confirmation's trial belongs to the study's first trial with the same point.
     numbers = {_key(point(trial)): trial.number for trial in reversed(main.complete)}
-    # Several confirmations may have trained the same point, each with seeds of its own: all of them count.
+    # Several confirmations may have trained the same point with different seeds, which are combined.
     points: dict[int, Mapping[str, Any]] = {}
     values: dict[int, dict[int, float]] = {}
     for confirmation in confirmation_names(storage, name):
@@ -70,33 +70,34 @@ def compare(
     """Compare candidates with the best of them, by paired differences.
 
     Args:
-        values: By candidate and seed.
+        values: Values by candidate and seed.
         upwards: True if higher values are better.
 
     Returns:
-        For each candidate, best mean first and those with fewer seeds last: itself, its mean, how much worse it
-        is than the best, and the p-value of that after Holm. The last two are None for the best, and for a
-        candidate that shares fewer than two seeds with it.
+        For each candidate, sorted by mean, with candidates with fewer seeds last: the candidate, its mean, how
+        much worse it is than the best one, and the p-value of this difference after Holm's correction. The last
+        two are None for the best candidate, and for candidates with fewer than two seeds in common with it.
 
     """
     sign = 1 if upwards else -1
     means = {candidate: summarise(list(by_seed.values())) for candidate, by_seed in values.items()}
-    # A candidate that has fewer seeds, such as that of an interrupted confirmation, may owe its mean to them.
+    # Candidates with fewer seeds, for example after an interrupted confirmation, come last, since their means are
+    # not comparable.
     most = max(map(len, values.values()), default=0)
     order = sorted(means, key=lambda candidate: (len(values[candidate]) < most, -sign * means[candidate].mean))
     if not order:
         return []
-    # Paired by seed: what a seed does to all candidates alike (split, order, weights) cancels out.
+    # Paired by seed, so that effects of the seed on all candidates (split, order, weights) cancel out.
     signed = {c: {str(seed): sign * value for seed, value in values[c].items()} for c in order}
     differences = {candidate: paired(signed[order[0]], signed[candidate]) for candidate in order[1:]}
     known = [candidate for candidate in order[1:] if differences[candidate] is not None]
-    # Holm over the candidates that can be compared at all.
+    # Holm's correction for the candidates that can be compared.
     adjusted = dict(zip(known, holm([p_value(d.values) for c in known if (d := differences[c])]), strict=True))
     return [(c, means[c], differences.get(c), adjusted.get(c)) for c in order]
 
 
 def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[str]:
-    """The confirmation in words: a line for each leader, and at last who is surely best or tied."""
+    """The confirmation as text: a line for each point, and a last line with the best point and ties."""
     if not confirmed:
         return []
     metric, best = summary.objectives[0], confirmed[0]
@@ -109,7 +110,7 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
             worse = show_metric(metric, found.difference.mean, found.difference.interval)
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
         lines.append(f"{text}  {show_point(found.point)}")
-    # Too few common seeds for a test say no more than a test that finds no difference.
+    # With too few common seeds for a test, points are treated as tied.
     tied = [str(found.number) for found in confirmed[1:] if found.is_tied or found.p is None]
     if len(confirmed) == 1:
         return lines

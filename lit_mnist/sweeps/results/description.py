@@ -1,4 +1,4 @@
-"""The description of a study in MLflow's UI: which point is best, how sure that is, and how to go on."""
+"""The description of a study in MLflow's UI: the best point, its uncertainty, and the next commands."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from lit_mnist.tracking.queries.statistics import paired, shares_differ, show_me
 BEST_TRIALS = 5
 """Rows of the table of the best trials."""
 MOST_NAMED = 8
-"""Trials that are named where there may be many."""
+"""Maximum number of trials that are listed by name."""
 VIEW = "trials"
 """Key of the saved view "trials, best first"."""
 
 
 @dataclass(frozen=True)
 class StudyPlace:
-    """Where a study is in MLflow, and what is known of it there."""
+    """The location of a study in MLflow, and further data for its description."""
 
     experiment_id: str
     run_id: str
@@ -43,11 +43,11 @@ class StudyPlace:
 
 
 def describe_study(summary: StudySummary, place: StudyPlace) -> str:
-    """Return the study's description as Markdown, the answer first: the UI shows four lines of it at first."""
+    """Return the study's description as Markdown, the result first, since the UI initially shows four lines."""
     ranked = best_first(summary)
     view = link("All trials, best first", ui_path(place.experiment_id, view=VIEW))
     done, left = len(summary.finished), summary.budget - len(summary.finished)
-    # The view is linked in the first lines: until the description is unfolded, the UI covers what is below them.
+    # The link to the view is in the first lines, which are visible before the description is unfolded.
     progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
     command = _without_trials(place.command)
     if left <= 0:
@@ -70,7 +70,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
 
 
 def next_commands(summary: StudySummary) -> dict[str, str]:
-    """Return the commands for what a study has found, each with what it does, the most useful one first."""
+    """Return the next commands for a study, each with its explanation, the most useful one first."""
     is_unsure = len(summary.seeds) == 1 and len(summary.objectives) == 1 and len(summary.complete) > 1
     page = f"{summary.name.replace('/', '_')}.html"
     return {
@@ -82,12 +82,12 @@ def next_commands(summary: StudySummary) -> dict[str, str]:
 
 
 def closing_lines(summary: StudySummary, page: str, images: int | None = None) -> list[str]:
-    """Return the last lines of a sweep's output: the best point, the study's page, the command to go on with.
+    """Return the last lines of a sweep's output: the best point, the study's page, and the next command.
 
     Args:
         summary: The study.
         page: The line with the address of its page; empty if it has none.
-        images: Number of validation images, of which an interval follows; None if unknown.
+        images: Number of validation images, for the interval; None if unknown.
 
     """
     if not (ranked := best_first(summary)):
@@ -98,13 +98,13 @@ def closing_lines(summary: StudySummary, page: str, images: int | None = None) -
     lines = [f"best: trial {best.number}, {values}; {show_short(point(best))}"]
     if len(ranked) > 1 < len(summary.objectives):
         lines.append(f"      of {len(ranked)} on the Pareto front, the one with the best {summary.objectives[0]}")
-    # What a confirmation has found is said of the study that it confirms.
+    # A confirmation has no next command: its results are shown for the study that it confirms.
     following = [] if is_confirmation(summary.name) else [f"next: {next(iter(next_commands(summary)))}"]
     return [*lines, *([page] if page else []), *following]
 
 
 def best_first(summary: StudySummary) -> list[FrozenTrial]:
-    """Return the complete trials that keep to the constraints, the best first; of several objectives the front."""
+    """Return the complete trials that satisfy the constraints, best first; for several objectives the front."""
     if len(summary.objectives) > 1:
         return summary.best()
     allowed = [trial for trial in summary.complete if is_allowed(trial)]
@@ -114,9 +114,9 @@ def best_first(summary: StudySummary) -> list[FrozenTrial]:
 def bounds(summary: StudySummary, trial: FrozenTrial, images: int | None) -> tuple[float, float] | None:
     """Return the 95 % interval of a complete trial's first objective; None if unknown.
 
-    Student's over several seeds, or else the binomial one of a share of `images` validation images.
+    It is Student's interval for several seeds, otherwise the binomial interval of a share of `images` images.
     """
-    # With several seeds their spread is known; with one only how far a share of the images is uncertain by chance.
+    # With several seeds their spread is known; with one seed, only the sampling error of a share is.
     values = seed_values(trial)
     if len(values) > 1:
         seeds = summarise(values)
@@ -129,21 +129,22 @@ def bounds(summary: StudySummary, trial: FrozenTrial, images: int | None) -> tup
 def show_result(summary: StudySummary, trial: FrozenTrial, images: int | None) -> str:
     """Return a complete trial's first objective with its interval, such as `0.783 ± 0.052`."""
     limits, value = bounds(summary, trial, images), trial.values[0]
-    # A binomial interval is not symmetric about the value; half its width is what ± says of it.
+    # A binomial interval is not symmetric about the value; half its width is shown after ±.
     return show_mean(value, None if limits is None else (limits[1] - limits[0]) / 2)
 
 
 def ties(summary: StudySummary, ranked: Sequence[FrozenTrial], images: int | None) -> list[int] | None:
-    """Return the numbers of the trials that cannot be told apart from the first; None if there is no interval.
+    """Return the numbers of the trials that do not differ significantly from the first; None without an interval.
 
-    Over seeds, the paired difference has an interval that includes 0; of a single seed, the difference of two
-    shares of the validation images has. The images are the same for both, which makes the latter a cautious test.
+    With several seeds, the interval of the paired difference includes 0. With a single seed, the interval of the
+    difference of two shares of validation images does. The latter test is conservative, since both trials have the
+    same images.
     """
     best, found = ranked[0], []
     for trial in ranked[1:]:
         first, second = seed_values(best), seed_values(trial)
         if len(first) > 1:
-            # Seeds are in the same order in all trials of a study, so that the position pairs them.
+            # All trials of a study have the same order of seeds, so values are paired by position.
             difference = paired(_by_position(first), _by_position(second))
             same = difference is None or abs(difference.mean) <= (difference.interval or 0.0)
         elif is_share(summary.objectives[0]) and images:
@@ -162,7 +163,7 @@ def seed_values(trial: FrozenTrial) -> list[float]:
 
 
 def trial_run(trial: FrozenTrial) -> str | None:
-    """Return the id of the run that stands for the trial: that of all its seeds, or else of its only one."""
+    """Return the id of the run that represents the trial: the group run of several seeds, or the only run."""
     ids = runs(trial)
     return trial.user_attrs.get("group") or (ids[0] if ids else None)
 

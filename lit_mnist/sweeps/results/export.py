@@ -24,7 +24,7 @@ FORMATS = (".csv", ".parquet")
 def best(name: str, storage: str | None, out: Path | None) -> None:
     """Print the best trial, or the Pareto front, and write the configuration that repeats the first of them.
 
-    If the study was confirmed with further seeds, these decide which trial is the best.
+    If the study was confirmed with further seeds, their results determine the best trial.
 
     Args:
         name: The study.
@@ -33,12 +33,13 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
             other seeds' files have the seed in their names.
 
     Raises:
-        UserError: there is no such study, none of its trials is complete, or a file is in the way.
+        UserError: there is no such study, none of its trials is complete, or an unrelated file would be
+            overwritten.
 
     """
     opened = open_storage(storage)
     summary = load_summary(opened, name)
-    # The search's own best first, then the confirmation, which may overrule it.
+    # First the best trial of the search, then the confirmation, which takes precedence.
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     if len(summary.objectives) > 1:
@@ -53,7 +54,7 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     for line in verdict(summary, confirmed := read_confirmation(opened, name)):
         print(line)
     if confirmed and confirmed[0].number != front[0].number:
-        # New seeds say more than those by which the search chose its best.
+        # The new seeds are more reliable than those by which the search chose its best trial.
         front = [summary.trials[confirmed[0].number]]
         print(f"the configuration is that of trial {front[0].number}, the best with the further seeds")
     paths = _write_configs(summary, front[0], out or Path(f"{name}_best.yaml"))
@@ -75,7 +76,7 @@ def export(name: str, storage: str | None, out: Path | None) -> None:
     summary = load_summary(open_storage(storage), name)
     import pandas  # not at the top: 0.3 s that `best` does not need
 
-    # Atomically for CSV: a program that watches the file never reads half of it.
+    # CSV is written atomically, so that a program that watches the file never reads an incomplete one.
     frame = pandas.DataFrame(trial_rows(summary))
     if out.suffix == ".csv":
         replace_text(out, frame.to_csv(index=False))
@@ -88,17 +89,17 @@ def trial_rows(summary: StudySummary) -> list[dict[str, Any]]:
     """One row per trial, all with the same columns; unknown cells are None.
 
     Columns: number, state, each objective (with several seeds also its interval and each seed's value), each
-    parameter, and what is known of the trial's runs.
+    parameter, and data about the trial's runs.
     """
-    # Conditional parameters are missing in some trials: the columns are those of all trials together.
+    # All trials together determine the columns, since conditional parameters are missing in some trials.
     points = [point(trial) for trial in summary.trials]
     names = list(dict.fromkeys(name for tried in points for name in tried))
     as_json = set()
     for name in names:
         types = {type(tried[name]) for tried in points if tried.get(name) is not None}
-        # An integer is a number: `low: 1` gives both kinds in one column.
+        # Integers and floats may be mixed in a column.
         types = {float if kind is int else kind for kind in types}
-        if len(types) > 1 or list in types:  # parquet has no column of mixed types
+        if len(types) > 1 or list in types:  # parquet does not support columns of mixed types
             as_json.add(name)
     rows = []
     for trial, tried in zip(summary.trials, points, strict=True):
@@ -130,10 +131,11 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
     """Write the whole configuration of each run of the complete `trial`, one run per seed; returns the paths.
 
     Raises:
-        UserError: a run is gone, or a file that this study did not write is in the way.
+        UserError: a run was deleted, or an unrelated file would be overwritten.
 
     """
-    # Checked before any is written: a file of somebody else is not overwritten, and no half of the files is left.
+    # Checked before writing any file, so that unrelated files are not overwritten and either all files are written
+    # or none.
     paths = [out if n == 0 else out.with_stem(f"{out.stem}_seed_{seed}") for n, seed in enumerate(summary.seeds)]
     mark = f"# Study {summary.name}, "
     for path in paths:
@@ -145,9 +147,9 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
         try:
             with fetched(client, run_id, CONFIG) as file:
                 config: dict[str, Any] = yaml.safe_load(file.read_text())
-        except Exception as error:  # each kind of artifact store raises errors of its own
+        except Exception as error:  # each kind of artifact store has its own exceptions
             raise UserError(f"cannot read the configuration of run {run_id}: {one_line(error)}") from None
-        # What belongs to the sweep alone: where its runs are tracked, and no progress bar.
+        # Remove the settings of the sweep: tracking and progress bar.
         config.pop("tracking", None)
         config["trainer"].pop("enable_progress_bar", None)
         reached = ", ".join(f"{metric} {v!r}" for metric, v in zip(summary.objectives, values, strict=True))

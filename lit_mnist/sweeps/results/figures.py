@@ -1,12 +1,12 @@
 """Figures of a study: history, learning curves, importances, slices, parallel coordinates, Pareto front.
 
-`optuna.visualization.matplotlib` has most of them too. They were rendered and compared with these (Optuna 5.0):
+`optuna.visualization.matplotlib` has most of them too, but with these disadvantages (compared with Optuna 5.0):
 
-- its history leaves out pruned and failed trials, and with several objectives the line of the best value;
-- its parallel coordinates print tick labels across the lines, and logarithmic ticks on top of each other;
-- its Pareto front has neither trial numbers nor logarithmic axes, so parameter counts crowd into a corner;
-- its importances are those of the complete trials alone, and give a share to parameters that never varied;
-- all of them draw with pyplot and call `plt.style.use("ggplot")`, which changes every later figure of the process.
+- its history does not show pruned and failed trials, or, with several objectives, the line of the best value;
+- its parallel coordinates print tick labels over the lines, and logarithmic ticks on top of each other;
+- its Pareto front has neither trial numbers nor logarithmic axes, so that parameter counts are crowded in a
+corner; - its importances use only complete trials, and include parameters that never varied; - all of them use
+pyplot and call `plt.style.use("ggplot")`, which changes every later figure of the process.
 """
 
 import math
@@ -46,18 +46,17 @@ MAX_SLICES = 9
 SLICE_COLUMNS = 3
 PARALLEL_TICKS = 6
 MAX_LABELLED = 12
-"""Trials of a Pareto front that are labelled with their parameters, as far as they do not overlap."""
+"""Maximum number of trials of a Pareto front that are labelled with their parameters."""
 
 
 def draw_figures(summary: StudySummary) -> dict[str, Figure]:
-    """Draw every figure that the study has enough trials for; returns them by name.
+    """Draw all figures for which the study has enough trials; returns them by name.
 
     Args:
         summary: A study with at least one trial that is complete or was pruned after its first validation.
 
     """
-    # Parameters in the order of their importance, those without one after them; the page keeps the order of
-    # `drawn`.
+    # Parameters are sorted by importance, followed by those without one; the page has the figures in this order.
     importances = estimate_importances(summary)
     varied = varied_names([trial for trial, _ in _values(summary)])
     names = list(importances.shares) if importances is not None else []
@@ -83,13 +82,13 @@ def history(summary: StudySummary) -> Figure:
     metric = summary.objectives[0]
     figure = new_figure(8, 4.2, f"{summary.name}: {metric} by trial")
     axes = figure.subplots()
-    # Every trial with a value, pruned ones at their last; then the best so far; failed ones at the bottom.
+    # Trials with a value (pruned ones at their last value), then the line of the best value, then failed trials.
     places = [(trial, float(trial.number), value) for trial, value in _values(summary)]
     if places:
         apply_value_axis(axes, "y", metric, [value for _, _, value in places])
         mark_trials(axes, summary, places)
     allowed = [(trial.number, trial.values[0]) for trial in summary.complete if is_allowed(trial)]
-    # A value that is not finite would stay the best so far for ever.
+    # Without infinite values, which would stay the best value forever.
     allowed = [(number, value) for number, value in allowed if math.isfinite(value)]
     if allowed:
         numbers, values = zip(*allowed, strict=True)
@@ -99,7 +98,7 @@ def history(summary: StudySummary) -> Figure:
             where="post", color=ORANGE, linewidth=1.3, label="best so far", zorder=1,
         )  # fmt: skip
     if failed := [trial for trial in summary.trials if trial.state == TrialState.FAIL]:
-        # They have no value to compare, so their height is given in axes coordinates.
+        # Failed trials have no value, so their height is given in axes coordinates.
         at = [trial.number for trial in failed]
         drawn = axes.scatter(at, [0.03] * len(failed), s=30, marker="x", color=PINK, label="failed",
                              transform=axes.get_xaxis_transform())  # fmt: skip
@@ -124,7 +123,7 @@ def learning_curves(summary: StudySummary) -> Figure | None:
         points = [(step + 1, value) for step, value in reported if math.isfinite(value)]
         if points:
             curves.append((trial, points))
-    # A curve of seeds has no order, and a single validation is no curve.
+    # Values of seeds have no meaningful order, and a single validation is not a curve.
     if summary.steps_are_seeds or max((len(points) for _, points in curves), default=0) < 2:
         return None
     metric, up = summary.objectives[0], summary.upwards[0]
@@ -132,15 +131,15 @@ def learning_curves(summary: StudySummary) -> Figure | None:
     figure = new_figure(8, 4.6, f"{summary.name}: learning curves of {len(curves)} trials{seed}")
     axes = figure.subplots()
     apply_value_axis(axes, "y", metric, [value for _, points in curves for _, value in points])
-    # Coloured by the last value, so that the colours are those of the other figures.
+    # Coloured by the last value, as in the other figures.
     norm = colour_scale(metric, [points[-1][1] for _, points in curves])
-    # The better ones last, and so on top.
+    # Better curves are drawn last, and so on top.
     curves.sort(key=lambda curve: curve[1][-1][1], reverse=not up)
     for rank, (trial, points) in enumerate(curves):
         x, y = zip(*points, strict=True)
         (line,) = axes.plot(x, y, color=colour_map(up)(norm(y[-1])), linewidth=1.2, zorder=2 + rank / len(curves))
         line.set_url(address(trial))
-    # Marked at their last validation; an objective `best/…` may lie elsewhere on the curve.
+    # Marked at the last validation; the value of an objective `best/…` may be at another point of the curve.
     ended = [(trial, float(points[-1][0]), points[-1][1]) for trial, points in curves]
     mark_trials(axes, summary, [end for end in ended if end[0].state.is_finished()], norm, index=None)
     axes.set(xlabel="validation", ylabel=label_with_direction(metric.removeprefix("best/"), up))
@@ -180,14 +179,14 @@ def slices(summary: StudySummary, names: Sequence[str]) -> Figure:
     panels = figure.subplots(rows, columns, squeeze=False, sharey=True).ravel()
     apply_value_axis(panels[0], "y", summary.objectives[0], [value for _, value in values])
     for axes, name in zip(panels, names, strict=False):
-        # Conditional parameters: a panel has the trials that have its parameter.
+        # Only trials that have the parameter, since it may be conditional.
         having = [(trial, value) for trial, value in values if name in trial.params]
         scale = scale_of(name, [trial for trial, _ in having])
         places = [(trial, scale.place(trial.params[name]), value) for trial, value in having]
         mark_trials(axes, summary, places, size=24)
         scale.apply(axes, "x")
         axes.spines[["top", "right"]].set_visible(False)
-    # Panels that a last row has too many.
+    # Hide unused panels in the last row.
     for axes in panels[len(names) :]:
         axes.set_visible(False)
     figure.supylabel(label_with_direction(summary.objectives[0], summary.upwards[0]), fontsize=10)
@@ -212,7 +211,7 @@ def parallel_coordinates(summary: StudySummary, names: Sequence[str]) -> Figure:
     for x, scale in enumerate(scales):
         _draw_parallel_axis(axes, x, scale)
     best = summary.best()[:1]
-    # The better lines are drawn later, and so on top.
+    # Better lines are drawn later, and so on top.
     values.sort(key=lambda pair: pair[1], reverse=not summary.upwards[0])
     for rank, (trial, value) in enumerate(values):
         # A conditional parameter is missing in some trials: NaN leaves a gap in the line.
@@ -251,7 +250,7 @@ def pareto_front(summary: StudySummary) -> Figure:
     """Two objectives of each trial; those that no other trial dominates are joined, and labelled."""
     figure = new_figure(8, 5.2, f"{summary.name}: {summary.objectives[0]} against {summary.objectives[1]}")
     axes = figure.subplots()
-    # Pruned trials have one objective at most, and no place in this plane.
+    # Without pruned trials, which have at most one objective.
     finite = [trial for trial in summary.complete if all(map(math.isfinite, trial.values))]
     for which, index in (("x", 0), ("y", 1)):
         metric, up = summary.objectives[index], summary.upwards[index]
@@ -271,7 +270,7 @@ def pareto_front(summary: StudySummary) -> Figure:
                   marker="o", markersize=9, markerfacecolor="none", label="Pareto front")  # fmt: skip
     axes.margins(0.12)
     # In the coordinates of the axis, which may be logarithmic or logit.
-    if front:  # room for the labels, which stand on the better side
+    if front:  # space for the labels on the better side
         transform = axes.transScale.transform
         (low, _), (high, _) = transform([(axes.get_xlim()[0], 1), (axes.get_xlim()[1], 1)])
         wider = (low, high + 0.4 * (high - low)) if summary.upwards[0] else (low - 0.4 * (high - low), high)
@@ -290,7 +289,7 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
     figure.draw_without_rendering()  # the layout decides where the points are
     varied = varied_names(summary.complete)
     taken: list[tuple[float, float]] = []
-    # Labels stand on the better side of the front, where there are no trials.
+    # Labels are on the better side of the front, where there are no trials.
     right, above = summary.upwards
     for trial in front:
         # In pixels, where labels overlap: about 150 wide and 14 high.
@@ -309,6 +308,6 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
 
 
 def _values(summary: StudySummary) -> list[tuple[FrozenTrial, float]]:
-    """Every trial with a value of the first objective, by number: its last one if it was pruned."""
+    """The trials with a value of the first objective, by number; pruned trials with their last value."""
     found = [(trial, summary.value(trial)) for trial in summary.trials]
     return [(trial, value) for trial, value in found if value is not None]

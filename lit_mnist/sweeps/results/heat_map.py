@@ -1,7 +1,7 @@
-"""The heat map of a study: its first objective over two of its parameters, as a table where these form a grid.
+"""The heat map of a study: its first objective over two of its parameters, as a table if these form a grid.
 
-Optuna's contour plot (5.0) marks neither pruned trials nor the points that were given to the study, and it colours
-the whole plane, also where no trial is near. This one colours only what lies between trials.
+Optuna's contour plot (5.0) marks neither pruned trials nor the given points of the study, and it colours the whole
+plane, also far from any trial. This heat map colours only the area between trials.
 """
 
 import itertools
@@ -39,20 +39,20 @@ from lit_mnist.tracking.queries.metrics import is_share
 from lit_mnist.tracking.queries.statistics import summarise
 
 MIN_INTERPOLATED = 8
-"""Number of distinct places from which the space between the trials is coloured."""
+"""Minimum number of distinct points for colouring the area between the trials."""
 GRID = 200
 CONTOURS = (0.5, 0.9, 0.95, 0.98)
 """Shares at which a contour line is drawn."""
 MAX_CELLS = 14
-"""Rows and columns that a table of a grid has at most."""
+"""Maximum number of rows and of columns of a table."""
 Array = NDArray[Any]
 
 
 def heat_map_parameters(summary: StudySummary, names: Sequence[str]) -> tuple[str, str] | None:
-    """The parameters of the heat map: a learning rate and its momentum, or else the first two that are suitable.
+    """The parameters of the heat map: a learning rate and its momentum, or otherwise the first two suitable ones.
 
-    Numbers that every trial has come first, also where they are given as choices; then any two parameters of which
-    every combination was tried.
+    Suitable are two numeric parameters that all trials have, also if they are given as choices; or otherwise any
+    two parameters of which every combination was tried.
 
     Args:
         summary: The study.
@@ -62,14 +62,14 @@ def heat_map_parameters(summary: StudySummary, names: Sequence[str]) -> tuple[st
     trials = [trial for trial in summary.trials if summary.value(trial) is not None]
     everywhere = [name for name in names if all(name in trial.params for trial in trials)]
     numeric = [name for name in everywhere if scale_of(name, trials).is_numeric]
-    # The pair that this project is about (Zhang's 0.05 and 0.99); the most important two otherwise.
+    # The pair that Zhang's paper is about (0.05 and 0.99); otherwise the two most important ones.
     for rate in numeric:
         momentum = f"{rate.rpartition('.')[0]}.momentum"
         if rate.endswith(".lr") and momentum in numeric:
             return rate, momentum
     if len(numeric) > 1:
         return numeric[0], numeric[1]
-    # Choices have no order, so that only a table can show them, and a table needs all of its cells.
+    # Choices have no order, so they need a table, in which all cells have a value.
     for pair in itertools.combinations(everywhere, 2):
         if is_full_grid(summary, *(scale_of(name, trials) for name in pair)):
             return pair
@@ -77,7 +77,7 @@ def heat_map_parameters(summary: StudySummary, names: Sequence[str]) -> tuple[st
 
 
 def heat_map(summary: StudySummary, x_name: str, y_name: str) -> Figure:
-    """Draw the first objective over two parameters: a table if every combination was tried, else a map.
+    """Draw the first objective over two parameters, as a table if every combination was tried, otherwise as a map.
 
     Args:
         summary: A study with at least one trial that has a value.
@@ -121,7 +121,7 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
         value, text = contents[x_value, y_value]
         column, row = x.values.index(x_value), y.values.index(y_value)
         colour = "#EEEEEE" if value is None else cmap(norm(value))
-        # A pruned cell has a coloured frame only: its value is of an earlier epoch than the others.
+        # A pruned cell has only a coloured frame, since its value is from an earlier epoch than the others.
         is_pruned = all(trial.state != TrialState.COMPLETE for trial in trials)
         cell = Rectangle((column - 0.5, row - 0.5), 1, 1, facecolor="white" if is_pruned else colour, linewidth=2,
                          edgecolor=colour if is_pruned else "white", url=address(trials[0]))  # fmt: skip
@@ -130,7 +130,7 @@ def _table(summary: StudySummary, x: Scale, y: Scale) -> Figure:
         is_dark = not is_pruned and np.dot(to_rgb(colour), (0.2126, 0.7152, 0.0722)) < 0.5
         axes.text(column, row, text, ha="center", va="center", fontsize=7 if crowded else 8.5,
                   color="white" if is_dark else INK, url=address(trials[0]))  # fmt: skip
-        # Inside the cell, or the neighbour that is drawn next would cover half of the frame.
+        # Inside the cell, since otherwise the neighbouring cell would cover half of the frame.
         if best & {trial.number for trial in trials}:
             axes.add_patch(Rectangle((column - 0.46, row - 0.44), 0.92, 0.88, fill=False, edgecolor=ORANGE,
                                      linewidth=2.5, zorder=3))  # fmt: skip
@@ -170,7 +170,7 @@ def _two_lines(text: str) -> str:
 
 
 def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenTrial]]) -> str:
-    """What the numbers of the cells are."""
+    """The explanation of the numbers in the cells."""
     most, framed = max(map(len, cells.values())), "best" if len(summary.objectives) == 1 else "Pareto front"
     if most > 1:
         return f"means of up to {most} trials with their 95 % interval; framed: {framed}"
@@ -180,9 +180,9 @@ def _table_note(summary: StudySummary, cells: dict[tuple[Any, Any], list[FrozenT
 
 
 def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -> Figure:
-    """Each trial as a point coloured by the first objective; with enough trials the space between is coloured too.
+    """The trials as points coloured by the first objective; with enough trials the area between them too.
 
-    A label marks each point that was given to the study.
+    Given points of the study are labelled.
     """
     metric = summary.objectives[0]
     figure = new_figure(8, 5.4, f"{summary.name}: {metric} over {x.name} and {y.name}")
@@ -190,11 +190,11 @@ def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -
     norm = colour_scale(metric, [value for trial in trials if (value := summary.value(trial)) is not None])
     x.apply(axes, "x")
     y.apply(axes, "y")
-    # What was pruned has a value of an earlier epoch, which is not comparable with those at the end.
+    # Without pruned trials, whose values of an earlier epoch are not comparable with final values.
     complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
     values = np.array([trial.values[0] for trial in complete])
     points = np.array([[t.params[x.name], t.params[y.name]] for t in complete], dtype=float).reshape(-1, 2)
-    # The space between the trials first, then the trials on top.
+    # First the area between the trials, then the trials on top.
     if (surface := _interpolate(points, values, [x.kind == "log", y.kind == "log"])) is not None:
         axes.pcolormesh(*surface, cmap=colour_map(summary.upwards[0]), norm=norm, shading="nearest", alpha=0.6,
                         rasterized=True)  # fmt: skip  # in an SVG: an image instead of 40,000 rectangles
@@ -220,28 +220,28 @@ def _map(summary: StudySummary, x: Scale, y: Scale, trials: list[FrozenTrial]) -
 
 
 def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array, Array, Array] | None:
-    """Interpolate linearly between the trials; values of trials at the same place are averaged.
+    """Interpolate linearly between the trials; values of trials at the same point are averaged.
 
     Args:
-        points: The trials' places, (N, 2).
+        points: The trials' coordinates, (N, 2).
         values: Their values, (N,).
-        logs: For each of the two axes, True if it is logarithmic; distances are then taken in the logarithm.
+        logs: For each of the two axes, True if it is logarithmic; the interpolation then uses the logarithm.
 
     Returns:
-        Columns (G,), rows (G,) and values (G, G), masked outside the points' convex hull; None if there
-        are too few places, or all of them lie on a line, which encloses no area.
+        Columns (G,), rows (G,) and values (G, G), masked outside the points' convex hull; None if there are too
+        few points, or if all of them are on a line.
 
     """
     if len(points) < MIN_INTERPOLATED or (np.ptp(points, axis=0) == 0).any():
         return None
     scaled = np.column_stack([np.log(c) if log else c for c, log in zip(points.T, logs, strict=True)])
     low, size = scaled.min(0), np.ptp(scaled, axis=0)
-    # Rounded in units of the axes, so that places that only differ by rounding are one.
+    # Rounded in units of the axes, so that points that differ only by rounding are equal.
     unit, inverse = np.unique(np.round((scaled - low) / size, 6), axis=0, return_inverse=True)
     means = np.bincount(inverse.ravel(), values) / np.bincount(inverse.ravel())
     if len(unit) < MIN_INTERPOLATED or np.linalg.matrix_rank(unit - unit.mean(0), tol=1e-3) < 2:
         return None
-    # Linear between neighbours, and nothing outside: a smoother surface would show optima that nobody has tried.
+    # Linear, and only inside the hull: a smoother surface would show optima at points that were not tried.
     line = np.linspace(0, 1, GRID)
     surface = LinearTriInterpolator(Triangulation(*unit.T), means)(*np.meshgrid(line, line))
     columns, rows = (np.exp(low[i] + line * size[i]) if logs[i] else low[i] + line * size[i] for i in (0, 1))
@@ -251,7 +251,7 @@ def _interpolate(points: Array, values: Array, logs: list[bool]) -> tuple[Array,
 def _label_given_points(
     axes: Axes, summary: StudySummary, x_name: str, y_name: str, places: Sequence[tuple[float, float]]
 ) -> None:
-    """Label each point that was given to the study with the value that was reached there, beside all `places`."""
+    """Label each given point of the study with its value, at a position that avoids all `places`."""
     for given in summary.given:
         if x_name not in given or y_name not in given:
             continue
@@ -272,13 +272,13 @@ def _label_given_points(
 def _free_side(
     axes: Axes, places: Sequence[tuple[float, float]], place: tuple[float, float], length: int
 ) -> tuple[bool, int]:
-    """Where a label covers the fewest marks: True for right of its place, and how far above it in points.
+    """The side (True for right) and upward offset in points at which a label covers the fewest marks.
 
     Args:
         axes: The axes, with their limits.
-        places: All marks.
-        place: What is labelled.
-        length: Characters of the label.
+        places: Coordinates of all marks.
+        place: The labelled point.
+        length: Number of characters of the label.
 
     """
     figure = axes.get_figure()

@@ -1,9 +1,8 @@
-"""The page `figures/study.html`: the study's figures with the details of each trial; one file, no network needed.
+"""The page `figures/study.html`: the study's figures with the details of each trial, as one self-contained file.
 
-The figures are the PNGs again, as SVG, so that page and PNGs cannot differ. A page with plotly cannot be smaller
-than plotly's script (7.1): 4.8 MB, or 2 MB compressed in a form that a browser unpacks. These pages have 0.1 MB
-for 15 trials and 0.9 MB for 300. The trial under the pointer is highlighted in every figure; zooming is the
-browser's.
+The figures are those of the PNGs in SVG format, so that page and PNGs cannot differ. A page with plotly would be
+at least as large as plotly's script (7.1): 4.8 MB, or 2 MB compressed. These pages have 0.1 MB for 15 trials and
+0.9 MB for 300. The trial under the pointer is highlighted in every figure; zooming is that of the browser.
 """
 
 import io
@@ -26,9 +25,9 @@ from lit_mnist.sweeps.study.study import stored_spec
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs, show_point
 
 DEFAULT_UI = "http://127.0.0.1:5000"
-"""Where `lit-mnist ui` serves MLflow's pages if the store is a file."""
+"""The address of `lit-mnist ui` if the store is a file."""
 MAX_FIGURES = 1_100_000
-"""Characters that the figures of a page may have. With very many trials, the last ones are left to the PNGs."""
+"""Maximum number of characters of a page's figures. With very many trials, the last figures are only PNGs."""
 
 
 def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experiment_id: str) -> str:
@@ -37,7 +36,7 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
     Args:
         study: The study.
         figures: Its figures by name, in the order of the page.
-        store: The tracking store's URI, whose server the links lead to.
+        store: The tracking store's URI, for links to its server.
         experiment_id: The MLflow experiment of its runs.
 
     """
@@ -46,15 +45,15 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
     summary = read_summary(study)
     try:
         spec = stored_spec(study)
-    except UserError:  # of a version that knew other keys: the page does without the commands
+    except UserError:  # written by a version with other keys: the page has no commands
         spec = None
-    # Whole figures only, in their order: what does not fit is named, and is there as a PNG.
+    # Figures that do not fit are listed by name; they exist as PNGs.
     shown: dict[str, str] = {}
     for figure_name, figure in figures.items():
         svg = to_svg(figure, figure_name)
         if sum(map(len, shown.values())) + len(svg) <= MAX_FIGURES:
             shown[figure_name] = svg
-    # Autoescape: names of studies and texts of errors may hold what is HTML to a browser.
+    # With autoescape, since names of studies and error messages may contain HTML.
     template = (resources.files("lit_mnist.sweeps.results") / "study.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     return environment.from_string(template).render(
@@ -72,28 +71,28 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
 
 def to_svg(figure: Figure, name: str) -> str:
     """Return the figure as an SVG element; `name` makes the ids of its parts unique within a page."""
-    # Text stays text: a tenth of the size of its outlines, and the browser's search finds it.
+    # Text is stored as text, which needs a tenth of the size of outlines and can be searched.
     with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": name}), io.StringIO() as file:
         figure.savefig(file, format="svg", metadata={"Date": None})
         text = file.getvalue()
-    # Six decimals of a 72nd of an inch are a third of the file.
+    # Reduce coordinates (in 1/72 inch) to two decimals; six decimals make up a third of the file.
     text = re.sub(r'\b(?:x|y|d)="[^"]*"', lambda match: re.sub(r"(\.\d\d)\d+", r"\1", match[0]), text)
-    # Line breaks are a part of the file as well; links must open in the page itself.
+    # Remove indentation, and let links open in the page itself.
     text = re.sub(r"\n\s+", "\n", text).replace(' target="_blank"', "")
     return text[text.index("<svg") :]
 
 
 def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> dict[str, Any]:
-    """What the page shows of a trial."""
-    # A pruned trial has its last value, and that of the first objective only.
+    """The details of a trial for the page."""
+    # A pruned trial has only the last value of the first objective.
     values = []
     for i, metric in enumerate(summary.objectives):
         value = trial.values[i] if trial.values else summary.value(trial) if i == 0 else None
         values.append("" if value is None else show_metric(metric, value, summary.interval(trial, i)))
-    # The command that trains this point from the start, or else the one that goes on with its run.
+    # The command that trains this point from the start, or otherwise the one that resumes its run.
     run_ids = list(runs(trial))
     command = f"lit-mnist fit --resume {run_ids[0]}" if run_ids else ""
-    # A trial that starts from another training's checkpoint has no command of its own.
+    # If a trial starts from another training's checkpoint, there is no single command.
     if spec is not None and spec.source is None and point(trial):
         arguments = trial_stage(spec, point(trial)).arguments("full", spec.seeds[0])
         command = shlex.join(["lit-mnist", "fit", *arguments])
@@ -112,7 +111,7 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
 def _server(store: str) -> str:
     """The address of MLflow's pages, without user and password."""
     url = urlsplit(store)
-    # A store in a file has no server of its own.
+    # A file store has no server, so MLflow's pages are expected at their default address.
     if url.scheme not in ("http", "https"):
         return DEFAULT_UI
     return urlunsplit(url._replace(netloc=url.netloc.rpartition("@")[2])).rstrip("/")

@@ -1,7 +1,7 @@
-"""What the parent run of a study receives in MLflow: `summary.json`, figures and one HTML page.
+"""Files that are logged to the parent run of a study in MLflow: `summary.json`, figures and one HTML page.
 
-No metrics: of the best value and the numbers of trials, which are in the description, MLflow would draw charts
-with a single dot.
+The best value and the numbers of trials are in the description and not logged as metrics, for which MLflow would
+draw charts with a single dot.
 """
 
 import json
@@ -24,11 +24,11 @@ def log_summary(study: optuna.Study, run: Run) -> None:
     """Log the state of the study to its parent run: `summary.json`, figures and `figures/study.html`.
 
     Args:
-        study: The study, finished or not. One without trials logs nothing, one without complete trials no figures.
+        study: The study, finished or not. Without trials nothing is logged; without values there are no figures.
         run: Its parent run.
 
     """
-    # The numbers first, which are there even if a figure cannot be drawn.
+    # The numbers first, so that they are logged even if a figure cannot be drawn.
     summary = read_summary(study)
     if not summary.trials:
         return
@@ -40,7 +40,7 @@ def log_summary(study: optuna.Study, run: Run) -> None:
         run.log_figure(figure, name)
     experiment_id = run.client.get_run(run.id).info.experiment_id
     run.log_text(page(study, drawn, find_store().uri, experiment_id), "figures/study.html")
-    # Trials draw nothing, since hundreds of figures fill a disk: only the best one gets what a fit has.
+    # Trials draw no figures, since hundreds of them would fill a disk; only the best trial gets those of a fit.
     for run_id in runs(summary.best()[0])[:1] if summary.best() else ():
         try:
             draw_best_checkpoint(run_id)
@@ -54,7 +54,7 @@ def summary_json(summary: StudySummary) -> dict[str, Any]:
     best = {}
     for i, metric in enumerate(summary.objectives):
         values = [trial.values[i] for trial in front if math.isfinite(trial.values[i])]
-        # The best of each objective by itself; with several objectives these may be of different trials.
+        # The best value of each objective; with several objectives, these may belong to different trials.
         if values:
             best[f"best/{metric.removeprefix('best/')}"] = max(values) if summary.upwards[i] else min(values)
     states = {word: summary.count(state) for state, word in STATES.items()}

@@ -1,7 +1,7 @@
-"""What the figures of a study have in common: the axis of a parameter or an objective, the palette, and marks.
+"""Parts that the figures of a study share: axes of parameters and objectives, the palette, and marks of trials.
 
-A parameter thereby has the same axis, and a trial the same mark, wherever they are drawn. Each mark carries an
-address such as `#trial-7`, by which the page (`html.py`) finds it in the figure's SVG.
+So a parameter has the same axis, and a trial the same mark, in all figures. Each mark has an address such as
+`#trial-7`, by which the page (`html.py`) finds it in the figure's SVG.
 """
 
 import json
@@ -36,23 +36,23 @@ from lit_mnist.tracking.queries.statistics import show_mean
 Which = Literal["x", "y"]
 Kind = Literal["linear", "log", "logit", "places"]
 INK, GREY, BLUE, ORANGE, PINK = "#222222", "#767676", "#0072B2", "#D55E00", "#CC79A7"
-"""Of the palette of Okabe and Ito, whose colours people with any kind of colour blindness can tell apart."""
+"""From the palette of Okabe and Ito, which can be distinguished with any kind of colour blindness."""
 PERCENT = FuncFormatter(lambda share, _: f"{100 * share:.6g} %")
-# Viridis is perceptually uniform, and ordered alike for every kind of colour blindness. Its brightest quarter is
-# left out: the last colour has a contrast of 2.1:1 on white, the end of the whole palette 1.3:1.
+# Viridis is perceptually uniform, also with colour blindness. Its brightest quarter is left out: the last colour
+# has a contrast of 2.1:1 on white, compared with 1.3:1 at the end of the whole palette.
 _DARK_IS_LOW = ListedColormap(matplotlib.colormaps["viridis"](np.linspace(0, 0.75, 256)))
 _DARK_IS_HIGH = _DARK_IS_LOW.reversed()
-# Round shares, close enough together for an axis from 10 to 99.9 %.
+# Round shares for an axis from 10 to 99.9 %.
 LOGIT_TICKS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 0.98, 0.99, 0.995, 0.998, 0.999)
 MAX_TICKS = 6
 CLOSEST_TO_CERTAIN = 1e-4
-"""Distance from 0 and 1 at which shares are drawn that are nearer: a logit scale has no ends."""
+"""Minimum distance from 0 and 1 at which shares are drawn, since a logit scale has no ends."""
 LOG_RATIO = 8
-"""Ratio of the largest to the smallest of numeric choices from which their axis is logarithmic."""
+"""Minimum ratio of the largest to the smallest numeric choice for a logarithmic axis."""
 
 
 def colour_map(upwards: bool) -> Colormap:
-    """The palette of all figures of a study, in which the better value is always the darker one."""
+    """The palette of all figures of a study, in which better values are darker."""
     return _DARK_IS_HIGH if upwards else _DARK_IS_LOW
 
 
@@ -60,8 +60,8 @@ def colour_map(upwards: bool) -> Colormap:
 class Scale:
     """The axis of one parameter.
 
-    Numbers lie on a linear or logarithmic axis, also where they are given as `choices`. All other values are
-    evenly spaced in a sensible order: lists by length and then by size.
+    Numbers are on a linear or logarithmic axis, also if they are given as `choices`. All other values are evenly
+    spaced in a sensible order: lists by length and then by size.
     """
 
     name: str
@@ -70,11 +70,11 @@ class Scale:
     """The values that were tried, in the order of the axis."""
     low: float
     high: float
-    """Ends of the search space, or beyond it those of the values that were tried."""
+    """Ends of the search space, extended to include all tried values."""
 
     @property
     def is_numeric(self) -> bool:
-        """True if distances between the values mean something."""
+        """True if distances between the values are meaningful."""
         return self.kind != "places"
 
     def place(self, value: Any) -> float:
@@ -89,7 +89,7 @@ class Scale:
         return (place - low) / (high - low) if high > low else 0.5
 
     def ticks(self, count: int) -> dict[str, float]:
-        """Labels with the height of each: the values that were tried, or `count` between the ends."""
+        """Labels and their heights: the values that were tried, or `count` values between the ends."""
         if not self.is_numeric or len(self.values) <= count:
             return {show(value): self.height(self.place(value)) for value in self.values}
         spaced = np.geomspace if self.kind == "log" else np.linspace
@@ -121,8 +121,7 @@ class Scale:
 
 def scale_of(name: str, trials: Sequence[FrozenTrial]) -> Scale:
     """The scale of a parameter that at least one of the trials has."""
-    # From the distribution and not from the values: two tried values do not tell a logarithmic axis from a linear
-    # one.
+    # From the distribution, since the values do not show whether the axis is logarithmic.
     having = [trial for trial in trials if name in trial.params]
     distribution: Any = having[0].distributions[name]
     values = tuple(sorted({trial.params[name] for trial in having}, key=_sort_key))
@@ -152,16 +151,16 @@ def show_metric(metric: str, value: float, interval: float | None = None) -> str
     factor, unit = (100, " %") if is_share(metric) else (1, "")
     if interval is None or not 1e-6 < factor * interval < 1e4:
         return f"{show_mean(factor * value, None)}{unit}"
-    # Two digits of the interval, and no more decimals of the value than these have.
+    # Two significant digits of the interval, and the same number of decimals for the value.
     decimals = max(0, 1 - math.floor(math.log10(factor * interval)))
     return f"{factor * value:.{decimals}f} ± {factor * interval:.{decimals}f}{unit}"
 
 
 def value_kind(metric: str, values: Sequence[float]) -> Kind:
-    """How an objective's values are laid out.
+    """The kind of axis for an objective's values.
 
-    Logarithmic where they span decades, and logit for shares from far below to near 1: on a linear axis that
-    begins with what was pruned at 10 %, 97 % and 98 % could not be told apart.
+    It is logarithmic if they span decades, and logit for shares from far below to near 1: on a linear axis that
+    starts with trials pruned at 10 %, values of 97 % and 98 % could not be distinguished.
     """
     low, high = min(values), max(values)
     if is_share(metric):
@@ -170,7 +169,7 @@ def value_kind(metric: str, values: Sequence[float]) -> Kind:
 
 
 def apply_value_axis(axes: Axes, which: Which, metric: str, values: Sequence[float]) -> None:
-    """Format an axis of an objective's `values`, of which there must be one."""
+    """Format an axis for an objective's `values`, of which there must be at least one."""
     axis, kind = axes.xaxis if which == "x" else axes.yaxis, value_kind(metric, values)
     if kind == "log":
         use_log_axis(axes, which, values)
@@ -192,7 +191,7 @@ def use_log_axis(axes: Axes, which: Which, values: Sequence[float]) -> None:
     """Make an axis logarithmic, with plain numbers instead of powers of ten as tick labels."""
     axes.set(**{f"{which}scale": "log"})
     axis = axes.xaxis if which == "x" else axes.yaxis
-    # Side by side, numbers as long as 0.0001 and 0.0002 overlap in a narrow panel.
+    # With fewer labels on a horizontal axis, since numbers such as 0.0001 and 0.0002 overlap in a narrow panel.
     few_decades = max(values) < (30 if which == "x" else 300) * min(values)
     axis.set_major_locator(LogLocator(subs=(1, 2, 5) if few_decades else (1,)))
     axis.set_major_formatter("{x:g}")
@@ -200,7 +199,7 @@ def use_log_axis(axes: Axes, which: Which, values: Sequence[float]) -> None:
 
 
 def colour_scale(metric: str, values: Sequence[float]) -> Normalize:
-    """Map the range of `values` to colours, laid out like an axis of these values."""
+    """Map the range of `values` to colours, with the same kind of scale as an axis of these values."""
     low, high, kind = min(values), max(values), value_kind(metric, values)
     if low == high:
         low, high = low - 0.5, high + 0.5
@@ -247,10 +246,10 @@ def plain_numbers() -> ScalarFormatter:
 def new_figure(width: float, height: float, title: str) -> Figure:
     """Create an empty figure of `width` × `height` inches.
 
-    It is a plain `Figure` without pyplot, so nothing has to be closed and no backend is chosen.
+    It is a plain `Figure` without pyplot, so it need not be closed and uses no backend.
     """
     figure = Figure(figsize=(width, height), layout="constrained")
-    # A dollar sign in a study's name is not a formula.
+    # parse_math=False, since dollar signs in a study's name are not formulas.
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, color=INK, parse_math=False)
     return figure
 
@@ -273,7 +272,7 @@ def mark_trials(
     """Mark trials: filled if complete, hollow if pruned or not allowed, with a ring around the best.
 
     Args:
-        axes: Where to draw.
+        axes: The axes to draw on.
         summary: The study of the trials.
         places: Trials that are complete or pruned, each with its coordinates.
         norm: Colours the marks by the first objective; None for one colour.
@@ -298,8 +297,8 @@ def mark_trials(
         if norm is not None:
             colours = [cmap(norm(summary.value(trial) or 0.0)) for trial in trials]
         white = ["white"] * len(trials)
-        # A list of colours, even where all are equal: otherwise matplotlib draws the collection as one path, and
-        # only its first address gets into the SVG.
+        # A list of colours, even if all are equal: otherwise matplotlib draws the collection as one path, and the
+        # SVG contains only the first address.
         drawn = axes.scatter(
             x, y, s=size, marker=marker, zorder=3 if is_hollow else 4, label=label,
             facecolors=white if is_hollow else colours, edgecolors=colours if is_hollow else white,
@@ -311,7 +310,7 @@ def mark_trials(
                 if (interval := summary.interval(trial, index)) is not None:
                     axes.errorbar(at, value, interval, color=GREY, linewidth=1, capsize=2, zorder=2)
     best = {trial.number for trial in summary.best()} if ring else set()
-    # Last, around whatever mark the trial has.
+    # Last, around the marks of the trials.
     ringed = [(x, y) for trial, x, y in places if trial.number in best]
     if ringed:
         at_x, at_y = zip(*ringed, strict=True)
@@ -321,14 +320,14 @@ def mark_trials(
 
 
 def add_legend(axes: Axes) -> None:
-    """Add a legend of these axes below the figure, where it covers nothing."""
+    """Add a legend of these axes below the figure."""
     handles, labels = axes.get_legend_handles_labels()
     if (figure := axes.get_figure()) is not None and handles:
         figure.legend(handles, labels, frameon=False, fontsize=9, loc="outside lower left", ncols=len(labels))
 
 
 def _logit(share: Any) -> Any:
-    # The ends are cut off, where the logit is infinite.
+    # Clipped at the ends, where the logit is infinite.
     inner = np.clip(share, CLOSEST_TO_CERTAIN, 1 - CLOSEST_TO_CERTAIN)
     return np.log(inner / (1 - inner))
 
@@ -338,7 +337,7 @@ def _share(logit: Any) -> Any:
 
 
 def _sort_key(value: Any) -> tuple[Any, ...]:
-    """Sorts numbers by size, lists of numbers by length and then by size, and texts by their letters."""
+    """Sorts numbers by size, lists of numbers by length and then by size, and texts alphabetically."""
     if is_number(value):
         return (0, value)
     if isinstance(value, str) and value.startswith("["):  # a list, which Optuna stores as its JSON

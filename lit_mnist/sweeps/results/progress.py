@@ -1,4 +1,4 @@
-"""Live display of a running sweep: on a terminal a line per worker, and a line per finished trial everywhere."""
+"""Progress display of a running sweep: a line per finished trial, and on a terminal also a line per worker."""
 
 import math
 import sys
@@ -30,7 +30,7 @@ REFRESH_INTERVAL = 0.5
 
 
 class ProgressDisplay:
-    """Context manager that shows how far a study is.
+    """Context manager that shows the progress of a study.
 
     Args:
         study: The study.
@@ -43,7 +43,7 @@ class ProgressDisplay:
         self.study, self.spec, self.workers = study, spec, workers
         # Trials of earlier sweeps are not printed again.
         self._printed = {trial.number for trial in get_trials(study) if trial.state.is_finished()}
-        # Without a terminal only the lines of finished trials are printed: redrawing would fill a log file.
+        # Without a terminal, only lines of finished trials are printed, since redrawing would fill a log file.
         self._live = Live(console=Console(), auto_refresh=False, transient=True) if sys.stdout.isatty() else None
         self._refreshed, self._validations = 0.0, 0
 
@@ -60,18 +60,18 @@ class ProgressDisplay:
         """Print newly finished trials and redraw; returns True if any trial advanced since the last call."""
         trials = get_trials(self.study)
         new = [trial for trial in trials if trial.state.is_finished() and trial.number not in self._printed]
-        # In the order in which they ended: several may have, between two looks.
+        # In the order in which they ended, since several trials may have ended since the last update.
         for trial in sorted(new, key=lambda trial: trial.datetime_complete or datetime.now()):
             self._printed.add(trial.number)
             line = self._finished_line(trial, trials)
-            if self._live is None or trial.state == FAIL:  # a reason to fail is shown in full
+            if self._live is None or trial.state == FAIL:  # the reason for a failure is shown in full
                 say(line)
             else:
                 self._live.console.print(Text(line, no_wrap=True, overflow="ellipsis"))
         if self._live is not None and time.monotonic() - self._refreshed > REFRESH_INTERVAL:
             self._refreshed = time.monotonic()
             self._live.update(self._worker_lines(trials), refresh=True)
-        # Validations count as progress: with long trainings no trial may end for hours.
+        # Validations count as progress, since with long trainings no trial may end for hours.
         before, self._validations = self._validations, sum(map(count_validations, trials))
         return bool(new) or self._validations != before
 
@@ -82,9 +82,9 @@ class ProgressDisplay:
         return f"study {summary.name}: {len(summary.finished)} of {summary.budget} trials{counts}"
 
     def _finished_line(self, trial: FrozenTrial, trials: list[FrozenTrial]) -> str:
-        """A line for a trial that has just finished: its result, its point, and how far the study is.
+        """A line for a trial that has just finished: its result, its point, and the progress of the study.
 
-        The last part only in a log file: on a terminal the line below all others says so.
+        The time left and the best value are added only in a log file, since a terminal shows them on another line.
         """
         if trial.state == COMPLETE:
             result = show_values(read_summary(self.study), trial)
@@ -108,8 +108,8 @@ class ProgressDisplay:
         )
 
     def _seconds_left(self, trials: list[FrozenTrial]) -> float:
-        """Estimate the seconds until the study is finished; 0 while no trial has shown how long one takes."""
-        # The workers of other machines count too: each trial that has an owner is being worked on.
+        """Estimate the seconds until the study is finished; 0 before the first trial has ended."""
+        # Workers on other machines are counted too, by the trials that have an owner.
         working = sum(bool(t.user_attrs.get("owner")) for t in trials if t.state == RUNNING)
         until_stop = math.inf
         if self.spec.hours is not None:
@@ -129,12 +129,12 @@ class ProgressDisplay:
             progress = seconds((datetime.now() - started).total_seconds())
             if count := count_validations(trial):
                 progress += ", 1 validation" if count == 1 else f", {count} validations"
-            # The values are those of the first seed.
+            # Values are available for the first seed only.
             if (values := trial.intermediate_values) and len(values) == count:
                 progress += f", {self.spec.objectives[0].metric} {values[max(values)]:.4g}"
             lines.append(f"{where}: trial {trial.number}, {progress}; {show_short(point(trial))}")
         left = self._seconds_left(trials)
         state = self.closing() + (f", about {seconds(left)} left" if left else "")
-        # No table: rich (15.0) narrows all columns of one that is too wide, also the worker's.
+        # Not a table, since rich (15.0) narrows all columns of a table that is too wide, including the worker's.
         lines += filter(None, [state, self.best()])
         return Group(*(Text(line, no_wrap=True, overflow="ellipsis") for line in lines))

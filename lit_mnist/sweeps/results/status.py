@@ -1,6 +1,6 @@
-"""`lit-mnist sweep status` and `sweep list`: how far studies are.
+"""`lit-mnist sweep status` and `sweep list`: the progress of studies.
 
-Nothing here imports torch or MLflow, so that the answer comes at once.
+This module imports neither torch nor MLflow, so that the commands are fast.
 """
 
 from optuna.storages import BaseStorage
@@ -30,9 +30,9 @@ def status(name: str, storage: str | None) -> None:
     for trial in summary.best():
         which = "best" if len(summary.objectives) == 1 else "Pareto front"
         print(f"{which}: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
-    # Each running trial with its worker, or with what is wrong with that worker.
+    # Each running trial with its worker, or the problem with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
-    # A process is counted once, and only if it seems to be alive: the estimate below divides by their number.
+    # The processes that seem to be alive, whose number is used for the estimate below.
     rows: list[list[str]] = []
     workers = set()
     for trial in running:
@@ -98,7 +98,7 @@ def load_summary(storage: BaseStorage, name: str) -> StudySummary:
 
 
 def _owner_problem(trial: FrozenTrial) -> str:
-    """Why nobody works on a running trial; empty if its worker is alive, as far as this host can tell."""
+    """Why no worker works on a running trial; empty if its worker is alive, as far as this host can tell."""
     owner = trial.user_attrs.get("owner")
     if not owner:
         return "interrupted"

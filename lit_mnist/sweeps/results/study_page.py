@@ -1,7 +1,7 @@
-"""Keeps a study's page in MLflow's UI up to date: description, results and names of its trials, a saved view.
+"""Updates a study's page in MLflow's UI: description, results and names of its trials, and a saved view.
 
-The runner does this, in a thread of its own: workers spend no time on it, and a store that is slow or away delays
-nobody. What the store did not take is sent with the next change.
+This is done in a thread of the runner, so that it takes no time of the workers, and a slow or unreachable store
+does not delay the sweep. If an update fails, its data is sent with the next one.
 """
 
 import contextlib
@@ -39,20 +39,20 @@ from lit_mnist.tracking.store import connect, find_store, reason
 INTERVAL = "interval"
 """The tag of a trial's run with half the interval of its result."""
 RENAMED = 100
-"""Trials whose names are ordered by importance."""
+"""Number of trials whose names are changed to show the most important parameter first."""
 PAUSE = 0.5
-"""Shortest time in seconds between two updates."""
+"""Minimum time in seconds between two updates."""
 FIGURES = ("pareto_front.png", "heat_map.png", "history.png")
-"""Of these the description shows the first that exists; there is a front only with several objectives."""
+"""The description shows the first of these figures that exists; a Pareto front needs several objectives."""
 MISTAKES = ("val_confusion_matrix.png", "val_reconstructions.png")
 """Figures of the best trial that the description shows, if there are any."""
 
 
 class StudyPage:
-    """Context manager that updates the study's page in the background; `update` says when.
+    """Context manager that updates the study's page in the background after each call of `update`.
 
     Args:
-        study: The study, whose own MLflow run is there.
+        study: The study, whose own MLflow run must exist.
         spec: Its specification.
 
     """
@@ -80,29 +80,29 @@ class StudyPage:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # First that it ends, then that there is something to do: the thread wakes up and sees both.
+        # In this order, so that the thread sees both when it wakes up.
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout=10)  # a store that does not answer must not keep the process from ending
 
     def update(self, summary: StudySummary) -> None:
-        """Show the study as it is now; returns at once."""
+        """Request an update with the current state of the study; returns at once."""
         with self._lock:
             self._pending = summary
         self._changed.set()
 
     def write(self, summary: StudySummary, figures: bool = False) -> None:
-        """Send everything that has changed to the store.
+        """Send all changes to the store.
 
         Args:
             summary: The study.
-            figures: Show the figures that are among the artifacts.
+            figures: Show figures that have been logged.
 
         Raises:
             Exception: any error of the store.
 
         """
-        # Each trial's run is changed once: it takes a request, and a study may have thousands.
+        # Each trial's run is changed only once, since it takes a request and a study may have thousands of trials.
         if self._shown is None:
             self._shown = self._find_shown() if summary.finished else set()
         for trial in summary.finished:
@@ -122,28 +122,28 @@ class StudyPage:
             tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number}{front})"
         for name, value in tags.items():
             set_shared_tag(self._client.set_tag, self.run_id, name, value)
-        # The experiment shows the same text: the UI opens there, and not at the study's run.
+        # The experiment has the same description, since the UI opens there and not at the study's run.
         set_shared_tag(self._client.set_experiment_tag, self.experiment_id, DESCRIPTION, text)
 
     def save_view(self) -> None:
         """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
         objectives = [f"metrics.`{objective.metric}`" for objective in self.spec.objectives]
         swept = [f"params.`{param_name(name)}`" for name in self.spec.space.parameters]
-        # Columns by the names under which a fit logs them; conditional parameters leave cells empty.
+        # The columns have the names of logged parameters; conditional parameters leave cells empty.
         columns = [*objectives, f"tags.`{INTERVAL}`", *swept, f"tags.`{STATE}`"]
         mine = f"tags.`{STUDY_RUN}` = '{self.run_id}'"
-        # Of a trial with several seeds the view shows the run that stands for all of them.
+        # For trials with several seeds, the view shows their group runs.
         trials = f"tags.`{ROLE}` = 'trial'" if len(self.spec.seeds) > 1 else f"tags.`{TRIAL}` LIKE '%'"
         ascending = self.spec.objectives[0].direction == "minimize"
         view = saved_view("trials, best first", columns, objectives[0], ascending, f"{mine} AND {trials}")
         set_shared_tag(self._client.set_experiment_tag, self.experiment_id, VIEW_TAG + VIEW, view)
 
     def finish(self, summary: StudySummary) -> None:
-        """Show the study with the figures that were logged, once the thread has ended."""
+        """Update the page with the logged figures, after the thread has ended."""
         if self._thread.is_alive():  # the store does not answer
             return
         with self._reported():
-            # In this thread: the command must not end before it is done.
+            # In this thread, so that the command does not end before it is done.
             self.save_view()
             self.write(summary, figures=True)
             self._show_mistakes(summary)
@@ -156,27 +156,27 @@ class StudyPage:
         while not is_last:
             self._changed.wait()
             self._changed.clear()
-            is_last = self._closing.is_set()  # read before what is pending, so that the last change is written
-            with self._lock:  # `update` may be called between the two
+            is_last = self._closing.is_set()  # read before the pending change, so that the last change is written
+            with self._lock:  # `update` may be called at the same time
                 summary, self._pending = self._pending, None
             if summary is not None:
                 with self._reported():
                     self.write(summary)
-            # Changes that come meanwhile are shown together; the end of the sweep is not delayed by it.
+            # Changes during this pause are combined; closing ends the pause.
             self._closing.wait(PAUSE)
 
     @contextlib.contextmanager
     def _reported(self) -> Iterator[None]:
-        """Report the first error of the store, and go on."""
+        """Report the first error of the store, and continue."""
         try:
             yield
-        except Exception as error:  # each kind of store raises its own
+        except Exception as error:  # each kind of store has its own exceptions
             if not self._failed:
                 self._failed = True
                 note(f"the study's page is not up to date: {reason(error)}")
 
     def _find_shown(self) -> set[int]:
-        """The trials that an earlier sweep of the study has shown, by one search, not a request for each."""
+        """The trials whose runs an earlier sweep has already updated; found by a single search."""
         runs = search_runs(self._client, f"tags.`{STUDY_RUN}` = '{self.run_id}'", [self.experiment_id])
         return {
             int(run.data.tags[TRIAL])
@@ -185,25 +185,25 @@ class StudyPage:
         }
 
     def _show_trial(self, summary: StudySummary, trial: FrozenTrial) -> None:
-        """Show on a trial's runs how it ended: its result, and a mark if it was pruned."""
+        """Update a trial's run: the interval of its result, or a mark in its name if it was pruned."""
         if (run_id := trial_run(trial)) is None:
             return
         if trial.state == COMPLETE:
             limits = bounds(summary, trial, self.images or self._count_images(trial))
             if limits is not None:
-                # About ten characters are shown; the value has a column of its own.
+                # Short, since the UI shows about ten characters; the value itself is in another column.
                 set_shared_tag(self._client.set_tag, run_id, INTERVAL, f"± {(limits[1] - limits[0]) / 2:.2g}")
         elif trial.state == PRUNED:
-            # In the name, which is the only column that is always there.
+            # In the name, since it is the only column that is always shown.
             of_seed = run_id == next(iter(runs(trial)), None) and len(summary.seeds) > 1
             seed = summary.seeds[0] if of_seed else None
             name = run_name(trial.number, point(trial), summary.budget, seed, PRUNED_MARK)
             self._client.update_run(run_id, name=name)
 
     def _rename(self, summary: StudySummary) -> None:
-        """Put the most important parameter first in the names, of which the UI shows about twenty characters.
+        """Put the most important parameter first in the runs' names, of which the UI shows about 20 characters.
 
-        Of the best RENAMED trials, which the UI lists on its first page: it takes a request each.
+        Only for the best RENAMED trials, which are on the first page of the UI, since each takes a request.
         """
         if (importances := estimate_importances(summary)) is None:
             return
@@ -214,21 +214,21 @@ class StudyPage:
             run_id, mark = trial_run(trial), PRUNED_MARK if trial.state == PRUNED else ""
             if run_id is None or (len(summary.seeds) > 1 and run_id in runs(trial)):
                 continue
-            # Always: an earlier sweep of this study may have found another parameter more important.
+            # Always renamed, since another parameter may have been the most important one in an earlier sweep.
             name = run_name(trial.number, point(trial), summary.budget, None, mark, importances.shares)
             self._client.update_run(run_id, name=name)
 
     def _show_mistakes(self, summary: StudySummary) -> None:
-        """Add the figure of the best trial's mistakes, which was drawn at the study's end, to its description."""
+        """Add the figure of the best trial's predictions to its run's description."""
         ranked = best_first(summary)
-        # The last one is of the best trial, if it has one.
+        # The last figure belongs to the best trial, if it has one.
         for run_id, path in self._find_figures(ranked)[-1:]:
             text = self._client.get_run(run_id).data.tags.get(DESCRIPTION, "")
             if run_id != self.run_id and text and (shown := image(run_id, path)) not in text:
                 set_shared_tag(self._client.set_tag, run_id, DESCRIPTION, join([text, shown]))
 
     def _count_images(self, trial: FrozenTrial) -> int | None:
-        """Number of validation images of a trial's run; None if it is not known there."""
+        """Number of validation images of a trial's run; None if unknown."""
         for run_id in runs(trial)[:1]:
             inputs = self._client.get_run(run_id).inputs
             for dataset in inputs.dataset_inputs if inputs else ():
@@ -237,25 +237,25 @@ class StudyPage:
         return self.images
 
     def _find_figures(self, ranked: list[FrozenTrial]) -> list[tuple[str, str]]:
-        """The map of the study, and the mistakes of its best trial, as far as they are among the artifacts."""
+        """The figure of the study and that of its best trial's predictions, if they have been logged."""
         found = []
         for run_id, names in (
             (self.run_id, FIGURES),
             *((run_id, MISTAKES) for trial in ranked[:1] for run_id in runs(trial)[:1]),
         ):
-            # One request for each of the two runs; of their figures the first that is there.
+            # One request per run; the first of its figures that exists is used.
             there = {item.path for item in self._client.list_artifacts(run_id, "figures")}
             found += [(run_id, f"figures/{name}") for name in names if f"figures/{name}" in there][:1]
         return found
 
 
 def set_shared_tag(set_tag: Callable[..., object], owner: str, name: str, value: str) -> None:
-    """Set a tag of a run or an experiment, also while other tasks of an array set the same one."""
+    """Set a tag of a run or an experiment that other tasks of an array may set at the same time."""
     try:
         set_tag(owner, name, value)
-    except Exception as error:  # each kind of store raises its own
-        # MLflow (3.17) looks for a new tag and then inserts it, which fails in all tasks but one. The second time
-        # the tag is there.
+    except Exception as error:  # each kind of store has its own exceptions
+        # MLflow (3.17) searches for the tag and then inserts it, which succeeds in only one of the tasks. In the
+        # second attempt the tag exists.
         if "unique constraint" not in str(error).lower():
             raise
         set_tag(owner, name, value)

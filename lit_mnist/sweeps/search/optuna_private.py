@@ -1,6 +1,6 @@
-"""Private names of Optuna, and what differs between its versions: used here and nowhere else.
+"""All uses of Optuna's private names, and all code that depends on its version.
 
-`tests/sweeps/test_optuna_contract.py` names the attribute that an upgrade of Optuna has changed.
+`tests/sweeps/test_optuna_contract.py` reports the attribute that an upgrade of Optuna has changed.
 """
 
 import copy
@@ -38,29 +38,29 @@ __all__ = [
 ]
 
 TRIED = ("4.4.0", "5.0.0")
-"""Versions of Optuna that this module was tried with: the oldest that is allowed and the newest."""
+"""Versions of Optuna with which this module was tested: the oldest allowed version and the newest."""
 
-# By the presence of the name and not by the version, which pre-releases do not tell apart.
+# By the presence of the name, since version numbers of pre-releases are ambiguous.
 HAS_NAMED_CONSTRAINTS = hasattr(Trial, "set_constraint")
 CONSTRAINTS = "constraints"
-"""Optuna 4: the system attribute in which samplers look for a trial's constraint values."""
+"""Optuna 4: the system attribute from which samplers read a trial's constraint values."""
 CONSTRAINT_NAMES = "constraint_names"
-"""Optuna 4: our user attribute with the names of these values, in the same order."""
+"""Optuna 4: this project's user attribute with the names of these values, in the same order."""
 
 
 def storage_of(study: optuna.Study) -> BaseStorage:
-    """The storage that the study is kept in; Optuna has a public attribute for it on trials only."""
+    """The study's storage; Optuna has a public attribute for it only on trials."""
     return study._storage
 
 
 def trial_id(trial: Trial | FrozenTrial) -> int:
-    """The trial's id in its storage, which `BaseStorage` takes where `Trial` has no method."""
+    """The trial's id in its storage, for methods of `BaseStorage`."""
     return trial._trial_id
 
 
 def load_trial(study: optuna.Study, number: int) -> Trial:
     """The running trial `number` of the study, which another process may have created."""
-    # Not by `study.trials`, which reads all of them.
+    # Not through `study.trials`, which reads all trials.
     storage = storage_of(study)
     study_id = storage.get_study_id_from_name(study.study_name)
     return Trial(study, storage.get_trial_id_from_study_id_trial_number(study_id, number))
@@ -69,42 +69,41 @@ def load_trial(study: optuna.Study, number: int) -> Trial:
 def has_reported(trial: Trial, step: int) -> bool:
     """True if the trial has an intermediate value for `step`.
 
-    Reads the trial's own copy, which `Trial.report` keeps up to date, and so asks the storage nothing.
+    This reads the trial's own copy, which `Trial.report` keeps up to date, without accessing the storage.
     """
     return step in trial._cached_frozen_trial.intermediate_values
 
 
 def forget_cached_trials(study: optuna.Study) -> None:
-    """Make samplers read the trials anew: `Study` caches them, and only `Study.ask` clears the cache."""
+    """Make samplers read the trials again: `Study` caches them, and only `Study.ask` clears the cache."""
     study._thread_local.cached_all_trials = None
 
 
 @contextmanager
 def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Iterator[None]:
-    """While entered, samplers learn from about `count` trials: the best, all that run, and the newest.
+    """While entered, samplers use about `count` trials: the best, all running ones, and the newest.
 
-    They are read once. TPE would read all trials for each group of parameters, and compare each candidate with all
-    of them.
+    The trials are read once. Otherwise TPE reads all trials for each group of parameters, and compares each
+    candidate with all of them.
 
     Args:
         study: A study with a single objective.
-        count: How many trials; None for no limit.
-        best: How many of the best finished trials are always among them. TPE tells the 25 best from the others;
-            Hyperband shows it those of one bracket only.
+        count: Number of trials; None for no limit.
+        best: Number of the best finished trials that are always included. TPE distinguishes the 25 best from the
+            others; with Hyperband, it sees the trials of one bracket only.
 
     """
-    # Not copied: they are only read.
+    # Not copied, since they are only read.
     trials = study.get_trials(deepcopy=False) if count is not None else []
     if count is None or len(trials) <= count:
         yield
         return
-    # The best by the rule by which Optuna ranks, so that TPE has the same good trials as without the limit.
+    # Ranked as in Optuna, so that TPE has the same good trials as without the limit.
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
 
     def rank(trial: FrozenTrial) -> tuple[float, ...]:
         violation = sum(max(0.0, excess) for excess in constraints_of(trial).values())
-        # As Optuna ranks trials: those that break no constraint first, complete ones before pruned ones, and these
-        # by how far they got.
+        # Feasible trials first, then complete trials before pruned ones, and pruned ones by their last step.
         if trial.state == TrialState.COMPLETE:
             return violation, 0, 0, sign * trial.values[0]
         if (step := trial.last_step) is None:
@@ -118,7 +117,7 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
     chosen |= {trial.number for trial in heapq.nsmallest(best, finished, key=rank)}
     rest = [trial.number for trial in finished if trial.number not in chosen]
     chosen |= set(rest[-max(1, count - len(chosen)) :])
-    kept = [trial for trial in trials if trial.number in chosen]  # samplers expect them by number
+    kept = [trial for trial in trials if trial.number in chosen]  # samplers expect them sorted by number
 
     def get_trials(
         deepcopy: bool = True, states: Container[TrialState] | None = None, use_cache: bool = False
@@ -126,21 +125,21 @@ def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Ite
         found = [trial for trial in kept if states is None or trial.state in states]
         return copy.deepcopy(found) if deepcopy else found
 
-    # An attribute of the object hides the method of its class until it is deleted again.
+    # An instance attribute hides the method of the class until it is deleted.
     study._get_trials = get_trials  # type: ignore[method-assign]
     try:
         yield
     finally:
-        del study._get_trials  # the method of the class is visible again
+        del study._get_trials
 
 
 def set_constraint(trial: Trial, name: str, excess: float) -> None:
-    """Store by how much the trial exceeds the bound on `name`, where Optuna's samplers look for it.
+    """Store by how much the trial exceeds the bound on `name`, in the form that Optuna's samplers read.
 
-    0 or less is feasible. A value that is already stored stays.
+    0 or less is feasible. A value that is already stored is not changed.
 
-    Optuna 5 stores values by name. Optuna 4 has one unnamed list, which samplers read back from the trial's system
-    attributes if they are given a `constraints_func`, see `sampler_options`.
+    Optuna 5 stores values by name. Optuna 4 has one unnamed list, which samplers read from the trial's system
+    attributes if they have a `constraints_func`, see `sampler_options`.
     """
     if name in constraints_of(trial):
         return
@@ -166,11 +165,11 @@ def constraints_of(trial: Trial | FrozenTrial) -> Mapping[str, float]:
 def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[str, Any]:
     """Arguments of `sampler` that depend on Optuna's version.
 
-    Conditional parameters are sampled independently on purpose, so the warning about it is switched off where the
-    sampler can warn (GPSampler from 4.5 on). TPESampler deprecates that switch from 4.9 on, and with groups it
-    never warns. Optuna 4's samplers respect constraints only if given a function.
+    Conditional parameters are sampled independently on purpose, so the warning about it is disabled for samplers
+    that have it (GPSampler from 4.5 on). TPESampler deprecates this option from 4.9 on, and with groups it never
+    warns. Samplers of Optuna 4 respect constraints only if they have a function.
     """
-    # By what the constructor takes: the options came and went in different versions.
+    # By the arguments of the constructor, since options were added and removed in different versions.
     arguments = inspect.signature(sampler).parameters
     options: dict[str, Any] = {}
     if "warn_independent_sampling" in arguments and sampler is not TPESampler:
@@ -181,11 +180,11 @@ def sampler_options(sampler: type[BaseSampler], has_constraints: bool) -> dict[s
 
 
 def importance_evaluator(quantile: float) -> "PedAnovaImportanceEvaluator":
-    """PED-ANOVA: how much each parameter matters for being among the best `quantile` of the trials.
+    """PED-ANOVA: how important each parameter is for being among the best `quantile` of the trials.
 
     Optuna 4 calls the argument `baseline_quantile`.
     """
-    from optuna.importance import PedAnovaImportanceEvaluator  # imports scikit-learn, which workers do without
+    from optuna.importance import PedAnovaImportanceEvaluator  # imports scikit-learn, which workers do not need
 
     names = ("target_quantile", "baseline_quantile")
     arguments = inspect.signature(PedAnovaImportanceEvaluator).parameters
@@ -194,15 +193,15 @@ def importance_evaluator(quantile: float) -> "PedAnovaImportanceEvaluator":
 
 
 class NumberedQMCSampler(QMCSampler):
-    """Optuna's quasi-random sequence, of which trial `number` gets element `number`.
+    """Optuna's quasi-random sequence, where trial `number` gets element `number`.
 
-    Optuna takes the search space from the first finished trial, so that whatever starts before it is random, and
-    counts elements in the study, so that an interrupted trial costs one. Here both are known beforehand: the
-    points do not depend on how many workers there are or what was interrupted.
+    Optuna's own sampler takes the search space from the first finished trial, so earlier trials are random, and it
+    counts elements in the study, so an interrupted trial uses up one. Here both are given, so that the points do
+    not depend on the number of workers or on interruptions.
 
     Args:
-        number: Which element of the sequence to return.
-        search_space: All parameters, conditional ones included; each is one coordinate of the sequence.
+        number: Index of the element of the sequence.
+        search_space: All parameters, including conditional ones; each is one coordinate of the sequence.
         qmc_type: `sobol` or `halton`.
         scramble: Whether to randomise the sequence by `seed`.
         seed: Seed of the scrambling; the same in all trials of a study.
@@ -218,7 +217,7 @@ class NumberedQMCSampler(QMCSampler):
         scramble: bool,
         seed: int,
     ) -> None:
-        # Every parameter is in the search space given here, so that none is sampled independently.
+        # All parameters are in the given search space, so none is sampled independently.
         super().__init__(qmc_type=qmc_type, scramble=scramble, seed=seed, warn_independent_sampling=False)
         self._number, self._space = number, dict(search_space)
 
@@ -230,8 +229,8 @@ class NumberedQMCSampler(QMCSampler):
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
     ) -> dict[str, Any]:
         """Return the trial's element of the sequence as parameters."""
-        # Optuna 4 draws categorical parameters at random. As an interval of the length of their number of choices
-        # they follow the sequence in every version.
+        # Optuna 4 samples categorical parameters at random. As an interval from 0 to the number of choices, they
+        # follow the sequence in every version.
         choices = {name: d.choices for name, d in search_space.items() if isinstance(d, CategoricalDistribution)}
         intervals = {name: FloatDistribution(0, len(choices[name])) for name in choices}
         sample = super().sample_relative(study, trial, {**search_space, **intervals})
@@ -243,17 +242,17 @@ class NumberedQMCSampler(QMCSampler):
 
 
 class BracketHyperbandPruner(HyperbandPruner):
-    """Hyperband whose brackets also decide which trials a sampler learns from.
+    """Hyperband whose brackets also determine which trials a sampler uses.
 
-    Optuna hands samplers a study that shows the trials of the current trial's bracket only, since a value reached
-    with a quarter of the training says little about one reached with all of it. Two things defeat that in Optuna
-    4.4 and 5.0: a pruner has no brackets before it is first asked to prune, and a sweep makes a new one for each
-    trial; and samplers read `Study._get_trials`, while only `Study.get_trials` is filtered.
+    Optuna passes samplers a study that shows only the trials of the current trial's bracket, since a value after a
+    quarter of the training says little about one after all of it. This does not work here with Optuna 4.4 and 5.0:
+    a pruner has no brackets before its first pruning decision, and a sweep creates a new pruner for each trial;
+    and samplers read `Study._get_trials`, while only `Study.get_trials` is filtered.
 
     Args:
-        max_resource: How many values a trial reports if nothing ends it early.
-        min_resource: How many it reports at least.
-        reduction_factor: The share of trials that is kept at each step is one over this.
+        max_resource: Number of values that a trial reports unless it ends early.
+        min_resource: Minimum number of values that a trial reports.
+        reduction_factor: The share of trials that is kept at each step is one over this factor.
 
     """
 

@@ -1,7 +1,7 @@
-"""The parameters that a search space consists of: a number, a choice, or a list of layer sizes.
+"""The parameters of a search space: a number, a choice, or a list of layer sizes.
 
-Each is a pydantic model of its YAML. To Optuna it is one or more `Dimension`s: `draw` makes a value of what Optuna
-suggests for them, and `encode` finds the suggestions for a value.
+Each is a pydantic model of its YAML, and corresponds to one or more `Dimension`s, which are parameters of Optuna:
+`draw` converts Optuna's suggestions for them to a value, and `encode` converts a value to suggestions.
 """
 
 import json
@@ -17,9 +17,9 @@ from lit_mnist.errors import UsageError
 from lit_mnist.sweeps.search.strict_model import StrictModel
 
 Plain = bool | int | float | str | None | list[Any]
-"""A value as a flag of `fit` takes it."""
+"""A value of a flag of `fit`."""
 Suggestion = bool | int | float | str | None
-"""A value as Optuna stores it: a list is its JSON."""
+"""A value as stored by Optuna, with lists as JSON."""
 Distribution = CategoricalDistribution | FloatDistribution | IntDistribution
 
 
@@ -32,7 +32,7 @@ class Dimension:
     grid_points: tuple[Suggestion, ...] | None = None
     """The values that a grid tries; None for an interval without `step` and `points`."""
     branches: bool = False
-    """True if each value makes another kind of model, so that each one is checked before a sweep starts."""
+    """True if each value gives a different model, which has to be checked before a sweep starts."""
 
 
 Ask = Callable[[Dimension], Any]
@@ -40,24 +40,23 @@ Ask = Callable[[Dimension], Any]
 
 
 def is_number(value: Any) -> bool:
-    """True for an integer or a float; Python counts true and false among the integers."""
+    """True for an integer or a float, but not for a bool, which Python treats as an integer."""
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def as_suggestion(value: Any) -> Suggestion:
-    """The value as Optuna stores it."""
-    # A list of layer sizes as a choice is stored as its JSON.
-    # Optuna (4.4 to 5.0) stores plain values only, and warns of anything else as a choice.
+    """The value as stored by Optuna."""
+    # Lists as JSON, since Optuna (4.4 to 5.0) supports only plain values as choices.
     return json.dumps(value) if isinstance(value, list) else value
 
 
 def is_same(a: Any, b: Any) -> bool:
-    """True if the values are equal, where true differs from 1."""
+    """True if the values are equal; unlike in Python, true and 1 are different."""
     return isinstance(a, bool) == isinstance(b, bool) and bool(a == b)
 
 
 def unique(points: Iterable[Mapping[str, Plain]]) -> list[dict[str, Plain]]:
-    """The points without repetitions, in their order."""
+    """The points without duplicates, in the original order."""
     return list({json.dumps(point, sort_keys=True): dict(point) for point in points}.values())
 
 
@@ -70,20 +69,20 @@ def _check_factors(factors: dict[str, Any]) -> dict[str, Any]:
 
 # ---- The three kinds of parameters; each has `dimensions`, `draw` and `encode` ----
 class _Parameter(StrictModel):
-    """What all parameters have in common."""
+    """Base of all kinds of parameters."""
 
     when: dict[str, Any] = Field(default={})
-    """The parameter applies only if each of these others has this value, or one of these values."""
+    """Conditions: other parameters, each with the value or the list of values for which this parameter applies."""
     also: Annotated[dict[str, Any], AfterValidator(_check_factors)] = Field(default={})
-    """Other fields that are set along with it, each to its value times this factor."""
+    """Other fields that are set too, each to this parameter's value times the factor."""
 
     def conditions(self) -> dict[str, list[Plain]]:
-        """The values of other parameters under which this one applies."""
+        """The values of other parameters for which this parameter applies."""
         return {name: values if isinstance(values, list) else [values] for name, values in self.when.items()}
 
     def applies(self, point: Mapping[str, Plain]) -> bool:
         """True if the parameters drawn so far meet its conditions."""
-        # A parameter that does not apply itself has no value, and meets no condition.
+        # A parameter that does not apply has no value, and so does not satisfy a condition.
         return all(
             name in point and any(is_same(value, point[name]) for value in values)
             for name, values in self.conditions().items()
@@ -97,7 +96,7 @@ class Number(_Parameter):
     high: float
     log: bool = False
     """True to search the logarithm."""
-    # `int` in YAML; as an attribute it would hide the type that the fields below use.
+    # The key is `int` in YAML; an attribute of that name would hide the type used below.
     whole: bool = Field(default=False, alias="int")
     step: float | None = None
     points: (
@@ -107,12 +106,11 @@ class Number(_Parameter):
         ]
         | None
     ) = None
-    """What a grid takes of the interval: these values, or this many, evenly spaced."""
+    """The values of a grid: a list, or a number of evenly spaced values."""
 
     @model_validator(mode="after")
     def _check(self) -> "Number":
-        # Checked here and not left to Optuna, whose errors would come with the first trial and without the key's
-        # name.
+        # Checked here, since Optuna's errors would come with the first trial and without the name of the key.
         low, high, step, points = self.low, self.high, self.step, self.points
         if not (math.isfinite(low) and math.isfinite(high) and low < high):
             raise ValueError(f"low {low:g} must be below high {high:g}")
@@ -130,11 +128,11 @@ class Number(_Parameter):
             if not 0 < step < math.inf:
                 raise ValueError(f"step {step:g} must be above 0")
             count = (high - low) / step
-            # Not exactly: 0.3 / 0.1 is 2.9999999999999996.
+            # With a tolerance, since 0.3 / 0.1 is 2.9999999999999996.
             if abs(count - round(count)) > 1e-8 * max(1.0, count):
                 last = low + step * math.floor(count)
                 raise ValueError(f"steps of {step:g} from {low:g} miss high {high:g}; the last is {last:g}")
-        # `grid_points` divides by their number less one.
+        # `grid_points` divides by points - 1.
         if isinstance(points, int) and points < 2:
             raise ValueError(f"points {points} must be at least 2")
         if isinstance(points, list) and not (
@@ -145,26 +143,26 @@ class Number(_Parameter):
 
     @property
     def distribution(self) -> FloatDistribution | IntDistribution:
-        """The interval as Optuna knows it."""
+        """The interval as a distribution of Optuna."""
         if self.whole:
             return IntDistribution(int(self.low), int(self.high), self.log, int(self.step or 1))
         return FloatDistribution(self.low, self.high, self.log, self.step)
 
     @property
     def grid_points(self) -> tuple[Suggestion, ...] | None:
-        """The values that a grid tries: as listed, as many as said, or every step; None if nothing divides it."""
+        """The values of a grid, from `points` or `step`; None if neither is given."""
         low, high, points = self.low, self.high, self.points
         if isinstance(points, list):
             values = list(points)
         elif points is not None:
-            # On a logarithmic axis the ratio of neighbours is the same, on a linear one their difference.
+            # Evenly spaced: equal ratios on a logarithmic axis, equal differences on a linear one.
             shares = [i / (points - 1) for i in range(points)]
             values = [low * (high / low) ** s if self.log else low + (high - low) * s for s in shares]
         elif (step := self.distribution.step) is not None:
             values = [low + i * step for i in range(round((high - low) / step) + 1)]
         else:
             return None
-        # 12 digits: 3 * 0.1 is to be 0.3. Whole numbers may coincide once they are rounded.
+        # Rounded to 12 digits, so that 3 * 0.1 is 0.3. Integers may coincide after rounding.
         return tuple(dict.fromkeys(round(v) if self.whole else float(f"{v:.12g}") for v in values))
 
     def dimensions(self, name: str) -> list[Dimension]:
@@ -187,7 +185,7 @@ class Number(_Parameter):
             raise UsageError(f"{name}: expected {'an integer' if self.whole else 'a number'}, not {value!r}")
         if not self.low <= value <= self.high:
             raise UsageError(f"{name}: {value} must lie in [{self.low:g}, {self.high:g}]")
-        # YAML reads `low: 1` as an integer, which is as good a float.
+        # YAML reads `1` as an integer, which is also a valid float.
         return {name: value if self.whole else float(value)}
 
 
@@ -204,8 +202,7 @@ class Choice(_Parameter):
         for i, value in enumerate(choices):
             if isinstance(value, Mapping):
                 raise ValueError(f"expected plain values or lists, not {value!r}")
-            # Twice the same choice would be tried twice as often. Equal as Optuna compares them, to which true is
-            # 1.
+            # A repeated choice would be tried twice as often. Compared as Optuna does, for which true equals 1.
             if any(as_suggestion(value) == as_suggestion(other) for other in choices[:i]):
                 raise ValueError(f"{value!r} is given twice")
         return choices
@@ -224,7 +221,7 @@ class Choice(_Parameter):
     def draw(self, name: str, ask: Ask) -> Plain:
         """The parameter's value, from what `ask` returns for its dimensions."""
         suggested = ask(self.dimensions(name)[0])
-        # Back from the JSON of a list to the list; by `is_same`, since 1 == True in Python.
+        # Converts the JSON of a list back to the list; `is_same` because 1 == True in Python.
         value: Plain = next(value for value in self.choices if is_same(as_suggestion(value), suggested))
         return value
 
@@ -242,7 +239,7 @@ class Choice(_Parameter):
 
 
 def _kind(content: Any) -> str:
-    """Which model a parameter's YAML is for."""
+    """The kind of parameter that a YAML mapping describes."""
     if "depth" in content or "width" in content:
         return "layer sizes"
     return "choice" if "choices" in content else "number"
@@ -256,7 +253,7 @@ def _check_mapping(content: Any) -> Any:
 
 
 def _as_whole(content: Any) -> Any:
-    """The YAML of a depth or a width, whose numbers are whole without saying so."""
+    """The YAML of a depth or a width, with `int: true` added for numbers."""
     return content if "choices" in _check_mapping(content) else {**content, "int": True}
 
 
@@ -273,7 +270,7 @@ class LayerSizes(_Parameter):
     depth: Simple
     width: Simple
     rule: Literal["equal", "halving", "free"] = "equal"
-    """All layers are equally wide, each is half as wide as the one before, or each has a width of its own."""
+    """Widths: the same for all layers, half the previous layer's width, or chosen separately for each layer."""
 
     @model_validator(mode="after")
     def _check(self) -> "LayerSizes":
@@ -291,12 +288,11 @@ class LayerSizes(_Parameter):
 
     def dimensions(self, name: str) -> list[Dimension]:
         """The parameter's dimensions, all there may be."""
-        # Two dimensions, whatever the depth: the first width decides the others.
+        # Two dimensions, since the first width determines the others.
         if self.rule != "free":
             return [self._depth(name), *self.width.dimensions(f"{name}.width")]
-        # One width for each layer there may be. A width for each depth and layer would tell a sampler nothing
-        # about the same layer of another depth.
-        # A shallower list leaves the widths of the layers that it does not have unused.
+        # One width for each possible layer; a smaller depth leaves some of them unused. With a separate width for
+        # each depth and layer, a sampler could not use what it learnt about the same layer at another depth.
         deepest = max(int(depth or 1) for depth in self._depth(name).grid_points or ())
         return [self._depth(name), *(self._width(name, layer) for layer in range(1, deepest + 1))]
 
@@ -318,7 +314,7 @@ class LayerSizes(_Parameter):
             raise UsageError(f"{name}: expected a list of integers, not {value!r}")
         if not value:
             raise UsageError(f"{name}: [] has no layer")
-        # The inverse of `draw`: the depth is the length, the width the first size, or each size by itself.
+        # The inverse of `draw`: the depth is the length; the widths are the first size or each size.
         suggestions = self.depth.encode(f"{name}.depth", len(value))
         if self.rule == "free":
             for layer, size in enumerate(value, 1):
@@ -330,7 +326,7 @@ class LayerSizes(_Parameter):
         return suggestions
 
     def _depth(self, name: str) -> Dimension:
-        # Each depth is another model, to be built before the sweep, even where the depth is given as an interval.
+        # Each depth gives a different model, which is built before the sweep even if the depth is an interval.
         depth = self.depth.dimensions(f"{name}.depth")[0]
         return Dimension(depth.name, depth.distribution, depth.grid_points, branches=True)
 
@@ -338,7 +334,7 @@ class LayerSizes(_Parameter):
         return self.width.dimensions(f"{name}.width_{layer}")[0]
 
     def _by_rule(self, width: int, depth: int) -> list[Any]:
-        # Halving by shifting: 100, 50, 25, 12.
+        # Halving: 100, 50, 25, 12.
         return [max(1, width >> layer) if self.rule == "halving" else width for layer in range(depth)]
 
 

@@ -1,4 +1,4 @@
-"""Optuna's samplers and pruners, made anew for each trial, with every argument stated."""
+"""Optuna's samplers and pruners, created for each trial with all arguments given explicitly."""
 
 import warnings
 from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +24,7 @@ from lit_mnist.sweeps.search.optuna_private import BracketHyperbandPruner, Numbe
 from lit_mnist.sweeps.search.spec import Spec
 
 MAX_GP_TRIALS = 250
-"""Trials up to which `auto` takes the Gaussian process, whose time grows with the cube of their number."""
+"""Number of trials for which `auto` uses the Gaussian process, whose time grows with the cube of their number."""
 AUTO_OPTIONS: Mapping[str, Mapping[str, Any]] = {
     "tpe": {"n_startup_trials": 10, "n_ei_candidates": 24, "multivariate": True, "constant_liar": True},
     "gp": {"n_startup_trials": 10, "deterministic_objective": False},
@@ -34,15 +34,16 @@ AUTO_OPTIONS: Mapping[str, Mapping[str, Any]] = {
 
 
 def auto_sampler(spec: Spec, number: int) -> str:
-    """The sampler that `auto` takes for trial `number`, by the rule of OptunaHub's AutoSampler.
+    """The sampler that `auto` uses for trial `number`, by the rule of OptunaHub's AutoSampler.
 
-    TPE where there are choices, conditional parameters or constraints; else the Gaussian process for the first 250
-    trials, and then CMA-ES. With several objectives, or one parameter alone, TPE comes after the first 250.
+    It is TPE if there are choices, conditional parameters or constraints; otherwise the Gaussian process for the
+    first 250 trials, and then CMA-ES. With several objectives or a single parameter, TPE follows the Gaussian
+    process.
 
-    OptunaHub's counts the complete trials and keeps its choice in memory. Here it depends on the specification and
-    the trial's number only, so that an interrupted study continues as it would have.
+    AutoSampler itself counts complete trials and keeps its choice in memory. Here the choice depends only on the
+    specification and the trial's number, so that an interrupted study continues in the same way.
     """
-    # The conditions under which OptunaHub's AutoSampler takes TPE from the start.
+    # The conditions under which AutoSampler uses TPE from the start.
     dimensions = spec.space.dimensions()
     has_choices = any(isinstance(each.distribution, CategoricalDistribution) for each in dimensions)
     is_conditional = any(parameter.when for parameter in spec.space.parameters.values())
@@ -54,45 +55,47 @@ def auto_sampler(spec: Spec, number: int) -> str:
 
 
 def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) -> BaseSampler:
-    """The sampler for trial `number`: a function of that number, the seed, and the study's earlier trials.
+    """The sampler for trial `number`, as a function of that number, the seed, and the study's earlier trials.
+
+    So a study that is interrupted and resumed has the same trials as an uninterrupted one, and no sampler state
+    has to be saved (Optuna issue 3255: a resumed seeded study repeats its parameters).
 
     Args:
         spec: The specification.
         number: The trial's number.
-        trials: Those of the study so far; with `auto`, CMA-ES starts from what the Gaussian process has found.
+        trials: The study's trials so far; with `auto`, CMA-ES starts from those of the Gaussian process.
 
-    A study that is interrupted and resumed thereby has the trials of one that was not, and no state of a sampler
-    has to be saved (Optuna issue 3255: a resumed seeded study repeats its parameters).
     """
-    # Optuna's samplers hand the seed to numpy, which takes 32 bits.
+    # Optuna's samplers pass the seed to numpy, which accepts 32 bits.
     seed = keyed_seed(spec.seed, "sampler", number) % 2**32
-    # For what a sampler leaves to another one, such as conditional parameters.
+    # For parameters that a sampler does not handle itself, such as conditional ones.
     rest = RandomSampler(seed)
     name, options = spec.sampler, dict(spec.sampler_options)
     if name == "auto":
         name = auto_sampler(spec, number)
         options = dict(AUTO_OPTIONS[name])
-    # The points to be tried first take the first numbers.
+    # The first numbers belong to the given points.
     own_number = max(0, number - len(spec.points))
     with _without_experimental_warnings():
         if name == "random":
             return rest
         if name == "grid":
-            # Optuna's GridSampler has no conditional parameters, and gives one point to two workers at times.
+            # Optuna's GridSampler does not support conditional parameters, and may give two workers the same
+            # point.
             return PartialFixedSampler(_grid_point(spec, number), rest)
         if name == "qmc":
-            # With the study's seed, and not the trial's: all trials take elements of one sequence.
+            # With the study's seed instead of the trial's, since all trials use the same sequence.
             space = {dimension.name: dimension.distribution for dimension in spec.space.dimensions()}
             return NumberedQMCSampler(own_number, space, seed=spec.seed, **options)
         if name == "tpe":
             options |= sampler_options(TPESampler, bool(spec.constraints))
-            # Groups keep the parameters of one branch together, and change nothing where there are no branches.
+            # Groups sample the parameters of a branch together; without branches they have no effect.
             return TPESampler(seed=seed, group=options["multivariate"], **options)
         if name == "gp":
             options |= sampler_options(GPSampler, bool(spec.constraints))
             return GPSampler(seed=seed, independent_sampler=rest, **options)
         options |= sampler_options(CmaEsSampler, bool(spec.constraints))
-        # What the Gaussian process has tried tells CMA-ES where to begin.
+        # CMA-ES starts from the trials of the Gaussian process.
         found = [trial for trial in trials if trial.number < MAX_GP_TRIALS and trial.state == TrialState.COMPLETE]
         source = found if spec.sampler == "auto" and found else None
         return CmaEsSampler(seed=seed, independent_sampler=rest, x0=None, sigma0=None, use_separable_cma=False,
@@ -100,11 +103,11 @@ def make_sampler(spec: Spec, number: int, trials: Sequence[FrozenTrial] = ()) ->
 
 
 def make_pruner(spec: Spec, validations: int) -> BasePruner:
-    """The pruner, for trials that report `validations` values if nothing ends them early.
+    """The pruner, for trials that report `validations` values unless they end early.
 
-    A step of the pruner is a validation, however many epochs lie between two of them.
+    A step of the pruner is a validation, however many epochs there are between validations.
     """
-    # A pruner has no state of its own: it decides by the values that are stored in the study.
+    # A new pruner for each trial works, since pruners decide by the values stored in the study.
     options = dict(spec.pruner_options)
     if spec.pruner == "none":
         return NopPruner()
@@ -114,9 +117,9 @@ def make_pruner(spec: Spec, validations: int) -> BasePruner:
         with _without_experimental_warnings():
             return WilcoxonPruner(**options)
     if spec.pruner == "hyperband":
-        # The brackets divide the longest training; at least `min_resource`, below which there is no bracket.
+        # The brackets divide the longest training, which must be at least `min_resource` long for one bracket.
         return BracketHyperbandPruner(max_resource=max(options["min_resource"], validations), **options)
-    # The patient pruner wraps a median pruner, to which the other options belong.
+    # The patient pruner wraps a median pruner, which gets the other options.
     patience = {name: options.pop(name) for name in ("patience", "min_delta")}
     with _without_experimental_warnings():
         return PatientPruner(MedianPruner(**options), **patience)
@@ -131,11 +134,11 @@ def _without_experimental_warnings() -> Iterator[None]:
 
 
 def _grid_point(spec: Spec, number: int) -> dict[str, Any]:
-    """The grid point of trial `number`, in an order that the seed fixes; empty for a point to be tried first."""
+    """The grid point of trial `number`, in an order that depends on the seed; empty for a given point."""
     if number < len(spec.points):
         return {}
     first_points = [spec.space.encode(point) for point in spec.points]
     points = [point for point in spec.space.grid() if point not in first_points]
-    # Not in the grid's order, in which the first half of a study would never see half of a parameter's values.
+    # In random order: in the grid's own order, the first half of a study would miss half of a parameter's values.
     order = torch.randperm(len(points), generator=keyed_generator(spec.seed, "grid"))
     return points[int(order[(number - len(spec.points)) % len(points)])]

@@ -1,4 +1,4 @@
-"""Sources: what is trained before a trial, once for all trials that share it, such as an encoder."""
+"""Sources: trainings before a trial, such as that of an encoder, each done once for all trials that share it."""
 
 import json
 from collections.abc import Mapping
@@ -13,7 +13,7 @@ from lit_mnist.training.stages import Checkpoint, Stage
 
 SIZES = "model.hidden_sizes"
 BELOW = "--model.below_checkpoint"
-# The sweep gives each trial its own: a value for all of them would put every seed into one run.
+# Flags that the sweep sets for each trial.
 SET_BY_SWEEP = ("seed_everything", "config", "tracking.experiment", "tracking.name")
 
 
@@ -27,7 +27,7 @@ def _check_flags(flags: dict[str, Any]) -> dict[str, Any]:
 
 
 def _named(share: Any) -> Any:
-    """A list of names as a mapping of each to itself."""
+    """Convert a list of names to a mapping from each name to itself."""
     return {name: name for name in share} if isinstance(share, list) else share
 
 
@@ -36,10 +36,10 @@ Flags = Annotated[dict[str, Any], AfterValidator(_check_flags)]
 
 
 class Source(StrictModel):
-    """What a trial starts from.
+    """The training whose checkpoint a trial starts from.
 
-    With `layers` it is a stack that is trained greedily: `config` contains `{depth}`, and stage k trains the first
-    k of the trial's hidden sizes on the checkpoint of stage k - 1.
+    With `layers`, it is a greedily trained stack: `config` contains `{depth}`, and stage k trains the first k of
+    the trial's hidden sizes, starting from the checkpoint of stage k - 1.
     """
 
     config: str
@@ -48,7 +48,7 @@ class Source(StrictModel):
     """The flag of the trial that gets the checkpoint's path."""
     take: Checkpoint = "best"
     share: Annotated[dict[str, str], BeforeValidator(_named)] = Field(default={})
-    """Fields of the trial whose values the source gets too, and their names there."""
+    """Fields of the trial whose values are also used for the source, and their names in the source."""
     layers: bool = False
 
     @model_validator(mode="after")
@@ -59,28 +59,28 @@ class Source(StrictModel):
 
 
 def source_stage(source: Source, point: Mapping[str, Plain], flags: tuple[str, ...]) -> Stage:
-    """The stages below the trial of `point`, all of whose other values are in `flags`.
+    """The source stage of the trial with `point` and the fixed flags `flags`.
 
     Raises:
-        UsageError: neither gives the hidden sizes of a stack.
+        UsageError: the hidden sizes of a stack are in neither of them.
 
     """
-    # All fields of the trial by name: the fixed flags, then those of the point.
+    # All fields of the trial by name: the fixed flags, overridden by the point.
     values = {name.removeprefix("--"): value for name, value in zip(flags[::2], flags[1::2], strict=True)}
     values |= {name: as_flag_value(value) for name, value in point.items()}
     own = list(as_flags(source.flags))
     for here, there in source.share.items():
-        if here in values:  # one that does not apply to this point is left to the source's own configuration
+        if here in values:  # for a field that does not apply to this point, the source's own configuration counts
             own += [f"--{there}", values[here]]
     if not source.layers:
         return Stage(source.config, tuple(own))
     if SIZES not in values:
         raise UsageError(f"source.layers: neither flags nor space have {SIZES}")
-    # A stack: [300, 100] is layer_1 with [300], and on its checkpoint layer_2 with [300, 100].
+    # A stack: for [300, 100], layer_1 with [300], and then, from its checkpoint, layer_2 with [300, 100].
     sizes = json.loads(values[SIZES])
     stage: Stage | None = None
     for depth in range(1, len(sizes) + 1):
-        # Each stage has one layer more than the one below, whose checkpoint it starts from.
+        # Each stage has one more layer than the stage below it, and starts from that stage's checkpoint.
         layers = (f"--{SIZES}", json.dumps(sizes[:depth]), *own)
         stage = Stage(source.config.format(depth=depth), layers, source=stage, source_flag=BELOW)
     assert stage is not None, "lists of sizes are never empty"
@@ -88,11 +88,11 @@ def source_stage(source: Source, point: Mapping[str, Plain], flags: tuple[str, .
 
 
 def as_flags(values: Mapping[str, Any]) -> tuple[str, ...]:
-    """Dotted names and values as flags; names of classes come before those of their fields."""
+    """Convert dotted names and values to flags; names of classes come before their fields."""
     ordered = sorted(values.items(), key=lambda item: "." in item[0])
     return tuple(part for name, value in ordered for part in (f"--{name}", as_flag_value(value)))
 
 
 def as_flag_value(value: Any) -> str:
-    """A value as the command line takes it."""
-    return value if isinstance(value, str) else json.dumps(value, default=str)  # YAML may have made a date of it
+    """Convert a value to its command-line form."""
+    return value if isinstance(value, str) else json.dumps(value, default=str)  # default: YAML may read a date

@@ -24,13 +24,13 @@ GROUPS = ("model", "data", "trainer")
 
 
 class Space:
-    """What a sweep varies. A point of the space is a value for each parameter that applies.
+    """The search space of a sweep. A point of the space has a value for each parameter that applies.
 
     Args:
-        parameters: By dotted name, in any order.
+        parameters: The parameters by dotted name, in any order.
 
     Raises:
-        UsageError: a name is no field of `fit`, or a condition cannot be met.
+        UsageError: a name is not a field of `fit`, or a condition cannot be satisfied.
 
     """
 
@@ -38,21 +38,21 @@ class Space:
         if not parameters:
             raise UsageError("space: there is nothing to vary")
         self.parameters = _conditions_first(parameters)
-        # `also` sets further fields: two parameters must not set the same one.
+        # Includes the fields set by `also`: two parameters must not set the same field.
         self.names = tuple(name for key, p in self.parameters.items() for name in (key, *p.also))
-        """Every name that a point gives a value to, `also` included."""
+        """The names of all fields in a point, including those set by `also`."""
         for i, name in enumerate(self.names):
             _check_name(name)
             if name in self.names[:i]:
                 raise UsageError(f"space: {name} is given twice, once under also")
 
     def suggest(self, trial: BaseTrial) -> dict[str, Plain]:
-        """A point for `trial`, as its sampler suggests."""
+        """The point that the sampler of `trial` suggests."""
 
         def ask(dimension: Dimension) -> Suggestion:
             name, d = dimension.name, dimension.distribution
             if isinstance(d, CategoricalDistribution):
-                # Optuna keeps what it has suggested: a trial that is taken over gets the same values again.
+                # Optuna stores suggestions, so a trial that is taken over gets the same values again.
                 return trial.suggest_categorical(name, d.choices)
             if isinstance(d, FloatDistribution):
                 return trial.suggest_float(name, d.low, d.high, step=d.step, log=d.log)
@@ -61,29 +61,41 @@ class Space:
         return self._draw(ask)
 
     def probe_points(self) -> list[dict[str, Plain]]:
-        """Points that between them have every choice, every depth, and both ends of each interval.
+        """Points that together include every choice, every depth, and both ends of each interval.
 
-        Building the model of each finds what would fail in the middle of a sweep. They are far fewer than the
-        combinations of all these values: each is fixed once, with the first value of everything else.
+        Building their models finds errors that would otherwise occur in the middle of a sweep. There are far fewer
+        of them than combinations of all these values: each value is used once, with the first values of all other
+        parameters.
         """
-        # One point at the upper ends of all intervals; those below are at the lower ends.
+
+        def draw_first(fixed: Mapping[str, Suggestion]) -> tuple[dict[str, Plain], list[Dimension]]:
+            """The point with the first value of every dimension that is not fixed, and its dimensions."""
+            met: list[Dimension] = []
+
+            def ask(dimension: Dimension) -> Suggestion:
+                met.append(dimension)
+                return fixed.get(dimension.name, _ends(dimension)[0])
+
+            return self._draw(ask), met
+
+        # One point at the upper ends of all intervals; the points below are at the lower ends.
         points = [self._draw(lambda dimension: _ends(dimension)[-1])]
         # Breadth-first over the branches: fix one choice after another, with first values for the rest.
         pending: list[dict[str, Suggestion]] = [{}]
         seen: set[str] = set()
         while pending:
             fixed = pending.pop(0)
-            point, met = self._draw_first(fixed)
+            point, met = draw_first(fixed)
             points.append(point)
             for dimension in met:
                 if dimension.branches and dimension.name not in seen:
                     seen.add(dimension.name)
-                    # A condition may be met only together with the choices that led here.
+                    # Keep the fixed choices, on which the conditions of this dimension may depend.
                     pending += [{**fixed, dimension.name: value} for value in _ends(dimension)[1:]]
         return unique(points)
 
     def grid(self) -> list[dict[str, Suggestion]]:
-        """Every combination of the dimensions' grid points, as suggestions; what does not apply is left out.
+        """Every combination of grid points, as suggestions, without parameters that do not apply.
 
         Raises:
             UsageError: an interval has neither `step` nor `points`.
@@ -92,11 +104,11 @@ class Space:
         return list(self._combinations({}))
 
     def dimensions(self) -> list[Dimension]:
-        """Every dimension there may be, in a fixed order."""
+        """All possible dimensions, in a fixed order."""
         return [d for name, parameter in self.parameters.items() for d in parameter.dimensions(name)]
 
     def conditional(self) -> list[str]:
-        """Names of the parameters with intervals that not every point has a value in."""
+        """Names of the parameters with intervals that do not apply to every point."""
         return [
             name
             for name, parameter in self.parameters.items()
@@ -117,7 +129,7 @@ class Space:
                 raise UsageError(f"points: there is no {name}{nearest(name, self.parameters, listed=True)}")
             suggestions |= self.parameters[name].encode(name, value)
         try:
-            # Drawn from the suggestions alone, so that what is missing and what does not apply both show.
+            # Drawing the point from these suggestions shows missing values and values that do not apply.
             whole = self._draw(lambda dimension: suggestions[dimension.name])
         except KeyError as error:
             raise UsageError(f"points: {dict(point)} has no {error.args[0]}") from None
@@ -127,32 +139,22 @@ class Space:
         return suggestions
 
     def _draw(self, ask: Ask) -> dict[str, Plain]:
-        """The point that is made of what `ask` returns for each dimension that applies."""
+        """The point with the values that `ask` returns for each dimension that applies."""
         point: dict[str, Plain] = {}
         for name, parameter in self.parameters.items():
             if parameter.applies(point):
-                # In the order of `_conditions_first`: whether a parameter applies depends on the values drawn
-                # before it.
+                # The parameters are in the order of `_conditions_first`, since conditions depend on earlier
+                # values.
                 value: Any = parameter.draw(name, ask)
                 point[name] = value
                 point |= {other: factor * value for other, factor in parameter.also.items()}
         return point
 
-    def _draw_first(self, fixed: Mapping[str, Suggestion]) -> tuple[dict[str, Plain], list[Dimension]]:
-        """The point with the first value of every dimension that is not fixed, and the dimensions that it has."""
-        met: list[Dimension] = []
-
-        def ask(dimension: Dimension) -> Suggestion:
-            met.append(dimension)
-            return fixed.get(dimension.name, _ends(dimension)[0])
-
-        return self._draw(ask), met
-
     def _combinations(self, fixed: dict[str, Suggestion]) -> Iterator[dict[str, Suggestion]]:
-        """Every combination that begins with `fixed`.
+        """Every combination that includes `fixed`.
 
-        Which dimensions there are depends on the values of others, so the point is drawn until it meets the first
-        dimension that has no value yet, and then again with each of its grid points.
+        Which dimensions apply depends on the values of others. So the point is drawn until a dimension without a
+        value is found, and then again with each grid point of that dimension.
         """
 
         def ask(dimension: Dimension) -> Suggestion:
@@ -180,18 +182,18 @@ class _UndecidedError(Exception):
 
 
 def _ends(dimension: Dimension) -> tuple[Suggestion, ...]:
-    """Every choice or depth; of an interval the two ends."""
+    """Every choice or depth, or the two ends of an interval."""
     distribution = dimension.distribution
     if isinstance(distribution, CategoricalDistribution):
         return tuple(distribution.choices)
-    # A depth given as an interval: every depth, since each is another model.
+    # A depth given as an interval: every depth, since each gives a different model.
     if dimension.branches and dimension.grid_points is not None:
         return dimension.grid_points
     return distribution.low, distribution.high
 
 
 def _check_name(name: str) -> None:
-    # Only the group is checked here, which costs nothing; the field itself when the probe points are built.
+    # Only the group is checked here, which is fast; the field itself is checked when the probe points are built.
     group, _, rest = name.partition(".")
     if name.startswith("data.test_"):
         raise UsageError(f"space: {name}: a sweep never reads test images; there is data.val_noise")
@@ -206,7 +208,7 @@ def _check_name(name: str) -> None:
 def _conditions_first(
     parameters: Mapping[str, Number | Choice | LayerSizes],
 ) -> dict[str, Number | Choice | LayerSizes]:
-    """The parameters, each after those that its conditions name."""
+    """The parameters, ordered so that each comes after the parameters in its conditions."""
     for name, parameter in parameters.items():
         for other, values in parameter.conditions().items():
             if other not in parameters:
@@ -218,7 +220,6 @@ def _conditions_first(
                 except UsageError as error:
                     raise UsageError(f"space: {name}.when: {error}") from None
     try:
-        # A point is drawn parameter by parameter: those that a condition names come first.
         order = list(TopologicalSorter({name: list(p.when) for name, p in parameters.items()}).static_order())
     except CycleError as error:
         raise UsageError(f"space: the conditions go round in a circle: {', '.join(error.args[1])}") from None

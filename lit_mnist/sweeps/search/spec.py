@@ -1,6 +1,6 @@
-"""A sweep's specification: what is trained, what is varied, what is looked for, and for how long.
+"""A sweep's specification: what is trained, which parameters are varied, the objectives, and the limits.
 
-`Spec` is what the rest of the program works with; `spec_file.SpecFile` has the keys of its YAML.
+The rest of the program uses `Spec`; `spec_file.SpecFile` has the keys of the YAML file.
 """
 
 import math
@@ -21,15 +21,15 @@ from lit_mnist.sweeps.search.strict_model import validate
 from lit_mnist.training.stages import Stage
 
 OWN_METRICS = ("parameters", "seconds")
-"""Metrics of every trial beside those of its model: trainable parameters, and seconds of training."""
+"""Metrics of every trial in addition to the model's: number of trainable parameters, and seconds of training."""
 
 
 @dataclass(frozen=True)
 class Spec:
-    """What `lit-mnist sweep` is to do.
+    """The specification of a sweep.
 
     Raises:
-        UsageError: sampler or pruner do not go together with the space, the objectives or the number of trials.
+        UsageError: sampler or pruner do not work with the space, the objectives or the number of trials.
 
     """
 
@@ -46,37 +46,37 @@ class Spec:
     pruner: str
     pruner_options: Mapping[str, Any]
     trials: int
-    """Size of the study, unless `--trials` says otherwise: what holds for a study is its attribute `trials`."""
+    """Size of a new study unless `--trials` is given; the size of a stored study is its attribute `trials`."""
     hours: float | None
     constraints: tuple[Constraint, ...]
     seeds: tuple[int, ...]
-    """Seeds of training: each point is trained with every one of them."""
+    """Seeds of training: each point is trained with each of them."""
     source: Source | None
     points: tuple[Mapping[str, Plain], ...]
     """Points to try first."""
     text: str
-    """The YAML that all this was read from."""
+    """The YAML text of the specification."""
     content: Mapping[str, Any]
     """The parsed YAML."""
     keep_checkpoints: KeepCheckpoints = "best"
-    """Checkpoints that a trial keeps once it has ended; it may change within a study."""
+    """Checkpoints that a trial keeps after its end; this may change within a study."""
 
     def __post_init__(self) -> None:
-        # Here, so that `dataclasses.replace` with the values of a stored study is checked as well.
+        # In __post_init__, so that `dataclasses.replace` with the values of a stored study is checked too.
         self.check_trials(self.trials)
         _check_sampler(self)
         _check_pruner(self)
 
     def stored(self) -> dict[str, Any]:
-        """Plain JSON of all that must stay the same within a study; what a study has stored is compared with it.
+        """The settings that must not change within a study, as plain JSON, for storing and comparing.
 
-        Its keys are those of version 0.1, in which objectives were called goals.
+        The keys are those of version 0.1, in which objectives were called goals.
         """
         return {
             "name": self.name,
             "config": self.config,
             "flags": list(self.flags),
-            # Not `objectives`: studies are compared by these keys, and those of version 0.1 have this one.
+            # Not `objectives`, since studies of version 0.1 have this key.
             "goals": [objective.model_dump() for objective in self.objectives],
             "sampler": self.sampler,
             "sampler_options": dict(self.sampler_options),
@@ -92,7 +92,7 @@ class Spec:
 
     @property
     def metrics(self) -> list[str]:
-        """The metrics that a trial must end with: those of the objectives, then those of the constraints."""
+        """The metrics that every trial must have at its end: those of the objectives, then of the constraints."""
         return [*(each.metric for each in self.objectives), *(each.metric for each in self.constraints)]
 
     def check_trials(self, trials: int) -> None:
@@ -106,7 +106,7 @@ class Spec:
             raise UsageError(f"trials: {trials} must be at least 1")
         if self.sampler == "grid":
             grid = self.space.grid()
-            # The points that are tried first need not be in the grid, and those that are come once.
+            # Given points are tried first; those that are also in the grid are not repeated.
             size = len(grid) + sum(self.space.encode(point) not in grid for point in self.points)
             if trials > size:
                 raise UsageError(f"trials: {trials}, but the grid has {size} points")
@@ -135,13 +135,13 @@ def load_spec(path: str | Path) -> Spec:
 
 
 def parse_spec(text: str, name: str) -> Spec:
-    """Read the specification in a YAML text; `name` is the study's unless the text gives one.
+    """Read a specification from a YAML text; `name` is the study's name unless the text has one.
 
     Raises:
         UsageError: something is wrong; the message names the key.
 
     """
-    # First the keys and types one by one, then what concerns several of them.
+    # First check each key and its type, then combinations of keys.
     content = load_yaml(text)
     if content is None:
         raise UsageError(
@@ -151,11 +151,11 @@ def parse_spec(text: str, name: str) -> Spec:
     space = Space(file.space)
     trials = file.trials
     if trials is None:
-        # A grid without a number of trials is tried as a whole.
+        # Without a number of trials, the whole grid is tried.
         if file.sampler.name != "grid":
             raise UsageError("trials is missing: how many there are to be")
         trials = len(space.grid())
-    # A value given twice would be decided by the order of the flags.
+    # If a flag were given twice, its value would depend on the order of the flags.
     for flag in file.flags:
         if flag in space.names:
             raise UsageError(f"{flag} stands both in flags and in space: take it out of one")
@@ -185,17 +185,17 @@ def parse_spec(text: str, name: str) -> Spec:
 
 
 def trial_stage(spec: Spec, point: Mapping[str, Plain]) -> Stage:
-    """The training of `point`, with the stages whose checkpoints it starts from."""
+    """The training of `point`, including the stages whose checkpoints it starts from."""
     flags = (*spec.flags, *as_flags(point))
     if spec.source is None:
         return Stage(spec.config, flags)
-    # The trial starts from a checkpoint: of an encoder, or of the topmost layer of a stack.
+    # The trial starts from the checkpoint of an encoder or of the topmost layer of a stack.
     below = source_stage(spec.source, point, spec.flags)
     return Stage(spec.config, flags, source=below, source_flag=f"--{spec.source.flag}", take=spec.source.take)
 
 
 def _objectives(file: SpecFile) -> tuple[Objective, ...]:
-    # Three spellings of the same: `metric` with `direction`, `objectives`, and the `goals` of version 0.1.
+    # There are three forms: `metric` with `direction`, `objectives`, and `goals` (version 0.1).
     if file.goals is not None and file.objectives is not None:
         raise UsageError("goals and objectives are the same: take one")
     listed = file.goals if file.objectives is None else file.objectives
@@ -223,12 +223,12 @@ def _seeds(file: SpecFile) -> tuple[int, ...]:
 
 
 def _check_sampler(spec: Spec) -> None:
-    """Refuse what the sampler would only stumble on in the middle of a study."""
-    # Encoding checks that the point is in the space, with a value for each parameter that applies.
+    """Check for settings that would cause errors of the sampler in the middle of a study."""
+    # `encode` checks that the point is in the space and has a value for each parameter that applies.
     for point in spec.points:
         spec.space.encode(point)
-    # CMA-ES works on a fixed set of intervals. Optuna samples everything else independently of it: with these
-    # spaces it would be a random search under another name.
+    # CMA-ES works on a fixed set of intervals. Optuna samples all other parameters independently, so with these
+    # spaces it would be a random search.
     if spec.sampler == "cmaes":
         dimensions = spec.space.dimensions()
         intervals = [d for d in dimensions if not isinstance(d.distribution, CategoricalDistribution)]
@@ -245,7 +245,7 @@ def _check_sampler(spec: Spec) -> None:
     if spec.sampler == "grid":
         return
     for name, content in spec.content["space"].items():
-        # The content as it was written: `points` may also stand in the depth or the width of layer sizes.
+        # In the original content, since `points` may also be a key of the depth or the width of layer sizes.
         if any("points" in part for part in (content, *content.values()) if isinstance(part, dict)):
             raise UsageError(f"space: {name}: points has no effect on the sampler {spec.sampler}")
 
@@ -258,8 +258,8 @@ def _check_pruner(spec: Spec) -> None:
             f"pruner: {spec.pruner} needs a single objective, and there are {len(spec.objectives)}: take none"
         )
     if spec.pruner == "wilcoxon":
-        # With n differences, all of one sign, the smallest p-value of the one-sided test is 2 to the power of -n.
-        # After the last seed nothing is left to save.
+        # With n differences of the same sign, the smallest p-value of the one-sided test is 2 to the power of -n.
+        # Pruning after the last seed would save nothing.
         threshold = spec.pruner_options["p_threshold"]
         needed = max(int(spec.pruner_options["n_startup_steps"]), math.floor(-math.log2(threshold)) + 1)
         if len(spec.seeds) <= needed:
@@ -269,6 +269,6 @@ def _check_pruner(spec: Spec) -> None:
                 + ("" if len(spec.seeds) == 1 else f" {len(spec.seeds)}")
             )
         return
-    # `parameters`, `seconds` and `best/…` exist only at the end of a training: there would be nothing to prune by.
+    # `parameters`, `seconds` and `best/…` exist only at the end of a training, too late for pruning.
     if not (metric := spec.objectives[0].metric).startswith("val/"):
         raise UsageError(f"pruner: {spec.pruner} needs a metric of every validation, val/…, and not {metric}")

@@ -1,6 +1,6 @@
 """The YAML of a sweep's specification: every key, with its type and its default.
 
-`SpecFile` is the file as it stands; `spec.parse_spec` makes a `Spec` of it, and checks what concerns several keys.
+`SpecFile` is the content of the file; `spec.parse_spec` converts it to a `Spec` and checks combinations of keys.
 """
 
 from typing import Annotated, Any, Literal
@@ -15,8 +15,8 @@ Direction = Literal["maximize", "minimize"]
 
 
 # ---- Samplers and pruners: one model each, told apart by their key `name` ----
-# Every option has a default of its own, since those of Optuna differ between its versions: TPE, for one, is
-# multivariate by default from 5.0 on. A study must mean the same after an upgrade.
+# Every option has its own default here, since Optuna's defaults change between versions (TPE is multivariate by
+# default from 5.0 on), and a study must work the same way after an upgrade.
 
 
 class _TPE(StrictModel):
@@ -25,7 +25,7 @@ class _TPE(StrictModel):
     n_startup_trials: int = Field(default=10, ge=0)
     n_ei_candidates: int = Field(default=24, ge=1)
     multivariate: bool = True
-    # Running trials count as bad ones, so that parallel workers do not try the same place.
+    # Running trials count as bad, so that parallel workers do not try the same region.
     constant_liar: bool = True
 
 
@@ -34,19 +34,19 @@ class _Random(StrictModel):
     seed: int | None = None
 
 
-# Takes its points in an order that the seed fixes, see `samplers`.
+# The order of the points depends on the seed, see `samplers`.
 class _Grid(StrictModel):
     name: Literal["grid"]
     seed: int | None = None
 
 
-# Further arguments of Optuna's are fixed in `samplers.make_sampler`, such as the separable variant.
+# `samplers.make_sampler` sets further arguments to fixed values, such as the separable variant.
 class _CMAES(StrictModel):
     name: Literal["cmaes"]
     seed: int | None = None
     n_startup_trials: int = Field(default=1, ge=0)
     consider_pruned_trials: bool = False
-    # Keeps some probability in every cell of an integer or a step, or CMA-ES would stop at one of them too early.
+    # Keeps a minimum probability for every integer or step; otherwise CMA-ES may settle on one too early.
     with_margin: bool = True
 
 
@@ -65,7 +65,7 @@ class _QMC(StrictModel):
 
 
 class _Auto(StrictModel):
-    """One of the others, by the space and the number of trials."""
+    """One of the other samplers, chosen by the space and the number of trials."""
 
     name: Literal["auto"]
     seed: int | None = None
@@ -104,7 +104,7 @@ class _Wilcoxon(StrictModel):
     n_startup_steps: int = Field(default=2, ge=2)
 
 
-# Its `max_resource` is not a key: it follows from the longest training of the space.
+# `max_resource` is not a key, since it follows from the longest training of the space.
 class _Hyperband(StrictModel):
     name: Literal["hyperband"]
     min_resource: int = Field(default=1, ge=1)
@@ -112,7 +112,7 @@ class _Hyperband(StrictModel):
 
 
 def _check_metric(metric: str) -> str:
-    # A hyperparameter that was chosen on test images would make the test accuracy optimistic.
+    # Hyperparameters chosen on test images would make the test accuracy optimistic.
     if metric.startswith(("test/", "best/test/")):
         raise ValueError(f"{metric}: a sweep never reads test images; take val/…")
     return metric
@@ -154,7 +154,7 @@ class SpecFile(StrictModel):
     study: str | None = None
     """Name of the study; without it, the file's."""
     config: str
-    """Packaged configuration, or a file, that every trial starts from."""
+    """Packaged configuration or file, on which every trial is based."""
     flags: Flags = Field(default={})
     """Fields of `fit` that are the same in every trial, by their dotted names."""
     space: dict[str, Parameter]
@@ -162,25 +162,25 @@ class SpecFile(StrictModel):
     metric: Metric | None = None
     direction: Direction | None = None
     objectives: list[Objective] | None = None
-    """What is looked for, instead of a single `metric` and `direction`."""
+    """Several objectives, instead of a single `metric` and `direction`."""
     # Kept so that a study stored by version 0.1 still opens.
     goals: list[Objective] | None = None
     """The key of the objectives in version 0.1."""
     sampler: AnySampler = _TPE(name="tpe")
     pruner: AnyPruner = _NoPruner(name="none")
     trials: int | None = Field(default=None, ge=1)
-    """Size of the study; a grid that is to be tried as a whole needs none."""
+    """Size of the study; by default a grid is tried as a whole."""
     hours: float | None = Field(default=None, gt=0)
-    """Time after which no new trial is started, added up over all workers' sweeps."""
+    """Time after which no new trial is started, summed over all sweeps of the study."""
     constraints: list[Constraint] = Field(default=[])
     seed: int = 0
-    """Seed of the sampler, and of training where `seeds` names no others."""
+    """Seed of the sampler, and of training unless `seeds` is given."""
     seeds: list[int] | None = None
-    """Seeds with each of which every point is trained."""
+    """Seeds of training: every point is trained with each of them."""
     repeats: int | None = Field(default=None, ge=1, le=1000)
-    """How many seeds, counted from `seed`."""
+    """Number of seeds, counted from `seed`, instead of `seeds`."""
     source: Source | None = None
     points: list[dict[str, Any]] = Field(default=[])
     """Points to try first."""
     keep_checkpoints: KeepCheckpoints = "best"
-    """Checkpoints that a trial keeps once it has ended; with `best`, a pruned one keeps none."""
+    """Checkpoints that a trial keeps after its end; with `best`, a pruned trial keeps none."""

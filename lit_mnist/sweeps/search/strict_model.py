@@ -1,4 +1,4 @@
-"""Base class of the models that a specification is read into; pydantic's errors as one line each."""
+"""Base class of the pydantic models of a specification, and conversion of pydantic's errors to one line."""
 
 import re
 from collections.abc import Mapping
@@ -22,31 +22,31 @@ EXPECTED = {
     "model_type": "names with values",
     "model_attributes_type": "names with values",
 }
-"""What each of pydantic's complaints about a type wanted, in the words of YAML."""
+"""The expected type for each of pydantic's type errors, in terms of YAML."""
 
 
 class StrictModel(BaseModel):
-    """A mapping in YAML. Unknown keys are errors, and values are not converted: `"3"` and `true` are no numbers.
+    """A mapping in YAML. Unknown keys are errors, and values are not converted: `"3"` and `true` are not numbers.
 
-    An integer counts as a number, and `null` as a key that is left out.
+    An integer is accepted as a number, and `null` means that the key is left out.
     """
 
-    # strict: pydantic would otherwise read "3" and true as numbers, and a typing error would start a sweep.
+    # strict, since pydantic would otherwise accept "3" and true as numbers.
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     @model_validator(mode="before")
     @classmethod
     def _check_keys(cls, content: Any) -> Any:
-        """Refuse unknown keys here, since pydantic's own error does not know the nearest valid one."""
+        """Reject unknown keys here, since pydantic's own error does not suggest the most similar valid key."""
         if not isinstance(content, Mapping):
             return content
-        # By its name in YAML: `int`, for one, is called `whole` here.
+        # Names in YAML, which may differ from the attribute: `int` is called `whole` here.
         known = [field.alias or name for name, field in cls.model_fields.items()]
         for key in content:
             if key not in known:
                 hint = nearest(str(key), known, listed=True)
                 raise PydanticCustomError(UNKNOWN_KEY, "no such key", {"key": str(key), "hint": hint})
-        # The default then holds: strict pydantic would refuse null for a field of a number.
+        # Remove null values, so that defaults apply: strict pydantic would reject null for a number.
         return {key: value for key, value in content.items() if value is not None}
 
 
@@ -57,20 +57,20 @@ def validate(model: type[Model], content: Any) -> Model:
     """Read the content of a YAML file into `model`.
 
     Raises:
-        UsageError: something in it is wrong. The message is one line and begins with the key's path, such as
+        UsageError: the content is wrong. The message is one line and begins with the path of the key, such as
             `space: model.lr.high` or `objectives.2.metric`, where items of lists count from 1.
 
     """
     try:
         return model.model_validate(content)
     except ValidationError as error:
-        # The first one only: pydantic lists an error for each member of a union.
+        # Only the first error, since pydantic lists an error for each member of a union.
         raise UsageError(_explain(error.errors()[0], content)) from None
 
 
 def _explain(error: ErrorDetails, content: Any) -> str:
-    """One of pydantic's errors about `content` in one line."""
-    # One branch for each kind of error that a specification can cause; pydantic's own text for the rest.
+    """Convert one of pydantic's errors about `content` to one line."""
+    # One branch for each kind of error that a specification usually causes; pydantic's own text otherwise.
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     path = _path(error["loc"], content)
     if kind == UNKNOWN_KEY:
@@ -99,13 +99,13 @@ def _explain(error: ErrorDetails, content: Any) -> str:
 
 
 def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
-    """The keys of a location; without what pydantic adds to it, such as which member of a union it tried."""
-    # Walk along the content: only the parts of the location that are keys there were written by the user.
+    """The keys of a location, without parts that pydantic adds, such as the member of a union that it tried."""
+    # Follow the location through the content: only parts that are keys in it were written by the user.
     path, value = [], content
     for part in location:
         if isinstance(value, Mapping) and part in value:
             path.append(str(part))
-        # Counted from 1, as people count the items of a list.
+        # Users count the items of a list from 1.
         elif isinstance(value, list) and isinstance(part, int):
             path.append(str(part + 1))
         else:
@@ -115,13 +115,12 @@ def _path(location: tuple[int | str, ...], content: Any) -> list[str]:
 
 
 def _joined(path: list[str]) -> str:
-    """Keys joined by dots; a parameter's name, which has dots itself, is set off from `space`."""
+    """The keys joined by dots; after `space` comes a colon, since parameters' names contain dots."""
     if len(path) > 1 and path[0] == "space":
         return f"space: {'.'.join(path[1:])}"
     return ".".join(path)
 
 
 def _quoted(names: str) -> list[str]:
-    """The names in a list of pydantic's: `'tpe', 'random' or 'grid'`."""
-    # pydantic gives the valid names only as text, for people.
+    """The names in pydantic's text `'tpe', 'random' or 'grid'`, which it does not provide in another form."""
     return re.findall(r"'([^']*)'", names)

@@ -1,4 +1,4 @@
-"""Checks of a specification that need no training: the models of the probe points are built on their data."""
+"""Checks of a specification without training: the models of all probe points are built for their data."""
 
 import json
 import math
@@ -29,18 +29,18 @@ class ProbePoint:
     stage: Stage
     """The training of the point."""
     validations: int
-    """Validations of that training if nothing ends it early."""
+    """Number of validations of that training unless it ends early."""
 
 
 @dataclass(frozen=True)
 class Length:
-    """How long a training is if nothing ends it early."""
+    """The length of a training unless it ends early."""
 
     steps: int
     """Optimiser steps."""
     validations: int
     per_epoch: int
-    """Optimiser steps of an epoch."""
+    """Optimiser steps per epoch."""
 
 
 class TooLargeError(UserError):
@@ -50,14 +50,15 @@ class TooLargeError(UserError):
 def check(spec: Spec) -> list[ProbePoint]:
     """Build the model of every probe point; return those that fit into this machine's memory.
 
-    The machine that starts a sweep is often smaller than those that train, such as a cluster's login node, so a
-    point that does not fit is a warning. If it does not fit there either, its trials fail and the others go on.
+    The machine that starts a sweep, such as a cluster's login node, is often smaller than the machines that train.
+    So a point that does not fit only causes a warning. If it does not fit there either, its trials fail, and the
+    others continue.
 
     Raises:
-        UsageError: model, data or objectives refuse a point; the message names it and the nearest valid name.
+        UsageError: a point is invalid for the model, the data or the objectives; the message names the point.
 
     """
-    # Seeds differ in weights and order only: one of them shows whether a model can be built.
+    # One seed is enough, since seeds affect only weights and order.
     probe_points = []
     with StageBuilder(spec.seeds[0]) as build:
         for point in spec.space.probe_points():
@@ -65,9 +66,8 @@ def check(spec: Spec) -> list[ProbePoint]:
             try:
                 with point_in_errors(point):
                     cli = build(stage)
-                    _check_metrics(spec, cli)
                     length = training_length(cli)
-                    _check_length(spec, length)
+                    _check_metrics(spec, cli, length)
             except TooLargeError as error:
                 warn_too_large(error)
             else:
@@ -76,16 +76,16 @@ def check(spec: Spec) -> list[ProbePoint]:
 
 
 def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
-    """Refuse a study none of whose trainings could start on this machine: each trial would fail for it.
+    """Check that at least one training of the study can start on this machine; otherwise every trial would fail.
 
-    Not part of `check`, since a study is planned on machines that are not to train it.
+    This is not part of `check`, since a study may be planned on a machine that does not train it.
 
     Args:
         spec: The specification.
-        probe_points: As from `check`.
+        probe_points: The result of `check`.
 
     Raises:
-        UsageError: the Trainer refuses every probe point, for example for lack of a GPU.
+        UsageError: the Trainer cannot be created for any probe point, for example because there is no GPU.
 
     """
     # One point that can be trained here is enough.
@@ -93,7 +93,7 @@ def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
     tried: list[dict[str, Plain]] = []
     for probe in probe_points:
         settings = {name: value for name, value in probe.point.items() if name.startswith("trainer.")}
-        # Most points have the same settings of the Trainer, which are tried once.
+        # Most points have the same settings of the Trainer, which are tried only once.
         if settings in tried:
             continue
         tried.append(settings)
@@ -107,14 +107,14 @@ def check_machine(spec: Spec, probe_points: Sequence[ProbePoint]) -> None:
 
 
 def warn_too_large(error: TooLargeError) -> None:
-    """Print that a point does not fit, and what that means for its trials."""
+    """Warn that a point does not fit into memory, and that its trials may fail."""
     warn(f"not enough memory here: {error}; where the sweep trains, such trials fail unless there is more")
 
 
 class StageBuilder:
-    """Builds stages on checkpoints of the untrained stages below, so that their names and shapes are checked too.
+    """Builds stages from checkpoints of their untrained sources, so that shapes and names are checked too.
 
-    The checkpoints are in a temporary folder, which lasts as long as the context that the builder is.
+    The builder is a context manager: the checkpoints are in a temporary folder, which is removed at its end.
 
     Args:
         seed: Seed of every stage.
@@ -133,20 +133,27 @@ class StageBuilder:
         self._folder.cleanup()
 
     def __call__(self, stage: Stage) -> LitCLI:
-        """Build the stage's model and datamodule, which is set up for fitting."""
+        """Build the stage's model and its data module, and set up the data for fitting."""
         arguments = stage.arguments("full", self.seed)
         if stage.source is not None:
             if stage.source not in self._checkpoints:
                 weights = self(stage.source).model.state_dict()  # writes the checkpoints of the stages below
                 path = Path(self._folder.name) / f"{len(self._checkpoints)}.ckpt"
-                # As Lightning's checkpoints, of which only the weights are read.
+                # In the form of Lightning's checkpoints, of which only the weights are read.
                 torch.save({"state_dict": weights}, path)
                 self._checkpoints[stage.source] = path
             arguments += [stage.source_flag, str(self._checkpoints[stage.source])]
         cli = LitCLI(arguments)
-        _check_devices(cli)
+        trainer = cli.config["trainer"]
+        # Settings with which every trial would fail: several nodes, or a batch that the devices cannot share.
+        if (nodes := trainer["num_nodes"]) > 1:
+            raise UsageError(
+                f"trainer.num_nodes {nodes}: a trial runs on one node; use more of its GPUs with trainer.devices,"
+                " and more nodes with `lit-mnist submit --array N`, whose N tasks share the study"
+            )
+        cli.datamodule.check_batch_size(count_devices(trainer["devices"]) or 1)
         check_fit(cli)
-        # Reads the images once: the datamodule keeps the last split for all points that have the same.
+        # Reads the images only once: the data module keeps the last split, which most points share.
         cli.datamodule.setup("fit")
         return cli
 
@@ -157,13 +164,13 @@ def point_in_errors(point: Mapping[str, Plain]) -> Iterator[None]:
 
     Raises:
         TooLargeError: memory could not be allocated.
-        UserError: model, data or objectives refuse the point.
+        UserError: the point is invalid for the model, the data or the objectives.
 
     """
     try:
         yield
     except (UserError, RuntimeError, MemoryError) as error:  # RuntimeError: torch found shapes that do not match
-        # Which of the probe points it was cannot be guessed from an error of torch.
+        # The message names the point, since an error of torch does not show which point caused it.
         values = [f"{name} {v if isinstance(v, str) else json.dumps(v)}" for name, v in point.items()]
         text = f"{one_line(error)} (at {', '.join(values)})"
         # torch raises a plain RuntimeError if the CPU's memory is exhausted.
@@ -176,24 +183,23 @@ def point_in_errors(point: Mapping[str, Plain]) -> Iterator[None]:
 def training_length(cli: LitCLI) -> Length:
     """Steps and validations of the training that `cli` describes, by the rules of Lightning's loops.
 
-    The datamodule must be set up. Of a training on several devices, each gets its share of the batches. Without
-    `max_epochs` and `max_steps`, one epoch is counted.
+    The data module must be set up. With several devices, each gets its share of the batches. Without `max_epochs`
+    and `max_steps`, one epoch is assumed.
     """
     trainer = cli.config["trainer"]
     if trainer["fast_dev_run"]:
         return Length(int(trainer["fast_dev_run"]), 1, int(trainer["fast_dev_run"]))
-    # Batches of an epoch, and the optimiser steps that they make.
+    # Batches of an epoch, and the resulting optimiser steps.
     batches = len(cli.datamodule.train_dataloader()) // (count_devices(trainer["devices"]) or 1)
     for limit in (trainer["limit_train_batches"], trainer["overfit_batches"] or None):
         if limit is not None:
-            # Lightning takes a whole number as batches, and a fraction as a share of the epoch.
+            # For Lightning, an integer is a number of batches, and a fraction is a share of the epoch.
             batches = min(batches, limit if isinstance(limit, int) else int(batches * limit))
     batches = max(1, batches)
-    # Lightning steps at the end of an epoch, too, with the gradients accumulated so far.
+    # At the end of an epoch, Lightning also steps with the gradients accumulated so far.
     accumulated = max(1, trainer["accumulate_grad_batches"])
     per_epoch = math.ceil(batches / accumulated)
-    # Whichever of the two limits comes first.
-    # -1 is Lightning's word for no limit.
+    # The limit that comes first counts; -1 means no limit in Lightning.
     max_epochs, max_steps = (
         None if n is None or n < 0 else n for n in (trainer["max_epochs"], trainer["max_steps"])
     )
@@ -203,36 +209,26 @@ def training_length(cli: LitCLI) -> Length:
     if trainer["limit_val_batches"] == 0 or not cli.datamodule.sizes()["val"]:
         return Length(steps, 0, per_epoch)
 
-    # How many validations there are on the way.
+    # The number of validations.
     whole_epochs, rest = divmod(steps, per_epoch)
     interval = 1.0 if trainer["val_check_interval"] is None else trainer["val_check_interval"]
-    if not isinstance(interval, int | float):  # a time: how often that is depends on the machine
+    if not isinstance(interval, int | float):  # a time, for which the number depends on the machine
         return Length(steps, max(1, whole_epochs), per_epoch)
     between = interval if isinstance(interval, int) else max(1, int(batches * interval))
-    begun = min(rest * accumulated, batches)  # batches of the last epoch, if the steps end before it does
+    begun = min(rest * accumulated, batches)  # batches of an incomplete last epoch
     if (every_n_epochs := trainer["check_val_every_n_epoch"]) is None:  # batches are counted across epochs
         return Length(steps, (whole_epochs * batches + begun) // between, per_epoch)
-    # Every n-th epoch is validated, counted from 1; the one that the steps cut short may be one of them.
+    # Every n-th epoch is validated, counted from 1; an incomplete last epoch may be one of them.
     in_last = begun // between if (whole_epochs + 1) % every_n_epochs == 0 else 0
     return Length(steps, whole_epochs // every_n_epochs * (batches // between) + in_last, per_epoch)
 
 
-def _check_devices(cli: LitCLI) -> None:
-    """Refuse a training over several nodes, and a batch that its devices cannot share: each trial would fail."""
-    if (nodes := cli.config["trainer"]["num_nodes"]) > 1:
-        raise UsageError(
-            f"trainer.num_nodes {nodes}: a trial runs on one node; use more of its GPUs with trainer.devices, and"
-            " more nodes with `lit-mnist submit --array N`, whose N tasks share the study"
-        )
-    cli.datamodule.check_batch_size(count_devices(cli.config["trainer"]["devices"]) or 1)
-
-
-def _check_metrics(spec: Spec, cli: LitCLI) -> None:
-    """Refuse objectives and constraints that a fit of the model does not end with."""
+def _check_metrics(spec: Spec, cli: LitCLI, length: Length) -> None:
+    """Check that a fit of the model ends with the metrics of all objectives and constraints."""
     image = torch.rand(2, *cli.datamodule.image_shape)
     # Two random images and the labels 0 and 1, which every dataset has.
     names = cli.model.val_metric_names(Batch(image, image, torch.tensor([0, 1])))
-    # `best/…` is the best value of the monitored metric, which a fit returns beside the last ones.
+    # `best/…` is the best value of the monitored metric, which a fit returns in addition to the last values.
     known = [*names, f"best/{cli.model.monitor}", *OWN_METRICS]
     for metric in spec.metrics:
         if metric not in known:
@@ -241,9 +237,7 @@ def _check_metrics(spec: Spec, cli: LitCLI) -> None:
                 f"{nearest(metric, known)}; there are {', '.join(known)}"
             )
 
-
-def _check_length(spec: Spec, length: Length) -> None:
-    """Refuse a training that ends before its first validation, if objectives or constraints are measured there."""
+    # All other metrics are measured in validations.
     needed = [metric for metric in spec.metrics if metric not in OWN_METRICS]
     if needed and length.validations == 0:
         steps = "1 step" if length.steps == 1 else f"{length.steps:,} steps"

@@ -1,6 +1,6 @@
-"""Locks between processes: of a study, and of a journal file; and what keeps two machines off one file.
+"""Locks between processes, for studies and journal files, and a check that only one machine uses a storage file.
 
-The operating system or the database server frees each of them when its holder dies, however it dies.
+The operating system or the database server frees a lock when its process dies, for whatever reason.
 """
 
 import hashlib
@@ -28,16 +28,16 @@ from lit_mnist.tracking.process import sees_processes_of, this_boot, this_host
 FIRST_PAUSE, MAX_PAUSE = 0.02, 0.5
 """Seconds between the first two attempts to take a lock in PostgreSQL, and at most between later ones."""
 HOST_INTERVAL = 10.0
-"""Seconds between two signs that a machine uses a storage that is a file."""
+"""Seconds between two updates of the file that says which machine uses a storage file."""
 HOST_TIMEOUT = 60.0
-"""Seconds without such a sign after which another machine may use the file."""
+"""Seconds without an update after which another machine may use the storage file."""
 
 
 class HeldLock:
     """A study's lock while it is held.
 
     Args:
-        connection: The one that holds a lock in PostgreSQL; None for the lock of a file.
+        connection: The connection that holds a lock in PostgreSQL; None for a file lock.
 
     """
 
@@ -45,46 +45,46 @@ class HeldLock:
         self._connection = connection
 
     def check(self) -> None:
-        """Check that the lock is still held: PostgreSQL frees it with the connection, as when the server restarts.
+        """Check that the lock is still held: PostgreSQL frees it if the connection is lost.
 
         Raises:
             SQLAlchemyError: the lock is lost, and another process may hold it.
 
         """
-        # Any statement will do: on a lost connection it fails, and the transaction with the lock is gone.
+        # Any statement fails on a lost connection, with which the transaction and its lock have ended.
         if self._connection is not None:
             self._connection.execute(text("SELECT 1"))
 
 
 @contextmanager
 def study_lock(storage: BaseStorage, study: str) -> Iterator[HeldLock]:
-    """Exclude all other processes, on all machines, that ask for the lock of the same study.
+    """Hold the lock of a study, which excludes all other processes on all machines.
 
     Args:
-        storage: As `open_storage` returns it.
-        study: The study's name; it need not exist yet.
+        storage: The result of `open_storage`.
+        study: The study's name; the study need not exist yet.
 
     """
     opened = cast(RetryingStorage, storage)
     if opened.engine is None:
         assert opened.file is not None, "a storage is a server or a file"
-        # A hash, because a study's name may hold characters that a file's name must not.
+        # A hash, because a study's name may contain characters that are not allowed in file names.
         digest = hashlib.sha256(study.encode()).hexdigest()[:12]
-        # A file, for which the system frees the lock when its holder dies. Polled often: a lease takes
-        # milliseconds.
+        # Polled often, because a lease takes milliseconds.
         with FileLock(opened.file.with_name(f".{opened.file.name}.{digest}.lock"), poll_interval=0.01):
             yield HeldLock()
         return
-    # PostgreSQL: try, pause without a connection, try again.
+    # PostgreSQL: try, pause without a connection, and try again.
     engine, pause = opened.engine, FIRST_PAUSE
     while (connection := opened.retry(lambda: try_advisory_lock(engine, study))) is None:
-        # Chance separates processes that were refused together: the system's, as they are forks of one process.
+        # A random pause separates processes that failed together. SystemRandom, since forked processes share the
+        # state of Python's generator.
         time.sleep(pause * random.SystemRandom().uniform(0.5, 1))
         pause = min(1.5 * pause, MAX_PAUSE)
     try:
         yield HeldLock(connection)
     finally:
-        with suppress(SQLAlchemyError):  # a server that has restarted has freed the lock already
+        with suppress(SQLAlchemyError):  # a restarted server has already freed the lock
             connection.rollback()
         connection.close()
 
@@ -93,15 +93,16 @@ def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
     """Return a connection that holds the lock `name` of a PostgreSQL server; None if another process holds it.
 
     The lock belongs to the connection's transaction and is freed with it. The empty name, which no study has, is
-    that of the lock under which tables are created.
+    for the lock under which tables are created.
 
-    Whoever is refused tries again, without a connection meanwhile. PostgreSQL could make it wait, but then it
-    needs a second one for its heartbeats: 64 workers held 113, and a server allows 100 by default. Behind a pooler
-    such as PgBouncer, those that wait would leave no connection to the one that holds the lock.
+    A caller that does not get the lock tries again later, without keeping a connection. A blocking lock function
+    of PostgreSQL would keep one, and heartbeats need a second: 64 workers held 113 connections, and a server
+    allows 100 by default. With a pooler such as PgBouncer, waiting processes could leave no connection to the
+    lock's owner.
     """
-    # 63 bits of a hash: the server knows its locks by a bigint.
+    # 63 bits of a hash, since the server identifies locks by a bigint.
     key = int.from_bytes(hashlib.sha256(f"lit-mnist sweep {name}".encode()).digest()[:8]) >> 1
-    # Kept open by whoever gets the lock, and closed otherwise, also if the query fails.
+    # Closed unless it got the lock, also if the query fails.
     connection = engine.connect()
     try:
         if connection.execute(text("SELECT pg_try_advisory_xact_lock(:key)"), {"key": key}).scalar():
@@ -115,13 +116,14 @@ def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
 
 @contextmanager
 def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
-    """Keep sweeps on other machines and in other containers off a storage that is a file.
+    """Ensure that sweeps on one machine or container only use a storage that is a file.
 
-    The locks of a file may hold on one machine only (NFS, Lustre), and processes elsewhere cannot be looked up:
-    two machines would damage the file and take over each other's trials. A file beside it says which one uses it.
+    File locks may work on one machine only (NFS, Lustre), and processes on other machines cannot be looked up: two
+    machines would damage the file and take over each other's trials. A second file next to it says which machine
+    uses it.
 
     Yields:
-        A function to be called every few seconds, which shows that this machine still does.
+        A function to call every few seconds, which records that this machine still uses the file.
 
     Raises:
         UserError: another machine uses the file, at the start or when the function is called.
@@ -135,11 +137,11 @@ def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
 
     def renew() -> None:
         nonlocal renewed
-        # Called after each look at the study, several times a second.
+        # The caller calls this several times a second.
         if time.monotonic() - renewed < HOST_INTERVAL:
             return
         renewed = time.monotonic()
-        # By the clock of the file system, since those of two machines may differ.
+        # Times of the file system, since the clocks of two machines may differ.
         with tempfile.NamedTemporaryFile(dir=path.parent, prefix=path.name) as now, suppress(OSError, ValueError):
             age = Path(now.name).stat().st_mtime - path.stat().st_mtime
             user = json.loads(path.read_text())
@@ -151,17 +153,17 @@ def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
                 )
         replace_text(path, json.dumps({"host": this_host(), "boot": this_boot()}))
 
-    # At the start, so that nothing is written to a file that another machine uses.
+    # Called at the start, so that nothing is written to a file that another machine uses.
     renew()
     yield renew
-    path.unlink(missing_ok=True)  # another sweep of this machine writes it again
+    path.unlink(missing_ok=True)  # another sweep on this machine creates it again
 
 
 class JournalLock:
     """The lock of a journal file, which also repairs the file after a process was killed while writing to it.
 
-    Optuna's own locks (4.4 to 5.0) are files that are created and deleted: one that a killed process leaves behind
-    stops every other process for 30 s.
+    Optuna's own locks (4.4 to 5.0) are files that are created and deleted: if a killed process leaves one behind,
+    all other processes wait for 30 s.
 
     Args:
         path: The journal.
@@ -170,12 +172,11 @@ class JournalLock:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        # filelock polls every 50 ms if not told otherwise, several times as long as Optuna holds the lock for a
-        # record.
+        # By default filelock polls every 50 ms, several times as long as Optuna holds the lock for a record.
         self._lock = FileLock(path.with_name(f".{path.name}.lock"), thread_local=False, poll_interval=0.005)
 
     def acquire(self) -> bool:
-        """Wait for the lock, then cut off an incomplete last line; returns True, as Optuna expects."""
+        """Wait for the lock, then remove an incomplete last line; returns True, as Optuna expects."""
         self._lock.acquire()
         try:
             self._cut_incomplete_line()
@@ -191,14 +192,14 @@ class JournalLock:
     def _cut_incomplete_line(self) -> None:
         """Truncate the journal after its last line end.
 
-        Optuna appends each record with its line end in one write. What follows the last line end is therefore from
-        a process that was killed in the middle of that write; the next record would be appended to the same line,
-        and no process could read the journal any more.
+        Optuna appends each record with its line end in one write. Bytes after the last line end are therefore from
+        a process that was killed during that write; the next record would be appended to the same line, and the
+        journal could no longer be read.
         """
         block = 1 << 16
         with suppress(FileNotFoundError), self.path.open("r+b") as file:
             size = end = file.seek(0, os.SEEK_END)
-            # Backwards in blocks to the last line end; usually it is the last byte of the file.
+            # Search backwards in blocks for the last line end, which is usually the last byte of the file.
             while end:
                 start = max(0, end - block)
                 file.seek(start)

@@ -1,4 +1,4 @@
-"""A storage of studies that outlives short outages of its database."""
+"""A storage of studies that tolerates short outages of its database."""
 
 import time
 from collections.abc import Callable
@@ -15,7 +15,7 @@ from lit_mnist.terminal import note
 from lit_mnist.tracking.store import reason
 
 OUTAGE_TIMEOUT = 60.0
-"""Seconds for which a database may be unreachable before its users give up."""
+"""Seconds for which a database may be unreachable before an error is raised."""
 RETRY_INTERVAL = 0.5
 """Seconds between two attempts to reach it."""
 Result = TypeVar("Result")
@@ -28,14 +28,14 @@ class StorageGoneError(UserError):
 class RetryingStorage:
     """An Optuna storage whose calls are repeated while its database is unreachable, for up to OUTAGE_TIMEOUT.
 
-    A repeated call may take effect twice: a server that goes away after a commit and before its answer has done
-    what was asked. `Leases` allows for that; every other write here stores a value and may be repeated.
+    A repeated call may take effect twice, if the server becomes unreachable after a commit and before its answer.
+    `Leases` allows for this; all other writes store a value and may be repeated.
 
     Args:
         wrapped: The storage, as Optuna opened it.
         name: Its URL or path without a password, for messages.
         engine: Connections to a database server that several machines may share; None for a file.
-        file: Of a storage that is a file on this machine; None for a server.
+        file: The storage's file on this machine; None for a server.
 
     """
 
@@ -43,15 +43,15 @@ class RetryingStorage:
         self.wrapped, self.name, self.engine, self.file = wrapped, name, engine, file
         self.outages = 0
         """How many calls have failed because the database was unreachable."""
-        # Long ago, so that the first outage is noted.
+        # In the past, so that the first outage is reported.
         self._noted = -OUTAGE_TIMEOUT
 
     def __getattr__(self, name: str) -> Any:
-        # Study and Trial know nothing of the retries: they call this object as they would call `wrapped`.
+        # Optuna's Study and Trial call this object as they would call `wrapped`. Attributes are wrapped
+        # dynamically, since Optuna's storages have dozens of methods, and more with each version.
         attribute = getattr(self.wrapped, name)
         if not callable(attribute):
             return attribute
-        # Looked up and wrapped at each call: Optuna's storages have dozens of methods, and more with each version.
         return lambda *args, **kwargs: self.retry(lambda: attribute(*args, **kwargs))
 
     def retry(self, call: Callable[[], Result]) -> Result:
@@ -61,7 +61,7 @@ class RetryingStorage:
             StorageGoneError: it was unreachable for OUTAGE_TIMEOUT.
 
         """
-        # Set with the first failure: the time limit is that of one outage, not of one attempt.
+        # Set at the first failure: the time limit is for the outage, not for one attempt.
         deadline: float | None = None
         while True:
             try:
@@ -73,7 +73,7 @@ class RetryingStorage:
                 now = time.monotonic()
                 if deadline is None:
                     deadline = now + OUTAGE_TIMEOUT
-                    if now - self._noted >= OUTAGE_TIMEOUT:  # one message an outage, not one a call
+                    if now - self._noted >= OUTAGE_TIMEOUT:  # one message per outage, not one per call
                         note(
                             f"the studies' storage {self.name} is unreachable:"
                             f" trying again for up to {OUTAGE_TIMEOUT:.0f} s"
@@ -86,7 +86,7 @@ class RetryingStorage:
 
 
 def is_connection_error(error: BaseException) -> bool:
-    """True if the database could not be reached, as opposed to one that was reached and refused something."""
-    # Optuna wraps SQLAlchemy's errors in one of its own, with the original as its cause.
+    """True if the database could not be reached; False if it was reached and reported an error."""
+    # Optuna wraps SQLAlchemy's errors in its own, with the original as the cause.
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
     return isinstance(cause, OperationalError | InterfaceError)

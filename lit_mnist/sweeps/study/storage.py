@@ -26,18 +26,18 @@ from lit_mnist.tracking.store import find_store, reason, with_time_limit
 STORAGE_VARIABLE = "LIT_MNIST_STORAGE"
 SQLITE = "sqlite:///"
 CONFIRMATION = "/confirm-"
-"""Stands between the name of a study and the number of its confirmation, in the confirmation's name."""
+"""The part of a confirmation's name between the study's name and the confirmation's number."""
 STORED = "stored"
-"""Study attribute with what the specification says of the search.
+"""Study attribute with the settings of the search from the specification.
 
-It is written last: a study without it was not created to the end, and its next creator completes it.
+It is written last: a study without it is incomplete, and the next sweep completes it.
 """
 JOURNAL_START = b'{"op_code":'
 """The first bytes of every journal that Optuna writes (4.4 to 5.0)."""
 
 
 def default_storage() -> str:
-    """The storage that LIT_MNIST_STORAGE names, or else the project's own journal file."""
+    """The storage in LIT_MNIST_STORAGE if it is set, otherwise the project's journal file."""
     return os.environ.get(STORAGE_VARIABLE) or str(find_store().home / "sweeps.journal")
 
 
@@ -56,14 +56,19 @@ def open_storage(url: str | None) -> BaseStorage:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     url = url or default_storage()
     try:
-        # By the form of the URL: a path is a journal file.
+        # A path is a journal file.
         if "://" not in url:
             storage = _open_journal(Path(url).resolve())
         elif url.startswith(SQLITE):
-            storage = _open_sqlite(Path(url.removeprefix(SQLITE)).resolve())
+            path = Path(url.removeprefix(SQLITE)).resolve()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            # Under a lock for the reason given at `_open_postgresql`.
+            with FileLock(path.with_name(f".{path.name}.lock")):
+                database = get_storage(RDBStorage(f"{SQLITE}{path}"))
+            storage = RetryingStorage(database, f"{SQLITE}{path}", engine=None, file=path)
         else:
             storage = _open_postgresql(url)
-    # The URL is wrong, or the driver that it names is not installed; else the storage itself.
+    # The URL is wrong, or its driver is not installed; the errors below are those of the storage itself.
     except (ArgumentError, ImportError) as error:
         hint = "such as postgresql+psycopg://HOST/NAME"
         raise UsageError(f"--storage {redact(url)}: {reason(error)}; {hint}") from None
@@ -76,14 +81,14 @@ def open_study(storage: BaseStorage, name: str) -> optuna.Study:
     """Open the study `name`.
 
     Raises:
-        UsageError: there is none of that name; the message names the nearest.
+        UsageError: there is no study of that name; the message names the most similar one.
 
     """
     try:
         return optuna.load_study(
             study_name=name,
             storage=storage,
-            # Placeholders: `Leases.acquire` sets those of the specification, which differ from trial to trial.
+            # Placeholders: `Leases` sets the sampler and the pruner for each trial.
             sampler=optuna.samplers.RandomSampler(),
             pruner=optuna.pruners.NopPruner(),
         )
@@ -104,9 +109,9 @@ def is_confirmation(name: str) -> bool:
 
 
 def confirmation_names(storage: BaseStorage, name: str) -> list[str]:
-    """The names of the confirmations of the study `name`, in the order in which they were made.
+    """The names of the confirmations of the study `name`, in the order in which they were created.
 
-    One whose creator was killed before it was complete is left out.
+    Incomplete ones, whose creation was interrupted, are left out.
     """
     found = [
         study.study_name
@@ -117,55 +122,48 @@ def confirmation_names(storage: BaseStorage, name: str) -> list[str]:
 
 
 def confirmation_number(name: str) -> int:
-    """The number of a confirmation, by its name."""
+    """The number in a confirmation's name."""
     return int(name.rpartition("-")[2])
 
 
 def _open_journal(path: Path) -> RetryingStorage:
-    # Checked first, because JournalLock would cut off what follows the last line end of any file.
+    # Checked first, because JournalLock would truncate any file after its last line end.
     with suppress(FileNotFoundError), path.open("rb") as file:
         start = file.read(len(JOURNAL_START))
-        if not JOURNAL_START.startswith(start):  # a process killed in its first write may have left less of it
+        if not JOURNAL_START.startswith(start):  # a process killed during its first write may have written a part
             raise UsageError(
                 f"--storage {path} is not a journal of studies but a file of another kind, which is left as it is:"
                 f" name another file, or {SQLITE}FILE for a database"
             )
     path.parent.mkdir(parents=True, exist_ok=True)
     lock = JournalLock(path)
-    # Optuna reads without the lock. Taken once here, it repairs the file before the first read.
+    # Optuna reads without the lock. Acquiring it once repairs the file before the first read.
     lock.acquire()
     lock.release()
-    # Any: Optuna's base class of such locks is private, and has no more than these two methods.
+    # Any, since Optuna's base class of such locks, which has just these two methods, is private.
     journal = JournalStorage(JournalFileBackend(str(path), lock_obj=cast(Any, lock)))
     return RetryingStorage(journal, str(path), engine=None, file=path)
 
 
-# Optuna (4.4 to 5.0) creates its tables without a lock: of 20 processes that opened a new database at once, 15
-# failed on SQLite and 10 on PostgreSQL. `get_storage` adds the cache of finished trials that Optuna gives every
-# database.
-
-
-def _open_sqlite(path: Path) -> RetryingStorage:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(path.with_name(f".{path.name}.lock")):
-        storage = get_storage(RDBStorage(f"{SQLITE}{path}"))
-    return RetryingStorage(storage, f"{SQLITE}{path}", engine=None, file=path)
-
-
 def _open_postgresql(url: str) -> RetryingStorage:
+    """Open a PostgreSQL database; its tables are created under a lock.
+
+    Optuna (4.4 to 5.0) creates tables without a lock: of 20 processes that opened a new database at once, 15
+    failed on SQLite and 10 on PostgreSQL. `get_storage` adds Optuna's cache of finished trials.
+    """
     if not url.startswith("postgresql"):
         raise UsageError(f"--storage {redact(url)}: take a file's path, sqlite:/// or postgresql+psycopg://")
-    # Without a driver in the URL SQLAlchemy 2.0 would take psycopg2, which is not a dependency of ours.
+    # Without a driver in the URL, SQLAlchemy 2.0 would use psycopg2, which is not a dependency of this project.
     url = with_time_limit(url.replace("postgresql://", "postgresql+psycopg://", 1))
     if url.startswith("postgresql+psycopg://") and importlib.util.find_spec("psycopg") is None:
         raise UserError("a study in PostgreSQL needs psycopg: `pip install 'lit-mnist[postgres]'`")
-    # One connection for the lock under which tables are created, and no pool to keep it.
+    # A single connection, without a pool, for the lock under which tables are created.
     engine = create_engine(make_url(url), poolclass=NullPool)
     while (connection := try_advisory_lock(engine, "")) is None:
         time.sleep(FIRST_PAUSE)
     try:
-        # With pool_pre_ping a connection that a restarted server has closed is replaced instead of used. Each
-        # process keeps one connection; others, as for a call while it holds a lock, are closed after use.
+        # pool_pre_ping replaces connections that a restarted server has closed. Each process keeps one connection;
+        # additional ones, for example for calls while it holds a lock, are closed after use.
         database = RDBStorage(url, engine_kwargs={"pool_pre_ping": True, "pool_size": 1, "max_overflow": 4})
     finally:
         connection.close()

@@ -1,4 +1,4 @@
-"""Creates a study from its specification, compares the two later on, and says whether the study is finished."""
+"""Creates a study from its specification, compares the two later, and checks whether the study is finished."""
 
 import json
 from dataclasses import replace
@@ -24,7 +24,7 @@ from lit_mnist.sweeps.study.storage import (
 )
 
 KEEP_CHECKPOINTS = "keep_checkpoints"
-"""Attribute: which checkpoints the trials keep, as last asked for by the specification or the command line."""
+"""Study attribute: which checkpoints trials keep, as last set by the specification or the command line."""
 MAX_VALIDATIONS = "longest"
 """Study attribute: validations of the study's longest training."""
 TIME_SPENT = "spent"
@@ -42,7 +42,7 @@ def experiment_name(study: str) -> str:
 
 
 def find_spec(given: str, url: str | None = None) -> Spec:
-    """The specification in a file, or that of the stored study of this name.
+    """Read the specification from a file, or from the stored study of this name.
 
     Args:
         given: Path of the file, or name of the study.
@@ -52,9 +52,8 @@ def find_spec(given: str, url: str | None = None) -> Spec:
         UsageError: it is neither, or something in the file is wrong.
 
     """
-    # A file of that name comes before a study.
+    # A file takes precedence over a study of the same name. Opening a missing journal file would create it.
     url = url or default_storage()
-    # Opening a journal file would create it.
     if not Path(given).is_file() and ("://" in url or Path(url).exists()):
         storage = open_storage(url)
         if given in study_names(storage):
@@ -73,30 +72,31 @@ def create_or_open_study(
     keep: KeepCheckpoints | None = None,
     confirms: str | None = None,
 ) -> optuna.Study:
-    """Return the study of `spec`: created if missing, and with the number of trials that is now asked for.
+    """Return the study of `spec`, created if it is missing, and set its number of trials.
 
     Args:
         storage: Where the study is kept.
         spec: The specification.
-        max_validations: Of the longest training, if known. Stored when the study is created, so that all workers
-            divide Hyperband's brackets alike.
-        trials: Size of the study; None for what `spec` says. From here on it is the study's attribute `trials`.
-        keep: Checkpoints that a trial keeps; None for what `spec` says. Likewise an attribute from here on.
-        confirms: The MLflow run of the study that a new one confirms, if it does.
+        max_validations: Validations of the longest training, if known. Stored when the study is created, so that
+            all workers use the same Hyperband brackets.
+        trials: Size of the study; None for that of `spec`. Stored as the study's attribute `trials`.
+        keep: Checkpoints that a trial keeps; None for the value in `spec`. Stored as an attribute too.
+        confirms: If the new study is a confirmation, the MLflow run of the study that it confirms.
 
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
+        UsageError: the stored study differs from `spec`, or has more than `trials` trials.
 
     """
     trials, keep = spec.trials if trials is None else trials, keep or spec.keep_checkpoints
     with study_lock(storage, spec.name):
-        # Under the lock: two sweeps that start at once must not both create it.
+        # Under the lock, so that two sweeps that start at once do not both create it.
         if spec.name not in study_names(storage):
             directions = [objective.direction for objective in spec.objectives]
             optuna.create_study(storage=storage, study_name=spec.name, directions=directions)
         study = open_study(storage, spec.name)
         stored = study.user_attrs
-        # Written last, STORED says that all attributes are there: the study's creator may be killed between two.
+        # STORED is written last and shows that all attributes are there, since the process may be killed in
+        # between.
         if STORED not in stored:
             attributes: dict[str, Any] = {"spec": spec.text, "trials": trials}
             attributes[KEEP_CHECKPOINTS] = keep
@@ -107,7 +107,7 @@ def create_or_open_study(
             for name, value in (attributes | {STORED: _as_json(spec.stored())}).items():
                 study.set_user_attr(name, value)
             return study
-        # The study exists already. Its search must equal that of `spec`; its limits are set to the new values.
+        # The study exists. Its search settings must equal those of `spec`; its limits are set to the new values.
         _check_same(spec, stored[STORED])
         _check_trials(study, trials)
         if keep != stored.get(KEEP_CHECKPOINTS):
@@ -120,15 +120,15 @@ def create_or_open_study(
 
 
 def check_stored(storage: BaseStorage, spec: Spec, trials: int | None = None) -> str:
-    """Describe how far the stored study of `spec` is, in a few words; empty if there is none.
+    """Describe the progress of the stored study of `spec` in a few words; empty if there is no such study.
 
     Args:
         storage: Where the study is kept.
         spec: The specification.
-        trials: Size of the study; None for what `spec` says.
+        trials: Size of the study; None for that of `spec`.
 
     Raises:
-        UsageError: the stored study differs from `spec`, or has more trials than are asked for.
+        UsageError: the stored study differs from `spec`, or has more than `trials` trials.
 
     """
     trials = spec.trials if trials is None else trials
@@ -142,14 +142,14 @@ def check_stored(storage: BaseStorage, spec: Spec, trials: int | None = None) ->
 
 
 def stored_spec(study: optuna.Study) -> Spec:
-    """The specification that is stored in the study, with the number of trials last asked for."""
+    """The specification that is stored in the study, with the current number of trials and checkpoint setting."""
     spec = parse_spec(study.user_attrs["spec"], study.study_name)
     keep = study.user_attrs.get(KEEP_CHECKPOINTS, spec.keep_checkpoints)
     return replace(spec, trials=study.user_attrs["trials"], keep_checkpoints=keep)
 
 
 def get_trials(study: optuna.Study) -> list[FrozenTrial]:
-    """All trials of the study as they are stored now; not to be modified, since they may be the storage's own."""
+    """All trials of the study as stored now. Do not modify them: they may be the storage's own objects."""
     return study.get_trials(deepcopy=False)
 
 
@@ -160,14 +160,14 @@ def is_finished(study: optuna.Study) -> bool:
 
 
 def is_out_of_time(study: optuna.Study, spec: Spec) -> bool:
-    """True if the study's hours are used up, so that no new trial may start."""
+    """True if the study's hours have passed, so that no new trial may start."""
     return spec.hours is not None and study.user_attrs.get(TIME_SPENT, 0.0) >= 3600 * spec.hours
 
 
 def is_over(study: optuna.Study, spec: Spec) -> bool:
     """True if no trial is running and no new one may start."""
     trials = get_trials(study)
-    # A running trial may be that of a dead worker, which somebody still has to take over.
+    # A running trial may belong to a dead worker, and then still has to be taken over.
     if any(trial.state == RUNNING for trial in trials):
         return False
     return len(trials) >= study.user_attrs["trials"] or is_out_of_time(study, spec)
@@ -175,7 +175,7 @@ def is_over(study: optuna.Study, spec: Spec) -> bool:
 
 def add_time_spent(study: optuna.Study, seconds: float) -> None:
     """Add to the time that has been spent on the study."""
-    # Optuna has no atomic increment: without the lock, two sweeps on one study would overwrite each other's sum.
+    # Optuna has no atomic increment: without the lock, two sweeps could overwrite each other's sum.
     with study_lock(storage_of(study), study.study_name):
         study.set_user_attr(TIME_SPENT, study.user_attrs.get(TIME_SPENT, 0.0) + seconds)
 
@@ -188,7 +188,7 @@ def _check_trials(study: optuna.Study, trials: int) -> None:
 
 
 def _check_same(spec: Spec, stored: dict[str, Any]) -> None:
-    """Refuse a specification that would mix trials of two different searches in one study."""
+    """Reject a specification that would mix trials of two different searches in one study."""
     given = _as_json(spec.stored())
     names = [name for name in sorted({*given, *stored}) if given.get(name) != stored.get(name)]
     if names:
@@ -200,7 +200,7 @@ def _check_same(spec: Spec, stored: dict[str, Any]) -> None:
 
 
 def _difference(name: str, old: Any, new: Any) -> str:
-    """Describe how two values differ; for mappings, only the entries that do."""
+    """Describe how two values differ; for mappings, only the entries that differ."""
     if isinstance(old, dict) and isinstance(new, dict):
         names = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
         return "; ".join(_difference(f"{name} {key}", old.get(key), new.get(key)) for key in names)

@@ -1,4 +1,4 @@
-"""The MLflow run of a study: RUNNING as long as a sweep works on the study, on any machine."""
+"""The MLflow run of a study: its status is RUNNING while a sweep on any machine works on the study."""
 
 import contextlib
 import time
@@ -26,14 +26,14 @@ from lit_mnist.tracking.store import connect, experiment_id, find_store
 
 
 class StudyRun:
-    """The run of a study, to which any number of sweeps write at a time.
+    """The run of a study, to which several sweeps may write at the same time.
 
-    No sweep owns it. Each keeps it RUNNING, with a heartbeat that is about HEARTBEAT_INTERVAL old at most; the
-    last one to leave sets its status. The run's tags name one of the living processes, as those of any run do.
+    Each sweep keeps the run RUNNING and renews its heartbeat every HEARTBEAT_INTERVAL; the last sweep to end sets
+    the final status. As for any run, the run's tags name a living process.
 
     Args:
         study: The study.
-        run: Its run, opened to be added to.
+        run: The study's run, opened with `run_id`.
 
     """
 
@@ -44,42 +44,49 @@ class StudyRun:
 
     def sign(self, tags: Mapping[str, str] | None = None) -> None:
         """Mark the run as RUNNING, by this process or by the one that the tags describe."""
-        # It may have ended: another sweep has left meanwhile, or `--trials` was raised for a finished study.
+        # The run may have ended: another sweep may have closed it, or `--trials` was raised for a finished study.
         if self.run.data().info.status != "RUNNING":
             self.run.client.update_run(self.run.id, "RUNNING")
         for name, value in {**(tags or process_tags()), **heartbeat_tag()}.items():
             self.run.client.set_tag(self.run.id, name, value)
 
     def keep_running(self, trials: Sequence[FrozenTrial]) -> None:
-        """Observe the other sweeps' workers, and see to the run's heartbeat; to be called every few seconds."""
+        """Observe the other sweeps' workers and renew the run's heartbeat; to be called every few seconds."""
         self._living_owners(trials)
         if time.monotonic() > self._next_heartbeat:
             self._next_heartbeat = time.monotonic() + HEARTBEAT_INTERVAL
-            self.run.submit(self._renew)  # in the uploader's thread: a tracking server may take long to answer
+            self.run.submit(self._renew)  # in the uploader's thread, since a tracking server may be slow
 
     def close(self, status: str) -> None:
-        """Leave the run: with this status, unless the study is finished or others go on with it."""
-        # Whatever happened to this sweep: the study has all its trials.
+        """End this sweep's work on the run and set its status, unless other sweeps continue the study."""
+        # A study with all its trials is finished, even if this sweep has failed.
         if is_finished(self.study):
             status = "FINISHED"
         elif others := self._living_owners(get_trials(self.study)):
-            # A worker that has no trial at this moment is not seen here: its sweep marks the run as RUNNING again.
+            # The run's tags now name the owner of a trial that is still running, in the form that `liveness`
+            # reads. If another sweep has only idle workers at this moment, it marks the run as RUNNING again
+            # itself.
+            owner = others[0]
+            tags = {name: str(owner.get(name, "")) for name in ("host", "process", "boot")}
+            job, _, restart = str(owner.get("job", "")).partition(".")
+            if job:
+                tags |= {"slurm.job": job, "slurm.restart": restart, "slurm.process": tags["process"]}
             with contextlib.suppress(Exception):
-                self.sign(_tags_of(others[0]))
+                self.sign(tags)
             return
-        # The status goes by the journal, after everything else: it is sent later if the store is away now.
+        # The status is sent through the journal after everything else, and later if the store is unreachable now.
         self.run.uploader.flush()
         end = time.time_ns() // 1_000_000
         self.run.journal.append({"kind": "status", "status": status, "end_time": end}, reserved=True)
 
     def _living_owners(self, trials: Sequence[FrozenTrial]) -> list[Mapping[str, Any]]:
-        """Return the owners of trials that may be alive; this sweep's own workers, too, while they are."""
+        """Return the owners of running trials that may be alive, including this sweep's own workers."""
         running = [trial for trial in trials if trial.state == RUNNING]
         return [trial.user_attrs[OWNER] for trial in running if not self._owners.is_dead(trial)]
 
     def _renew(self) -> None:
         """Renew the run's heartbeat, unless another sweep has just done so."""
-        with contextlib.suppress(Exception):  # a store that is away gets the next one
+        with contextlib.suppress(Exception):  # an unreachable store gets the next heartbeat
             run = self.run.data()
             age = time.time() - float(run.data.tags.get(HEARTBEAT, 0))
             if (run.info.status != "RUNNING" or age > HEARTBEAT_INTERVAL) and not is_finished(self.study):
@@ -88,9 +95,9 @@ class StudyRun:
 
 @contextmanager
 def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
-    """Open the study's own MLflow run, created if it is missing; its status is set on leaving, see `StudyRun`."""
+    """Open the study's own MLflow run, created if it is missing; `StudyRun.close` sets its status at the end."""
     name = study.study_name
-    # Two first sweeps that start at once must not create two runs.
+    # Under the lock, so that two sweeps that start at once do not create two runs.
     with study_lock(storage_of(study), name):
         run_id = study.user_attrs.get("run_id")
         if is_new := run_id is None:
@@ -104,17 +111,16 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
             study.set_user_attr("experiment", experiment)
             study.set_user_attr("run_id", run_id)
     with open_run("", run_id=run_id) as run:
-        # Before anything is logged: from here on the run counts as alive.
+        # Before anything is logged, so that the run counts as alive.
         opened = StudyRun(study, run)
         opened.sign()
         if is_new:
             run.log_params({"sampler": spec.sampler, "pruner": spec.pruner, "seeds": list(spec.seeds)})
-        if "experiment_id" not in study.user_attrs:  # for `sweep status`, which does not ask the tracking store
+        if "experiment_id" not in study.user_attrs:  # for `sweep status`, which does not use the tracking store
             study.set_user_attr("experiment_id", run.experiment_id)
         run.log_text(spec.text, "spec.yaml")
         run.set_tags({**git_state(), **version_tags(package_versions()), STUDY_RUN: run.id})
-        # Any exception that is not listed below.
-        status = "FAILED"
+        status = "FAILED"  # for exceptions that are not listed below
         try:
             yield opened
             status = "FINISHED"
@@ -123,13 +129,3 @@ def study_run(study: optuna.Study, spec: Spec) -> Iterator[StudyRun]:
             raise
         finally:
             opened.close(status)
-
-
-def _tags_of(owner: Mapping[str, Any]) -> dict[str, str]:
-    """The tags by which `liveness` finds a trial's owner."""
-    tags = {name: str(owner.get(name, "")) for name in ("host", "process", "boot")}
-    job, _, restart = str(owner.get("job", "")).partition(".")
-    return {
-        **tags,
-        **({"slurm.job": job, "slurm.restart": restart, "slurm.process": tags["process"]} if job else {}),
-    }

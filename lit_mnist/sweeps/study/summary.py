@@ -1,4 +1,4 @@
-"""A read-only snapshot of a study: its trials by state, the best of them, an estimate of the time left."""
+"""A read-only snapshot of a study: its trials by state, the best trials, an estimate of the time left."""
 
 import heapq
 import math
@@ -24,7 +24,7 @@ STATES = {
     TrialState.RUNNING: "unfinished",
     TrialState.WAITING: "waiting",
 }
-"""The states of trials, in words."""
+"""Names of the states of trials, for messages and stored summaries."""
 
 
 @dataclass(frozen=True)
@@ -37,13 +37,13 @@ class StudySummary:
     upwards: tuple[bool, ...]
     """For each objective, True if higher values are better."""
     seeds: tuple[int, ...]
-    """Every point is trained once with each of these."""
+    """Every point is trained once with each of these seeds."""
     budget: int
-    """How many trials the study will have in all."""
+    """The total number of trials."""
     given: tuple[Mapping[str, Any], ...]
-    """The points that the specification names, which are tried first."""
+    """The points in the specification, which are tried first."""
     steps_are_seeds: bool
-    """True if a trial's intermediate values are its results for one seed after another, not its validations."""
+    """True if a trial's intermediate values are the results of successive seeds instead of validations."""
     trials: tuple[FrozenTrial, ...]
     """All trials, by number."""
 
@@ -84,18 +84,18 @@ class StudySummary:
         allowed = [trial for trial in self.complete if trial.number in costs]
         front = [trial for trial in allowed if not is_dominated(costs[trial.number])]
         front.sort(key=lambda trial: (costs[trial.number][0], trial.number))
-        # With a single objective the front holds every trial with the best value, of which the first counts.
+        # With a single objective the front has all trials with the best value; the first one is returned.
         return front if len(self.objectives) > 1 else front[:1]
 
     def best_by(self, index: int) -> FrozenTrial | None:
-        """Return the trial that is best in the objective of that index; None while there is none."""
+        """Return the trial with the best value of the objective `index`; None if there is none yet."""
         allowed = [trial for trial in self.complete if is_allowed(trial)]
         return min(allowed, key=lambda trial: self.cost(trial)[index], default=None)
 
     def value(self, trial: FrozenTrial) -> float | None:
         """Return the trial's first objective: its result, or the last value it reported before it was pruned.
 
-        None for trials without either, and where the value is not finite.
+        None for trials without either, or if the value is not finite.
         """
         if trial.state == TrialState.COMPLETE:
             value = trial.values[0]
@@ -122,7 +122,7 @@ class StudySummary:
 def read_summary(study: optuna.Study) -> StudySummary:
     """Read the study from its storage."""
     attributes = study.user_attrs
-    # From the study alone, not from a specification file, which may be gone or have changed.
+    # Only from the study, since the specification file may have been removed or changed.
     stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
@@ -131,7 +131,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
         seeds=tuple(stored["seeds"]),
         budget=attributes["trials"],
         given=tuple(stored.get("points", ())),
-        # Wilcoxon's test compares seeds, and the others validations.
+        # The Wilcoxon pruner compares seeds; all others compare validations.
         steps_are_seeds=stored.get("pruner") == "wilcoxon",
         trials=tuple(study.get_trials(deepcopy=False)),
     )
@@ -142,18 +142,18 @@ def seconds_left(
 ) -> float | None:
     """Estimate the seconds until the study is finished; None before the first trial has ended.
 
-    A running trial takes the share of a mean trial that its number of validations leaves. Every further trial is
-    taken, as a whole, by the worker that is free first: 5 trials of a minute take 2 workers 3 minutes.
+    The remaining share of a running trial is estimated by its number of validations. Each further trial is
+    assigned to the worker that is free first: 5 trials of a minute take 2 workers 3 minutes.
 
     Args:
         trials: All trials of the study.
-        budget: How many it will have in all.
-        workers: How many work on it, on all machines.
+        budget: The total number of trials.
+        workers: Number of workers on all machines.
         until_stop: Seconds after which no new trial is started.
 
     """
     done = [trial for trial in trials if trial.state in (TrialState.COMPLETE, TrialState.PRUNED)]
-    # Pruned trials count too: the next ones will be pruned as often.
+    # Pruned trials are included, since future trials will be pruned at a similar rate.
     took = [trial.user_attrs["seconds"] for trial in done if "seconds" in trial.user_attrs]
     if not took:
         return None
@@ -161,11 +161,11 @@ def seconds_left(
     counts = [count_validations(trial) for trial in done if "seconds" in trial.user_attrs]
     mean_count = sum(counts) / len(counts)
     running = [trial for trial in trials if trial.state == TrialState.RUNNING]
-    # What is left of the running trials, as shares of a mean trial.
+    # The remaining parts of the running trials, as shares of an average trial.
     shares = [max(0.0, 1 - count_validations(trial) / mean_count) if mean_count else 1.0 for trial in running]
     free_at = [0.0] * max(workers, 1)  # a heap: when each worker is free, in seconds from now
     for share in sorted(shares, reverse=True):
-        # The worker that is free first takes the next trial, the longest ones first.
+        # The longest remaining trial goes to the worker that is free first.
         heapq.heapreplace(free_at, free_at[0] + share * mean_seconds)
     for _ in range(budget - len(trials)):
         if free_at[0] >= until_stop:
@@ -177,8 +177,8 @@ def seconds_left(
 def count_validations(trial: FrozenTrial) -> int:
     """Return how many validations the trial has done, over all its seeds.
 
-    Values are reported to the pruner for the first seed of a study with a single objective only. `Reporter` counts
-    all other validations in the attribute UNREPORTED.
+    Values are reported to the pruner only for the first seed, and only in studies with a single objective.
+    `Reporter` counts all other validations in the attribute UNREPORTED.
     """
     unreported: dict[str, int] = trial.user_attrs.get(UNREPORTED, {})
     return len(trial.intermediate_values) + sum(unreported.values())
@@ -190,7 +190,7 @@ def is_allowed(trial: FrozenTrial) -> bool:
 
 
 def point(trial: FrozenTrial) -> dict[str, Any]:
-    """Return the trial's hyperparameters by their names on the command line; empty until they are suggested."""
+    """Return the trial's hyperparameters by their command-line names; empty until they are suggested."""
     found: dict[str, Any] = trial.user_attrs.get("point", {})
     return found
 
@@ -202,7 +202,7 @@ def runs(trial: FrozenTrial) -> Sequence[str]:
 
 
 def show_short(values: Mapping[str, Any]) -> str:
-    """Return a point as one line, without the parts of the names that say what is configured."""
+    """Return a point as one line, with names without their prefixes such as `model.`."""
     return ", ".join(f"{name.rpartition('.')[2]} {show(value)}" for name, value in values.items())
 
 

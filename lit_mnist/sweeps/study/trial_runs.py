@@ -1,4 +1,4 @@
-"""The MLflow runs of a study: one for the study, and one for each trial and seed, which are found by their tags.
+"""The MLflow runs of a study: one for the study, and one for each trial and seed. They are found by their tags.
 
 study run (sweep.role=study)
 ├── run of trial 0           one seed: a child of the study's run
@@ -31,9 +31,9 @@ if TYPE_CHECKING:
 PARENT = "mlflow.parentRunId"
 PRUNED_MARK = "✂"
 FINAL_METRICS = ("best/", "val/", "test/")
-"""Beginnings of the names of metrics by which trials are compared."""
+"""Prefixes of the metrics by which trials are compared."""
 MAX_NAME_LENGTH = 250
-"""Characters that MLflow stores of a run's name on every database."""
+"""Length of a run's name that MLflow stores on every database."""
 STATE, REASON = "sweep.state", "sweep.reason"
 """Tags of a trial's runs: how the trial ended, and why if it was pruned or failed."""
 
@@ -59,8 +59,8 @@ def run_name(
         budget: Trials of the study, whose numbers all take the same width.
         seed: The run's seed, if the trial has several.
         mark: PRUNED_MARK, if the trial was pruned.
-        shares: How important each parameter of the space is: the most important value comes first. None if that is
-            not known: then the learning rate does.
+        shares: The importance of each parameter of the space; the most important value comes first in the name. If
+            None, the learning rate comes first.
 
     """
 
@@ -73,10 +73,10 @@ def run_name(
     parts = [f"{number:0{max(2, len(str(budget - 1)))}d}", mark, "" if seed is None else f"s{seed}"]
     for name, value in sorted(point.items(), key=lambda item: rank(item[0])):
         short = name.rpartition(".")[2]
-        # A few letters of a long name, such as `bs` or `mom`: the values are what tells two runs apart.
+        # Long names are abbreviated, such as `bs` or `mom`, since the values distinguish the runs.
         if len(short) > 4:
             short = "".join(word[:1] for word in short.split("_")) if "_" in short else short[:3]
-        # A word or a list says itself what it is.
+        # Words and lists are shown without the parameter's name.
         is_plain = isinstance(value, bool | int | float)
         text = format(value, ".3g") if isinstance(value, float) else str(value).replace(" ", "")
         parts.append(f"{short}={text}" if is_plain else text)
@@ -87,9 +87,9 @@ class TrialRuns:
     """The MLflow runs of one trial.
 
     Args:
-        study: The study, whose own run exists.
+        study: The study, whose own run must exist.
         trial: The trial, with its point.
-        objectives: Those of the study.
+        objectives: The study's objectives.
 
     """
 
@@ -106,10 +106,10 @@ class TrialRuns:
         self.store = find_store()
         self.client = connect(self.store)
         self.group: str | None = None
-        """The id of the run that is the parent of those of the seeds, if there are several seeds."""
-        # By these a run is found again, whoever created it: see `find`.
+        """The id of the parent run of the seeds' runs, if there are several seeds."""
+        # Tags by which `find` finds a run again, whichever worker created it.
         self._common_tags = {STUDY: study.study_name, STUDY_RUN: self.study_run, TRIAL: str(trial.number)}
-        # The UI sorts by one metric; with several objectives all of them are named as well.
+        # The UI sorts by one metric; with several objectives, another tag lists all of them.
         if len(goals) > 1:
             self._common_tags[GOALS] = ", ".join(goals)
 
@@ -119,15 +119,16 @@ class TrialRuns:
         return {**self._common_tags, SEED: str(seed), GOAL: self.goal, PARENT: parent}
 
     def find(self, seed: int) -> "Run | None":
-        """Return the run of that seed, if it is finished or can be resumed; delete runs that cannot.
+        """Return the run of that seed if it is finished or can be resumed; delete runs that cannot be resumed.
 
-        Between the creation of a run and its first file, a killed worker leaves a run without a configuration.
+        Such a run has no configuration, because its worker was killed between creating it and writing the first
+        file.
         """
-        # By tags, which a run has from its creation on: the worker may be killed before it stores the run's id.
+        # By tags, which a run has from its creation, since the worker may be killed before it stores the run's id.
         for run in self._search(f"tags.`{SEED}` = '{seed}'"):
             if run.info.status == "FINISHED":
                 return run
-            # A run is resumed by its configuration: on this machine, which asks no server, or among its artifacts.
+            # To be resumed, a run needs its configuration, on this machine (checked first) or among its artifacts.
             run_id = run.info.run_id
             if any(path.name == run_id and (path / CONFIG).exists() for path in run_folders(self.store.home)):
                 return run
@@ -138,23 +139,24 @@ class TrialRuns:
         return None
 
     def name(self, seed: int | None = None) -> str:
-        """Return the name of the trial's run, or of that of one of its seeds."""
+        """Return the name of the trial's run, or of the run of one of its seeds."""
         return run_name(self.number, self.point, self.budget, seed)
 
     def open_group(self) -> str:
-        """Find or create the run that is the parent of those of the seeds, with the trial's parameters; its id."""
+        """Find or create the parent run of the seeds' runs, log the trial's point to it, and return its id."""
         tags = {**self._common_tags, ROLE: "trial", PARENT: self.study_run, GOAL: self.goal}
         tags[MONITOR] = self.goal.partition(" ")[2].removeprefix("best/")
-        # Found rather than created, if an earlier worker of this trial was killed after creating it.
+        # It exists if an earlier worker of this trial was killed after creating it.
         found = self._search(f"tags.`{ROLE}` = 'trial'")
         self.group = found[0].info.run_id if found else self._create(tags)
         self._log_point(self.group)
         return self.group
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
-        """End the parent run, with the mean of each final value over the seeds, and the objectives' intervals.
+        """End the parent run; log the mean of each final value over the seeds, and the objectives' intervals.
 
-        Of everything else, such as the training loss, MLflow would draw a chart with a single dot.
+        Other metrics, such as the training loss, are not logged: MLflow would draw charts with a single dot for
+        them.
 
         Args:
             state: How the trial ended, see `summary.STATES`.
@@ -162,7 +164,7 @@ class TrialRuns:
             metrics: The metrics of each seed.
 
         """
-        # One seed: its own run stands for the trial.
+        # With one seed there is no parent run: the seed's run represents the trial.
         if self.group is None:
             return
         from mlflow.entities import Metric
@@ -172,7 +174,7 @@ class TrialRuns:
             if name not in self.objectives and not name.startswith(FINAL_METRICS):
                 continue
             summary = summarise([each[name] for each in metrics])
-            # Under the name that the runs of the seeds have, so that the UI sorts both by the same column.
+            # The same names as in the seeds' runs, so that the UI sorts both by the same column.
             points.append(Metric(name, summary.mean, now, 0))
             if summary.interval is not None and name in self.objectives:
                 points.append(Metric(f"{name}/interval", summary.interval, now, 0))
@@ -194,14 +196,14 @@ class TrialRuns:
 
     def _end(self, run_id: str, state: str, reason: str | None) -> None:
         self.mark(run_id, state, reason)
-        # Pruned is FINISHED: MLflow knows no such state, and a failed run would look like an error.
+        # A pruned trial is FINISHED: MLflow has no such state, and FAILED would look like an error.
         self.client.set_terminated(run_id, "FAILED" if state == "failed" else "FINISHED")
 
     def _log_point(self, run_id: str) -> None:
-        """Log the trial's hyperparameters as its fits do; repeating it changes nothing."""
+        """Log the trial's hyperparameters in the same form as its fits; repeating the call changes nothing."""
         from mlflow.entities import Param
 
-        # As `Run.log_params` does: MLflow refuses a parameter that is logged again with another text.
+        # The same text as `Run.log_params`, since MLflow refuses a parameter that is logged with a different text.
         texts = {
             param_name(name): json.dumps(value) if isinstance(value, list | tuple) else str(value)
             for name, value in self.point.items()

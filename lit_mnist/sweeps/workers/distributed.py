@@ -1,8 +1,8 @@
-"""A trial's training on several devices, in processes of its own.
+"""A trial's training on several devices, in separate processes.
 
-Lightning starts the other ranks by running the command line of the first one again. A worker's command line would
-start a sweep, so the worker runs `lit-mnist sweep trial JOB` as rank 0 (`run_job`), and Lightning repeats that.
-Files in a temporary folder hand over the job and its result.
+Lightning starts the other ranks by running the command line of the first rank again. A worker's command line would
+start a sweep, so the worker runs `lit-mnist sweep trial JOB` as rank 0 (`run_job`), and Lightning repeats that
+command. The job and its result are passed in files in a temporary folder.
 """
 
 import contextlib
@@ -41,26 +41,26 @@ JOB, RESULT, INFRASTRUCTURE_ERROR, STDERR = "job.json", "result.json", "infrastr
 GROUP_SAVE_TIMEOUT = 90.0
 """Seconds that a training on several devices has to save after a signal, before all its ranks are killed.
 
-Less than `parent_watch.SAVE_TIMEOUT`, after which the worker that would kill them is killed itself.
+It is less than `parent_watch.SAVE_TIMEOUT`, after which the worker itself is killed.
 """
 
 
 @dataclass
 class Job:
-    """One training of a trial, as it is handed to its processes."""
+    """The description of one training of a trial for its separate processes."""
 
     study: str
     number: int
-    """The trial's."""
+    """The trial's number."""
     seed: int
     arguments: Sequence[str]
-    """Those of `lit-mnist fit`."""
+    """Arguments of `lit-mnist fit`."""
     tags: Mapping[str, str]
-    """Of a new MLflow run."""
+    """Tags of a new MLflow run."""
     reports: bool
-    """True if the pruner sees the value of each validation."""
+    """True to report the value of each validation to the pruner."""
     validations: int
-    """Of the study's longest training."""
+    """Number of validations of the study's longest training."""
     owner: Mapping[str, Any]
     """The worker to which the trial is leased."""
     begun: float
@@ -68,22 +68,22 @@ class Job:
 
 
 def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
-    """Train in processes of its own; return `run` (the id), `metrics`, and `reason` if the trial was pruned.
+    """Train in separate processes; return `run` (the id), `metrics`, and the `reason` if the trial was pruned.
 
     Raises:
         Interrupted: a signal came.
-        InfrastructureError: training stopped for a reason that may not be the trial's.
+        InfrastructureError: training stopped for a reason that the trial may not have caused.
         UserError: training failed.
 
     """
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        # As a file and not as arguments, which Lightning repeats for each rank and `ps` shows to everybody.
+        # In a file instead of arguments, which Lightning repeats for each rank and `ps` shows to all users.
         (folder / JOB).write_text(json.dumps(vars(job)))
         with (folder / STDERR).open("w+") as errors:
             command = [sys.executable, "-m", "lit_mnist.cli", "sweep", "trial", str(folder / JOB)]
-            # The pipe to its standard input ends with this worker, see `ParentWatch`. The new session makes the
-            # process the leader of a group of all ranks, which can be killed as one.
+            # The pipe to its standard input ends when this worker ends, see `ParentWatch`. In a new session, the
+            # process leads a process group of all ranks, which can be killed together.
             process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, start_new_session=True
             )
@@ -91,11 +91,11 @@ def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
                 wait_or_kill(process, signals)
             errors.seek(0)
             lines = errors.read().splitlines()
-        # After a signal, whatever the process has said is about being interrupted.
+        # After a signal, the output of the process is only about the interruption.
         signals.check()
         if (folder / INFRASTRUCTURE_ERROR).exists():
             raise InfrastructureError(**json.loads((folder / INFRASTRUCTURE_ERROR).read_text()))
-        # Our own error line if there is one, or else the last thing that was written.
+        # The error line of this project if there is one, otherwise the last line of output.
         if process.returncode:
             lines = [line for line in lines if line.startswith(ERROR)] or lines
             raise UserError(lines[-1].removeprefix(ERROR) if lines else f"exit code {process.returncode}")
@@ -104,10 +104,10 @@ def fit_distributed(job: Job, signals: SignalWatch) -> dict[str, Any]:
 
 
 def wait_or_kill(process: "subprocess.Popen[bytes]", signals: SignalWatch) -> None:
-    """Wait for the leader of a process group; pass a signal on, and kill the group if it does not end after that.
+    """Wait for the leader of a process group; pass on a signal, and kill the group if it does not end after that.
 
-    A rank that waits in a collective operation for one that has died never looks at signals (NCCL waits for
-    10 minutes). Without SIGKILL it would keep its GPU after the sweep has ended.
+    A rank that waits in a collective operation for a dead rank does not handle signals (NCCL waits for 10
+    minutes). Without SIGKILL it would keep its GPU after the sweep has ended.
     """
     deadline = None
     while process.poll() is None:
@@ -117,7 +117,7 @@ def wait_or_kill(process: "subprocess.Popen[bytes]", signals: SignalWatch) -> No
             with contextlib.suppress(ProcessLookupError):
                 process.send_signal(signals.received)
         if deadline is not None and time.monotonic() > deadline:
-            # The group's number cannot have been given to other processes: its leader is not yet waited for.
+            # The group's id cannot have been reused, since its leader has not been waited for yet.
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -128,10 +128,10 @@ def run_job(path: Path) -> None:
     """Train a job as rank 0, or as one of the other ranks, which Lightning starts with the same command line.
 
     Args:
-        path: The file with the job. Only rank 0 reports to the study and writes a result beside this file.
+        path: The file with the job. Only rank 0 reports to the study and writes a result next to this file.
 
     """
-    # Every rank runs this; Lightning tells the others from rank 0 by an environment variable.
+    # Every rank runs this; the environment variable RANK_0 is set in all ranks except rank 0.
     job = Job(**json.loads(path.read_text()))
     is_rank_0 = RANK_0 not in os.environ
     with SignalWatch() as signals:
@@ -139,7 +139,7 @@ def run_job(path: Path) -> None:
             ParentWatch(signals)
         study = open_study(open_storage(None), job.study)
         spec = stored_spec(study)
-        # The pruner alone: the point was suggested by the worker, and no rank samples anything.
+        # Only the pruner is needed: the worker has already chosen the point.
         study.pruner = make_pruner(spec, job.validations)
         trial = load_trial(study, job.number) if is_rank_0 else None
         pruned = trial.user_attrs.get("pruned") if trial is not None and job.reports else None
@@ -150,7 +150,7 @@ def run_job(path: Path) -> None:
             with suppress_stdout():
                 result = fit(list(job.arguments), [reporter], signals, job.tags, leased=True)
         except Exception as error:
-            # A file, since an exit code and a line of text cannot say whether it concerns this trial alone.
+            # In a file, since an exit code and a line of text cannot tell whether other trials are affected.
             if is_infrastructure_error(error):
                 fields = {"text": describe_error(error), "affects_all_trials": affects_all_trials(error)}
                 path.with_name(INFRASTRUCTURE_ERROR).write_text(json.dumps(fields))

@@ -1,4 +1,4 @@
-"""Tells errors of a trial, which then has FAILED, from those of the infrastructure: then it is tried again."""
+"""Distinguishes errors of a trial, which then fails, from infrastructure errors, after which it is tried again."""
 
 import errno
 import shutil
@@ -9,17 +9,17 @@ from lit_mnist.tracking.folder import BusyError
 from lit_mnist.tracking.store import StoreError, find_store
 
 FULL_DISK = 32 * 1024 * 1024
-"""Free bytes below which a disk counts as full: torch and SQLite report a failed write in many different ways."""
+"""Free bytes below which a disk counts as full, since torch and SQLite report failed writes in many ways."""
 LIBRARIES = ("mlflow", "sqlalchemy", "requests", "optuna")
-"""Libraries whose exceptions are about a store or a server, and never about a training."""
+"""Libraries whose exceptions concern a store or a server, and never a training."""
 
 
 class InfrastructureError(UserError):
-    """An infrastructure error that occurred in another process, which trained for a trial of this one.
+    """An infrastructure error in the separate process of a distributed trial.
 
     Args:
         text: The reason.
-        affects_all_trials: As `affects_all_trials` returned there.
+        affects_all_trials: The result of `affects_all_trials` in that process.
 
     """
 
@@ -29,25 +29,25 @@ class InfrastructureError(UserError):
 
 
 class ReleasedError(UserError):
-    """A worker has released its trial after an error of which the trial may be the cause, and ends."""
+    """A worker has released its trial after an error that the trial may have caused, and ends."""
 
     exit_code = 75  # EX_TEMPFAIL of sysexits.h
 
 
 def is_infrastructure_error(error: Exception) -> bool:
-    """True if the error may not be the trial's own: store or data missing, full disk, another process at work.
+    """True if the trial may not be the cause: a missing store or dataset, a full disk, a run in use.
 
-    Every OSError is one of these. An OSError that the trial itself causes comes again each time, which
-    `Leases.release_after_error` counts.
+    This includes every OSError. An OSError that the trial itself causes occurs again, and is counted by
+    `Leases.release_after_error`.
     """
     if isinstance(error, InfrastructureError | StorageGoneError | StoreError | BusyError | DataError | OSError):
         return True
-    # By the module's name, so that no library is imported to look at an error.
+    # By the module's name, so that the libraries need not be imported.
     return type(error).__module__.partition(".")[0] in LIBRARIES or _is_disk_full()
 
 
 def affects_all_trials(error: Exception) -> bool:
-    """True if the error would stop every trial alike, so that its repetition says nothing about this one."""
+    """True if the error affects every trial, so that its repetition says nothing about this trial."""
     if isinstance(error, InfrastructureError):
         return error.affects_all_trials
     if isinstance(error, StorageGoneError | StoreError | BusyError | DataError):
@@ -56,7 +56,7 @@ def affects_all_trials(error: Exception) -> bool:
 
 
 def describe_error(error: Exception) -> str:
-    """Return in one line why a trial failed; with the type, unless the message is meant for users."""
+    """Return the reason for a failure in one line, with the exception's type unless it is a message for users."""
     name, text = type(error).__name__, one_line(error)[:500]
     return text if isinstance(error, UserError) or text == name else f"{name}: {text}"
 

@@ -1,4 +1,4 @@
-"""What the runner of a sweep needs of whatever runs its workers."""
+"""The interface between the runner of a sweep and the code that starts and ends its workers."""
 
 from collections.abc import Callable
 from typing import Protocol
@@ -8,12 +8,13 @@ class Launcher(Protocol):
     """Runs the workers of one sweep.
 
     `pool.WorkerPool` runs them as processes on this machine. To run them elsewhere, such as in the tasks of a
-    SLURM array, write a class with these members in a file beside it and return it from `runner.make_launcher`.
+    SLURM array, write a class with these members in a file next to `pool.py` and return it from
+    `runner.make_launcher`.
 
-    A launcher only starts and ends workers. It knows nothing of trials: each worker is `worker.run_worker`, which
-    leases its trials from the study's storage, and a worker's death loses no more than the time since its trial's
-    last checkpoint. `run_worker` finds the storage in its environment, begins when a line "start" arrives on its
-    standard input, and ends when that input is closed, which is how it notices that the launcher has died.
+    A launcher only starts and ends workers and does not handle trials. Each worker runs `worker.run_worker`, which
+    leases its trials from the study's storage. If a worker dies, only the time since its trial's last checkpoint
+    is lost. `run_worker` reads the storage from its environment, begins when a line "start" arrives on its
+    standard input, and ends when that input is closed, which happens when the launcher dies.
     """
 
     workers: int
@@ -23,14 +24,14 @@ class Launcher(Protocol):
         """Let the workers begin: the study and its MLflow run exist."""
 
     def poll(self, has_progressed: bool, is_finished: Callable[[], bool]) -> bool:
-        """Replace workers that have died; return False if none is left.
+        """Replace workers that have died; return False if no worker is left.
 
         Args:
-            has_progressed: A trial has got further since the last call, which allows for some more deaths.
+            has_progressed: True if a trial has progressed since the last call, which resets the count of deaths.
             is_finished: Returns True if the study is finished, so that workers need not be replaced.
 
         Raises:
-            UserError: workers die again and again, and no trial gets any further.
+            UserError: too many workers have died without progress of any trial.
 
         """
 

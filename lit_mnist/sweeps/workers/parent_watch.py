@@ -1,4 +1,4 @@
-"""How a process learns that it may begin to work, and that the process that it works for is dead."""
+"""Tells a worker process when to begin, and when its parent has died."""
 
 import os
 import signal
@@ -9,19 +9,20 @@ import time
 from lit_mnist.signals import SignalWatch
 
 START = "start"
-"""The line, written to a worker's standard input, with which it begins to work."""
+"""The line on a worker's standard input that lets it begin."""
 SAVE_TIMEOUT = 120.0
-"""Seconds that a worker has to save its trial once it was told to end; after that it is killed."""
+"""Seconds that a worker has to save its trial when it has to end; after that it is killed."""
 
 
 class ParentWatch:
-    """A thread that reads this process's standard input, a pipe from the process that it works for.
+    """A thread that reads this process's standard input, a pipe from the sweep or worker that started it.
 
-    A line START lets the work begin. The end of the pipe means that the other process is dead, however it died:
-    the system closes its end. Signals cannot tell this, since the parent of a forked worker is the fork server.
+    A line START lets the work begin. The end of the pipe means that the other process is dead, for whatever
+    reason, since the system closes its end. The death of the parent process cannot be used, since the parent of a
+    forked worker is the fork server.
 
     Args:
-        signals: Gets a SIGTERM when the pipe ends, so that the work is saved and ends.
+        signals: Receives a SIGTERM when the pipe ends, so that the work is saved and ends.
 
     """
 
@@ -31,8 +32,8 @@ class ParentWatch:
         threading.Thread(target=self._run, daemon=True).start()
 
     def wait(self) -> None:
-        """Return when the work may begin or a signal has come."""
-        # With a time limit, because a signal that is only noted does not end a wait.
+        """Return when the work may begin or a signal was received."""
+        # With a time limit, because `SignalWatch` only records a signal, which does not end a wait.
         while not self._start.wait(0.2) and self._signals.received is None:
             pass
 
@@ -41,13 +42,13 @@ class ParentWatch:
         for line in sys.stdin:
             if line.strip() == START:
                 self._start.set()
-        # A signal that has come before is the reason to be reported.
+        # An earlier signal takes precedence as the reason.
         if self._signals.received is None:
             self._signals.received = signal.SIGTERM
         self._start.set()
-        # Nobody is left to kill this process if it hangs, and to free its GPU. As the leader of its process group
-        # it takes the other ranks of a distributed training with it. A process that ends in time ends this thread,
-        # too.
+        # No other process would kill this one if it hangs and keeps its GPU. If it leads a process group, the
+        # other ranks of a distributed training are killed too. This daemon thread ends early if the process ends
+        # in time.
         time.sleep(SAVE_TIMEOUT)
         if os.getpgrp() == os.getpid():
             os.killpg(os.getpgrp(), signal.SIGKILL)

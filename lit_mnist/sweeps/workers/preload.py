@@ -1,7 +1,6 @@
-"""What the fork server imports, so that every worker, a fork of it, has it already; see `spawn`.
+"""The imports of the fork server, which all workers share because they are forks of it; see `spawn`.
 
-Only the fork server imports this module. Importing it changes the process: how signals, output and exit are
-handled.
+Only the fork server imports this module. Importing it changes how the process handles signals, output and exit.
 """
 
 import atexit
@@ -17,24 +16,24 @@ from lit_mnist.tracking.store import import_mlflow
 HANDLERS = {number: signal.getsignal(number) for number in WATCHED}
 """The handlers of signals before this module changed them, which `worker_main` restores."""
 
-# A terminal or a cluster signals the whole process group. If the fork server died with the first Ctrl-C, the sweep
-# would learn no exit code of any worker that is still saving its trial.
+# A terminal or a cluster signals the whole process group. If the fork server died at the first Ctrl-C, the sweep
+# would not get the exit codes of workers that are still saving their trials.
 for _number in WATCHED:
     signal.signal(_number, signal.SIG_IGN)
-# A reader of the command's output, such as a pipe, waits until every process with that output open has ended. This
-# one may outlive the command.
+# A reader of the command's output, such as a pipe, waits until all processes that have it open have ended, and
+# this process may outlive the command.
 os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
 
-gc.disable()  # imports create a million objects, none of which is garbage
+gc.disable()  # imports create a million objects that are not garbage
 _sweep = os.getppid()
 for _module in ("torch", "lightning.pytorch", "lit_mnist.sweeps.workers.worker"):
-    # The command starts this process before it has read the specification: it may be refused within the first
-    # second, and an import of several seconds cannot be interrupted.
+    # The command starts this process before it reads the specification, and may already have ended with an error.
+    # Check between the imports, since an import of several seconds cannot be interrupted.
     if os.getppid() != _sweep:
         os._exit(0)
     importlib.import_module(_module)
 import_mlflow()
 import_sql_store()
-# The garbage collector writes to every object that it examines, which would copy each page that workers share.
+# The garbage collector writes to every object that it examines, which would copy the memory that workers share.
 gc.freeze()
-atexit.register(os._exit, 0)  # skips the libraries' own exit handlers, which complain about frozen objects
+atexit.register(os._exit, 0)  # skips the exit handlers of libraries, which report errors about frozen objects

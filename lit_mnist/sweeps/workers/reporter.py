@@ -19,16 +19,16 @@ from lit_mnist.tracking.logger import MLflowTracker
 
 
 class Reporter(Callback):
-    """Reports the objective after each validation, and stops the training if the pruner says so.
+    """Reports the objective after each validation, and stops the training if the pruner prunes the trial.
 
     Args:
         objective: The metric to report.
         trial: The trial to report to; None on ranks other than 0.
-        reports: True if the pruner sees the values. Those of later seeds, and of studies with several objectives,
-            it does not see: their validations are only counted.
+        reports: True to report values to the pruner. For later seeds, and in studies with several objectives,
+            validations are only counted.
         seed: The training's seed.
         reason: Why the trial was pruned, if that happened before an interruption.
-        on_run: Called with the id of the MLflow run as soon as it exists.
+        on_run: Called with the id of the MLflow run when the fit starts.
 
     """
 
@@ -44,29 +44,29 @@ class Reporter(Callback):
         self.objective, self.trial, self.reports, self.seed = objective, trial, reports, seed
         self.reason, self._on_run = reason, on_run
         self.owner: Mapping[str, Any] | None = None
-        """The worker to which the trial must be leased whenever the study learns of a validation."""
+        """The worker that must hold the trial's lease whenever a validation is stored."""
         self.begun = time.monotonic()
-        """When the work on this training began, by a clock that all processes of the machine share."""
+        """When the work on this training began, by the clock that all processes of the machine share."""
         self.validations, self.seconds, self.parameters = 0, 0.0, 0
         self._started: float | None = None
         self._is_saved = False
 
     @property
     def discards_checkpoints(self) -> bool:
-        """True if the trial was pruned: nobody measures its checkpoints, and it never goes on."""
+        """True if the trial was pruned, so that its checkpoints are not needed."""
         return self.reason is not None
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a resumed training needs: its validations so far, and the seconds that it has taken."""
+        """Return the state for a resumed training: number of validations and seconds so far."""
         return {"validations": self.validations, "seconds": self._elapsed(), "reason": self.reason}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continue to count where the checkpoint was saved."""
-        # Not the reason: a checkpoint may be older than the pruner's decision, which the trial's attribute has.
+        """Restore the counts at the checkpoint."""
+        # Not the reason, which comes from the trial: the checkpoint may be older than the pruner's decision.
         self.validations, self.seconds = state_dict["validations"], state_dict["seconds"]
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Count the parameters, and pass on the id of the run."""
+        """Count the parameters, and call `on_run` with the run's id."""
         self.parameters = count_parameters(pl_module)
         if trainer.is_global_zero and isinstance(trainer.logger, MLflowTracker) and trainer.logger.run is not None:
             self._on_run(trainer.logger.run.id)
@@ -78,7 +78,7 @@ class Reporter(Callback):
             trainer.should_stop = True
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Note how long it took until the training could be resumed."""
+        """Record the time until the training can be resumed."""
         self._note_first_save()
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -88,23 +88,23 @@ class Reporter(Callback):
         # The pruner's step is the number of the validation: an epoch may have several, or none.
         step, self.validations = self.validations, self.validations + 1
         self._note_first_save()
-        # A worker that was suspended must not report to a trial that is another one's now.
+        # A worker that was suspended must not report to a trial that another worker has taken over.
         if self.trial is not None and self.owner is not None:
             check_owner(self.trial.storage, self.trial, self.owner)
         if not self.reports:
-            # Only that the trial has got further: `Leases` counts the deaths and releases since then.
+            # Store only the number of validations, from which `Leases` sees that the trial has progressed.
             counts = {} if self.trial is None else self.trial.user_attrs.get(UNREPORTED, {})
             if self.trial is not None and self.validations > counts.get(str(self.seed), 0):
                 self.trial.set_user_attr(UNREPORTED, {**counts, str(self.seed): self.validations})
             return
-        # Rank 0 alone has the trial and asks the pruner.
+        # Only rank 0 has the trial and calls the pruner.
         is_pruned = self._report(trainer, step) if trainer.is_global_zero else False
-        # All ranks must stop at the same step, or those that go on would wait for rank 0 for ever.
+        # All ranks must stop at the same step, since the others would wait for rank 0 forever.
         if trainer.strategy.broadcast(is_pruned):
             trainer.should_stop = True
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log to the run what its study shows of it."""
+        """Log the metrics and tags that the study shows to the run."""
         self.seconds = self._elapsed()
         self._started = None
         if trainer.is_global_zero and isinstance(trainer.logger, MLflowTracker) and trainer.logger.run is not None:
@@ -113,7 +113,7 @@ class Reporter(Callback):
             run.set_tags({STATE: "complete"} if self.reason is None else {STATE: "pruned", REASON: self.reason})
 
     def measured(self) -> dict[str, float]:
-        """Return the metrics that no model logs: number of parameters and seconds of training."""
+        """Return the metrics that models do not log: number of parameters and seconds of training."""
         return {"parameters": float(self.parameters), "seconds": self.seconds}
 
     def _report(self, trainer: Trainer, step: int) -> bool:
@@ -121,8 +121,8 @@ class Reporter(Callback):
         assert self.trial is not None
         name = self.objective.metric.removeprefix("best/")
         value = trainer.callback_metrics.get(name)
-        # A training that is resumed from an older checkpoint repeats validations that it has reported. The first
-        # value stays, and so does the pruner's decision on it.
+        # A training that is resumed from an older checkpoint repeats validations. The first reported value is
+        # kept, and so is the pruner's decision.
         if not isinstance(value, Tensor) or has_reported(self.trial, step):
             return False
         check_finite(name, float(value), trainer)
@@ -130,7 +130,7 @@ class Reporter(Callback):
         if not self.trial.should_prune():
             return False
         self.reason = f"at epoch {trainer.current_epoch + 1} with {name} {float(value):.4g}"
-        # Stored before the training stops: whoever takes the trial over must not train on.
+        # Stored before the training stops, so that a worker that takes over the trial does not continue it.
         self.trial.set_user_attr("pruned", self.reason)
         return True
 
@@ -145,13 +145,13 @@ class Reporter(Callback):
 
 
 def check_finite(name: str, value: float, trainer: Trainer | None = None) -> None:
-    """Refuse a metric that is infinite or not a number.
+    """Check that a metric is finite.
 
     Raises:
-        UserError: it is one of these; with the step, if `trainer` is given.
+        UserError: it is infinite or NaN; the message has the step if `trainer` is given.
 
     """
-    # Infinite or NaN: both give NaN here, which differs from 0.
+    # For infinity and NaN the difference is NaN, which differs from 0.
     if value - value != 0:
         where = f" at step {trainer.global_step} (epoch {trainer.current_epoch})" if trainer else ""
         raise UserError(f"{name} is {value}{where}: training has diverged")

@@ -44,24 +44,24 @@ from lit_mnist.tracking.store import find_store, import_mlflow
 from lit_mnist.training.gc_freeze import gc_freeze
 
 POLL_INTERVAL = 0.3
-"""Seconds between two looks at the workers, and at a study in a file."""
+"""Seconds between two checks of the workers, and of a study in a file."""
 SERVER_INTERVAL = 2.0
-"""Seconds between two looks at a study on a server, which may have hundreds of sweeps to answer."""
+"""Seconds between two checks of a study on a server, which may serve hundreds of sweeps."""
 TIME_SAVE_INTERVAL = 10.0
-"""Seconds after which the time spent on the study is stored; a sweep that is killed loses less than that."""
+"""Seconds between two updates of the time spent on the study, and so the most that a killed sweep loses."""
 
 
 def sweep(
     given: str, trials: int | None, workers: int, url: str | None, keep: KeepCheckpoints | None = None
 ) -> None:
-    """Run the trials that are left of a study.
+    """Run the remaining trials of a study.
 
     Args:
-        given: The specification, a YAML file, or the name of a stored study.
-        trials: How many trials the study has in all; None for what the specification says.
-        workers: How many processes train them.
+        given: A YAML file with the specification, or the name of a stored study.
+        trials: Total number of trials of the study; None for the number in the specification.
+        workers: Number of worker processes.
         url: Where the study is kept; None for the default storage.
-        keep: Checkpoints that a trial keeps once it has ended; None for what the specification says.
+        keep: Checkpoints that a trial keeps after its end; None for the value in the specification.
 
     Raises:
         UserError: the specification is wrong, or something that the sweep needs is missing.
@@ -74,22 +74,22 @@ def sweep(
 def run_spec(
     spec: Spec, workers: int, url: str | None, trials: int | None = None, keep: KeepCheckpoints | None = None
 ) -> None:
-    """Run the trials that are left of the study of `spec`; arguments and errors are those of `sweep`."""
+    """Run the remaining trials of the study of `spec`; see `sweep` for arguments and errors."""
     url = url or default_storage()
     trials = spec.trials if trials is None else trials
     spec.check_trials(trials)
     with gc_freeze(), SignalWatch() as signals:
-        # Everything that can be refused is refused before the first worker trains.
+        # All checks come before the first worker trains.
         storage = open_storage(url)
         if check_stored(storage, spec, trials) and _report_if_finished(storage, spec, trials):
             return
         probes = check(spec)
         check_machine(spec, probes)
-        # Takes seconds: only now that the specification is known to be right.
+        # This takes seconds, so it is done only after the specification has been checked.
         import_mlflow()
         signals.check()
         with one_host(storage) as renew, contextlib.closing(make_launcher(spec, url, workers)) as launcher:
-            # The workers' processes start up while the study and its run are created.
+            # The worker processes start while the study and its run are created.
             validations = max((probe.validations for probe in probes), default=None)
             study = create_or_open_study(storage, spec, validations, trials, keep)
             with study_run(study, spec) as run:
@@ -98,12 +98,12 @@ def run_spec(
                 page = StudyPage(study, spec)
                 with page:
                     _monitor(study, spec, run, launcher, signals, renew, page)
-                # After a signal the time may be short: SLURM kills a job 30 s later (KillWait), and drawing the
-                # figures of a large study can take longer. The sweep that continues the study draws them.
+                # After a signal there may be no time for figures: SLURM kills a job 30 s later (KillWait), and
+                # drawing those of a large study can take longer. The sweep that continues the study draws them.
                 if not is_finished(study):
                     signals.check()
                 if not is_over(study, spec):
-                    # Workers end while trials are left only if the job has no time for them.
+                    # All workers have ended although trials are left: the job has no time for them.
                     raise reason_to_stop(get_trials(study)) or JobEndsError("trials are left")
                 _summarise(study, run)
             summary = read_summary(study)
@@ -112,15 +112,15 @@ def run_spec(
 
 
 def make_launcher(spec: Spec, url: str, workers: int) -> Launcher:
-    """Return what runs the workers of the study: processes on this machine.
+    """Return the launcher for the workers of the study, as processes on this machine.
 
     Raises:
         UsageError: this machine has too few GPUs for that many workers.
 
     """
-    # Each worker sees its own GPUs only, so that every trial can take "the first one".
+    # Each worker sees only its own GPUs, so that every trial can use the first one.
     gpus = visible_gpus()
-    plan = plan_trials(spec) if gpus else None  # parses a configuration, which takes a tenth of a second
+    plan = plan_trials(spec) if gpus else None  # parsing a configuration takes a tenth of a second
     shares = worker_gpus(gpus, workers, plan.devices) if plan is not None and plan.may_use_gpus else []
     return WorkerPool(spec.name, url, workers, shares)
 
@@ -141,29 +141,30 @@ def _monitor(
         spec: Its specification.
         run: Its run.
         launcher: Runs the workers.
-        signals: Where signals are noted.
-        renew: Called now and then; shows that this machine uses the study.
+        signals: The signal watch.
+        renew: Called regularly; records that this machine uses the study.
         page: The study's page in MLflow's UI.
 
     """
     with ProgressDisplay(study, spec, launcher.workers) as display, _time_spent(study) as save_time:
-        # Only now: study and run exist, to which the workers write.
+        # The workers begin only now, since they write to the study and its run.
         launcher.start()
         is_server = cast(RetryingStorage, storage_of(study)).engine is not None
         has_progressed, next_look, finished = False, 0.0, -1
         try:
             while launcher.poll(has_progressed, lambda: is_finished(study)):
-                # Passed on, since workers are in sessions of their own, and then waited for: each saves its trial.
+                # Workers are in their own sessions, so the signal is passed on. Each then saves its trial.
                 if signals.received is not None:
                     launcher.signal(signals.received)
                     launcher.close()
                     break
                 has_progressed = False
-                # The workers are looked at each time, the study less often: reading it costs the server something.
+                # A study on a server is read less often than the workers are checked.
                 if time.monotonic() >= next_look:
                     next_look = time.monotonic() + (SERVER_INTERVAL if is_server else 0)
                     has_progressed = display.update()
-                    # The page costs requests to the tracking store: only when a trial has ended.
+                    # The page is updated only when a trial has ended, since it needs requests to the tracking
+                    # store.
                     if finished != (finished := len((summary := read_summary(study)).finished)):
                         page.update(summary)
                     run.keep_running(get_trials(study))
@@ -174,20 +175,30 @@ def _monitor(
                     save_time()
                 time.sleep(POLL_INTERVAL)
         except BaseException:
-            # Whatever went wrong here: each worker saves its trial, which the next sweep goes on with.
+            # After any error, each worker saves its trial, and the next sweep continues it.
             launcher.signal(signal.SIGTERM)
             launcher.close()
             raise
         display.update()
         page.update(read_summary(study))
-    # Of a finished study the best point follows once its figures are drawn.
-    best = "" if is_finished(study) else display.best()
-    say("; ".join(filter(None, [display.closing(), best, _what_next(study, spec, signals)])))
+    say(_closing_line(display, study, spec, signals))
+
+
+def _closing_line(display: ProgressDisplay, study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
+    """The last line of the progress: the state of the study, its best point, and why it is not finished."""
+    parts = [display.closing()]
+    if not is_finished(study):  # for a finished study, the best point is printed after its figures are drawn
+        parts.append(display.best())
+    if signals.received is not None:
+        parts.append("the same command goes on")
+    elif not is_finished(study) and is_out_of_time(study, spec):
+        parts.append(f"its {spec.hours:g} hours are over")
+    return "; ".join(filter(None, parts))
 
 
 @contextlib.contextmanager
 def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
-    """Add the time inside to what is spent on the study; yields a function that stores it every few seconds."""
+    """Add the time inside the block to the study's time; yields a function that stores it every few seconds."""
     since = time.monotonic()
 
     def save(interval: float = TIME_SAVE_INTERVAL) -> None:
@@ -202,18 +213,9 @@ def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
         save(0.0)
 
 
-def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
-    """The end of a sweep's last line: why the study is not finished, if it is not."""
-    if signals.received is not None:
-        return "the same command goes on"
-    if not is_finished(study) and is_out_of_time(study, spec):
-        return f"its {spec.hours:g} hours are over"
-    return ""
-
-
 def _summarise(study: optuna.Study, run: StudyRun) -> None:
     """Log the study's state to its run, and store how many trials the summary of a finished study covers."""
-    # All sweeps of a study end at once, and one of them summarises it. Not under the lock of the study, since
+    # Only one of several sweeps that end at the same time summarises the study. This has a separate lock, since
     # figures take seconds.
     with study_lock(storage_of(study), f"{study.study_name} summary"):
         finished = is_finished(study)
@@ -225,11 +227,11 @@ def _summarise(study: optuna.Study, run: StudyRun) -> None:
 
 
 def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
-    """Return False if trials are left. Otherwise say that there are none, and add a summary that is missing."""
+    """Return False if trials are left; otherwise print that there are none, and add a missing summary."""
     study = open_study(storage, spec.name)
     if study.user_attrs.get("trials") != trials or not is_finished(study):
         return False
-    if study.user_attrs.get("summed") != trials:  # the sweep that finished it was killed before its summary
+    if study.user_attrs.get("summed") != trials:  # the sweep was killed before the summary
         with study_run(study, spec) as run:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))

@@ -1,8 +1,8 @@
 """Starts worker processes on this machine.
 
 Importing Lightning, torch and MLflow takes seconds and hundreds of megabytes. A fork server imports them once (see
-`preload`), while the command still reads and checks its specification; every worker is a fork of it and shares
-that memory.
+`preload`), while the command still reads and checks its specification; all workers are forks of it and share that
+memory.
 """
 
 import multiprocessing
@@ -23,14 +23,14 @@ from lit_mnist.guard import guarded
 from lit_mnist.sweeps.resources import threads_each
 
 CAN_FORK = sys.platform == "linux"
-"""On other systems libraries' threads do not survive a fork: each worker is a new interpreter."""
+"""False on systems where libraries do not support forking: there, each worker is a new interpreter."""
 MAX_ATTEMPTS = 10
-"""Attempts to start a worker, for each of which a killed fork server is replaced."""
+"""Number of attempts to start a worker; a killed fork server is replaced before each."""
 
 
 @dataclass(frozen=True)
 class WorkerConfig:
-    """What a worker process is started with."""
+    """The parameters of a worker process."""
 
     study: str
     number: int
@@ -42,16 +42,16 @@ class WorkerConfig:
 
 
 def prepare(workers: int) -> None:
-    """Start the fork server, which imports what workers need while the caller goes on.
+    """Start the fork server, which imports the libraries for workers while the caller continues.
 
     Args:
-        workers: How many there will be, which decides on their number of threads.
+        workers: Number of workers, which determines their number of threads.
 
     """
     if CAN_FORK:
         from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
-        # The number of threads is set before the imports, when OpenMP reads it.
+        # The number of threads is set first, since OpenMP reads it when it is imported.
         set_forkserver_preload(["lit_mnist.sweeps.workers.preload"])
         with _thread_limit(threads_each(workers)):
             ensure_running()
@@ -69,8 +69,8 @@ def start_worker(config: WorkerConfig) -> BaseProcess:
         UserError: the system refuses.
 
     """
-    # multiprocessing imports the caller's script in each child, to find functions that it defines. There are none,
-    # and a script without `if __name__ == "__main__"` would start the sweep again.
+    # multiprocessing would import the caller's script in each child, to find functions that it defines. That is
+    # not needed here, and a script without `if __name__ == "__main__"` would start the sweep again.
     main = sys.modules["__main__"]
     sys.modules["__main__"] = ModuleType("__main__")
     try:
@@ -81,11 +81,10 @@ def start_worker(config: WorkerConfig) -> BaseProcess:
                     process.start()
                 return process
             except (OSError, EOFError) as error:
-                # The fork server was killed, by the system or by a user who saw an unknown process.
-                # multiprocessing starts another one with the next attempt.
+                # The fork server was killed. multiprocessing starts another one at the next attempt.
                 if attempt == MAX_ATTEMPTS:
                     raise UserError(f"no worker can be started: {str(error) or type(error).__name__}") from None
-                # A killed process refuses connections a moment before the system reports that it is dead.
+                # A killed process refuses connections shortly before the system reports that it is dead.
                 time.sleep(0.1)
     finally:
         sys.modules["__main__"] = main
@@ -94,7 +93,7 @@ def start_worker(config: WorkerConfig) -> BaseProcess:
 
 def worker_main(config: WorkerConfig) -> None:
     """Run a worker in this process, which was just forked or spawned, and exit."""
-    # In a session of its own, the worker gets no signals from the terminal: the sweep passes each on, once.
+    # In its own session, the worker gets no signals from the terminal; the sweep passes each signal on, once.
     os.setsid()
     # The pipes become the standard streams: libraries and child processes use these by their numbers.
     os.dup2(config.stdin.fileno(), 0)
@@ -103,15 +102,14 @@ def worker_main(config: WorkerConfig) -> None:
     config.stdin.close()
     config.stderr.close()
     sys.stdin = os.fdopen(0)
-    # What the tags of its runs show: a fork has the fork server's arguments.
+    # A fork has the arguments and the old environment of the fork server. The tags of runs show the arguments.
     sys.argv = ["lit-mnist", "sweep", "worker", config.study]
-    # A fork has the fork server's environment, which is that of the moment when it was started.
     os.environ.clear()
     os.environ.update(config.environment)
     if CAN_FORK:
         from lit_mnist.sweeps.workers.preload import HANDLERS
 
-        # The fork server ignores signals, and its forks would too.
+        # Restore the handlers, since the fork server ignores signals.
         for number, handler in HANDLERS.items():
             signal.signal(number, handler)
     from lit_mnist.sweeps.workers.worker import run_worker
@@ -123,7 +121,7 @@ def worker_main(config: WorkerConfig) -> None:
 
 @contextmanager
 def _thread_limit(count: int) -> Iterator[None]:
-    """Set OMP_NUM_THREADS for a fork server that is started meanwhile: libraries read it once, when imported."""
+    """Set OMP_NUM_THREADS for a fork server started inside the block; libraries read it once, when imported."""
     before = os.environ.get("OMP_NUM_THREADS")
     os.environ["OMP_NUM_THREADS"] = str(count)
     try:

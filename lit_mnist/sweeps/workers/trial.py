@@ -1,8 +1,8 @@
-"""One trial: a training for each seed of the study, each of them one MLflow run, then the result.
+"""One trial: a training for each seed of the study, each of which is one MLflow run, and then the result.
 
-Every step may be the last: the worker may be killed anywhere. Whoever takes the trial over runs all of it again,
-and each step finds what is done already: a finished run gives its metrics, an unfinished one is resumed, a pruned
-training stays pruned. `Study.tell` comes last, since it is what ends the trial.
+The worker may be killed at any point. The worker that takes over the trial runs all steps again, and each step
+reuses existing results: a finished run provides its metrics, an unfinished one is resumed, and a pruned training
+stays pruned. `Study.tell` comes last, since it ends the trial.
 """
 
 import math
@@ -36,28 +36,28 @@ QUIET_FLAGS = (
     "--tracking.system_metrics", "false",
     "--tracking.figures", "false",
 )  # fmt: skip
-"""Flags of every trial: nobody watches its progress, and hundreds of runs with figures fill a disk."""
+"""Flags of every trial: no progress bar would be seen, and figures of hundreds of runs would fill a disk."""
 UNKNOWN_VALIDATIONS = 100
-"""What a pruner is told of trainings whose length is given in steps, if nobody has counted their validations."""
+"""Number of validations that a pruner assumes if the length of training is given in steps and was not measured."""
 
 Outcome = tuple[dict[str, float], str | None]
-"""The metrics of a training, and the reason if it was pruned."""
+"""The metrics of a training, and the reason for pruning or None."""
 
 
 class PrunedError(Exception):
-    """The trial ends early because it is not promising or not allowed; the text says why."""
+    """The trial ends early because it is not promising or breaks a constraint; the message gives the reason."""
 
 
 @dataclass(frozen=True)
 class TrialPlan:
-    """What all trainings of a study have in common."""
+    """Settings that all trainings of a study have in common."""
 
     validations: int
-    """Of the longest training."""
+    """Number of validations of the longest training."""
     devices: tuple[Devices, ...]
-    """`trainer.devices` of each of the space's probe points, which have every value that it may take."""
+    """`trainer.devices` of each probe point of the space; together they have all possible values."""
     may_use_gpus: bool
-    """False if all trainings run on the CPU, whatever GPUs there are."""
+    """False if all trainings run on the CPU, even if there are GPUs."""
 
     def is_distributed(self, point: Mapping[str, Any]) -> bool:
         """True if the training of `point` takes several devices."""
@@ -65,11 +65,11 @@ class TrialPlan:
 
 
 def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
-    """Return what the trainings of the study need.
+    """Return the common settings of the study's trainings.
 
     Args:
         spec: The specification.
-        validations: Of the longest training, if counted by `check`; otherwise one for each epoch is assumed.
+        validations: Validations of the longest training, from `check`; if None, one per epoch is assumed.
 
     Raises:
         UsageError: a source, from which trainings start, needs several devices.
@@ -80,7 +80,7 @@ def plan_trials(spec: Spec, validations: int | None = None) -> TrialPlan:
         trainer: Mapping[str, Any] = LitCLI(stage.arguments("full", spec.seeds[0])).config["trainer"]
         return trainer
 
-    # They have every value of each choice and both ends of each interval, so also the longest training.
+    # They include every value of each choice and both ends of each interval, and so the longest training.
     points = spec.space.probe_points()
     stage = trial_stage(spec, points[0])
     trainer = trainer_of(stage)
@@ -101,8 +101,8 @@ class TrialWork:
     Args:
         leases: The worker's leases.
         trial: The trial, leased to this worker, with its parameters.
-        signals: Where signals are noted.
-        plan: What all trainings of the study have in common.
+        signals: The signal watch of the worker.
+        plan: Settings that all trainings of the study have in common.
 
     """
 
@@ -111,32 +111,32 @@ class TrialWork:
         self.study, self.spec = study, spec = leases.study, leases.spec
         self.point: Mapping[str, Any] = trial.user_attrs["point"]
         self.runs = TrialRuns(study, trial, spec.objectives)
-        # Of a trial that is taken over: the runs of its earlier workers.
+        # Includes the runs of earlier workers of this trial.
         self.run_ids: list[str] = list(trial.user_attrs.get("runs", []))
         self.metrics: list[dict[str, float]] = []
-        """Of each seed that is trained, in the order of the seeds."""
+        """The metrics of each trained seed, in the order of the seeds."""
         self._started = time.perf_counter()
 
     @cached_property
     def stage(self) -> Stage:
-        """The training as a stage. It is built on first use, since an error in it is the trial's own."""
+        """The training as a stage; created on first use, inside `run`, where errors count as the trial's own."""
         return trial_stage(self.spec, self.point)
 
     def run(self) -> None:
-        """Train what is left, and end the trial.
+        """Train the remaining seeds and end the trial.
 
         Raises:
-            Interrupted: a signal came; the trial is saved, and whoever leases it next resumes it.
-            Exception: an infrastructure error; the trial is as it was.
+            Interrupted: a signal came; the trial is saved, and the next worker that leases it resumes it.
+            Exception: an infrastructure error; the trial stays unfinished.
 
         """
         try:
-            # Cheap refusals first; then every seed, where `_train_seed` finds what is done already.
+            # Cheap checks first, then every seed; `_train_seed` does not repeat finished work.
             self._fail_if_hopeless()
             self._prune_if_too_large()
             if len(self.spec.seeds) > 1:
                 group = self.runs.open_group()
-                # Each attribute is a record in the study's journal, which only grows.
+                # Stored only once, since each write adds a record to the study's journal.
                 if self.trial.user_attrs.get("group") != group:
                     self.trial.set_user_attr("group", group)
             for seed in self.spec.seeds:
@@ -153,11 +153,11 @@ class TrialWork:
             if is_infrastructure_error(error):
                 raise
             state, reason = FAIL, describe_error(error)
-        # Not in the `try`: an error while the result is stored must not be taken for the trial's own.
+        # Outside the `try`, since an error while storing the result is not the trial's own.
         self._conclude(state, reason)
 
     def _fail_if_hopeless(self) -> None:
-        """Fail a trial that has killed its workers, or raised the same errors, too often.
+        """Fail a trial whose workers were killed, or that was released after errors, too often.
 
         Raises:
             UserError: with the reason.
@@ -168,7 +168,7 @@ class TrialWork:
         for seed in self.spec.seeds:
             if (run := self.runs.find(seed)) is not None and run.info.status != "FINISHED":
                 self._add_run(run.info.run_id)
-                # Its last worker was killed, and nobody will open the run again to set its status.
+                # The last worker was killed, and the run will not be opened again to set its status.
                 self.runs.client.set_terminated(run.info.run_id, "FAILED")
         raise UserError(reason)
 
@@ -177,18 +177,18 @@ class TrialWork:
         limits = [constraint.at_most for constraint in self.spec.constraints if constraint.metric == "parameters"]
         if not limits:
             return
-        # Built and counted: the number of parameters follows from the point, whatever the training makes of it.
+        # The number of parameters depends only on the point, so the model is built to count them.
         model = LitCLI(self.stage.arguments("full", self.spec.seeds[0])).model
         if (count := count_parameters(model)) > min(limits):
             set_constraint(self.trial, "parameters", count - min(limits))
             raise PrunedError(f"{count:,} parameters, more than {min(limits):,.0f}")
 
     def _prune_by_seeds(self, seed: int) -> None:
-        """Report the seed's result to a pruner that compares seeds, and prune the trial if it says so."""
+        """Report the seed's result to a pruner that compares seeds, which may prune the trial."""
         if self.spec.pruner != "wilcoxon":
             return
         step, value = len(self.metrics) - 1, self.metrics[-1][self.spec.objectives[0].metric]
-        # A trial that is taken over finds what was decided before, like `Reporter` within a training.
+        # A trial that was taken over keeps an earlier decision, as in `Reporter`.
         if (reason := self.trial.user_attrs.get("pruned")) is None and not has_reported(self.trial, step):
             self.trial.report(value, step)
             if step + 1 < len(self.spec.seeds) and self.trial.should_prune():
@@ -198,28 +198,28 @@ class TrialWork:
             raise PrunedError(reason)
 
     def _train_seed(self, seed: int) -> dict[str, float]:
-        """Return the metrics of the training with that seed, of which what is done already is not repeated.
+        """Return the metrics of the training with that seed; resumes or reuses an existing run.
 
         Raises:
-            PrunedError: it was pruned, now or before.
+            PrunedError: the training was pruned, now or before.
             UserError: it failed, or a metric of an objective or a constraint is missing or not finite.
 
         """
-        # Before a first training there is no run to search for, which a tracking server takes some time to answer.
+        # Before the first training there is no run, and a search would cost a request to the tracking server.
         found = self.runs.find(seed) if "begun" in self.trial.user_attrs else None
         if found is not None and found.info.status == "FINISHED":
             self._add_run(found.info.run_id)
             metrics, reason = dict(self.runs.client.get_run(found.info.run_id).data.metrics), None
-            # A run that the pruner ended is FINISHED too: only the trial says that it was pruned. The pruner has
-            # seen the first seed alone.
+            # A run that the pruner ended is FINISHED too; only the trial's attribute shows that it was pruned. The
+            # pruner acts on the first seed only.
             if seed == self.spec.seeds[0] and self.spec.pruner != "wilcoxon":
                 reason = self.trial.user_attrs.get("pruned")
         else:
             metrics, reason = self._fit(seed, found.info.run_id if found is not None else None)
         if reason is not None:
-            self.metrics.append(metrics)  # for `_conclude`, which stores what the seeds have reached
+            self.metrics.append(metrics)  # for `_conclude`, which stores the metrics of all trained seeds
             raise PrunedError(reason)
-        # NaN included: a study that stored it would rank by it.
+        # NaN is an error too, since the study would rank by it.
         for name in self.spec.metrics:
             if name not in metrics:
                 raise UserError(f"the trial has no metric {name}{nearest(name, metrics, listed=True)}")
@@ -230,7 +230,7 @@ class TrialWork:
         """Train with that seed, in a new run or from the last checkpoint of the run `run_id`."""
         tags: dict[str, str] = {}
         if run_id is not None:
-            # Its configuration, tags and source are in the run already.
+            # The run already has its configuration, tags and source.
             arguments = ["--resume", run_id]
         else:
             source_flags, tags = take_source(self.stage, "full", seed, self.signals)
@@ -239,44 +239,54 @@ class TrialWork:
             arguments = [
                 *self.stage.arguments("full", seed), *source_flags, *QUIET_FLAGS,
                 "--tracking.keep_checkpoints", self.spec.keep_checkpoints,
-                # Sums depend on the number of threads: the run keeps it for whoever resumes or repeats the trial.
+                # Sums depend on the number of threads, so it is stored in the run for resuming or repeating the
+                # trial.
                 "--threads", str(torch.get_num_threads()),
                 "--tracking.experiment", self.runs.experiment, "--tracking.name", name,
             ]  # fmt: skip
-        # Before the run is created: the next worker searches for a run that this one was killed before storing.
+        # Set before the run is created, so that the next worker searches for the run if this one is killed before
+        # it stores the run's id.
         self.trial.set_user_attr("begun", True)
-        # A pruner compares trials by the first seed alone, and works with a single objective only. Wilcoxon gets
-        # the results of the seeds instead of validations, see `_prune_by_seeds`.
+        # A pruner compares trials by the first seed only, and works with a single objective only. The Wilcoxon
+        # pruner gets the results of seeds instead of validations, see `_prune_by_seeds`.
         reports = seed == self.spec.seeds[0] and len(self.spec.objectives) == 1
         reports = reports and self.spec.pruner != "wilcoxon"
         try:
             if self.plan.is_distributed(self.point):
-                return self._fit_distributed(seed, arguments, tags, reports)
+                result = fit_distributed(
+                    Job(
+                        study=self.study.study_name,
+                        number=self.trial.number,
+                        seed=seed,
+                        arguments=arguments,
+                        tags=tags,
+                        reports=reports,
+                        validations=self.plan.validations,
+                        owner=self.leases.owner,
+                        begun=time.monotonic(),
+                    ),
+                    self.signals,
+                )
+                self._add_run(result["run"])
+                return result["metrics"], result["reason"]
             pruned = self.trial.user_attrs.get("pruned") if reports else None
             reporter = Reporter(self.spec.objectives[0], self.trial, reports, seed, pruned, self._add_run)
             reporter.owner = self.leases.owner
             with suppress_stdout():
-                result = fit(arguments, [reporter], self.signals, tags, leased=True)
-            assert result is not None, "one process is rank 0, and an unfinished run has something left"
-            return {**result.metrics, **reporter.measured()}, reporter.reason
+                fitted = fit(arguments, [reporter], self.signals, tags, leased=True)
+            assert fitted is not None, "one process is rank 0, and an unfinished run has something left"
+            return {**fitted.metrics, **reporter.measured()}, reporter.reason
         except Interrupted:
             raise
         except Exception as error:
-            # A failed trial shows the run in which it failed, even if the training ended before it was reported.
+            # A failed trial refers to the run in which it failed, even if training ended before the run was
+            # stored.
             if not is_infrastructure_error(error) and (run := self.runs.find(seed)) is not None:
                 self._add_run(run.info.run_id)
             raise
 
-    def _fit_distributed(self, seed: int, arguments: list[str], tags: dict[str, str], reports: bool) -> Outcome:
-        study, number = self.study.study_name, self.trial.number
-        validations, owner = self.plan.validations, self.leases.owner
-        job = Job(study, number, seed, arguments, tags, reports, validations, owner, time.monotonic())
-        result = fit_distributed(job, self.signals)
-        self._add_run(result["run"])
-        return result["metrics"], result["reason"]
-
     def _add_run(self, run_id: str) -> None:
-        """Store that the run is one of the trial's."""
+        """Store that the run belongs to the trial."""
         if run_id not in self.run_ids:
             self.run_ids.append(run_id)
             self.trial.set_user_attr("runs", self.run_ids)
@@ -285,8 +295,8 @@ class TrialWork:
         """Store how the trial ended, first in MLflow and then in the study."""
         check_owner(self.leases.storage, self.trial, self.leases.owner)
         objectives = [objective.metric for objective in self.spec.objectives]
-        # MLflow first: a worker killed before `tell` leaves a running trial, whose next worker does all this
-        # again.
+        # MLflow first: if the worker is killed before `tell`, the trial is still running, and its next worker
+        # repeats all of this.
         if not self.run_ids and reason is not None:
             self._add_run(self.runs.record(self.spec.seeds[0], STATES[state], reason))
         elif state == FAIL:
@@ -298,7 +308,7 @@ class TrialWork:
             for constraint in self.spec.constraints:
                 excess = self._mean(constraint.metric) - constraint.at_most
                 set_constraint(self.trial, constraint.metric, excess)
-        # Of each seed, also of a trial that was pruned or has failed after some of them.
+        # The values of each trained seed, also if the trial was pruned or has failed after some of them.
         values = [[metrics.get(metric, math.nan) for metric in objectives] for metrics in self.metrics]
         self.trial.set_user_attr("values", values)
         self.trial.set_user_attr("seconds", self._total_seconds())

@@ -1,4 +1,4 @@
-"""A worker: leases one trial after another and trains it, until the study has none left."""
+"""A worker: leases trials and trains them one after another, until the study has no trials left."""
 
 import contextlib
 import gc
@@ -30,28 +30,28 @@ from lit_mnist.tracking.store import StoreError, connect, find_store
 from lit_mnist.training.gc_freeze import gc_freeze
 
 IDLE_INTERVAL = 1.0
-"""Seconds between two looks for a trial, while others work on all that are left: one of them may die."""
+"""Seconds between two attempts to lease a trial while others work on the remaining ones, which may be released."""
 
 
 def run_worker(name: str, number: int, threads: int) -> None:
-    """Work on a study once the sweep that started this process says so, and as long as it lives.
+    """Work on a study, from the start signal of the sweep that started this process until that sweep ends.
 
     Args:
         name: The study.
         number: This worker's number on this machine.
-        threads: Threads to compute with.
+        threads: Number of threads for computing.
 
     Raises:
         Interrupted: a signal came, or the sweep is dead.
         UserError: the storage or the tracking store cannot be used, or a trial was released after an error.
 
     """
-    # Its share of the cores: more threads than cores make every worker slower.
+    # The worker's share of the cores, since more threads than cores make all workers slower.
     torch.set_num_threads(threads)
     with SignalWatch() as signals:
         parent = ParentWatch(signals)
-        # The first connection of a process takes a second, during which the sweep still checks the specification.
-        # If it fails, whoever needs the store reports that.
+        # The first connection takes a second, so it is made while the sweep still checks the specification. An
+        # error is reported later, when the store is used.
         with contextlib.suppress(StoreError):
             connect(find_store())
         parent.wait()
@@ -68,7 +68,8 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
         UserError: the storage or the tracking store cannot be used.
 
     """
-    # From the study and not from a file, which may have changed since: all workers of all machines have the same.
+    # From the study, so that all workers on all machines have the same specification, even if the file has
+    # changed.
     spec = stored_spec(study)
     plan = plan_trials(spec, study.user_attrs.get(MAX_VALIDATIONS))
     leases = Leases(study, spec, worker, plan.validations)
@@ -77,12 +78,12 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
         while True:
             signals.check()
             if reason_to_stop(get_trials(study)) is not None:
-                return  # the sweep says why
+                return  # the sweep reports the reason
             trial = leases.acquire()
             if trial is not None:
                 _work_on_trial(leases, trial, signals, plan)
                 state.restore()
-            # Not merely "nothing to lease": a running trial may have to be taken over yet.
+            # Having nothing to lease is not enough: a running trial may still have to be taken over.
             elif is_over(study, spec):
                 return
             else:
@@ -90,17 +91,18 @@ def work_on(study: optuna.Study, signals: SignalWatch, worker: int = 0) -> None:
 
 
 def _work_on_trial(leases: Leases, trial: Trial, signals: SignalWatch, plan: TrialPlan) -> None:
-    """Train the trial; release it if it cannot be ended here."""
+    """Train the trial; release it if it cannot be completed here."""
     try:
         with Heartbeats(leases, trial):
             TrialWork(leases, leases.suggest(trial), signals, plan).run()
     except BusyError as error:
-        # The trial's run is still locked: its last worker was taken for dead, or is about to end. Wait a moment,
-        # or this worker would lease the same trial at once.
+        # The trial's run is still locked, because its last worker is about to end or was wrongly considered dead.
+        # Wait, since this worker would otherwise lease the same trial again at once.
         leases.release(trial)
         note(f"trial {trial.number} waits: {error}")
         time.sleep(2 * IDLE_INTERVAL)
-    # Its checkpoint is saved. Released, so that the next worker need not wait until this one counts as dead.
+    # The checkpoint is saved. Release the trial, so that the next worker need not wait until this one counts as
+    # dead.
     except Interrupted:
         leases.release(trial)
         raise
@@ -109,15 +111,15 @@ def _work_on_trial(leases: Leases, trial: Trial, signals: SignalWatch, plan: Tri
             reason = describe_error(error)
             count = leases.release_after_error(trial, reason)
             note(f"trial {trial.number} is released ({count} of {MAX_RELEASES} times): {reason}")
-            # This process may be short of memory or of open files: the next trial gets a fresh one.
+            # This process may lack memory or file descriptors, so the next trial gets a new process.
             raise ReleasedError(reason) from error
-        with contextlib.suppress(Exception):  # the storage may be the one that failed; the first error is raised
+        with contextlib.suppress(Exception):  # the storage may have failed; raise the first error
             leases.release(trial)
         raise
 
 
 class GlobalStateGuard:
-    """Restores what a trial may change for the next one: environment variables and torch's global settings."""
+    """Restores global state that a trial may change: environment variables and torch's settings."""
 
     def __init__(self) -> None:
         self._environment = dict(os.environ)
@@ -128,13 +130,13 @@ class GlobalStateGuard:
         os.environ.clear()
         os.environ.update(self._environment)
         torch.set_num_threads(self._threads)
-        # What `trainer.precision`, `trainer.deterministic` and `trainer.benchmark` of a trial have changed.
+        # Settings that `trainer.precision`, `trainer.deterministic` and `trainer.benchmark` change.
         torch.set_default_dtype(torch.float32)
         torch.set_grad_enabled(True)
         torch.use_deterministic_algorithms(False)
         torch.set_float32_matmul_precision("highest")
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
-        # A Trainer is full of reference cycles: until they are collected, its tensors stay on the device.
+        # A Trainer has many reference cycles; until they are collected, its tensors stay on the device.
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()

@@ -1,8 +1,8 @@
-"""A run's write-ahead journal: every entry is first written to a file, and sent to the tracking store from there.
+"""A run's write-ahead journal: every entry is first written to a file, and then sent to the tracking store.
 
-An entry is one line of JSON. The uploader only reads this file, so what a process has written survives it. Sending
-an entry twice is harmless: MLflow ignores a point whose name, step, time and value it has already, and each point
-keeps its original time here.
+An entry is one line of JSON. The uploader reads it from the file, so entries survive the process that wrote them.
+Sending an entry twice is harmless: MLflow ignores a point if it already has one with the same name, step, time and
+value, and the journal stores the original time of each point.
 """
 
 import contextlib
@@ -20,34 +20,34 @@ from lit_mnist.tracking.journal.points import Point, Rewind
 
 Entry = dict[str, Any]
 
-# The name that version 0.1 gave it, whose journals are still read.
+# The name is that of version 0.1, whose journals are still read.
 MAIN = "spool"
-"""Name of the files of a fit's journal; a process that measures the run writes one with another name."""
+"""Name of the files of a fit's journal; a process that measures the run uses another name."""
 DAMAGED = "damaged line"
 """The kind of an entry whose line cannot be parsed."""
 
 
 class Journal:
-    """The entries in FOLDER/NAME.jsonl; FOLDER/NAME.sent holds how many bytes of it the store has accepted.
+    """The entries in FOLDER/NAME.jsonl; FOLDER/NAME.sent has the number of bytes that the store has accepted.
 
-    One process may write at a time, from any of its threads. Readers skip an incomplete last line, which a crash
-    can leave behind, and the next writer cuts it off.
+    One process may write at a time, from any of its threads. Readers skip an incomplete last line after a crash,
+    and the next writer removes it.
 
     Args:
         folder: The run's folder.
         name: Name of the files.
-        on_full: Called once when the disk is found to be full, to make room for entries that are `reserved`.
+        on_full: Called once when the disk is full, to free space for `reserved` entries.
 
     """
 
     def __init__(self, folder: Path, name: str = MAIN, on_full: Callable[[], None] = lambda: None) -> None:
         self.folder, self.name, self.on_full = folder, name, on_full
         self.full = False
-        """True once the disk was found to be full; from then on only reserved entries are written."""
+        """True after the disk was full; from then on only reserved entries are written."""
         self._file: int | None = None
-        # Bytes of complete lines in the file; a failed write is cut back to it.
+        # Size of the complete lines in the file, to which it is truncated after a failed write.
         self._end = 0
-        # Read on first use, then kept: only this process advances it.
+        # Read on first use and then cached, since only this process advances it.
         self._sent: int | None = None
         self._rewinds: list[Rewind] | None = None
         self._lock = threading.Lock()
@@ -59,12 +59,12 @@ class Journal:
 
     @property
     def outbox(self) -> Path:
-        """The folder of files that wait to be uploaded and are not kept elsewhere in the run's folder."""
+        """The folder for copies of files that have to be uploaded."""
         return self.folder / ("outbox" if self.name == MAIN else f"{self.name}.outbox")
 
     @property
     def refused(self) -> Path:
-        """The file of entries that the store will never accept; it exists only if there are any."""
+        """The file of entries that the store never accepts; it exists only if there are such entries."""
         return self.folder / f"{self.name}.refused"
 
     @property
@@ -83,17 +83,17 @@ class Journal:
         return self.folder / f"{self.name}.sent"
 
     def append(self, entry: Entry, reserved: bool = False) -> None:
-        """Write an entry. It survives the end of the process, though not a power cut: see `sync`.
+        """Write an entry. It survives the end of the process, but not a power cut, see `sync`.
 
         Args:
-            entry: What to write; its `kind` says what it is.
-            reserved: Write it even after the disk was full, into the room that `on_full` has made.
+            entry: The entry, with its type in `kind`.
+            reserved: Write it even after the disk was full, into the space that `on_full` has freed.
 
         Raises:
             UserError: it cannot be written.
 
         """
-        # Without spaces: `rewinds` recognises lines by how they begin.
+        # Without spaces, since `rewinds` recognises lines by their first characters.
         line = json.dumps(entry, separators=(",", ":")).encode() + b"\n"
         with self._lock:
             try:
@@ -101,22 +101,22 @@ class Journal:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 if self._file is None:
                     self._open()
-                # Unbuffered, so that a killed process loses nothing; without fsync, which would take longer than a
-                # training step. `sync` is called before each checkpoint.
+                # Unbuffered, so that nothing is lost if the process is killed. Without fsync, which would take
+                # longer than a training step; `sync` is called before each checkpoint.
                 self._write(line)
                 self._rewinds = None if entry.get("kind") == "rewind" else self._rewinds
             except OSError as error:
                 if not self.full and error.errno in (errno.ENOSPC, errno.EDQUOT):
-                    # Once, however many threads find the disk full.
+                    # Only once, even if several threads find the disk full.
                     self.full = True
                     self.on_full()
                 raise UserError(f"cannot write {self.path}: {error.strerror or error}") from None
 
     def sync(self) -> None:
-        """Return once everything written would also survive a power cut.
+        """Flush all written entries to the disk, so that they survive a power cut.
 
         Raises:
-            UserError: the disk does not accept it.
+            UserError: the data cannot be written.
 
         """
         with self._lock:
@@ -135,7 +135,7 @@ class Journal:
 
     def entries(self, start: int = 0) -> Iterator[tuple[int, Entry]]:
         """Yield the entries from byte `start` on, each with the byte at which it ends."""
-        # A damaged line is passed on as such: the writer reports it, and goes on behind it.
+        # A damaged line becomes an entry of the kind DAMAGED, which the writer reports and skips.
         for end, line in self._lines(start):
             try:
                 entry = json.loads(line)
@@ -145,7 +145,7 @@ class Journal:
 
     def advance(self, end: int) -> None:
         """Record that the store has accepted everything up to byte `end`."""
-        # Remembered first: within this process nothing is sent twice even if the disk is full.
+        # Cached first, so that this process sends nothing twice even if the disk is full.
         self._sent = end
         with contextlib.suppress(OSError):  # otherwise it is sent once more, which is harmless
             replace_text(self._sent_path, str(end))
@@ -159,9 +159,9 @@ class Journal:
         return next(self._lines(self.sent), None) is None
 
     def points(self, metric: str | None = None) -> Iterator[Point]:
-        """Yield the points of all metrics or of one, as they were written, without those that were replaced."""
+        """Yield the points of all metrics or of one, in the order of the file, without replaced points."""
         rewinds = self.rewinds()
-        # Only lines that hold such bytes are parsed: parsing takes longest.
+        # Only lines with these bytes are parsed, since parsing is the slowest part.
         wanted = b'"points"' if metric is None else json.dumps(metric).encode()
         for _, line in self._lines(0):
             if wanted in line:
@@ -180,7 +180,7 @@ class Journal:
 
     def rewinds(self) -> list[Rewind]:
         """The rewinds of this run, oldest first."""
-        # Remembered until `append` adds one: the uploader needs them every few seconds, and the file may be long.
+        # Cached until `append` adds one, since the uploader needs them every few seconds and the file may be long.
         if self._rewinds is None:
             found = []
             for _, line in self._lines(0):
@@ -202,14 +202,14 @@ class Journal:
         return found
 
     def seed(self, points: Iterable[Point], rewinds: Sequence[Rewind] = ()) -> None:
-        """Start the file with points and rewinds that the store has already."""
-        # One entry per point: batches are made when they are sent, and these never are.
+        """Start the file with points and rewinds that the store already has."""
+        # One entry per point is fine, since these entries are never sent.
         entries: list[Entry] = [{"kind": "metrics", "points": [point]} for point in points]
         entries += [{"kind": "rewind", "step": rewind.step, "time": rewind.time} for rewind in rewinds]
         text = "".join(json.dumps(entry, separators=(",", ":")) + "\n" for entry in entries)
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text(text)
-        # In this order: after a crash in between there is no incomplete file that looks complete.
+        # In this order, so that after a crash there is no incomplete file that looks complete.
         self.advance(len(text))
         temporary.replace(self.path)
 
@@ -235,24 +235,25 @@ class Journal:
 
     def _open(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
-        # O_APPEND: whatever else happens, a line goes to the end.
+        # With O_APPEND, every line is written at the end.
         self._file = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o666)
         self._end = sum(len(line) for _, line in self._lines(0))
         os.ftruncate(self._file, self._end)
-        # The mark may be beyond the end if a power cut took lines that were sent: without this correction the
-        # lines written in their place would be skipped.
+        # If a power cut has removed lines that were already sent, the position of sent bytes is beyond the end of
+        # the file. It is corrected, since new lines would otherwise be skipped.
         if self.sent == self._end != self._sent:
             self.advance(self._end)
 
     def _write(self, line: bytes) -> None:
-        """Write all of `line`, or nothing of it."""
+        """Write `line` completely or not at all."""
         assert self._file is not None
         rest = memoryview(line)
         try:
             while rest:
                 rest = rest[os.write(self._file, rest) :]
         except OSError:
-            # A full disk may have taken a part of the line, to which the next one would be appended.
+            # Part of the line may have been written to a full disk: remove it, since the next line would follow
+            # it.
             with contextlib.suppress(OSError):
                 os.ftruncate(self._file, self._end)
             raise
@@ -260,7 +261,7 @@ class Journal:
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write `text` to the file `path`, which at any moment holds either the old or the new text."""
+    """Atomically replace the content of the file `path` by `text`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     temporary.write_text(text)
     temporary.replace(path)

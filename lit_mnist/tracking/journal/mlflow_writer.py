@@ -1,4 +1,4 @@
-"""Sends journal entries to the tracking store, and decides which errors mean that an entry is never accepted."""
+"""Sends journal entries to the tracking store, and decides which errors are permanent."""
 
 import json
 from collections import Counter
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TEMPORARY_STATUS = {401, 403, 404, 408, 425, 429}
-"""HTTP answers that a login, a restored run or time may change; a proxy says 404 while its server is away."""
+"""HTTP status codes that may be temporary; a proxy may answer 404 while its server is down."""
 
 
 class Refused(Exception):  # noqa: N818 - handled here, never shown as an error
-    """An entry that can never be sent."""
+    """The entry can never be sent."""
 
 
 class MLflowWriter:
@@ -48,16 +48,16 @@ class MLflowWriter:
         self._warned: set[str] = set()
 
     def send(self, stopped: Callable[[], bool] = lambda: False) -> None:
-        """Send everything that was not sent yet.
+        """Send all unsent entries.
 
         Args:
             stopped: Called after each request; once it returns True, nothing more is sent or recorded as sent.
 
         Raises:
-            Exception: any error of the store that may pass; the next call goes on with the same entry.
+            Exception: any error of the store that may be temporary; the next call continues with the same entry.
 
         """
-        # In the order in which they were logged: a status must not overtake the metrics before it.
+        # In the order of the journal, so that a status is not set before earlier metrics are sent.
         for end, entry in self._batches():
             kind = str(entry.get("kind"))
             if kind in ("metrics", "params", "tags"):
@@ -67,28 +67,28 @@ class MLflowWriter:
                     self._send_accepted(kind, items[i : i + limit])
             else:
                 self._send_accepted(kind, [entry])
-            # Before `advance`: after `close` has given up, this thread must not touch the journal's mark.
+            # Before `advance`: after `Uploader.close` has given up, this thread must not change the sent position.
             if stopped():
                 return
             self.journal.advance(end)
 
     def send_heartbeat(self) -> None:
-        """Set the run's heartbeat tag directly: a heartbeat that waited in the journal would be of no use."""
+        """Set the run's heartbeat tag directly, since a delayed heartbeat in the journal would be useless."""
         for name, value in heartbeat_tag().items():
             self.client.set_tag(self.run_id, name, value)
 
     def _batches(self) -> Iterator[tuple[int, Entry]]:
         """Yield the unsent entries and their ends; consecutive metrics are joined up to what one call takes.
 
-        Points that a later rewind replaces are left out: a store that cannot delete them never sees them.
+        Points that a later rewind replaces are left out, because the store cannot delete them once they are sent.
         """
-        # Of the whole journal, also those that come after the points.
+        # All rewinds of the journal, including those that come after the points.
         rewinds = self.journal.rewinds()
         points: list[Any] = []
         last = 0
         for end, entry in self.journal.entries(self.journal.sent):
             new = entry.get("points") if entry.get("kind") == "metrics" else None
-            # Anything but metrics ends the batch, and so keeps its place between them.
+            # Other entries end the batch, so that the order is kept.
             if last and (new is None or len(points) + len(new) > MAX_METRICS_PER_BATCH):
                 yield last, {"kind": "metrics", "points": points}
                 points, last = [], 0
@@ -101,14 +101,14 @@ class MLflowWriter:
             yield last, {"kind": "metrics", "points": points}
 
     def _send_accepted(self, kind: str, items: list[Any]) -> None:
-        """Send items of one kind; if the store refuses them together, find the culprits by halving."""
+        """Send items of one kind; if the store refuses them, find the refused items by bisection."""
         try:
             self._send(kind, items)
         except Exception as error:
             if not is_refusal(error):
                 raise
             if len(items) > 1:
-                # One bad point of 1,000 costs about 20 requests, and the 999 others arrive.
+                # One bad point among 1,000 costs about 20 requests, and the other 999 are stored.
                 half = len(items) // 2
                 self._send_accepted(kind, items[:half])
                 self._send_accepted(kind, items[half:])
@@ -129,7 +129,7 @@ class MLflowWriter:
         entry = items[0]
         match kind:
             case "metrics":
-                # With the original time, by which MLflow recognises a point that it has already.
+                # With the original time, by which MLflow recognises repeated points.
                 points = [Metric(name, value, at, step) for name, value, at, step in items]
                 self.client.log_batch(self.run_id, metrics=points)
             case "params":
@@ -147,7 +147,7 @@ class MLflowWriter:
             case "status" if entry["status"] == "RUNNING":
                 self.client.update_run(self.run_id, "RUNNING")
             case "status":
-                # In milliseconds, from the journal: the run may have ended long before this is sent.
+                # The end time in milliseconds from the journal, since the run may have ended long before.
                 self.client.set_terminated(self.run_id, entry["status"], entry["end_time"])
             case "rewind":
                 self._send_rewind(Rewind(entry["step"], entry["time"]))
@@ -159,13 +159,13 @@ class MLflowWriter:
     def _send_file(self, entry: Entry) -> None:
         path = self.journal.folder / entry["path"]
         try:
-            # `Uploader.close` waits longer while a large file is on its way.
+            # `Uploader.close` waits longer while a large file is being sent.
             self.uploading = path.stat().st_size
             self.client.log_artifact(self.run_id, str(path), entry["folder"])
         except FileNotFoundError:
             if path.exists():
                 raise
-            # Deleted since it was logged: it will not come back.
+            # The file was deleted after it was logged.
             raise Refused(f"the file {path} does not exist any more") from None
         finally:
             self.uploading = 0
@@ -175,27 +175,27 @@ class MLflowWriter:
             delete_artifact(self.client, self.run_id, path)
         except Exception as error:
             if not (is_refusal(error) or isinstance(error, NotImplementedError)):
-                raise  # it may pass; a store that never deletes keeps the artifact
+                raise  # it may be temporary; otherwise the store cannot delete and keeps the artifact
 
     def _send_dataset(self, entry: Entry) -> None:
         from mlflow.entities import Dataset, DatasetInput, InputTag
 
         name, profile = entry["name"], json.dumps(entry["profile"])
-        # MLflow knows a dataset by name and digest; the source is not an address that anybody could open.
+        # MLflow identifies a dataset by name and digest; the source is not a real address.
         dataset = Dataset(name, entry["digest"], "local", json.dumps({"name": name}), profile=profile)
         inputs = [DatasetInput(dataset, [InputTag("mlflow.data.context", "training")])]
         try:
             self.client.log_inputs(self.run_id, inputs)
         except Exception as error:
-            # MLflow looks the dataset up and then inserts it; another run may have inserted it in between, which
-            # MLflow 3.1 to 3.17 report as a bad request.
+            # MLflow looks up the dataset and then inserts it. If another run has inserted it in between, MLflow
+            # 3.1 to 3.17 report a bad request, and the second attempt succeeds.
             if not is_refusal(error):
                 raise
             self.client.log_inputs(self.run_id, inputs)
 
     def _send_rewind(self, rewind: Rewind) -> None:
-        """Delete the points that the rewind replaces; where that is impossible, leave a tag for our readers."""
-        # Safe to repeat after a crash: new points carry later times than the rewind.
+        """Delete the points that the rewind replaces; if that is impossible, set a tag for this project's code."""
+        # Safe to repeat after a crash, since new points have later times than the rewind.
         uri = self.client.tracking_uri
         if not delete_points(uri, self.run_id, rewind.step, rewind.time, NEVER_REPLACED):
             tags = self.client.get_run(self.run_id).data.tags
@@ -203,11 +203,11 @@ class MLflowWriter:
 
 
 def is_refusal(error: Exception) -> bool:
-    """True if the store would give the same answer to the same request forever."""
+    """True if the error is permanent: the store will always refuse the same request."""
     import requests
     from mlflow.exceptions import MlflowException
 
-    # A store answers with a status; everything else is judged by its type.
+    # Errors of a store have an HTTP status; other exceptions are judged by their type.
     if isinstance(error, MlflowException):
         status = int(error.get_http_status_code())  # type: ignore[no-untyped-call]
     elif isinstance(error, requests.HTTPError) and error.response is not None:
@@ -219,15 +219,15 @@ def is_refusal(error: Exception) -> bool:
 
 
 def send_now(writer: MLflowWriter, store_name: str) -> None:
-    """Send all that a journal holds.
+    """Send all unsent entries of a journal.
 
     Raises:
-        UserError: the store does not accept it now; what was not sent stays in the journal.
+        UserError: the store does not accept them now; unsent entries stay in the journal.
 
     """
     try:
         writer.send()
-    except Exception as error:  # each kind of store, and of artifact store, raises its own
+    except Exception as error:  # each kind of store, and of artifact store, has its own exceptions
         raise UserError(
             f"the tracking store {store_name} does not take all of run {writer.run_id}: {reason(error)};"
             f" {writer.journal.waiting()} entries wait in {writer.journal.path}"

@@ -1,9 +1,9 @@
 """Metric points, and which of them were replaced when a run was resumed with another configuration.
 
-A run that is killed beyond its checkpoint has logged points that its resumed training computes again. With the
-same configuration they come out bit-identical and are skipped. With another one the old points would stay on the
-curve next to the new ones, so the resume records a rewind: points after its step that were logged before its time
-do not count any more.
+A run that is killed after its last checkpoint has logged points that its resumed training computes again. With the
+same configuration they are bit-identical and are skipped. With another configuration, the old points would stay on
+the curve next to the new ones. So the resume records a rewind: points after its step that were logged before its
+time no longer count.
 """
 
 import json
@@ -18,14 +18,14 @@ Point = tuple[str, float, int, int]
 """Name, value, time in milliseconds since 1970, step."""
 
 NEVER_REPLACED = ("system/", "test/", "reproduce/")
-"""Prefixes of metrics that training does not compute: a rewind leaves them."""
+"""Prefixes of metrics that training does not compute, and that a rewind does not replace."""
 REWOUND = "rewound"
-"""The tag in which a store that cannot delete points keeps a run's rewinds, as JSON: [[step, time], ...]."""
+"""The tag with a run's rewinds for stores that cannot delete points, as JSON: [[step, time], ...]."""
 
 
 @dataclass(frozen=True)
 class Rewind:
-    """A resume from the checkpoint of step `step`, with another configuration, at `time` (ms since 1970)."""
+    """A resume with another configuration from the checkpoint of step `step`, at `time` (ms since 1970)."""
 
     step: int
     time: int
@@ -42,23 +42,23 @@ def drop_replaced(points: Iterable[Point], rewinds: Sequence[Rewind]) -> list[Po
 
 
 def newest_per_step(points: Iterable[Point]) -> list[Point]:
-    """Of the points of one metric the newest at each step, sorted by step."""
+    """The newest point at each step, sorted by step, for the points of one metric."""
     newest: dict[int, Point] = {}
     for point in sorted(points, key=lambda point: point[2]):
-        # Sorted by time, so that the last one written here is the newest.
+        # Points are sorted by time, so later ones overwrite earlier ones.
         newest[point[3]] = point
     return [newest[step] for step in sorted(newest)]
 
 
 def tagged_rewinds(tags: Mapping[str, str]) -> list[Rewind]:
-    """The rewinds that a run's tags in the store record."""
+    """The rewinds in a run's tags in the store."""
     return [Rewind(step, time) for step, time in json.loads(tags.get(REWOUND, "[]"))]
 
 
 def add_to_tag(tags: Mapping[str, str], rewind: Rewind) -> str:
-    """The new value of the tag REWOUND with `rewind` added; the same value if it is there already."""
-    # A rewind to an earlier step covers the older ones to later steps, so the list never outgrows a tag.
-    # Pairs, sorted, without repetition: the same rewinds always give the same text.
+    """The value of the tag REWOUND with `rewind` added, unless it is already there."""
+    # A rewind to an earlier step includes older rewinds to later steps, so the list does not grow without limit.
+    # It is sorted and has no duplicates, so that the same rewinds always give the same text.
     others = [other for other in tagged_rewinds(tags) if other.step < rewind.step or other.time > rewind.time]
     return json.dumps(sorted({(other.step, other.time) for other in (*others, rewind)}))
 
@@ -66,7 +66,7 @@ def add_to_tag(tags: Mapping[str, str], rewind: Rewind) -> str:
 def stored_points(
     client: "MlflowClient", run_id: str, metric: str, rewinds: Sequence[Rewind] | None = None
 ) -> list[Point]:
-    """The curve of one metric as the store has it: one point per step, sorted by step.
+    """The curve of one metric from the store, with one point per step, sorted by step.
 
     Args:
         client: Client of the store.
@@ -77,7 +77,7 @@ def stored_points(
     """
     if rewinds is None:
         rewinds = tagged_rewinds(client.get_run(run_id).data.tags)
-    # The store keeps every point it was sent, also those of steps that were computed twice.
+    # The store keeps every point that it was sent, including repeated steps.
     history = client.get_metric_history(run_id, metric)
     points = ((point.key, point.value, point.timestamp, point.step) for point in history)
     return newest_per_step(drop_replaced(points, rewinds))

@@ -1,4 +1,4 @@
-"""`lit-mnist sync`: send what runs have kept while their store was away, or while they were offline."""
+"""`lit-mnist sync`: send the entries that runs logged while their store was unreachable, or while offline."""
 
 from collections import Counter
 from pathlib import Path
@@ -28,17 +28,17 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 COUNTED = {"metrics": "metric point", "params": "parameter", "tags": "tag", "artifacts": "artifact"}
-"""Kinds of items whose number is printed, and how one of them is called."""
+"""Kinds of items whose number is printed, with their singular names."""
 
 
 def sync(run_id: str | None = None) -> None:
-    """Send what is unsent, of the run `run_id` or of all runs with a folder here, each to its own store.
+    """Send unsent entries of the run `run_id`, or of all runs with a folder here, each to its own store.
 
     Raises:
-        UserError: there is no such run, or a store does not accept something; what is unsent stays where it is.
+        UserError: there is no such run, or a store does not accept an entry; unsent entries are kept.
 
     """
-    # The store in use decides only for runs that were offline; the others have one already.
+    # The store in use is for runs that were offline; all others already have a store.
     store, clients = find_store(), Clients()
     if run_id is None:
         folders = run_folders(store.home)
@@ -49,7 +49,7 @@ def sync(run_id: str | None = None) -> None:
     waiting = [folder for folder in folders if has_unsent(folder)]
     if not waiting:
         print("nothing waits to be sent")
-    # One store that is away must not keep the other runs from being sent.
+    # An unreachable store must not keep runs of other stores from being sent.
     failures = []
     for folder in waiting:
         try:
@@ -59,12 +59,12 @@ def sync(run_id: str | None = None) -> None:
         except UserError as error:
             failures.append(str(error))
     if failures:
-        # Each reason once: 20 runs of one store that is away have the same.
+        # Each reason once, since all runs of an unreachable store have the same reason.
         raise UserError("; ".join(dict.fromkeys(failures)))
 
 
 class Clients:
-    """Clients of stores; a store that cannot be opened is tried only once, which may take seconds."""
+    """Cached clients of stores; opening a store may take seconds, and is also tried only once if it fails."""
 
     def __init__(self) -> None:
         self._found: dict[str, MlflowClient | UserError] = {}
@@ -89,7 +89,7 @@ class Clients:
 
 def _sync_run(folder: Path, current: Store, clients: Clients) -> None:
     """Send the journals in one run's folder, print what was sent, and remove the folder if the run is over."""
-    # A run that is being worked on sends its journal itself.
+    # The lock excludes a run that is in use, which sends its journal itself.
     with FolderLock(folder):
         record = read_record(folder) or Record(folder.name, "", uri=current.portable_uri)
         store = record.store(current)
@@ -103,7 +103,7 @@ def _sync_run(folder: Path, current: Store, clients: Clients) -> None:
             sent = [f"{n} {COUNTED[kind]}{'s' if n > 1 else ''}" for kind in COUNTED if (n := counts[kind])]
             was = f" (offline it was {record.offline_id})" if record.offline_id else ""
             print(f"run {record.id}: {', '.join(sent) or 'nothing new'}{was} to {store.name}", flush=True)
-        # A finished run needs its folder no more; nor does one whose folder was made only to measure it.
+        # Remove the folder of a finished run, or a folder that was only created for measuring a run.
         is_bare = {path.name for path in folder.iterdir()} <= {RECORD, HEARTBEAT, ".lock"}
         if is_bare or Journal(folder).status() == "FINISHED":
             remove_if_done(folder)
@@ -113,7 +113,7 @@ def _sync_journal(writer: MLflowWriter, store: Store, counts: "Counter[str]") ->
     """Send one journal, and add to `counts` what was sent."""
     journal = writer.journal
     try:
-        # Its lock is held already, by `_sync_run`.
+        # `_sync_run` already holds the lock of the main journal.
         if journal.name == MAIN:
             send_now(writer, store.name)
             return

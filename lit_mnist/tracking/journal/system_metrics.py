@@ -1,6 +1,6 @@
-"""The machine's load, under the names that MLflow's own monitors use.
+"""The machine's load, with the metric names of MLflow's own monitors.
 
-MLflow's monitors are not used: importing them takes a second, and they start only with MLflow's fluent API.
+MLflow's monitors are not used: importing them takes a second, and they work only with MLflow's fluent API.
 """
 
 import os
@@ -20,23 +20,23 @@ SAMPLE_INTERVAL = 10.0
 class SystemMetrics:
     """Samples of processor, memory, disk, network and GPU.
 
-    The step of a point is a number of seconds that continues where the run's last process ended, so that a resumed
-    run draws one line.
+    The step of a point is a number of seconds that continues from the run's last process, so that a resumed run
+    has one continuous line.
 
     Args:
         first: Seconds before the first sample.
-        last_step: The largest step that the run has logged already.
-        short_runs: Sample a run once that ends before `first`.
+        last_step: The largest step that the run has already logged.
+        short_runs: Take one sample if the run ends before `first`.
 
     """
 
     def __init__(self, first: float = 2.0, last_step: int = -1, short_runs: bool = True) -> None:
-        # The time at which step 0 would have been: the steps go on behind those of the last process.
+        # The time of step 0, such that steps continue after those of the last process.
         self._start = time.time() - max(last_step, 0)
         self._due = time.time() + first
         self._step = last_step
         self.samples_end = short_runs
-        """True if the run's end is to be sampled: charts of a single point say nothing about a short run."""
+        """True to take a sample at the end of the run."""
         self._gpus: list[Any] | None = None
         self._received, self._transmitted = _network_megabytes()
 
@@ -49,7 +49,7 @@ class SystemMetrics:
         now = time.time()
         self._due = now + SAMPLE_INTERVAL
         self.samples_end = True
-        self._step = max(int(now - self._start), self._step + 1)  # the last sample may follow within the second
+        self._step = max(int(now - self._start), self._step + 1)  # two samples may be less than a second apart
         values: dict[str, float] = {}
         for part in (self._cpu_and_memory, self._disk, self._network, self._gpu):
             with suppress(Exception):  # a machine that lacks one kind of metric may have the others
@@ -59,7 +59,7 @@ class SystemMetrics:
     def _cpu_and_memory(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
         return {
-            # Over the time since the last call, and so over the whole interval; the first call has no such time.
+            # The mean since the last call, and so over the whole interval.
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
             "system_memory_usage_percentage": _percent(memory.used, memory.total),
@@ -76,7 +76,7 @@ class SystemMetrics:
     def _network(self) -> dict[str, float]:
         received, transmitted = _network_megabytes()
         return {
-            # Since this process began, as MLflow's monitor has it.
+            # Since this process began, as in MLflow's monitor.
             "network_receive_megabytes": received - self._received,
             "network_transmit_megabytes": transmitted - self._transmitted,
         }
@@ -85,7 +85,7 @@ class SystemMetrics:
         import pynvml
 
         if self._gpus is None:
-            self._gpus = []  # without a driver there is no use in trying again
+            self._gpus = []  # do not try again if there is no driver
             pynvml.nvmlInit()
             self._gpus = [pynvml.nvmlDeviceGetHandleByIndex(i) for i in range(pynvml.nvmlDeviceGetCount())]
         values: dict[str, float] = {}

@@ -1,4 +1,4 @@
-"""The thread that sends a run's journal, so that training never waits for the store, even if that is gone."""
+"""The thread that sends a run's journal, so that training never waits for the store, even if it is unreachable."""
 
 import contextlib
 import math
@@ -15,13 +15,13 @@ from lit_mnist.tracking.liveness import HEARTBEAT_INTERVAL, touch_heartbeat
 from lit_mnist.tracking.store import reason
 
 SEND_INTERVAL = 3.0
-"""Seconds between two times of sending: one call takes a batch of points, and costs tens of milliseconds."""
+"""Seconds between two batches; sending a batch of points in one call costs tens of milliseconds."""
 LONGEST_PAUSE = 30.0
 """Longest pause in seconds between two attempts while the store does not answer."""
 PATIENCE = 10.0
 """Seconds without progress after which the end of a run no longer waits for its store."""
 SLOWEST_UPLOAD = 2e6
-"""Bytes per second that a store which answers is assumed to take at least."""
+"""Bytes per second that are assumed as the minimum speed of a reachable store."""
 
 
 class Uploader:
@@ -29,10 +29,10 @@ class Uploader:
 
     Args:
         journal: The run's entries.
-        writer: Sends them to the store; None leaves everything in the journal.
-        store_name: How warnings call the store.
+        writer: Sends the entries to the store; None leaves them in the journal.
+        store_name: The store's name in warnings.
         system: Samples the machine's load into the journal, if given.
-        heartbeat: Show, in the run's folder and in the store, that the run's process is alive.
+        heartbeat: Send heartbeats to the run's folder and to the store.
 
     """
 
@@ -47,34 +47,34 @@ class Uploader:
         self.journal, self.writer, self.store_name = journal, writer, store_name
         self.system, self.interval = system, SEND_INTERVAL
         self.away = False
-        """True if the store did not take what it was last sent."""
-        # The first one at once: a run counts as alive from its start.
+        """True if the last attempt to send entries failed."""
+        # The first heartbeat is sent at once, so that a run counts as alive from its start.
         self._next_heartbeat = time.monotonic() if heartbeat else math.inf
         self._tasks: list[Callable[[], object]] = []
-        # Background tasks and samples run in the thread, or in the main thread once the run ends: one at a time.
+        # Background tasks and samples run in the thread, or in the main thread at the end, but only one at a time.
         self._task_lock = threading.Lock()
         self._closing, self._done, self._abandoned = threading.Event(), threading.Event(), threading.Event()
-        # A daemon: a request that hangs must not keep the process from ending.
+        # A daemon thread, so that a hanging request does not keep the process from ending.
         self._thread = threading.Thread(target=self._work, name="lit-mnist-uploader", daemon=True)
         self._thread.start()
 
     def submit(self, task: Callable[[], object]) -> None:
         """Run a slow task that writes to the journal in the thread; returns at once."""
-        # Appending is atomic; the lock is for who runs them.
+        # Appending is atomic and needs no lock.
         self._tasks.append(task)
 
     def flush(self) -> None:
-        """Return when every background task is done, and the machine's load sampled for the last time."""
+        """Complete all background tasks, and sample the machine's load for the last time."""
         self._run_tasks()
         if self.system is not None and self.system.samples_end:
             self._sample()
         self.system = None
 
     def close(self, patience: float = PATIENCE) -> bool:
-        """Send what is left, and end the thread.
+        """Send the remaining entries, and end the thread.
 
         Args:
-            patience: Seconds without progress after which the rest is left in the journal.
+            patience: Seconds without progress after which the remaining entries are left in the journal.
 
         Returns:
             True if the store has accepted everything.
@@ -82,22 +82,22 @@ class Uploader:
         """
         if self._thread.is_alive() and not self._abandoned.is_set():
             self._closing.set()
-            # Any progress of the journal's mark starts the patience anew.
+            # The deadline is extended whenever the sent position advances.
             position, deadline = -1, 0.0
             while not self._done.wait(0.2):
                 if self.journal.sent != position:
                     position, deadline = self.journal.sent, time.monotonic() + patience
-                # The upload of a large file makes no progress in the journal until it is complete.
+                # During the upload of a large file, the sent position does not advance.
                 uploading = 0 if self.away or self.writer is None else self.writer.uploading
                 if time.monotonic() > deadline + uploading / SLOWEST_UPLOAD:
                     break
-            # From here on the thread neither prints nor writes anything, wherever it hangs.
+            # From now on the thread neither prints nor writes anything, even if it is still waiting for the store.
             self._abandoned.set()
             self._run_tasks()
         return self.journal.is_sent()
 
     def _work(self) -> None:
-        # The first tasks wait until training has started: they compete with it for the interpreter.
+        # The first tasks are delayed until training has started, since they compete for the interpreter.
         pause = self.interval
         while not self._abandoned.is_set():
             closing = self._closing.wait(pause)
@@ -114,11 +114,11 @@ class Uploader:
             elif closing:
                 self._abandoned.wait(1.0)  # try again until `close` runs out of patience
             else:
-                # A server that restarts is not met by all runs at once, every three seconds.
+                # Longer pauses, so that not all runs contact a restarting server every three seconds.
                 pause = min(2 * pause, LONGEST_PAUSE)
 
     def _send(self) -> bool:
-        """Send what there is; returns True if all of it was accepted."""
+        """Send all entries; returns True if all of them were accepted."""
         if self.writer is None:
             return True
         try:
@@ -163,7 +163,7 @@ class Uploader:
                     warn(f"a part of the run's description is missing: {one_line(error)}")
 
     def _sample(self) -> None:
-        # A machine whose load cannot be read is no reason to stop.
+        # A failure to read the machine's load is ignored.
         with self._task_lock, contextlib.suppress(Exception):
             if self.system is not None and (points := self.system.sample()):
                 self.journal.append({"kind": "metrics", "points": points})

@@ -1,7 +1,7 @@
 """`lit-mnist compare`: runs side by side, in the terminal and as an HTML page.
 
-Runs that differ only in their seed form one group with its mean and confidence interval. Only what differs between
-the groups is shown.
+Runs that differ only in their seed form one group with mean and confidence interval. Only differences between the
+groups are shown.
 """
 
 import re
@@ -38,13 +38,13 @@ if TYPE_CHECKING:
 
 MISSING = "–"
 SHOWN_TAGS = {"sweep.state": "state", "mlflow.source.git.commit": "code", "dataset.digest": "images"}
-"""Tags that are shown if they differ, and the names under which they are."""
+"""Tags that are shown if they differ, and their displayed names."""
 METRIC_ORDER = ("best/", "test/", "val/", "train/")
 """Prefixes of metrics, in the order in which they are shown; all others follow."""
 MOST_COLUMNS = 4
-"""Groups that the terminal shows as columns; more are shown as rows."""
+"""Maximum number of groups that the terminal shows as columns; more groups are shown as rows."""
 LONGEST = 40
-"""Characters of a parameter in the terminal; the page shows all."""
+"""Maximum length of a parameter in the terminal; the page shows all of it."""
 
 
 Mark = Literal["", "best", "better", "worse", "differs"]
@@ -69,7 +69,7 @@ class Line:
     numbers: Sequence[float | None]
     """The values to sort by; None for a text."""
     marks: Sequence[Mark]
-    """The best value; of a difference whose confidence interval excludes 0, whether that is better or worse."""
+    """Marks the best value, or whether a difference is better or worse if its confidence interval excludes 0."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +80,7 @@ class Comparison:
     params: Sequence[Line]
     metrics: Sequence[Line]
     differences: Sequence[Line]
-    """The groups after the first minus the first, over the seeds that both have."""
+    """Each later group minus the first group, over the seeds that both have."""
 
     @property
     def labels(self) -> list[str]:
@@ -92,9 +92,9 @@ def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     """Print how runs differ, and write it as a page.
 
     Args:
-        names: Ids of the runs, beginnings of ids, or `last`, in the order in which they are shown.
+        names: Ids of the runs, beginnings of ids, or `last`, in the displayed order.
         study: Compare all runs of this study's trials instead, the best first.
-        html: The file of the page; None for none.
+        html: The file of the page; None to write no page.
 
     Raises:
         UserError: there is no such run or study, only one run, or the page cannot be written.
@@ -103,7 +103,7 @@ def compare(names: Sequence[str], study: str | None, html: Path | None) -> None:
     store = find_store()
     reader = open_reader(store)
     if study is None:
-        # A run that is named twice is compared once.
+        # Without duplicates, if a run is named twice.
         runs = reader.runs(list(dict.fromkeys(resolve_run_id(store, reader, name) for name in names)))
     else:
         runs = study_runs(store, reader, study)
@@ -146,13 +146,13 @@ def _rank(group: Group) -> tuple[bool, float]:
 
 
 def compare_groups(groups: Sequence[Group]) -> Comparison:
-    """Return what differs between the groups; of a single group, between its runs and their mean."""
-    # All runs differ by their seed only: then the runs themselves are the columns.
+    """Return the differences between the groups; for a single group, between its runs and their mean."""
+    # If all runs differ only in their seed, the runs themselves are the columns.
     if len(groups) == 1 and len(groups[0].runs) > 1:
         runs = groups[0].runs
         groups = [*(Group(run.id[:8], [run]) for run in runs), Group("mean", runs)]
 
-    # Order of the metrics: the study's objectives, then those of METRIC_ORDER, then the rest by name.
+    # Order of the metrics: the study's objectives, then METRIC_ORDER, then the others by name.
     objectives = groups[0].objectives
 
     def rank(metric: str) -> tuple[int, str]:
@@ -163,7 +163,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
 
     every = [run for group in groups for run in group.runs]
     params = {name for run in every for name in run.params}
-    # Without the machine's load; and the learning rate is logged as a parameter and as a metric.
+    # Without system metrics, and without the learning rate, which is logged as a parameter and as a metric.
     names = {name for run in every for name in run.metrics if not name.startswith(PREFIX)} - params
     metrics = []
     for name in sorted(names, key=rank):
@@ -171,7 +171,7 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
         top = best(groups, name)
         marks: list[Mark] = ["best" if s is not None and s.mean == top else "" for s in summaries]
         line = _number_line(name, summaries, marks)
-        # Judged by what is shown: numbers that differ in digits that nobody sees are no difference.
+        # By the displayed text, so that differences in digits that are not shown do not count.
         if len(set(line.cells)) > 1:
             metrics.append(line)
     return Comparison(groups, _param_lines(groups), metrics, _difference_lines(groups, [m.name for m in metrics]))
@@ -179,24 +179,23 @@ def compare_groups(groups: Sequence[Group]) -> Comparison:
 
 def _param_lines(groups: Sequence[Group]) -> list[Line]:
     """Return seeds, status, tags and parameters, as far as they differ."""
-    # Full texts first; what is equal in all groups is left out, and the rest is shortened, at the end.
+    # Full texts first; at the end, rows that are equal in all groups are left out, and others are shortened.
     rows: dict[str, list[str]] = {
         "seeds": [" ".join(map(seed_of, group.runs)) for group in groups],
         "status": ["/".join(sorted({run.status for run in group.runs})) for group in groups],
     }
     for tag, name in SHOWN_TAGS.items():
         rows[name] = [
-            # Twelve characters tell commits and digests apart; whole ones would fill the table.
+            # Twelve characters distinguish commits and digests; complete ones would fill the table.
             "/".join(sorted({run.tags.get(tag, MISSING)[:12] for run in group.runs}))
             for group in groups
         ]
     runs = [run for group in groups for run in group.runs]
-    # Seeds have a row of their own.
+    # Seeds are shown in a separate row.
     hidden = {RUN_SEED, *IRRELEVANT_PARAMS}
     if all(run.params.get(DATA_SEED) == run.params.get(RUN_SEED) for run in runs):
-        # It follows the run's seed, which groups leave out.
         hidden.add(DATA_SEED)
-    # In the order in which the configuration has them.
+    # In the order of the configuration.
     for name in dict.fromkeys(name for run in runs for name in run.params):
         if name not in hidden:
             rows[name] = [group.runs[0].params.get(name, MISSING) for group in groups]
@@ -209,23 +208,21 @@ def _param_lines(groups: Sequence[Group]) -> list[Line]:
 
 
 def _difference_lines(groups: Sequence[Group], metrics: Sequence[str]) -> list[Line]:
-    """Return, for each metric, the groups after the first minus the first."""
+    """Return, for each metric, the difference between each later group and the first group."""
     lines = []
     for name in metrics:
-        # Pairs of equal seeds: what the seed does to both cancels out.
+        # Paired by seed, so that effects of the seed cancel out. None with fewer than two common seeds.
         first = groups[0].by_seed(name)
-        # (group - first) for every group after the first; None if they share fewer than two seeds.
         found = [paired(group.by_seed(name), first) for group in groups[1:]]
         if name.startswith(METRIC_ORDER) and any(summary is not None and any(summary.values) for summary in found):
-            # None for metrics without a direction, such as a learning rate: they differ, and are neither better
-            # nor worse.
+            # None for metrics without a better direction, such as a learning rate.
             upwards = higher_is_better(name, groups[0].goal_of(name))
             lines.append(_number_line(name, found, [_judge(summary, upwards) for summary in found], "+"))
     return lines
 
 
 def _judge(difference: Summary | None, upwards: bool | None) -> Mark:
-    """Return whether a difference is surely better or worse; nothing if its interval includes 0."""
+    """Return whether a difference is significantly better or worse; empty if its interval includes 0."""
     if difference is None or difference.interval is None or abs(difference.mean) <= difference.interval:
         return ""
     if upwards is None:
@@ -234,7 +231,7 @@ def _judge(difference: Summary | None, upwards: bool | None) -> Mark:
 
 
 def _number_line(name: str, summaries: Sequence[Summary | None], marks: Sequence[Mark], sign: str = "") -> Line:
-    """Return a line of means, each with its interval; `sign` is "+" to show it of positive numbers, too."""
+    """Return a line of means with intervals; with `sign` "+", positive numbers have a sign too."""
     cells = [MISSING if s is None else show_mean(s.mean, s.interval, sign) for s in summaries]
     return Line(name, cells, cells, [None if s is None else s.mean for s in summaries], marks)
 
@@ -247,7 +244,7 @@ def _number(text: str) -> float | None:
 
 
 def _short(text: str) -> str:
-    """Return a parameter's text cut to what a table takes: four digits of a number, the end of a path."""
+    """Return a parameter's text shortened for a table: four digits of a number, the end of a path."""
     # 0.00031622776601683794 as 0.0003162.
     value = _number(text)
     if value is not None and len(text) > 8:
@@ -256,13 +253,13 @@ def _short(text: str) -> str:
 
 
 def page(found: Comparison, title: str, store: Store) -> str:
-    """Return the comparison as an HTML page that needs no other file; runs are linked to MLflow's UI."""
+    """Return the comparison as a self-contained HTML page; runs are linked to MLflow's UI."""
     from jinja2 import Environment, StrictUndefined
 
     def link(run: RunData) -> str:
         return run_page(store, run.experiment_id, run.id)
 
-    # One file without scripts or styles from elsewhere: it can be sent by mail.
+    # Without external scripts or styles, so that the file can be sent by mail.
     template = (resources.files("lit_mnist.tracking.queries") / "compare.html").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.globals["breakable"] = _breakable
@@ -271,20 +268,20 @@ def page(found: Comparison, title: str, store: Store) -> str:
 
 
 def _breakable(name: str) -> "Markup":
-    """Return a name as HTML that may be broken after a slash or an underscore, and nowhere else."""
+    """Return a name as HTML in which line breaks are possible after slashes and underscores only."""
     from markupsafe import Markup
 
     return Markup(re.sub("[/_]", r"\g<0><wbr>", str(Markup.escape(name))))
 
 
 def _print(found: Comparison) -> None:
-    # Three shapes: nothing, groups as columns, or groups as rows.
+    # Three cases: no differences, groups as columns, or groups as rows.
     if not found.params and not found.metrics:
         print("no difference in parameters or metrics")
     elif len(found.labels) <= MOST_COLUMNS:
         _print_columns("", found.labels, [*found.params, *found.metrics])
     else:
-        # The objectives, or else the main metric, first: what does not fit the width is left out at the end.
+        # The objectives, or the main metric, come first, since lines that do not fit are left out at the end.
         count = max(1, sum(line.name in found.groups[0].objectives for line in found.metrics))
         lines = [*found.metrics[:count], *found.params, *found.metrics[count:]]
         _print_rows("run", found.labels, lines, count)
@@ -306,8 +303,8 @@ def _print_columns(title: str, labels: Sequence[str], lines: Sequence[Line]) -> 
 
 
 def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line], least: int = 1) -> None:
-    """Print a table with a row for each label, and as columns as many of the lines as fit, `least` in any case."""
-    # The first column holds the labels, and stays whole.
+    """Print a table with a row for each label; its columns are as many lines as fit, at least `least`."""
+    # The first column with the labels is always complete.
     room = width() - max(len(text) for text in (title, *labels))
     fit = 0
     for line in lines:

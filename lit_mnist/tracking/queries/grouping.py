@@ -10,32 +10,32 @@ from lit_mnist.tracking.queries.reader import GOAL, GOALS, SEED, STUDY, TRIAL, R
 from lit_mnist.tracking.queries.statistics import Summary, summarise
 
 RUN_SEED, DATA_SEED = "seed_everything", "seed"
-"""Parameters with the seed of the whole run, and with that of the data's split and order, mostly the same."""
+"""Parameters with the seed of the run, and with that of the data's split and order, usually the same."""
 IRRELEVANT_PARAMS = ("root",)
-"""Parameters without influence on what is learnt."""
+"""Parameters that do not affect the training."""
 CHECKPOINT = re.compile(r".*([0-9a-f]{32}).*\.ckpt")
 """Matches the path of a run's checkpoint; the group is the run's id, the last one in the path."""
 
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed; often just one."""
+    """One or more runs that differ only in their seed."""
 
     label: str
     runs: Sequence[RunData]
 
     @property
     def goal(self) -> str:
-        """What the study of these runs optimizes, such as `minimize val/loss`; empty without a study."""
+        """The objective of these runs' study, such as `minimize val/loss`; empty without a study."""
         return next((run.tags[GOAL] for run in self.runs if GOAL in run.tags), "")
 
     @property
     def objectives(self) -> list[str]:
-        """The metrics that the study of these runs optimizes; empty without a study."""
+        """The metrics that the study optimizes; empty without a study."""
         return [goal.partition(" ")[2] for goal in self._goals()]
 
     def goal_of(self, metric: str) -> str:
-        """Return what the study optimizes if it is this metric, such as `minimize parameters`; or else `goal`."""
+        """Return the study's objective with this metric, such as `minimize parameters`; otherwise `goal`."""
         return next((goal for goal in self._goals() if goal.endswith(f" {metric}")), self.goal)
 
     def _goals(self) -> list[str]:
@@ -60,23 +60,23 @@ def seed_of(run: RunData) -> str:
 def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
     """Group runs by everything but their seed, in the order of each group's first run.
 
-    Two runs with the same seed and the same parameters go to different groups: they are repetitions, and would
-    count twice in a mean over seeds.
+    Two runs with the same seed and the same parameters are repetitions and go to different groups, since they
+    would count twice in a mean over seeds.
 
     Args:
         runs: The runs.
-        reader: Of their store, for the runs whose checkpoints these start from.
+        reader: The reader of their store, for reading the runs whose checkpoints they start from.
 
     """
-    # An encoder that was trained with a run's seed has another id, and another path, for each seed. So what counts
-    # is how the encoder was trained; that may begin with another checkpoint in turn.
+    # If each run starts from an encoder that was trained with its own seed, the paths of the checkpoints differ.
+    # So the parameters of the encoders' runs are compared instead, which may start from other checkpoints in turn.
     sources: dict[str, RunData] = {}
     wanted = _source_ids(runs)
     while new := reader.runs(sorted(wanted - sources.keys())):
         sources |= {run.id: run for run in new}
         wanted = _source_ids(new)
 
-    # How often each pair of parameters and seed has come so far: the nth one goes into the nth group.
+    # Counts the runs with the same parameters and seed: the nth of them goes to the nth group.
     repetitions: Counter[tuple[str, str]] = Counter()
     members: dict[tuple[str, int], list[RunData]] = {}
     for run in runs:
@@ -89,14 +89,14 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
     for same in members.values():
         tags, label = same[0].tags, same[0].id[:8]
         if TRIAL in tags:
-            # Trials of several studies need the study's name to be told apart.
+            # Trials of several studies are distinguished by the study's name.
             label = f"{'trial' if one_study else tags.get(STUDY)} {tags[TRIAL]}"
         groups.append(Group(label, same))
     return groups
 
 
 def best(groups: Sequence[Group], metric: str) -> float | None:
-    """Return the best mean of the metric; None if no direction of it is better, or all groups are equal."""
+    """Return the best mean of the metric; None if its better direction is unknown, or all groups are equal."""
     means = [summary.mean for group in groups if (summary := group.summary(metric)) is not None]
     means = [mean for mean in means if mean == mean]  # without NaN
     upwards = higher_is_better(metric, groups[0].goal_of(metric))
@@ -112,12 +112,12 @@ def _source_ids(runs: Iterable[RunData]) -> set[str]:
 
 def _identity(run: RunData, sources: Mapping[str, RunData]) -> str:
     """Return a text that is the same for two runs if they differ only in their seed."""
-    # Two trials stay apart even if their sampler gave them the same parameters.
+    # Trials are different even if their sampler gave them the same parameters.
     if TRIAL in run.tags and SEED in run.tags:
         return f"{run.tags.get(STUDY)} {run.tags[TRIAL]}"
-    # What is left is what was trained: model, data, Trainer.
+    # The remaining parameters describe the training: model, data, Trainer.
     params = {name: value for name, value in run.params.items() if name not in (RUN_SEED, *IRRELEVANT_PARAMS)}
-    # The data's seed follows the run's unless it was set; one that was set is a difference.
+    # The data's seed counts only if it was set to a value other than the run's seed.
     if params.get(DATA_SEED) == run.params.get(RUN_SEED):
         params.pop(DATA_SEED, None)
     for name, value in params.items():

@@ -11,7 +11,7 @@ from lit_mnist.tracking.store import Store, find_store
 
 COLUMNS = ("id", "name", "experiment", "status", "best", "duration")
 SHORT_ID = 8
-"""Characters of an id in the table: the beginning of an id names a run in every command."""
+"""Characters of an id in the table; all commands accept the beginning of an id."""
 STYLES = {"FINISHED": "green", "RUNNING": "cyan", "FAILED": "red", "KILLED": "yellow"}
 
 
@@ -21,7 +21,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
     Args:
         experiment: Only the runs of this experiment; None for all.
         sort: start (newest first), metric (best first), duration (longest first), status or name.
-        limit: How many runs at most; 1 or more.
+        limit: Maximum number of runs, at least 1.
         as_json: Print a JSON list instead of a table.
 
     Raises:
@@ -36,7 +36,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
         print(json.dumps(rows, indent=1))
         return
     if rows:
-        # Cells are rich's markup: names of users are escaped.
+        # Cells are rich's markup, so users' names are escaped.
         cells = [
             [
                 row["id"][:SHORT_ID],
@@ -51,8 +51,7 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
         print_table(COLUMNS, cells, whole=("id", "status", "best", "duration"))
     else:
         print(f"no runs in {store.name} yet: `lit-mnist fit --config zhang/cnn` makes one")
-    # A run that is being worked on sends its entries itself.
-    # Read from the folders, since the store knows nothing of what it was not sent.
+    # Runs with unsent entries, except those in use, which send their entries themselves.
     unsent = sum(has_unsent(folder) and not is_at_work(folder) for folder in run_folders(store.home))
     if unsent:
         print(f"{'1 run has' if unsent == 1 else f'{unsent} runs have'} unsent entries: lit-mnist sync")
@@ -61,13 +60,13 @@ def list_runs(experiment: str | None, sort: Sort, limit: int, as_json: bool) -> 
 def runs(
     store: Store, experiment: str | None = None, sort: Sort = "start", limit: int | None = None
 ) -> list[dict[str, Any]]:
-    """Return what `lit-mnist runs --json` prints: a dictionary for each run.
+    """Return the output of `lit-mnist runs --json`: a dictionary for each run.
 
     Raises:
         UsageError: there is no such experiment.
 
     """
-    # Checked before the runs are read: an unknown experiment would only give an empty list.
+    # Checked here, since an unknown experiment would only give an empty list.
     reader = open_reader(store)
     if experiment is not None and experiment not in (names := reader.experiments().values()):
         raise UsageError(f"there is no experiment {experiment!r}{nearest(experiment, names)}")

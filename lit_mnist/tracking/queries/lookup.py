@@ -1,4 +1,4 @@
-"""Find a run by what the user calls it, and what the run has left: its folder, status and artifacts."""
+"""Find a run by its id, the beginning of its id, its key or `last`; its folder, status and artifacts."""
 
 import os
 import re
@@ -23,21 +23,21 @@ if TYPE_CHECKING:
     from mlflow.entities import Run as MlflowRun
 
 LATEST = "last"
-"""What the user may write instead of an id: the newest run; for `fit --resume`, the newest unfinished one."""
+"""The word that stands for the newest run instead of an id; for `fit --resume`, the newest unfinished run."""
 KEY = "key"
-"""The tag with the name that `fit --key` finds a run by."""
+"""The tag with the name by which `fit --key` finds a run."""
 UNFINISHED = ("FAILED", "KILLED")
 MOST_NAMED = 4
-"""Runs that the error about an ambiguous id names."""
+"""Number of runs that are named in the error about an ambiguous id."""
 
 
 def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
     """Return the full id of the run in the store that `text` names.
 
     Args:
-        store: Where to look.
-        reader: Of this store.
-        text: An id or the beginning of one, also of the id that the run had while it was offline; or `last`.
+        store: The store to search.
+        reader: A reader of this store.
+        text: An id or its beginning (also of the id that the run had while it was offline), or `last`.
 
     Raises:
         UsageError: there is no such run, or more than one.
@@ -45,7 +45,7 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
     """
     if text == LATEST:
         found = [run.id for run in reader.list_runs("start", 1)]
-    elif re.fullmatch("[0-9a-f]+", text):  # anything else is no id, and may hold wildcards of the search
+    elif re.fullmatch("[0-9a-f]+", text):  # other text is not an id, and may contain wildcards of the search
         found = reader.ids_beginning(text, MOST_NAMED + 1)
     else:
         found = []
@@ -58,7 +58,7 @@ def resolve_run_id(store: Store, reader: Reader, text: str) -> str:
             f"more than one run begins with {text!r} in {store.name}: {', '.join([*named, *others])};"
             " give more of the id"
         )
-    # Not in the store: perhaps it was never sent.
+    # Not in the store, but it may be an offline run.
     folder = local_folder(text, store.home)
     record = read_record(folder) if folder is not None else None
     if record is not None and record.offline:
@@ -77,11 +77,11 @@ def find_run(client: "MlflowClient", store: Store, text: str) -> "MlflowRun":
 
 
 def local_folder(text: str, home: Path | None = None) -> Path | None:
-    """Return the folder on this machine of the run that `text` names, without asking the store.
+    """Return the folder on this machine of the run that `text` names, without using the store.
 
     Args:
-        text: An id or its beginning, also of the id that the run had while offline; or `last`.
-        home: A project's `mlruns` folder; None for that of this project.
+        text: An id or its beginning (also of the id that the run had while it was offline), or `last`.
+        home: A project's `mlruns` folder; None for this project's.
 
     Returns:
         None if no folder fits, or more than one.
@@ -93,9 +93,9 @@ def local_folder(text: str, home: Path | None = None) -> Path | None:
     if text == LATEST:
         newest = max(records(home), key=lambda item: item[1].start_time, default=None)
         return None if newest is None else newest[0]
-    # By name first, which reads no file.
+    # By the folder's name first, which is the run's current id and needs no reading of files.
     found = [path for path in run_folders(home) if path.name.startswith(text)]
-    # A folder has the run's current id as its name; the id that the run had while offline is in its record.
+    # The former offline id is in the record.
     found = found or [path for path, record in records(home) if record.is_called(text)]
     return found[0] if len(found) == 1 else None
 
@@ -105,14 +105,14 @@ def find_key(key: str, offline: bool = False) -> str | None:
 
     Args:
         key: The key, which must not contain quotation marks.
-        offline: Do not ask the store; go by the runs' folders here.
+        offline: Use only the runs' folders here and not the store.
 
     Raises:
         UserError: the store cannot be opened.
 
     """
     store = find_store()
-    # The folders come first: a run that was offline is in no store yet.
+    # The folders come first, since an offline run is not in a store yet.
     here = [record for _, record in records(store.home) if record.key == key]
     if here:
         return max(here, key=lambda record: record.start_time).id
@@ -128,29 +128,29 @@ def find_unfinished(offline: bool = False) -> str:
     The runs of a sweep's trials are left out: `lit-mnist sweep` resumes them.
 
     Args:
-        offline: Do not ask the store; go by what the folders say.
+        offline: Use only the runs' folders here and not the store.
 
     Raises:
         UserError: there is none, its store cannot be opened, or a newer one may be alive on another host.
 
     """
     store = find_store()
-    # Newest first: an older unfinished run may be one that the user has given up.
+    # Newest first, since the user may have abandoned older unfinished runs.
     for path, record in sorted(records(store.home), key=lambda item: -item[1].start_time):
-        # Only `fit` leaves a configuration to resume from; the study's own run, for one, has none.
-        # The command first: of a journal every line up to the configuration has to be read.
+        # Only runs of `fit` have a configuration to resume from. The command is checked first, since searching the
+        # journal for the configuration takes longer.
         made_by_fit = record.argv[:1] == ["fit"] or any(
             entry.get("path") == "config.yaml" for _, entry in Journal(path).entries() if entry["kind"] == "text"
         )
         if not made_by_fit or record.argv[:1] == ["sweep"] or is_at_work(path):
             continue
         status, tags = _status_and_tags(path, record, store, offline)
-        # The first argument is another one if a trial was resumed by `fit --resume ID`, or run from Python.
+        # Trials have other first arguments too, if they were resumed by `fit --resume ID` or run from Python.
         if TRIAL in (tags or {}):
             continue
         if status in UNFINISHED:
             return record.id
-        # Only a proof of death lets another process take it.
+        # A RUNNING run may be taken over only if its process is known to be dead.
         if status == "RUNNING":
             liveness = find_liveness(path, record, tags)
             if liveness.state is State.DEAD:
@@ -163,8 +163,8 @@ def find_unfinished(offline: bool = False) -> str:
 def _status_and_tags(
     folder: Path, record: Record, store: Store, offline: bool
 ) -> tuple[str | None, Mapping[str, str] | None]:
-    """Return the run's status, None if it is not in the store, and its tags, None if no store was asked."""
-    # What was not sent decides: the store's status is older.
+    """Return the run's status (None if it is not in the store) and its tags (None if the store was not used)."""
+    # Unsent entries take precedence, since the store's status is older.
     if offline or record.offline or has_unsent(folder):
         return Journal(folder).status() or "RUNNING", None
     from mlflow.exceptions import MlflowException
@@ -178,7 +178,7 @@ def _status_and_tags(
 
 @dataclass(frozen=True)
 class FoundRun:
-    """A run that exists: found once, then passed on."""
+    """An existing run; found once and then passed on."""
 
     id: str
     folder: Path
@@ -186,9 +186,9 @@ class FoundRun:
     store: Store
     """The store it belongs to."""
     record: Record | None
-    """What its folder says of it; None if it has no folder here."""
+    """The record in its folder; None if it has no folder here."""
     status: str
-    """By its journal if that is ahead of the store, else by the store."""
+    """The status from its journal if that is newer than the store, otherwise from the store."""
 
 
 def resolve_run(text: str, offline: bool = False) -> FoundRun:
@@ -196,17 +196,17 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
 
     Args:
         text: See `resolve_run_id`.
-        offline: Do not ask the store: the run has a folder here.
+        offline: Do not use the store; the run must have a folder here.
 
     Raises:
         UserError: the store cannot be opened, or there is no such run, or more than one.
 
     """
-    # This machine first: its folder is ahead of the store, and needs no connection.
+    # This machine first: its folder is newer than the store, and needs no connection.
     current = find_store()
     folder = local_folder(text, current.home)
     record = read_record(folder) if folder is not None else None
-    # Without the store, because it has nothing to say, or must not be asked.
+    # Without the store, because the run is not in it, or because it must not be used.
     if record is not None and folder is not None and (offline or record.offline):
         return FoundRun(record.id, folder, record.store(current), record, Journal(folder).status() or "RUNNING")
     if offline:
@@ -214,14 +214,14 @@ def resolve_run(text: str, offline: bool = False) -> FoundRun:
     store = record.store(current) if record else current
     info = find_run(connect(store), store, record.id if record else text).info
     folder = store.run_folder(info.run_id)
-    # What is unsent is newer than what the store says.
+    # Unsent entries are newer than the store.
     status = Journal(folder).status() or "RUNNING" if has_unsent(folder) else info.status
     return FoundRun(info.run_id, folder, store, record, status)
 
 
 @contextmanager
 def fetched(client: "MlflowClient", run_id: str, path: str) -> Iterator[Path]:
-    """Download one of a run's artifacts and yield it as a file, which is removed afterwards.
+    """Download an artifact of a run to a temporary file, which is removed afterwards.
 
     MLflow itself would leave its copy in the temporary folder.
     """
@@ -230,31 +230,31 @@ def fetched(client: "MlflowClient", run_id: str, path: str) -> Iterator[Path]:
 
 
 def fetch_folder(run: FoundRun, files: Sequence[str], folders: Sequence[str]) -> None:
-    """Make the folder of a run that has none here from the run's artifacts in its store.
+    """Create the folder of a run from the run's artifacts in its store.
 
     Args:
-        run: The run.
-        files: Artifacts to fetch, at the top level.
-        folders: Folders of artifacts to fetch. Of both, those that the run does not have are left out.
+        run: The run, which has no complete folder here.
+        files: Artifacts at the top level to fetch, if the run has them.
+        folders: Folders of artifacts to fetch, if the run has them.
 
     Raises:
         UserError: the artifacts cannot be fetched.
 
     """
     client = connect(run.store)
-    # All or nothing, by renaming: a folder with half of the files would be taken for a run to resume.
+    # Renamed when complete, since an incomplete folder could be used for resuming.
     temporary = run.folder.with_name(f".{run.id}.{os.getpid()}")
     temporary.mkdir(parents=True)
     try:
-        # Asked first: downloading an artifact that is not there is an error of its own kind in each store.
+        # List the artifacts first, since the exception for a missing artifact differs between stores.
         there = {item.path for item in client.list_artifacts(run.id)}
         for name in there & {*files, *folders}:
             client.download_artifacts(run.id, name, str(temporary))
-        if run.folder.exists():  # what another program has left there, such as a Trainer's own checkpoints
+        if run.folder.exists():  # with files of another program, such as a Trainer's own checkpoints
             shutil.copytree(temporary, run.folder, dirs_exist_ok=True)
         else:
             temporary.rename(run.folder)
-    except Exception as error:  # each kind of artifact store raises errors of its own
+    except Exception as error:  # each kind of artifact store has its own exceptions
         raise UserError(f"cannot fetch the artifacts of run {run.id}: {one_line(error)}") from None
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

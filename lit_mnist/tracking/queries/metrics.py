@@ -1,6 +1,6 @@
-"""What a metric's name says of it: whether higher is better, and whether it is a share from 0 to 1.
+"""Properties of a metric by its name: whether higher is better, and whether it is a share from 0 to 1.
 
-Every command, table and figure that ranks or formats values takes the answer from here.
+All commands, tables and figures that rank or format values use these functions.
 """
 
 import math
@@ -15,14 +15,15 @@ def higher_is_better(metric: str, goal: str = "") -> bool | None:
 
     Args:
         metric: The metric's name, such as `best/val/acc` or `train/loss_epoch`.
-        goal: What a study optimizes, such as `minimize val/loss` (the tag `sweep.goal`). Decides for its metric.
+        goal: The objective of a study, such as `minimize val/loss` (the tag `sweep.goal`), which takes precedence
+            for its metric.
 
     """
-    # The study's own word comes first: it may minimise a metric whose name says nothing.
+    # The study's objective comes first, since its metric's name may not show the direction.
     direction, _, goal_metric = goal.partition(" ")
     if direction and metric.removeprefix("best/") == goal_metric.removeprefix("best/"):
         return direction == "maximize"
-    # By whole words: `val/loss_epoch` has "loss", `glossiness` has not.
+    # By whole words: `val/loss_epoch` contains "loss", but `glossiness` does not.
     words = _words(metric)
     if words & HIGHER_IS_BETTER:
         return True

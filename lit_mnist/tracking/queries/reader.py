@@ -1,8 +1,8 @@
-"""Read many runs at once: their parameters, tags and last metric values, as tables and comparisons need them.
+"""Read many runs at once: their parameters, tags and last metric values, for tables and comparisons.
 
-A SQLite store is read directly, because importing MLflow alone takes longer than most questions to the database.
-Any other store (a tracking server, PostgreSQL) is read through MLflow's client, which orders and limits on the
-server: nothing here transfers more runs than it returns, except where MLflow cannot express the order.
+A SQLite store is read directly, because importing MLflow alone takes longer than most queries. Any other store (a
+tracking server, PostgreSQL) is read through MLflow's client, which sorts and limits on the server: no more runs
+are transferred than returned, except if MLflow cannot express the order.
 """
 
 import heapq
@@ -60,7 +60,7 @@ ADDED_PARAMS = {name: str(value) for options in ADDED_OPTIONS.values() for name,
 
 @dataclass(frozen=True)
 class RunData:
-    """What the store knows of a run; of each metric the last value only."""
+    """A run's data in the store, with only the last value of each metric."""
 
     id: str
     name: str
@@ -112,10 +112,10 @@ class DatabaseReader:
 
     def list_runs(self, sort: Sort, limit: int | None = None, experiment: str | None = None) -> list[RunData]:
         """Return the first `limit` runs in the given order, of all experiments or of the one of that name."""
-        # Only what the order depends on is read of every run (0.1 s for 10,000 runs), the rest of `limit` runs.
+        # For all runs, only the data for sorting is read (0.1 s for 10,000 runs); the rest for `limit` runs.
         rows = self._select(
             "SELECT r.run_uuid, r.name, r.status, r.start_time, r.end_time, monitor.value,"
-            # MLflow stores NaN as 0, and says so in `is_nan`.
+            # MLflow stores NaN as 0 with `is_nan` set.
             " CASE best.is_nan WHEN 1 THEN 'nan' ELSE best.value END,"
             " CASE last.is_nan WHEN 1 THEN 'nan' ELSE last.value END"
             " FROM runs AS r JOIN experiments AS e ON e.experiment_id = r.experiment_id"
@@ -137,9 +137,10 @@ class DatabaseReader:
 
     def runs(self, ids: Sequence[str]) -> list[RunData]:
         """Return the runs with these full ids, in this order; unknown ids are left out."""
-        # Four questions for any number of runs: SQLite has no limit for a list that is one JSON value.
+        # Four queries for any number of runs: the list of ids is passed as one JSON value, which has no length
+        # limit.
         wanted = json.dumps(list(ids))
-        among = "run_uuid IN (SELECT value FROM json_each(?))"  # a list of any length as one value
+        among = "run_uuid IN (SELECT value FROM json_each(?))"
         params: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
         tags: dict[str, dict[str, str]] = {run_id: {} for run_id in ids}
         metrics: dict[str, dict[str, float]] = {run_id: {} for run_id in ids}
@@ -168,7 +169,7 @@ class DatabaseReader:
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
         """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
-        # GLOB and not LIKE, which ignores case and therefore cannot use the index of the ids.
+        # GLOB instead of LIKE, which ignores case and therefore cannot use the index of the ids.
         active = "lifecycle_stage = 'active' LIMIT ?"
         found = self._select(f"SELECT run_uuid FROM runs WHERE run_uuid GLOB ? AND {active}", f"{text}*", limit)
         offline = (
@@ -179,7 +180,7 @@ class DatabaseReader:
 
     def studies(self) -> list[str]:
         """Return the names of the studies."""
-        # A run that was deleted leaves its tags behind: the join with `runs` sees to it that they do not count.
+        # The join with `runs` excludes the tags of deleted runs.
         sql = (
             "SELECT DISTINCT value FROM tags JOIN runs USING (run_uuid)"
             " WHERE key = ? AND lifecycle_stage = 'active' ORDER BY value"
@@ -204,12 +205,11 @@ class DatabaseReader:
         return self.runs([run_id for (run_id,) in self._select(sql, STUDY, study, SEED)])
 
     def _select(self, sql: str, *values: str | int | None) -> list[tuple[Any, ...]]:
-        # Read-only, so that no question to a database can change or create one. A writer locks the whole file, for
-        # milliseconds as a rule and for seconds while MLflow migrates it.
+        # Read-only, so that no query can change or create a database. The timeout is for writers, which lock the
+        # file usually for milliseconds, and for seconds during MLflow's migrations.
         uri = f"file:{quote(self.path)}?mode=ro"
         try:
-            # A connection for each question: readers in several threads share nothing, and a moved file is
-            # noticed.
+            # A new connection for each query, so that threads share nothing, and a moved file is noticed.
             with closing(sqlite3.connect(uri, uri=True, timeout=30)) as connection:
                 return connection.execute(sql, values).fetchall()
         except sqlite3.Error as error:
@@ -217,14 +217,14 @@ class DatabaseReader:
 
 
 class ClientReader:
-    """Reads through MLflow's client: from a tracking server, or another kind of database."""
+    """Reads through MLflow's client, from a tracking server or another kind of database."""
 
     def __init__(self, client: "MlflowClient") -> None:
         self.client = client
         self._experiments: dict[str, str] | None = None
 
     def experiments(self) -> Mapping[str, str]:
-        """Return id and name of every experiment, which is asked for once."""
+        """Return id and name of every experiment; requested only once."""
         if self._experiments is None:
             self._experiments = {found.experiment_id: found.name for found in search_experiments(self.client)}
         return self._experiments
@@ -236,17 +236,17 @@ class ClientReader:
             return list(self._search("", SERVER_ORDER[sort], limit, there))
         if sort == "metric" and limit is not None:
             return self._list_by_metric(limit, there)
-        # MLflow cannot order by a difference of two attributes: the runs stream by, and `limit` of them are kept.
+        # MLflow cannot sort by a difference of two attributes, so all runs are read and `limit` of them are kept.
         return _first(self._search("", SERVER_ORDER["start"], None, there), sort, limit)
 
     def _list_by_metric(self, limit: int, experiments: Sequence[str]) -> list[RunData]:
-        """Return the best `limit` runs; asks for at most 2 * limit runs of each monitored metric."""
-        # The order depends on the metric that each run names in a tag, which MLflow cannot express in one query.
+        """Return the best `limit` runs; requests at most 2 * limit runs for each monitored metric."""
+        # The order depends on the metric named in each run's tag, which MLflow cannot express in one query.
         found: dict[str, RunData] = {}
         for monitor in self._monitors(experiments):
             same = f"tags.{MONITOR} = {_quoted(monitor)}"
             way = "DESC" if sort_value(monitor, 1.0) < 0 else "ASC"
-            # A run still under way has no `best/…` yet. It sorts by its last value, for which the second query is.
+            # The second query is for running runs, which have no `best/…` yet and are sorted by their last value.
             for metric in (f"best/{monitor}", monitor):
                 # Runs without the metric come last in either direction.
                 order = (f"metrics.`{metric}` {way}", *SERVER_ORDER["start"])
@@ -254,7 +254,7 @@ class ClientReader:
             if sum(run.best is not None for run in found.values()) >= limit:
                 break
         else:
-            # Fewer than `limit` runs have a value, so the newest 2 * limit hold enough of those that have none.
+            # Fewer than `limit` runs have a value, so the newest 2 * limit runs include enough runs without one.
             newest = self._search("", SERVER_ORDER["start"], 2 * limit, experiments)
             found |= {run.id: run for run in newest}
         return _first(sorted(found.values(), key=lambda run: (-run.start, run.id)), "metric", limit)
@@ -262,7 +262,7 @@ class ClientReader:
     def _monitors(self, experiments: Sequence[str]) -> list[str]:
         """Return the different values of the tag MONITOR: each search excludes the values found before."""
         found: list[str] = []
-        while len(found) < MOST_MONITORS:  # each condition joins a table, of which SQLite joins at most 64
+        while len(found) < MOST_MONITORS:  # each condition joins a table, and SQLite joins at most 64 tables
             query = " AND ".join(f"tags.{MONITOR} != {_quoted(monitor)}" for monitor in found)
             query = query or f"tags.{MONITOR} LIKE '%'"
             run = next(self._search(query, SERVER_ORDER["start"], 1, experiments), None)
@@ -281,7 +281,7 @@ class ClientReader:
 
     def ids_beginning(self, text: str, limit: int = 2) -> list[str]:
         """Return at most `limit` ids of runs whose id, or else offline id, begins with `text`."""
-        if len(text) == ID_LENGTH:  # one request; a search needs the ids of all experiments first
+        if len(text) == ID_LENGTH:  # one request is enough, while a search needs the ids of all experiments
             from mlflow.exceptions import MlflowException
 
             with suppress(MlflowException):  # not found: it may be an offline id
@@ -312,7 +312,7 @@ class ClientReader:
         limit: int | None = None,
         experiments: Sequence[str] | None = None,
     ) -> Iterator[RunData]:
-        # A run's own data has only the id of its experiment.
+        # Runs contain only the id of their experiment.
         names = self.experiments()
         if experiments is None:
             experiments = list(names)
@@ -325,14 +325,14 @@ class ClientReader:
 
 
 Reader = DatabaseReader | ClientReader
-"""Reads the runs of a store that are not deleted. Both kinds have the same methods with the same results."""
+"""Reads the runs of a store that are not deleted. Both classes have the same methods with the same results."""
 
 
 def open_reader(store: Store) -> Reader:
     """Return the fastest reader for the store."""
     if store.uri.startswith(SQLITE) and Path(store.uri.removeprefix(SQLITE)).exists():
         database = DatabaseReader(store.uri.removeprefix(SQLITE))
-        if database.has_tables():  # another process may be creating them: `connect` waits for it
+        if database.has_tables():  # otherwise another process may be creating them, and `connect` waits for it
             return database
     return ClientReader(connect(store))
 
@@ -348,7 +348,7 @@ def _first(runs: Iterable[RunData], sort: Sort, limit: int | None) -> list[RunDa
 
 def _sort_key(run: RunData, sort: Sort) -> tuple[Any, ...]:
     if sort == "metric":
-        # Metric by metric, of each the best run first; at the end the runs without a value.
+        # Sorted by metric, and then by value, the best first; runs without a value come last.
         if run.best is None or run.monitor is None:
             return True, "", 0.0
         return False, run.monitor, sort_value(run.monitor, run.best)
@@ -363,5 +363,5 @@ def _seconds(start: int, end: int | None) -> tuple[float, float | None]:
 
 
 def _quoted(text: str) -> str:
-    """Return `text` as a string of MLflow's filter language, which has no escapes."""
+    """Return `text` as a string literal of MLflow's filter language, which has no escape characters."""
     return f'"{text}"' if "'" in text else f"'{text}'"

@@ -1,4 +1,4 @@
-"""`lit-mnist runs --reap`: runs that are RUNNING although their process is gone become KILLED."""
+"""`lit-mnist runs --reap`: set runs that are RUNNING although their process is dead to KILLED."""
 
 import time
 from typing import TYPE_CHECKING
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
 
 
 def reap() -> None:
-    """Set the status of dead runs, and name the RUNNING runs that may be alive, which are left alone."""
+    """Set the status of dead runs, and list the RUNNING runs that may be alive, which are not changed."""
     store = find_store()
     client = connect(store)
-    # All of them before the first changes: setting a status moves the later pages of the search.
+    # Collect all runs first, since setting a status shifts the later pages of the search.
     running = list(search_runs(client, "attributes.status = 'RUNNING'"))
     lines = [line for run in running if (line := _reap_run(client, store, run))]
     print("\n".join(lines) or "no run is RUNNING without a process")
@@ -35,19 +35,19 @@ def _reap_run(client: "MlflowClient", store: Store, run: "Run") -> str | None:
         return None
     if liveness.state is not State.DEAD:
         return f"{title} is left alone: it {liveness.reason}"
-    # Nothing is left to be sent before the status.
+    # Without a folder there are no unsent entries before the status.
     if not folder.is_dir():
         client.set_terminated(info.run_id, "KILLED")
         return f"{title} is KILLED: its process is gone"
     try:
-        # The lock is the last check: another process may be resuming the run at this moment.
+        # The lock is the last check, since another process may be resuming the run at this moment.
         with FolderLock(folder):
             journal = Journal(folder)
             status = journal.status()
             if status in (None, "RUNNING"):
                 status = "KILLED"
-                # The status goes through the journal, so that it arrives after everything the process has left
-                # there. The journal's last change is the best guess at when the process died.
+                # The status is sent through the journal, after all unsent entries. The journal's last change is
+                # the best estimate of the time when the process died.
                 died = journal.path.stat().st_mtime if journal.path.exists() else time.time()
                 journal.append({"kind": "status", "status": status, "end_time": int(died * 1000)})
                 journal.close()

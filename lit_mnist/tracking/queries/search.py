@@ -1,7 +1,7 @@
-"""The one loop over the pages of MLflow's searches.
+"""Searches of MLflow, page by page.
 
 `MlflowClient.search_experiments` and `search_runs` return at most 1,000 results unless the caller follows the page
-tokens; on a shared server a search without this loop misses runs and does not say so.
+tokens. On a shared server, a search without this loop silently misses runs.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,7 +19,7 @@ PAGE_SIZE = 1000
 
 
 def search_experiments(client: "MlflowClient", deleted: bool = False) -> "Iterator[Experiment]":
-    """Yield every experiment, with `deleted` the deleted ones too."""
+    """Yield every experiment, including deleted ones if `deleted` is True."""
     from mlflow.entities import ViewType
 
     view = ViewType.ALL if deleted else ViewType.ACTIVE_ONLY
@@ -34,23 +34,23 @@ def search_runs(
     limit: int | None = None,
     deleted: bool = False,
 ) -> "Iterator[Run]":
-    """Yield the runs that match `query`; the next page is requested only when the caller gets there.
+    """Yield the runs that match `query`; each page is requested only when the caller needs it.
 
-    MLflow's page token is an offset. A caller that changes what the query matches (sets a status, deletes a run)
-    must collect the runs first, or it skips as many as it has changed.
+    MLflow's page token is an offset. A caller that changes the results of the query (by setting a status or
+    deleting a run) must collect all runs first; otherwise it skips as many runs as it has changed.
 
     Args:
-        client: Of the store.
+        client: Client of the store.
         query: MLflow's filter, such as `tags.monitor = 'val/acc'`; empty for all runs.
         experiments: Ids of the experiments to search; None for every experiment.
         order_by: MLflow's order; newest first unless given.
-        limit: How many runs at most. No more than these are transferred.
+        limit: Maximum number of runs, and of runs that are transferred.
         deleted: Include deleted runs, and those of deleted experiments.
 
     """
     from mlflow.entities import ViewType
 
-    # MLflow searches only the experiments it is given.
+    # MLflow needs the ids of the experiments to search.
     if experiments is None:
         experiments = [found.experiment_id for found in search_experiments(client, deleted)]
     if not experiments:
@@ -65,7 +65,7 @@ def _pages(request: "Callable[[int, str | None], PagedList[T]]", limit: int | No
     token: str | None = None
     count = 0
     while limit is None or count < limit:
-        # The last page is as small as what is missing.
+        # The last page has only the missing number of results.
         page = request(PAGE_SIZE if limit is None else min(PAGE_SIZE, limit - count), token)
         yield from page
         count += len(page)

@@ -17,10 +17,10 @@ MOST_STUDIES = 5
 
 
 def print_links(store: Store, port: int) -> None:
-    """Print the addresses of the UI's first page, and of the newest studies, whose pages say what came out."""
+    """Print the addresses of the UI's first page and of the runs of the newest studies."""
     print(f"MLflow on {store.name}")
     print(f"  all experiments   {ui_address(store, port)}{ui_path('')}")
-    # Whose own runs have summary, figures and links to the trials.
+    # The runs of studies have summary, figures and links to the trials.
     studies = open_reader(store).study_runs(MOST_STUDIES)
     for run in studies:
         result = f": {run.tags[RESULT]}" if RESULT in run.tags else ""
@@ -30,11 +30,11 @@ def print_links(store: Store, port: int) -> None:
 def serve(port: int, links_only: bool = False) -> None:
     """Print the pages' addresses and replace this process by the UI's server, which runs until it is interrupted.
 
-    Args:
-        port: Where the server listens.
-        links_only: Print the addresses and start nothing.
+    If the store is a server, it has its own UI, and only the addresses are printed.
 
-    A store that is a server has a UI of its own: its address is printed instead.
+    Args:
+        port: The port of the server.
+        links_only: Print the addresses and start nothing.
 
     Raises:
         UsageError: the port is taken.
@@ -47,13 +47,13 @@ def serve(port: int, links_only: bool = False) -> None:
             print("the store is a server with a UI of its own: nothing to start")
         return
     with socket.socket() as probe:
-        # As the server does: without it a port counts as taken for a minute after its last server.
+        # As the server does; without this option, a port is unavailable for a minute after its last server.
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             raise UsageError(f"--port {port} cannot be used ({error}): take another") from None
-    # Creates a missing database, under its lock, before the server's processes would all do so.
+    # Create a missing database under its lock, before the server's processes all try to do so.
     connect(store)
     print_links(store, port)
     print(
@@ -71,10 +71,10 @@ def serve(port: int, links_only: bool = False) -> None:
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
-        # Not as an argument, which every user of the machine can read: the URI may hold a password.
+        # Not as an argument, which all users of the machine can read: the URI may contain a password.
         "MLFLOW_BACKEND_STORE_URI": with_time_limit(store.uri),
     }
     environment = {**os.environ, **settings}
     environment.pop(POOL, None)  # `connect` sets it, for this process only
-    # In the place of this process: Ctrl-C and signals reach the server, and nothing waits for it.
+    # Replace this process, so that Ctrl-C and signals reach the server.
     os.execve(command[0], command, environment)

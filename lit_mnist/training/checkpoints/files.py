@@ -1,4 +1,4 @@
-"""Checkpoint files: written atomically, rotated, read with every byte checked."""
+"""Checkpoint files: atomic writing, rotation, and reading with verified checksums."""
 
 import os
 import zipfile
@@ -17,16 +17,16 @@ CHECKPOINTS = "checkpoints"
 """The folder of a run's checkpoints, in the run's own folder and among its artifacts."""
 BEST, LAST, PREVIOUS = "best.ckpt", "last.ckpt", "previous.ckpt"
 NEXT = f"next-{LAST}"
-"""A complete checkpoint that is about to be renamed to `last.ckpt`."""
+"""A complete checkpoint that will be renamed to `last.ckpt`."""
 STATE = "lit_mnist"
-"""The checkpoint's entry for what Lightning does not keep; a checkpoint without it cannot be resumed."""
+"""The checkpoint's entry for state that Lightning does not save; without it a checkpoint cannot be resumed."""
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Writes to a temporary name, flushes, renames: after a crash a checkpoint is there whole or not at all."""
+    """Writes, flushes and renames a temporary file: after a crash a checkpoint is complete or missing."""
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = True) -> Any:
-        """Load plain types only, whatever the caller asks for: Lightning before 2.6 cannot ask for it."""
+        """Load plain types only, whatever the arguments: Lightning before 2.6 does not pass `weights_only`."""
         return torch.load(path, map_location, weights_only=True)
 
     def save_checkpoint(
@@ -38,22 +38,21 @@ class AtomicCheckpointIO(TorchCheckpointIO):
             UserError: the disk is full, or the folder cannot be written to.
 
         """
-        # Beside the final name: a rename is atomic within one file system only.
+        # In the same folder, since a rename is atomic only within one file system.
         final = Path(path)
         temporary = final.with_name(f".{final.name}.{os.getpid()}")
         try:
             final.parent.mkdir(parents=True, exist_ok=True)
             with temporary.open("wb") as file:
                 torch.save(checkpoint, file)
-                # From Python to the system, and from the system to the disk; a rename alone could survive a power
-                # cut without the content.
+                # Flush to the system and then to the disk; otherwise a rename could survive a power cut without
+                # the content.
                 file.flush()
                 os.fsync(file.fileno())
-            # From here on the checkpoint exists, whole.
             temporary.replace(final)
         except (OSError, RuntimeError) as error:
             temporary.unlink(missing_ok=True)
-            # torch's C++ writer reports a full disk as a RuntimeError of these texts; any other one is a bug.
+            # torch's C++ writer reports a full disk as a RuntimeError with these texts; any other is a bug.
             is_write_error = any(text in str(error) for text in ("PytorchStreamWriter", "unexpected pos"))
             if isinstance(error, RuntimeError) and not is_write_error:
                 raise
@@ -61,25 +60,25 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def best_callback(model: LitModel) -> ModelCheckpoint:
-    """Return the callback that keeps `best.ckpt`; its folder has yet to be set."""
+    """Return the callback that saves `best.ckpt`; its folder is set later."""
     return ModelCheckpoint(
         filename=Path(BEST).stem,
         monitor=model.monitor,
         mode=model.monitor_mode,
         auto_insert_metric_name=False,
-        # Otherwise a resumed fit would write best-v1.ckpt beside best.ckpt.
+        # Otherwise a resumed fit would write best-v1.ckpt instead of replacing best.ckpt.
         enable_version_counter=False,
     )
 
 
 def rotate_in(folder: Path) -> None:
-    """Rename last to previous and next to last; at each moment at least one of them is there."""
+    """Rename last to previous and next to last; at every moment at least one of these files exists."""
     for source, target in ((LAST, PREVIOUS), (NEXT, LAST)):
         if (folder / source).exists():
             (folder / source).replace(folder / target)
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        os.fsync(descriptor)  # the renames, too, have to survive a power cut
+        os.fsync(descriptor)  # so that the renames survive a power cut
     finally:
         os.close(descriptor)
 
@@ -87,7 +86,7 @@ def rotate_in(folder: Path) -> None:
 def lasting_checkpoints(folder: Path) -> list[Path]:
     """The checkpoints in `folder` that a run keeps: best, last and those of a user's callbacks.
 
-    Not the one before the last, nor files that are still being written.
+    The previous checkpoint and files that are being written are not included.
     """
     return sorted(path for path in folder.glob("[!.]*.ckpt") if path.name not in (NEXT, PREVIOUS))
 
@@ -128,7 +127,7 @@ def load_weights(model: torch.nn.Module, path: Path) -> dict[str, Any]:
 
 
 def _check_shapes(found: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
-    # Before load_state_dict, whose error would list every weight of the network.
+    # Checked before load_state_dict, whose error would list every weight of the network.
     if odd := sorted(found.keys() ^ wanted.keys()):
         raise ValueError(f"it has other weights, {odd[0]} for one")
     for name, tensor in found.items():

@@ -1,4 +1,4 @@
-"""Whether a training that is resumed has anything left to do, or has reached a limit."""
+"""Whether a resumed training has anything left to do, or has reached a limit."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import timedelta
@@ -19,14 +19,14 @@ def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer, model: Lightni
 
     Args:
         checkpoint: The content of the checkpoint to resume.
-        trainer: Its limits and callbacks decide, not those that the checkpoint was written with.
-        model: Has callbacks of its own, which the Trainer does not know yet.
+        trainer: The new Trainer; its limits and callbacks count, not those of the checkpoint's Trainer.
+        model: The model, which has callbacks that have not been added to the Trainer yet.
 
     Raises:
-        UsageError: more epochs are trained than are asked for.
+        UsageError: the checkpoint has more epochs than `trainer.max_epochs`.
 
     """
-    # In Lightning's order: steps, then epochs, then the minimum that early stopping has to respect.
+    # In Lightning's order: steps, then epochs, then the minimum before early stopping.
     step = checkpoint["global_step"]
     epochs = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
     if trainer.max_steps != -1 and step >= trainer.max_steps:
@@ -45,17 +45,17 @@ def nothing_left(checkpoint: Mapping[str, Any], trainer: Trainer, model: Lightni
 
 
 def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) -> str | None:
-    """Return why training from `checkpoint` stops early by the limits of `callbacks`, or None if it goes on.
+    """Return why training from `checkpoint` would stop early, or None if it continues.
 
-    A time limit and early stopping are decided anew, since their limits may have been raised. Whatever else has
-    stopped the training, such as the pruner of a sweep, has stopped it for good.
+    Time limits and early stopping are evaluated again, since their limits may have been raised. A stop for any
+    other reason, such as the pruner of a sweep, is final.
 
     Args:
         checkpoint: The content of the checkpoint to resume.
-        callbacks: Those of the new Trainer, before they are given their states.
+        callbacks: Those of the new Trainer, before their states are loaded.
 
     """
-    # Each callback's own count, against its new limit: a larger patience or more time lets the training go on.
+    # Each callback's stored count against its new limit: with more patience or time, training continues.
     state, has_limits = checkpoint[STATE], False
     for callback in callbacks:
         has_limits |= isinstance(callback, Timer | EarlyStopping)
@@ -63,7 +63,7 @@ def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) ->
         if saved is None:
             continue
         if isinstance(callback, Timer):
-            limit = callback.time_remaining()  # all of it: this Timer has not started
+            limit = callback.time_remaining()  # the whole limit, since this Timer has not started
             if limit is not None and saved["time_elapsed"][RunningStage.TRAINING.value] >= limit:
                 shown = timedelta(seconds=round(limit))
                 return f"its time limit (--trainer.max_time) of {shown} is reached"
@@ -71,14 +71,14 @@ def stop_reason(checkpoint: Mapping[str, Any], callbacks: Iterable[Callback]) ->
             value = state["callback_metrics"].get(callback.monitor)
             if _stops(callback, saved["wait_count"], value):
                 return f"stopped early by {callback.monitor} (patience {callback.patience})"
-    # Checkpoints of earlier versions say only `should_stop`. If there are limits, the loop above has decided.
+    # Checkpoints of earlier versions only have `should_stop`. If there are limits, the loop above has decided.
     stopped = state.get("stopped_otherwise", state.get("should_stop", False) and not has_limits)
     return "stopped early" if stopped else None
 
 
 def stopped_otherwise(trainer: Trainer) -> bool:
-    """Return True if anything but a time limit or early stopping has asked the Trainer to stop."""
-    # Asked when a checkpoint is written: later nobody knows who has stopped the training.
+    """Return True if something other than a time limit or early stopping has asked the Trainer to stop."""
+    # Called when a checkpoint is written, since the reason cannot be found out later.
     if not trainer.should_stop:
         return False
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
@@ -94,12 +94,12 @@ def stopped_otherwise(trainer: Trainer) -> bool:
 
 
 def _stops(callback: EarlyStopping, wait_count: int, value: Tensor | None) -> bool:
-    """Return True if `callback` stops a training after `wait_count` values without progress, `value` the last."""
-    if wait_count > 0 and wait_count >= callback.patience:  # with patience 0, a value that is better has count 0
+    """Return True if `callback` stops a training whose last `wait_count` values, up to `value`, were no better."""
+    if wait_count > 0 and wait_count >= callback.patience:  # with patience 0, a better value has count 0
         return True
     if value is None:
         return False
-    # The same conditions as in EarlyStopping: patience, a value that is not finite, and the two thresholds.
+    # The same conditions as in EarlyStopping: patience, a non-finite value, and the two thresholds.
     value = value.cpu()
     if callback.check_finite and not torch.isfinite(value):
         return True

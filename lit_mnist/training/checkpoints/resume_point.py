@@ -1,4 +1,4 @@
-"""Where `fit --resume` goes on: the run, its checkpoint, and what is left to do."""
+"""Where `fit --resume` continues: the run, its checkpoint, and whether anything is left to train."""
 
 import shutil
 import warnings
@@ -38,7 +38,7 @@ class Checkpoint:
     path: Path
     content: dict[str, Any]
     best_is_lost: bool = False
-    """True if `best.ckpt` is useless and will not be made again: the best is counted from this checkpoint on."""
+    """True if `best.ckpt` is unusable and cannot be recreated. The best later checkpoint then replaces it."""
 
     @property
     def step(self) -> int:
@@ -48,7 +48,7 @@ class Checkpoint:
 
 @dataclass(frozen=True)
 class ResumePoint:
-    """A run to resume and where in it: found once, then passed on as it is."""
+    """A run to resume and the checkpoint to resume from; found once and then passed on."""
 
     run: FoundRun
     folder: Path
@@ -59,12 +59,12 @@ class ResumePoint:
 
     @property
     def step(self) -> int:
-        """The step from which training goes on."""
+        """The step at which training continues."""
         return self.checkpoint.step if self.checkpoint else 0
 
     def discard(self) -> None:
-        """Remove the run's folder if it was only fetched for this resume, and nothing was done with it."""
-        # Read again: another process may have taken the run over since it was found, and work in this folder.
+        """Remove the run's folder if it was only fetched for this resume and has not been used."""
+        # Read again, since another process may have taken over the run meanwhile and work in this folder.
         if read_record(self.folder) is None:
             shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -74,30 +74,30 @@ def find_run_to_resume(
 ) -> tuple[FoundRun | None, Mapping[str, Any] | None]:
     """Find the run that `--resume` or `--key` names, and make sure that its folder has its configuration.
 
-    What a finished run has left in the store is fetched into its folder.
+    If the run has no folder here, its artifacts are fetched from the store.
 
     Args:
         options: `resume` is a run's id, its beginning, or `last`: the newest unfinished run that belongs to no
             sweep.
-        watch: Notes signals.
-        peers: The ranks that were launched beside this one, if any.
-        received: Folder for what rank 0 sends to the others.
+        watch: The signal watch.
+        peers: The connection to the ranks that were launched together with this one, if any.
+        received: Folder for the files that rank 0 sends to the others.
 
     Returns:
-        The run, None if the fit starts a new one; and what rank 0 has sent, None on rank 0 itself.
+        The run, None if the fit starts a new one; and the message of rank 0, None on rank 0 itself.
 
     Raises:
         UserError: there is no such run, it has no configuration, or the store cannot be opened.
         Interrupted: a signal came meanwhile.
 
     """
-    # A rank that srun or torchrun has launched takes the run that rank 0 has found: one that looked for it by
-    # itself might find another, since rank 0 is at work on it by now.
+    # A rank launched by srun or torchrun uses the run that rank 0 has found. Its own search might find another
+    # run, since rank 0 may already be working on that one.
     if peers is not None and peers.rank > 0:
         sent = peers.receive(received, watch)
         run_id = sent["run"]
         return (None if run_id is None else FoundRun(run_id, received, find_store(), None, "RUNNING")), sent
-    # A rank that Lightning has started inherits rank 0's run in its environment, and asks no store.
+    # A rank that Lightning has started inherits rank 0's run from the environment, and needs no store.
     rank_0_run = run_of_rank_0()
     try:
         wanted = options.resume
@@ -115,27 +115,27 @@ def find_run_to_resume(
         upgrade_config(run.folder / CONFIG)
         return run, None
     except UserError:
-        watch.check()  # a signal during the wait for a store that is away matters more than its error
+        watch.check()  # a signal during the wait for an unreachable store takes precedence over the error
         raise
 
 
 def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | None = None) -> ResumePoint:
-    """Return where `run` goes on: from its newest good checkpoint that fits `model`.
+    """Return the resume point of `run`: its newest valid checkpoint that fits `model`.
 
     Args:
         run: The run to resume.
         model: The model to be trained.
-        sent: What rank 0 has sent to this rank, with the checkpoint that it has chosen; see `is_done`.
+        sent: The message of rank 0, which describes the checkpoint that it has chosen; see `is_done`.
 
     Raises:
-        UserError: there are checkpoints, and none of them will do, or the run is finished and has kept none.
+        UserError: there are checkpoints, but none is usable, or the run is finished and has kept none.
 
     """
-    # Rank 0 chooses; the others take what it has sent, even if their disk has a newer one.
+    # Rank 0 chooses; the others use the checkpoint that it has sent, even if their disk has a newer one.
     folder = run.folder / CHECKPOINTS
     if sent is None:
         checkpoint = choose_checkpoint(folder, model)
-        if checkpoint is None and run.status == "FINISHED":  # it would start anew, and replace what it has logged
+        if checkpoint is None and run.status == "FINISHED":  # it would restart and replace its logged results
             raise UserError(f"run {run.id} is finished and kept no checkpoint to resume from (keep_checkpoints)")
     elif (path := folder / LAST).exists():
         checkpoint = Checkpoint(path, read_checkpoint(path, model), sent["best_is_lost"])
@@ -152,23 +152,24 @@ def is_done(
     peers: LaunchedRanks | None,
     watch: SignalWatch,
 ) -> bool:
-    """Return True, and say so, if the run is finished and its training has nothing left to do.
+    """Return True, and print so, if the run is finished and nothing is left to train.
 
-    Rank 0 decides, and sends the ranks that were launched beside it what it resumes.
+    Rank 0 decides, and sends the run and the checkpoint to the ranks that were launched together with it.
     """
     if peers is not None and peers.rank > 0:
-        return False  # what rank 0 has sent said that there is something left
+        return False  # otherwise `fit` has returned after the message of rank 0
     reason = None
     if point is not None and point.checkpoint is not None:
         reason = nothing_left(point.checkpoint.content, trainer, model)
-        # A run that was killed at the very end still has to draw its figures, or to send what it has logged.
+        # A run that was killed at the very end may still have to draw figures or upload data.
         if point.status != "FINISHED" or (not options.offline and has_unsent(point.folder)):
             reason = None
     if peers is not None:
         message: dict[str, Any] = {"run": None, "done": reason is not None}
         files: dict[str, Path] = {}
         if point is not None and reason is None:
-            # The checkpoint itself: other nodes may not see this one's disk, and all ranks must start at one step.
+            # The file itself is sent, since other nodes may not share a disk, and all ranks must start at one
+            # step.
             message |= {"run": point.run.id, "best_is_lost": False}
             files[CONFIG] = point.folder / CONFIG
             if point.checkpoint is not None:
@@ -186,21 +187,21 @@ def is_done(
 
 
 def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
-    """Return the checkpoint in `folder` to go on from, or None if there is none.
+    """Return the checkpoint in `folder` to resume from, or None if there is none.
 
-    It is the newest that loads and fits `model`; one that does not is named in a warning. If `best.ckpt` is
-    damaged, or older than the best one that this checkpoint refers to, an older checkpoint is taken, provided that
-    the training from there will make that best again.
+    It is the newest one that loads and fits `model`; a warning names those that do not. If `best.ckpt` is damaged,
+    or older than the best checkpoint that this one refers to, an older checkpoint is used if training from there
+    will save that best checkpoint again.
 
     Raises:
-        UserError: there are checkpoints, and none of them will do.
+        UserError: there are checkpoints, but none is usable.
 
     """
     defects: list[str] = []
 
     def good_ones() -> Iterator[Checkpoint]:
-        """The checkpoints that load, newest first; read one by one, since the first is mostly good."""
-        # NEXT is there only if a process was killed between its two renames, and then it is the newest.
+        """The checkpoints that load, newest first; read lazily, since usually the first one is good."""
+        # NEXT exists only if a process was killed between the two renames, and then it is the newest.
         for path in (folder / name for name in (NEXT, LAST, PREVIOUS)):
             if path.exists():
                 try:
@@ -219,14 +220,14 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
         return None
     if defects:
         warnings.warn(f"{'; '.join(defects)}; taking {newest.path.name}, the one before", stacklevel=2)
-    # The best checkpoint belongs to the choice: without it a finished run would have no best weights.
+    # The best checkpoint must be usable too: without it a finished run would have no best weights.
     best_score = _best_score(newest.content)
     if best_score is None:
         return newest
     try:
         best = read_checkpoint(folder / BEST, model)
-        # A best checkpoint of a later step is no problem: training from `newest` with the same configuration
-        # saves the same one again. Of two that were uploaded, though, the best may be the older.
+        # A best checkpoint of a later step is no problem: training from `newest` with the same configuration saves
+        # it again. But after an upload, the best checkpoint may be older than the one that `newest` refers to.
         if best["global_step"] < newest.step and _best_score(best) not in (None, best_score):
             raise UserError(f"{folder / BEST} is older than the best checkpoint of {newest.path.name}")
         return newest
@@ -242,7 +243,7 @@ def choose_checkpoint(folder: Path, model: LitModel) -> Checkpoint | None:
 
 
 def _best_score(content: Mapping[str, Any]) -> float | None:
-    """Return the monitored value of the `best.ckpt` that a checkpoint refers to, or that it is."""
+    """Return the monitored value of the `best.ckpt` that a checkpoint refers to (itself, if it is the best)."""
     for state in content["callbacks"].values():
         if Path(str(state.get("best_model_path", ""))).name == BEST:
             return float(state["best_model_score"])
@@ -255,7 +256,7 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
     def flat(fields: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         """Dotted names as on the command line."""
         for key, value in fields.items():
-            # The files that were named on the command line; what they said is in the other fields.
+            # The paths of configuration files; their content is in the other fields.
             if key == "config":
                 continue
             name = prefix.rstrip(".") if key == "class_path" else f"{prefix}{key}"
@@ -266,15 +267,14 @@ def config_diff(former: Path, config: str) -> dict[str, str]:
             else:
                 yield name, value
 
-    # By the dotted names of the command line, which is where a user would change them back.
     old, new = (dict(flat(yaml.safe_load(text))) for text in (former.read_text(), config))
     for group, added in ADDED_OPTIONS.items():
         old = {f"{group}.{name}": neutral for name, neutral in added.items() if f"{group}.{name}" in new} | old
     return {
         name: f"{old.get(name)} → {new.get(name)}"
         for name in sorted(old.keys() | new.keys())
-        # Settings of checkpoints and tracking that an earlier version did not have do not affect the training. A
-        # field of the Trainer that is new came with another version of Lightning, and not from the user.
+        # New settings of checkpoints and tracking do not affect the training, and new fields of the Trainer come
+        # from another version of Lightning, not from the user.
         if old.get(name) != new.get(name)
         and (name in old or not name.startswith(("checkpoint.", "tracking.", "trainer.")))
     }

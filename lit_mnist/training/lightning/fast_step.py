@@ -1,8 +1,8 @@
-"""The fast training step: Lightning's step without the hooks that nobody overrides.
+"""The fast training step: Lightning's step without its hooks, for runs in which nothing overrides them.
 
 In the step of a small network, Lightning spends most of its time calling empty hooks, each within several profiler
-contexts. The fast step does only what an optimiser step on one device consists of, in Lightning's order and with
-bit-identical results. Whatever it does not cover is left to Lightning's own step.
+contexts. The fast step does only the operations of an optimiser step on one device, in Lightning's order and with
+bit-identical results. All other cases use Lightning's own step.
 """
 
 import inspect
@@ -29,7 +29,7 @@ TRIED_VERSIONS = ("2.5", "2.6")
 """Minor versions of Lightning against which the fast step was compared with Lightning's own."""
 _NO_CONTEXT = nullcontext()
 _PRECISIONS = (Precision, MixedPrecision, HalfPrecision, DoublePrecision)
-"""Precision plugins that act on the forward pass and the weights, and not on the optimiser's step."""
+"""Precision plugins that affect the forward pass and the weights, but not the optimiser's step."""
 _CALLBACK_HOOKS = (
     "on_before_zero_grad",
     "on_before_backward",
@@ -46,7 +46,7 @@ _MODULE_HOOKS = (
 
 
 class QuietProfiler(PassThroughProfiler):
-    """Profiles nothing, without the generator that PassThroughProfiler makes forty times a step."""
+    """Profiles nothing, without the generator that PassThroughProfiler creates forty times per step."""
 
     def profile(self, action_name: str) -> AbstractContextManager[None]:  # type: ignore[override]
         """Return a context that does nothing."""
@@ -54,14 +54,14 @@ class QuietProfiler(PassThroughProfiler):
 
 
 def hide_no_gpu() -> None:
-    """Hide CUDA where there is no GPU: otherwise torch asks the driver for one at each optimiser step."""
-    # setdefault: a user who has chosen devices keeps them.
+    """Hide CUDA if there is no GPU; otherwise torch queries the driver at each optimiser step."""
+    # setdefault, so that a user's choice of devices is kept.
     if not torch.cuda.is_available():
         os.environ.setdefault("CUDA_VISIBLE_DEVICES", "")
 
 
 def use_fast_step(trainer: Trainer) -> None:
-    """Let `trainer` take the fast step wherever a fit allows it; with an untried Lightning version, do nothing."""
+    """Make `trainer` use the fast step where possible; does nothing with an untested version of Lightning."""
     if ".".join(lightning.__version__.split(".")[:2]) not in TRIED_VERSIONS:
         _LOG.debug("no fast step with Lightning %s: tried are %s", lightning.__version__, TRIED_VERSIONS)
         return
@@ -69,28 +69,28 @@ def use_fast_step(trainer: Trainer) -> None:
 
 
 class FastOptimization(_AutomaticOptimization):
-    """Lightning's automatic optimisation with a shortcut, chosen at the first step of each fit.
+    """Lightning's automatic optimisation with a shortcut, whose use is decided at the first step of each fit.
 
-    Only then is everything known that may rule it out: the callbacks that the model adds, and the optimiser.
+    Only then are the optimiser and the callbacks of the model known, which may rule it out.
     """
 
     def __init__(self, trainer: Trainer) -> None:
         super().__init__(trainer)
         self.is_fast = False
-        """True if the current fit takes the fast step."""
+        """True if the current fit uses the fast step."""
         self._decided_for: Optimizer | None = None
 
     def run(self, optimizer: Optimizer, batch_idx: int, kwargs: OrderedDict[str, Any]) -> dict[str, Any]:
         """Do one optimiser step on the batch in `kwargs`; return the detached loss under `loss`."""
         trainer = self.trainer
-        if optimizer is not self._decided_for:  # each fit makes its own optimiser
+        if optimizer is not self._decided_for:  # each fit creates its own optimiser
             self._decided_for, self.is_fast = optimizer, _is_plain(trainer, optimizer)
-        # Callbacks may change the latter two in mid-fit.
+        # Callbacks may change the last two values during a fit.
         if not self.is_fast or self._skip_backward or trainer.accumulate_grad_batches != 1:
             return dict(super().run(optimizer, batch_idx, kwargs))
         model = trainer.lightning_module
         model._current_fx_name = "training_step"  # `self.log` looks here for the hook it is called from
-        # By the strategy, which sets the precision's autocast.
+        # Through the strategy, which applies the precision's autocast.
         loss = trainer.strategy.training_step(*kwargs.values())
         model._current_fx_name = None
         if not isinstance(loss, Tensor):
@@ -104,8 +104,8 @@ class FastOptimization(_AutomaticOptimization):
         # After the forward pass, in the order of Lightning's closure.
         optimizer.zero_grad()
         zero_grad.increment_completed()
-        # By autograd directly: Lightning's strategy would only add hooks of callbacks and module, and a scaler,
-        # which `_is_plain` has ruled out.
+        # Directly by autograd: Lightning's strategy would only add hooks and a gradient scaler, both of which
+        # `_is_plain` has ruled out.
         loss.backward()  # type: ignore[no-untyped-call]
         step.increment_ready()
         optimizer.step()
@@ -127,15 +127,15 @@ class FastOptimization(_AutomaticOptimization):
 
 
 def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
-    """True if Lightning's own step would do nothing that the fast one leaves out."""
+    """True if the fast step omits nothing that Lightning's own step would do."""
     model, precision = trainer.lightning_module, trainer.precision_plugin
     return (
-        # One process on one device; any subclass might do more.
+        # One process on one device; a subclass might do more.
         type(trainer.strategy) is SingleDeviceStrategy
         and type(precision) in _PRECISIONS
-        # Only float16 has a scaler, which decides itself whether a step is taken.
+        # Only float16 has a gradient scaler, which may skip a step.
         and getattr(precision, "scaler", None) is None
-        # A profiler wants to see each hook.
+        # A real profiler measures each hook.
         and isinstance(trainer.profiler, QuietProfiler)  # type: ignore[attr-defined]
         and trainer.accumulate_grad_batches == 1
         and trainer.gradient_clip_val is None
@@ -153,7 +153,7 @@ def _is_plain(trainer: Trainer, optimizer: Optimizer) -> bool:
 
 def _uses_closure(optimizer: Optimizer) -> bool:
     """True if `optimizer` may need the forward and backward pass as a closure passed to its `step`."""
-    # An optimiser from outside torch may do with a closure whatever it likes.
+    # The use of the closure is unknown for optimisers outside torch.
     if not type(optimizer).__module__.startswith("torch.optim."):
         return True
     # Hooks before the step run before the closure; in the fast step the gradients would already be there.

@@ -34,7 +34,7 @@ CONNECT_ATTEMPTS = 3
 PART = 4 * 2**20
 """Bytes in one message between ranks: TCPStore's limit is 8 MiB (MAX_PAYLOAD_LEN, torch 2.8)."""
 HANG_TIMEOUT = 60.0
-"""Seconds after a signal without a new batch, after which a process of a distributed training is killed."""
+"""Seconds without a new batch after a signal, after which a process of a distributed training is killed."""
 
 
 def forks_processes(trainer: Trainer) -> bool:
@@ -46,7 +46,7 @@ def forks_processes(trainer: Trainer) -> bool:
 @contextmanager
 def rank_0_context(run_id: str) -> Iterator[None]:
     """The context in which rank 0 trains: the ranks that it starts inherit the run's id."""
-    # In the environment, which Lightning passes to the ranks when it runs the command line again.
+    # Through the environment, which Lightning passes on when it runs the command line again.
     os.environ[RANK_0] = f"{os.getpid()} {run_id}"
     try:
         yield
@@ -56,22 +56,23 @@ def rank_0_context(run_id: str) -> Iterator[None]:
 
 @contextmanager
 def other_rank_context() -> Iterator[None]:
-    """The context in which any other rank trains: rank 0 reports the errors.
+    """The context in which all other ranks train: it suppresses errors, since rank 0 reports them.
 
-    With an exit code other than 0, Lightning would kill rank 0 before it has recorded how the training ended.
+    If another rank ended with an exit code other than 0, Lightning would kill rank 0 before it has recorded how
+    the training ended.
     """
     with suppress(Interrupted, UserError):
         yield
 
 
 def run_of_rank_0() -> str | None:
-    """The id of rank 0's run if rank 0 started this process, which from now on ends with it; else None."""
-    # A child of rank 0 has inherited the variable; rank 0 itself sets it later than this is asked.
+    """Return the id of rank 0's run if rank 0 started this process, and end the process with rank 0; else None."""
+    # A child of rank 0 has inherited the variable; rank 0 itself sets it later than this call.
     if RANK_0 not in os.environ:
         return None
     parent, run_id = os.environ[RANK_0].split()
 
-    # A rank 0 that was killed cannot end the ranks that it has started; they would keep their GPUs.
+    # If rank 0 is killed, it cannot end the ranks that it has started, and they would keep their GPUs.
     def end_with_parent() -> None:
         while os.getppid() == int(parent):
             time.sleep(1)
@@ -87,11 +88,11 @@ def is_started_rank() -> bool:
 
 
 class LaunchedRanks:
-    """Passes on from where rank 0 resumes to the ranks that `srun` or `torchrun` started beside it.
+    """Sends the run and the checkpoint of rank 0 to the other ranks that `srun` or `torchrun` has started.
 
-    Each of them would otherwise look the run up by itself: `--resume last` would find rank 0 at work and take an
-    older run, and `--key` would find the run that rank 0 has just created. The checkpoint is sent with it, so that
-    all ranks start at the same step, with or without a file system that all nodes see.
+    Otherwise each rank would search for the run itself: `--resume last` would skip the run that rank 0 works on
+    and find an older one, and `--key` would find the run that rank 0 has just created. Because the checkpoint is
+    sent as well, all ranks start at the same step, with or without a shared file system.
     """
 
     def __init__(self, rank: int, ranks: int, host: str, port: int, listen: bool) -> None:
@@ -106,7 +107,7 @@ class LaunchedRanks:
 
     @classmethod
     def connect(cls) -> "LaunchedRanks | None":
-        """Connect this process with the other ranks; None if it is alone, or if Lightning starts the ranks.
+        """Connect this process with the other ranks; None if it is the only one, or if Lightning starts the ranks.
 
         Raises:
             UserError: rank 0 cannot be reached.
@@ -114,13 +115,14 @@ class LaunchedRanks:
         """
         job = allocation()
         if job is not None and job.step and job.tasks > 1:
-            # Address and port as Lightning derives them from the job, the same on all nodes.
+            # Lightning derives address and port from the job, so they are the same on all nodes.
             slurm = SLURMEnvironment()
             # Rank 0 will listen on the main port when the training starts.
             return cls(job.rank, job.tasks, slurm.main_address, slurm.main_port + 1, listen=job.rank == 0)
         if "TORCHELASTIC_RUN_ID" in os.environ and int(os.environ["WORLD_SIZE"]) > 1:
             rank, port = int(os.environ["RANK"]), int(os.environ["MASTER_PORT"])
-            # torchrun has a store at that port already, unless its rendezvous is one that shares none with ranks.
+            # torchrun already has a store at that port, unless its kind of rendezvous does not share one with
+            # ranks.
             listens = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
             where = (os.environ["MASTER_ADDR"], port if listens else port + 1)
             return cls(rank, int(os.environ["WORLD_SIZE"]), *where, listen=not listens and rank == 0)
@@ -128,12 +130,12 @@ class LaunchedRanks:
 
     @property
     def _key(self) -> str:
-        # torchrun keeps its store when it restarts the ranks.
+        # The restart count is part of the key, since torchrun keeps its store when it restarts the ranks.
         return f"lit_mnist/{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}"
 
     def send(self, message: Mapping[str, Any], files: Mapping[str, Path]) -> None:
-        """Send a message of plain types, and files under the names that they will have at the other ranks."""
-        # The parts first, the message last: who sees the message finds everything.
+        """Send a message of plain types, and files by the names that they will have on the other ranks."""
+        # The message is sent last, so that a rank that receives it finds all files.
         sizes = {}
         for name, path in files.items():
             content = path.read_bytes()
@@ -151,7 +153,7 @@ class LaunchedRanks:
 
         """
         try:
-            # In short waits: a blocking `get` runs in C++, where no signal is seen.
+            # In short waits: a blocking `get` runs in C++, where Python's signal handlers do not run.
             while not self._store.check([self._key]):
                 watch.check()
                 time.sleep(0.2)
@@ -167,13 +169,13 @@ class LaunchedRanks:
         return received["message"]
 
     def wait_until_received(self, watch: SignalWatch) -> None:
-        """Wait until every other rank has the message: the store ends with rank 0.
+        """Wait until every other rank has the message, since the store ends with rank 0.
 
         Raises:
             Interrupted: a signal came before.
 
         """
-        # Not for ever: a rank may have been killed after rank 0 has sent its message.
+        # With a time limit, since a rank may have been killed after rank 0 has sent its message.
         end = time.monotonic() + HANG_TIMEOUT
         while self._store.add(f"{self._key}/received", 0) < self.ranks - 1 and time.monotonic() < end:
             watch.check()
@@ -183,8 +185,8 @@ class LaunchedRanks:
 class RankConsensus:
     """Shares signals and due checkpoints among the ranks, so that all of them act at the same step.
 
-    What one rank knows at a step, all ranks know at the next one: the exchange runs while the step is computed,
-    and no step waits for it.
+    A signal of one rank at a step reaches all ranks at the next step: the exchange runs while the step is
+    computed, and no step waits for it.
     """
 
     def __init__(self, trainer: Trainer | None = None) -> None:
@@ -195,16 +197,16 @@ class RankConsensus:
         self._exchange: distributed.Work | None = None
 
     def start(self) -> None:
-        """Open a process group for the exchange; on the CPU, so that no GPU has to be synchronised for it."""
+        """Open a process group for the exchange, on the CPU, so that no GPU has to be synchronised."""
         # All ranks have to call this, in the same order as other collectives.
         if self._is_distributed:
             self._group = distributed.new_group(backend="gloo")
 
     def reached(self, signal: int | None, due: bool) -> tuple[int | None, bool]:
-        """Contribute this rank's signal and whether a checkpoint is due; return the maxima of the step before."""
+        """Share this rank's signal and whether a checkpoint is due; return the maxima of the previous step."""
         received, is_due = 0, False
         if self._exchange is not None:
-            # Begun a whole step ago, and so done as a rule.
+            # Started one step ago, and so usually complete.
             self._exchange.wait()
             received, is_due = int(self._exchanged[0]), bool(self._exchanged[1])
         # The maximum: any rank's signal counts for all.
@@ -218,11 +220,11 @@ class RankConsensus:
 def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
     """Let a signal end the wait for the other ranks at the start of a distributed training.
 
-    `init_process_group` waits in C++ for up to 30 minutes, where no Python signal handler runs: without this, a
-    training whose peers never start ignores every signal but SIGKILL. So it waits in a thread, and the main thread
-    looks for signals.
+    `init_process_group` waits in C++ for up to 30 minutes, where no Python signal handler runs: without this
+    function, a training whose peers never start would ignore every signal except SIGKILL. Therefore a thread
+    waits, and the main thread checks for signals.
     """
-    # Only strategies with several processes have it.
+    # Only strategies with several processes have this method.
     connect = getattr(trainer.strategy, "setup_distributed", None)
     if trainer.world_size == 1 or connect is None:
         return
@@ -234,8 +236,8 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
                 connect()
                 return
             except BaseException as error:
-                # A rank that starts before rank 0 listens may reach another program on that port, which was free a
-                # moment ago, and be disconnected by it.
+                # Before rank 0 listens, another program may use the port and close the connection, so other ranks
+                # try again.
                 if trainer.is_global_zero or attempt == CONNECT_ATTEMPTS:
                     errors.append(error)
                     return
@@ -249,7 +251,8 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
             thread.join(0.2)
             watch.check()
         if errors and not trainer.is_global_zero:
-            # `other_rank_context` would end this rank with 0, and rank 0 would wait for it for 30 minutes.
+            # `other_rank_context` would end this rank with exit code 0, and rank 0 would wait for it for 30
+            # minutes.
             note(f"rank {trainer.global_rank} cannot reach rank 0: {' '.join(str(errors[0]).split())}")
             os._exit(1)
         if errors:
@@ -261,8 +264,8 @@ def make_rendezvous_interruptible(trainer: Trainer, watch: SignalWatch) -> None:
 class HangGuard(Callback):
     """Kills this process, and the ranks it has started, if a signal does not end the training.
 
-    When one rank hangs, the others wait for it in a collective operation in C++. No Python signal handler runs
-    there, so that they would keep their GPUs until somebody kills them by hand. A thread learns of the signal by
+    When one rank hangs, the others wait for it in a collective operation in C++, where no Python signal handler
+    runs, and would keep their GPUs until they are killed by hand. Here a thread receives the signal by
     `signal.set_wakeup_fd`, which works whatever the main thread does.
 
     Args:
@@ -284,8 +287,8 @@ class HangGuard(Callback):
 
     @contextmanager
     def active(self, trainer: Trainer) -> Iterator[None]:
-        """Guard what is done inside, which has to be called from the main thread."""
-        # Python writes a signal's number into one end, in C and at once; the thread reads the other.
+        """Guard the code inside; to be used in the main thread."""
+        # Python's C code writes a signal's number to one socket at once; the thread reads the other.
         ours, python = socket.socketpair()
         python.setblocking(False)
         previous = signal.set_wakeup_fd(python.fileno(), warn_on_full_buffer=False)
@@ -303,14 +306,14 @@ class HangGuard(Callback):
             ours.close()
 
     def _run(self, trainer: Trainer, signals: socket.socket, closing: threading.Event) -> None:
-        # Other signals, such as SIGCHLD, come by here as well.
+        # Other signals, such as SIGCHLD, are received here as well.
         number = 0
         while number not in WATCHED:
             received = signals.recv(1)
             if not received:
                 return
             number = received[0]
-        # A slow batch or validation gets HANG_TIMEOUT from its own start.
+        # The time counts from the start of the current batch, so that a slow batch is not treated as a hang.
         start = time.monotonic()
         while not closing.wait(0.2):
             if time.monotonic() - max(start, self._last_batch) > HANG_TIMEOUT:
@@ -319,10 +322,10 @@ class HangGuard(Callback):
             return
         name = signal.Signals(number).name
         note(f"{name} came, and no batch ended within {HANG_TIMEOUT:.0f} s: a process hangs, and all are killed")
-        # Whatever fails here, the process has to end.
+        # The process has to end even if this fails.
         with suppress(Exception):
             self.before_exit()
-        # The ranks that Lightning has started; those of srun are killed by it (--kill-on-bad-exit).
+        # Kill the ranks that Lightning has started; srun kills its own (--kill-on-bad-exit).
         for process in getattr(trainer.strategy.launcher, "procs", []):
             process.kill()
         os._exit(exit_code(number))

@@ -1,4 +1,4 @@
-"""Signals and the Trainer: this project's handlers stay in place."""
+"""Keeps this project's signal handlers in place while a Trainer runs."""
 
 from typing import Any
 
@@ -16,13 +16,13 @@ class _NoHandlers(_SignalConnector):
 
 
 def disable_signal_handlers(trainer: Trainer) -> None:
-    """Keep `trainer` from installing handlers of its own, which end a run anywhere and with exit code 0."""
-    # Lightning's handlers would requeue the job, checkpoint into `hpc_ckpt_*`, and end with 0 on SIGTERM.
+    """Keep `trainer` from installing its own signal handlers, which end a run at any point with exit code 0."""
+    # Lightning's handlers would also requeue the job and write checkpoints named `hpc_ckpt_*`.
     trainer._signal_connector = _NoHandlers(trainer)
 
 
 class StopEvaluation(Callback):
-    """Ends a validation or test before the next batch after a signal."""
+    """Ends a validation or a test at the first batch after a signal."""
 
     def __init__(self, watch: SignalWatch) -> None:
         self.watch = watch
