@@ -159,6 +159,8 @@ def test_the_parent_run_receives_summary_figures_and_page_and_no_chart_of_one_do
     assert page.count("<svg") == len(images) and "src=" not in page and "https://" not in page.split("<script>")[1]
     assert all(f'xlink:href="#trial-{number}"' in page for number in range(30) if number % 6 != 5)
     assert len(page) < 1.5e6
+    # Without the mode, MLflow 3.17 opens among the tools for language models.
+    assert f"#/experiments/{run.experiment_id}/runs/RUN?workflowType=machine_learning" in page
 
 
 @pytest.mark.parametrize("states", [[], [TrialState.FAIL] * 3, [TrialState.RUNNING]])

@@ -79,6 +79,12 @@ def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> 
         assert texts(figure)
 
 
+def test_axes_of_parallel_coordinates_have_round_numbers() -> None:
+    shown = texts(draw_figures(read_summary(searched(30)))["parallel_coordinates"])
+    assert {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"} <= set(shown)  # the learning rate
+    assert {"0", "0.4", "0.8"} <= set(shown) and not {"0.0251", "0.198", "0.99"} & set(shown)
+
+
 def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_momentum() -> None:
     summary = read_summary(searched(40))
     importances = estimate_importances(summary)

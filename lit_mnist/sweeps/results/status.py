@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.study.storage import STORED, is_confirmation, open_storage, open_study, study_names
-from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point, show_values
+from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_short, show_values
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import is_alive, this_host
@@ -29,7 +29,7 @@ def status(name: str, storage: str | None) -> None:
     print(f"study {name}: {done} of {summary.budget} trials finished ({summary.counts()})")
     for trial in summary.best():
         which = "best" if len(summary.objectives) == 1 else "Pareto front"
-        print(f"{which}: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
+        print(f"{which}: trial {trial.number}, {show_values(summary, trial)}; {show_short(point(trial))}")
     # Each running trial with its worker, or with what is wrong with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
     # A process is counted once, and only if it seems to be alive: the estimate below divides by their number.
@@ -47,7 +47,7 @@ def status(name: str, storage: str | None) -> None:
             f"[yellow]{problem}[/]" if problem else str(owner["worker"]),
             "" if last is None else str(last + 1),
             "" if last is None else f"{trial.intermediate_values[last]:.4g}",
-            escape(show_point(point(trial))),
+            escape(show_short(point(trial))),
         ])  # fmt: skip
     if rows:
         header = ["trial", "host", "job", "worker", "validation", "last value", "point"]

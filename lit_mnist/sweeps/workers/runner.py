@@ -205,7 +205,7 @@ def _time_spent(study: optuna.Study) -> Iterator[Callable[[], None]]:
 def _what_next(study: optuna.Study, spec: Spec, signals: SignalWatch) -> str:
     """The end of a sweep's last line: why the study is not finished, if it is not."""
     if signals.received is not None:
-        return "the same command goes on"
+        return "the same command continues it"
     if not is_finished(study) and is_out_of_time(study, spec):
         return f"its {spec.hours:g} hours are over"
     return ""
