@@ -181,6 +181,6 @@ class ReconstructionSeries(Callback):
 def show(result: Result, verb: str) -> None:
     """Print the metrics that the command `verb` has measured, and the locations of its figures."""
     rows = [[name, f"{value:.4f}"] for name, value in without_repeats(result.metrics).items()]
-    print_table(["metric", "value"], rows, f"{verb} of run {result.run_id}, {seconds(result.seconds)}")
+    print_table(["metric", "value"], rows, f"run {result.run_id}: {verb} took {seconds(result.seconds)}")
     for path in result.figures:
         print(shorten(path))

@@ -181,9 +181,10 @@ def test_the_better_value_is_darker_in_both_directions() -> None:
 
 def test_the_pareto_front_is_labelled_with_trials_and_their_parameters() -> None:
     study = make_study("two", (("val/mse", "minimize"), ("parameters", "minimize")))
-    sizes = CategoricalDistribution(["[10]", "[400]", "[90]"])
-    for choice, values in (("[10]", (0.5, 1e4)), ("[400]", (0.1, 4e5)), ("[90]", (0.6, 9e4))):
-        add(study, values, {"model.sizes": choice}, {"model.sizes": sizes})
+    space = {"model.sizes.depth": CategoricalDistribution([1]), "model.sizes.width": FloatDistribution(1, 500)}
+    for width, values in ((10, (0.5, 1e4)), (400, (0.1, 4e5)), (90, (0.6, 9e4))):
+        params = {"model.sizes.depth": 1, "model.sizes.width": width}
+        add(study, values, params, space, point={"model.sizes": [width], "model.lr": 0.1})
     labels = [text for text in texts(pareto_front(read_summary(study))) if text.startswith("trial ")]
     assert labels == ["trial 1: sizes [400]", "trial 0: sizes [10]"]
 

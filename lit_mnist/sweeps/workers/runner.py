@@ -233,7 +233,9 @@ def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
         with study_run(study, spec) as run:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))
-    say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
+    most = spec.most_trials()
+    adds = "" if most is not None and most <= trials else "; a higher --trials adds more"
+    say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do{adds}")
     attributes = study.user_attrs
     address = ""
     if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued
