@@ -7,6 +7,7 @@ from contextlib import suppress
 from lit_mnist.redaction import redact
 from lit_mnist.tracking.descriptions import COMMAND, code, describe_fit, escape, join
 from lit_mnist.tracking.mlflow_private import DESCRIPTION
+from lit_mnist.tracking.queries.metrics import without_repeats
 from lit_mnist.tracking.queries.reader import TRIAL
 from lit_mnist.tracking.run import Run
 from lit_mnist.training.config_files import config_names, config_path
@@ -45,11 +46,10 @@ def describe(
     """
     if COMMAND not in tags:
         tags = {**run.tags(), **tags}
-    ordered = sorted(metrics or (), key=lambda name: not name.startswith("best/"))[:SHOWN]
+    distinct = without_repeats(metrics or {})
+    ordered = sorted(distinct, key=lambda name: not name.startswith("best/"))[:SHOWN]
     figures = [f"figures/{path.rpartition('/')[2]}" for path in drawn]
-    text = describe_fit(
-        run.id, run.experiment_id, tags, {name: metrics[name] for name in ordered} if metrics else None, figures
-    )
+    text = describe_fit(run.id, run.experiment_id, tags, {name: distinct[name] for name in ordered}, figures)
     run.set_tags({DESCRIPTION: text})
     return tags
 

@@ -10,6 +10,7 @@ from rich.live import Live
 from rich.text import Text
 
 from lit_mnist.terminal import seconds
+from lit_mnist.tracking.queries.metrics import without_repeats
 
 REDRAW_INTERVAL = 0.2
 """Seconds between two updates of the line on a terminal."""
@@ -108,16 +109,10 @@ def _position(trainer: Trainer, epoch: int) -> str:
 
 
 def _metrics(trainer: Trainer) -> str:
-    """The latest validation metrics, then training metrics over the last epoch or, in the first one, a few steps.
-
-    Metrics that equal the loss are left out, such as `val/mse` of an autoencoder with that loss.
-    """
+    """The latest validation metrics, and training metrics of the last epoch (in the first one, of a few steps)."""
     # The values are already on the CPU, so reading them does not wait for a GPU.
     logged = {name: float(value) for name, value in sorted(trainer.callback_metrics.items())}
     val = {name: value for name, value in logged.items() if name.startswith("val/")}
     train = {name: value for name, value in logged.items() if name.startswith("train/")}
     epoch = {k.removesuffix("_epoch"): value for k, value in train.items() if k.endswith("_epoch")}
-    shown = val | (epoch or train)
-    losses = {name.partition("/")[0]: value for name, value in shown.items() if "/loss" in name}
-    kept = {k: v for k, v in shown.items() if "/loss" in k or losses.get(k.partition("/")[0]) != v}
-    return "  ".join(f"{name} {value:.4f}" for name, value in kept.items())
+    return "  ".join(f"{name} {value:.4f}" for name, value in without_repeats(val | (epoch or train)).items())

@@ -15,6 +15,7 @@ from lit_mnist.models import Autoencoder, Classifier, LitModel
 from lit_mnist.terminal import print_table, seconds, shorten
 from lit_mnist.tracking import figures
 from lit_mnist.tracking.logger import MLflowTracker
+from lit_mnist.tracking.queries.metrics import without_repeats
 from lit_mnist.tracking.run import Run
 
 CURVES = ("train/loss", "train/acc", "val/loss", "val/acc")
@@ -140,11 +141,25 @@ class ReconstructionSeries(Callback):
         self.tracker = tracker
         self._batch: Batch | None = None
 
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log an image of the untrained network: MLflow's slider opens at step 0, which would show none."""
+        validates = trainer.limit_val_batches and trainer.datamodule.sizes()["val"]  # type: ignore[attr-defined]
+        if trainer.global_step == 0 and trainer.is_global_zero and validates:
+            modes = {module: module.training for module in pl_module.modules()}
+            pl_module.eval()
+            self._log(trainer, pl_module)
+            for module, is_training in modes.items():  # parts that are frozen were in eval mode before
+                module.training = is_training
+
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Log an image after each of the first ten epochs, then after every tenth, then after every hundredth."""
         number = trainer.current_epoch + 1
         if trainer.sanity_checking or not trainer.is_global_zero or number % 10 ** (len(str(number)) - 1):
             return
+        self._log(trainer, pl_module)
+
+    def _log(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Log the eight images, as the network in eval mode reconstructs them now."""
         if self._batch is None:
             # A loader of its own: a position in the Trainer's would be part of the next checkpoint.
             self._batch = one_per_class(trainer.datamodule.val_dataloader(), 8)  # type: ignore[attr-defined]
@@ -165,7 +180,7 @@ class ReconstructionSeries(Callback):
 
 def show(result: Result, verb: str) -> None:
     """Print the metrics that the command `verb` measured, and the locations of its figures."""
-    rows = [[name, f"{value:.4f}", seconds(result.seconds)] for name, value in result.metrics.items()]
-    print_table(["metric", "value", "time"], rows, f"{verb}, run {result.run_id}")
+    rows = [[name, f"{value:.4f}"] for name, value in without_repeats(result.metrics).items()]
+    print_table(["metric", "value"], rows, f"run {result.run_id}: {verb} took {seconds(result.seconds)}")
     for path in result.figures:
         print(shorten(path))

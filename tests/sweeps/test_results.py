@@ -52,7 +52,7 @@ def test_status_shows_progress_and_running_trials(cli: Cli, study: optuna.Study)
     lines = out.splitlines()
     assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 unfinished)"
     winner = read_summary(study).best()[0]
-    assert re.match(rf"best: trial {winner.number}, best/val/acc 0\.\d+ ± 0\.\d+ ", lines[1])
+    assert re.match(rf"best: trial {winner.number}, best/val/acc 0\.\d+ ± 0\.\d+; lr ", lines[1])
     alive, stale = (next(line for line in lines if line.startswith(number)) for number in ("4 ", "5 "))
     assert alive.split()[2:5] == ["1", "2", "0.5"]
     assert "stale" in stale and "stale" not in alive
@@ -65,7 +65,7 @@ def test_the_best_configuration_reproduces_the_value_exactly(cli: Cli, study: op
     assert (code, err) == (0, "")
     assert all(run_id in out for run_id in runs(winner))
     assert f"trial {winner.number} again" in out.splitlines()[-3]
-    assert out.splitlines()[-2:] == [f"lit-mnist fit --config lrs_best{end}.yaml" for end in ("", "_seed_1")]
+    assert out.splitlines()[-2:] == [f"  lit-mnist fit --config lrs_best{end}.yaml" for end in ("", "_seed_1")]
     values = []
     for end in ("", "_seed_1"):
         result = fit(["--config", f"lrs_best{end}.yaml", *QUIET])
@@ -159,6 +159,8 @@ def test_the_parent_run_receives_summary_figures_and_page_and_no_chart_of_one_do
     assert page.count("<svg") == len(images) and "src=" not in page and "https://" not in page.split("<script>")[1]
     assert all(f'xlink:href="#trial-{number}"' in page for number in range(30) if number % 6 != 5)
     assert len(page) < 1.5e6
+    # Without the mode, MLflow 3.17 opens among the tools for language models.
+    assert f"#/experiments/{run.experiment_id}/runs/RUN?workflowType=machine_learning" in page
 
 
 @pytest.mark.parametrize("states", [[], [TrialState.FAIL] * 3, [TrialState.RUNNING]])

@@ -79,6 +79,12 @@ def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> 
         assert texts(figure)
 
 
+def test_axes_of_parallel_coordinates_have_round_numbers() -> None:
+    shown = texts(draw_figures(read_summary(searched(30)))["parallel_coordinates"])
+    assert {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"} <= set(shown)  # the learning rate
+    assert {"0", "0.4", "0.8"} <= set(shown) and not {"0.0251", "0.198", "0.99"} & set(shown)
+
+
 def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_momentum() -> None:
     summary = read_summary(searched(40))
     importances = estimate_importances(summary)
@@ -175,9 +181,10 @@ def test_the_better_value_is_darker_in_both_directions() -> None:
 
 def test_the_pareto_front_is_labelled_with_trials_and_their_parameters() -> None:
     study = make_study("two", (("val/mse", "minimize"), ("parameters", "minimize")))
-    sizes = CategoricalDistribution(["[10]", "[400]", "[90]"])
-    for choice, values in (("[10]", (0.5, 1e4)), ("[400]", (0.1, 4e5)), ("[90]", (0.6, 9e4))):
-        add(study, values, {"model.sizes": choice}, {"model.sizes": sizes})
+    space = {"model.sizes.depth": CategoricalDistribution([1]), "model.sizes.width": FloatDistribution(1, 500)}
+    for width, values in ((10, (0.5, 1e4)), (400, (0.1, 4e5)), (90, (0.6, 9e4))):
+        params = {"model.sizes.depth": 1, "model.sizes.width": width}
+        add(study, values, params, space, point={"model.sizes": [width], "model.lr": 0.1})
     labels = [text for text in texts(pareto_front(read_summary(study))) if text.startswith("trial ")]
     assert labels == ["trial 1: sizes [400]", "trial 0: sizes [10]"]
 

@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from conftest import Cli, enter_project
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
+from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 
 from lit_mnist.cli import main
@@ -24,6 +26,8 @@ from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.leases import HEARTBEAT_TIMEOUT, Leases, OwnerWatch
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 from lit_mnist.sweeps.study.study import create_or_open_study, stored_spec
+from lit_mnist.sweeps.study.study_run import study_run
+from lit_mnist.sweeps.study.trial_runs import TrialRuns
 from lit_mnist.sweeps.workers.trial import PrunedError, TrialWork, plan_trials
 from lit_mnist.sweeps.workers.worker import work_on
 from lit_mnist.tracking.process import this_host, this_process
@@ -342,6 +346,31 @@ def test_a_signal_before_the_next_trial_ends_the_work() -> None:
         watch.received = 15
         work_on(study, watch)
     assert not study.get_trials()
+
+
+def test_a_trial_of_several_seeds_is_killed_by_a_signal_until_it_continues() -> None:
+    text = spec_text(repeats=2, trials=1, flags={"trainer.max_epochs": 500})
+    study, client = create_or_open_study(open_storage(None), parse_spec(text, "small")), connect(find_store())
+
+    def status_of_group() -> str:
+        return client.get_run(study.get_trials()[0].user_attrs["group"]).info.status
+
+    seen = []
+
+    def interrupt() -> None:
+        wait_for(lambda: any(trial.intermediate_values for trial in study.get_trials()), "a validation")
+        seen.append(status_of_group())
+        watch.received = signal.SIGTERM
+
+    with study_run(study, stored_spec(study)), SignalWatch() as watch:
+        thread = threading.Thread(target=interrupt)
+        thread.start()
+        with pytest.raises(Interrupted):
+            work_on(study, watch)
+        thread.join()
+    seen.append(status_of_group())
+    TrialRuns(study, load_trial(study, 0), stored_spec(study).objectives).open_group()
+    assert [*seen, status_of_group()] == ["RUNNING", "KILLED", "RUNNING"]
 
 
 @pytest.mark.parametrize("keep", [None, "all", "none"])

@@ -178,7 +178,7 @@ def test_table_wider_than_the_terminal_names_what_it_omits(
     monkeypatch.setattr("lit_mnist.tracking.queries.compare.width", lambda: 22)
     out = cli("compare", "--study", "lrs")[1]
     assert out.splitlines()[0].split() == ["run", "best/val/acc"]
-    assert "too wide for lr: --html FILE shows all" in out
+    assert "no room for the columns lr: `--html FILE` shows all" in out
 
 
 @pytest.mark.parametrize(

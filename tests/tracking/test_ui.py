@@ -88,6 +88,7 @@ def test_links_of_the_newest_studies_are_printed_without_a_server(cli: Cli) -> N
     page = f"http://127.0.0.1:7000/#/experiments/{experiment}/runs/{run.info.run_id}?workflowType=machine_learning"
     assert (code, err) == (0, "")
     assert out.splitlines()[2:4] == ["  study b: acc 0.9", f"    {page}"] and out.splitlines()[4] == "  study a"
+    assert out.splitlines()[-1] == "`lit-mnist ui --port 7000` serves them"
     assert [run.tags["sweep.study"] for run in ClientReader(client).study_runs(1)] == ["b"]
 
 

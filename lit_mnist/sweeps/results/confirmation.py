@@ -9,7 +9,7 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.sweeps.results.plotting import show_metric
 from lit_mnist.sweeps.study.storage import confirmation_names, open_study
-from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, show_point
+from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, show_short
 from lit_mnist.tracking.queries.statistics import CONFIDENCE, Summary, holm, p_value, paired, summarise
 
 
@@ -109,7 +109,7 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
         if found.difference is not None and found.p is not None:
             worse = show_metric(metric, found.difference.mean, found.difference.interval)
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
-        lines.append(f"{text}  {show_point(found.point)}")
+        lines.append(f"{text}; {show_short(found.point)}")
     # With too few common seeds for a test, points are treated as tied.
     tied = [str(found.number) for found in confirmed[1:] if found.is_tied or found.p is None]
     if len(confirmed) == 1:

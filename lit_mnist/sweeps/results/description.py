@@ -40,6 +40,8 @@ class StudyPlace:
     """Number of validation images; None if unknown."""
     figures: Sequence[tuple[str, str]] = ()
     """Run and path of each artifact to show."""
+    most_trials: int | None = None
+    """How many trials the study can have, which of a grid is the number of its points; None without a limit."""
 
 
 def describe_study(summary: StudySummary, place: StudyPlace) -> str:
@@ -51,7 +53,8 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
     command = _without_trials(place.command)
     if left <= 0:
-        commands = {f"{command} --trials {2 * summary.budget}": "more trials"}
+        more = min(2 * summary.budget, place.most_trials or 2 * summary.budget)
+        commands = {f"{command} --trials {more}": "more trials"} if more > summary.budget else {}
     elif "--trials" in place.command:
         commands = {place.command: "the trials that are left"}
     else:
@@ -63,7 +66,8 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
         *(
-            ("" if run == place.run_id else f"The best trial, {ranked[0].number}:\n\n") + image(run, path)
+            ("" if run == place.run_id else f"Trial {ranked[0].number}, the best, on validation images:\n\n")
+            + image(run, path)
             for run, path in place.figures
         ),
     ])  # fmt: skip

@@ -43,7 +43,7 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     if len(summary.objectives) > 1:
-        print(f"Pareto front, by {summary.objectives[0]}:")
+        print(f"{len(front)} trials on the Pareto front, the best {summary.objectives[0]} first:")
     for trial in front:
         seeds = f" ({len(summary.seeds)} seeds)" if len(summary.seeds) > 1 else ""
         print(f"trial {trial.number}: {show_values(summary, trial)}{seeds}")
@@ -58,9 +58,9 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
         front = [summary.trials[confirmed[0].number]]
         print(f"the configuration is that of trial {front[0].number}, the best with the further seeds")
     paths = _write_configs(summary, front[0], out or Path(f"{name}_best.yaml"))
-    print(f"trial {front[0].number} again, from the configuration written here:")
+    print(f"to train trial {front[0].number} again, with the configuration that is now in the file:")
     for path in paths:
-        print(f"lit-mnist fit --config {path}")
+        print(f"  lit-mnist fit --config {path}")
 
 
 def export(name: str, storage: str | None, out: Path | None) -> None:

@@ -39,7 +39,7 @@ from lit_mnist.sweeps.results.plotting import (
     scale_of,
     varied_names,
 )
-from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, show
+from lit_mnist.sweeps.study.summary import StudySummary, is_allowed, point, show_short
 
 MAX_PARALLEL_AXES = 10
 MAX_SLICES = 9
@@ -287,7 +287,10 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
     figure = axes.get_figure()
     assert isinstance(figure, Figure)
     figure.draw_without_rendering()  # the layout decides where the points are
-    varied = varied_names(summary.complete)
+    # As everywhere else: layer sizes as a list, not as the depth and width of which the search space is made.
+    tried = [point(trial) for trial in summary.complete]
+    varied = [name for name in dict.fromkeys(name for values in tried for name in values)
+              if len({str(values.get(name)) for values in tried}) > 1]  # fmt: skip
     taken: list[tuple[float, float]] = []
     # Labels are on the better side of the front, where there are no trials.
     right, above = summary.upwards
@@ -297,10 +300,10 @@ def _label_front(axes: Axes, summary: StudySummary, front: Sequence[FrozenTrial]
         if len(taken) >= MAX_LABELLED or any(abs(x - a) < 150 and abs(y - b) < 14 for a, b in taken):
             continue
         taken.append((x, y))
-        values = [f"{name.rpartition('.')[2]} {show(trial.params[name])}" for name in varied[:2]
-                  if name in trial.params]  # fmt: skip
+        values = point(trial)
+        shown = show_short({name: values[name] for name in varied[:2] if name in values})
         axes.annotate(
-            f"trial {trial.number}: {', '.join(values)}" if values else f"trial {trial.number}",
+            f"trial {trial.number}: {shown}" if shown else f"trial {trial.number}",
             trial.values, xytext=(8 if right else -8, 5 if above else -5), textcoords="offset points", fontsize=8,
             ha="left" if right else "right", va="bottom" if above else "top", color=INK, parse_math=False,
             zorder=6, bbox={"boxstyle": "round,pad=0.1", "facecolor": "white", "edgecolor": "none", "alpha": 0.8},

@@ -21,8 +21,9 @@ from optuna.trial import FrozenTrial
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results.plotting import address, show_metric
 from lit_mnist.sweeps.search.spec import Spec, trial_stage
-from lit_mnist.sweeps.study.study import stored_spec
+from lit_mnist.sweeps.study.study import COMPLETE, FAIL, PRUNED, stored_spec
 from lit_mnist.sweeps.study.summary import STATES, StudySummary, point, read_summary, runs, show_point
+from lit_mnist.tracking.mlflow_private import ui_path
 
 DEFAULT_UI = "http://127.0.0.1:5000"
 """The address of `lit-mnist ui` if the store is a file."""
@@ -64,7 +65,7 @@ def page(study: optuna.Study, figures: Mapping[str, Figure], store: str, experim
         figures=shown,
         left_out=[f"{figure_name}.png" for figure_name in figures if figure_name not in shown],
         trials=[_describe(summary, spec, trial) for trial in summary.trials],
-        experiment=experiment_id,
+        run_path=ui_path(experiment_id, "RUN"),
         server=_server(store),
     )
 
@@ -89,6 +90,10 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
     for i, metric in enumerate(summary.objectives):
         value = trial.values[i] if trial.values else summary.value(trial) if i == 0 else None
         values.append("" if value is None else show_metric(metric, value, summary.interval(trial, i)))
+    result = ", ".join(f"{metric} {value}" for metric, value in zip(summary.objectives, values, strict=True))
+    reason = str(trial.user_attrs.get("reason", ""))
+    # The reason of a pruned trial includes its value.
+    outcomes = {COMPLETE: result, PRUNED: f"pruned {reason}".strip(), FAIL: f"failed: {reason}"}
     # The command that trains this point from the start, or otherwise the one that resumes its run.
     run_ids = list(runs(trial))
     command = f"lit-mnist fit --resume {run_ids[0]}" if run_ids else ""
@@ -100,8 +105,9 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
         "number": trial.number,
         "address": address(trial),
         "state": STATES[trial.state],
-        "reason": str(trial.user_attrs.get("reason", "")),
+        "reason": reason,
         "values": values,
+        "outcome": outcomes.get(trial.state, STATES[trial.state]),
         "point": show_point(point(trial)),
         "runs": run_ids,
         "command": command,

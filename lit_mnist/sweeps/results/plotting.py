@@ -89,11 +89,18 @@ class Scale:
         return (place - low) / (high - low) if high > low else 0.5
 
     def ticks(self, count: int) -> dict[str, float]:
-        """Labels and their heights: the values that were tried, or `count` values between the ends."""
+        """Labels and their heights: the values that were tried, or about `count` round numbers."""
         if not self.is_numeric or len(self.values) <= count:
             return {show(value): self.height(self.place(value)) for value in self.values}
-        spaced = np.geomspace if self.kind == "log" else np.linspace
-        return {f"{tick:.3g}": self.height(tick) for tick in spaced(self.low, self.high, count)}
+        few_decades = self.kind == "log" and self.high < 300 * self.low
+        log = LogLocator(subs=(1, 2, 5) if few_decades else (1,))
+        locator = log if self.kind == "log" else MaxNLocator(count - 1)
+        # Locators also return ticks beyond the ends. A tick at an end is kept despite rounding errors.
+        places = [tick for tick in map(float, locator.tick_values(self.low, self.high))
+                  if -1e-9 <= self.height(tick) <= 1 + 1e-9]  # fmt: skip
+        if len(places) < 2:  # an interval without round numbers
+            places = [self.low, self.high]
+        return {f"{tick:.4g}": self.height(tick) for tick in places}
 
     def apply(self, axes: Axes, which: Which) -> None:
         """Give matplotlib's axis the scale, limits, ticks and name."""

@@ -9,7 +9,7 @@ from rich.markup import escape
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.study.storage import STORED, is_confirmation, open_storage, open_study, study_names
-from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_point, show_values
+from lit_mnist.sweeps.study.summary import StudySummary, point, read_summary, seconds_left, show_short, show_values
 from lit_mnist.terminal import print_table, seconds
 from lit_mnist.tracking.pages import show_page
 from lit_mnist.tracking.process import is_alive, this_host
@@ -28,8 +28,8 @@ def status(name: str, storage: str | None) -> None:
     done, left = len(summary.finished), summary.budget - len(summary.finished)
     print(f"study {name}: {done} of {summary.budget} trials finished ({summary.counts()})")
     for trial in summary.best():
-        which = "best" if len(summary.objectives) == 1 else "Pareto front"
-        print(f"{which}: trial {trial.number}, {show_values(summary, trial)}  {show_point(point(trial))}")
+        which = "best" if len(summary.objectives) == 1 else "on the Pareto front"
+        print(f"{which}: trial {trial.number}, {show_values(summary, trial)}; {show_short(point(trial))}")
     # Each running trial with its worker, or the problem with that worker.
     running = [trial for trial in summary.trials if trial.state == TrialState.RUNNING]
     # The processes that seem to be alive, whose number is used for the estimate below.
@@ -47,21 +47,23 @@ def status(name: str, storage: str | None) -> None:
             f"[yellow]{problem}[/]" if problem else str(owner["worker"]),
             "" if last is None else str(last + 1),
             "" if last is None else f"{trial.intermediate_values[last]:.4g}",
-            escape(show_point(point(trial))),
+            escape(show_short(point(trial))),
         ])  # fmt: skip
     if rows:
         header = ["trial", "host", "job", "worker", "validation", "last value", "point"]
         if not any(row[2] for row in rows):  # outside SLURM
             header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
         print_table(header, rows)
+    attributes = open_study(opened, name).user_attrs
     if left <= 0:
-        print("finished; a higher --trials adds more")
+        # Of a grid, all points may have been tried. Whether they were is not known without reading its space.
+        is_grid, more = attributes[STORED]["sampler"] == "grid", 2 * summary.budget
+        print("finished" if is_grid else f"finished; `lit-mnist sweep {name} --trials {more}` adds more")
     elif not workers:
-        print(f"no worker is running: `lit-mnist sweep` with its spec runs the {left} trials that are left")
+        print(f"no worker is running; `lit-mnist sweep {name}` runs what is left, {left} trials")
     elif (estimate := seconds_left(summary.trials, summary.budget, len(workers))) is not None:
         count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
         print(f"about {seconds(estimate)} left with {count}")
-    attributes = open_study(opened, name).user_attrs
     if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued
         print(show_page(find_store(), attributes["experiment_id"], attributes["run_id"]))
 

@@ -113,7 +113,8 @@ class StudyPage:
         if ranked and self.images is None:
             self.images = self._count_images(ranked[0])
         shown = self._find_figures(ranked) if figures else ()
-        place = StudyPlace(self.experiment_id, self.run_id, self.command, self.images, shown)
+        most = self.spec.most_trials()
+        place = StudyPlace(self.experiment_id, self.run_id, self.command, self.images, shown, most)
         text = describe_study(summary, place)
         tags = {DESCRIPTION: text}
         if ranked:

@@ -104,12 +104,16 @@ class Spec:
         """
         if trials < 1:
             raise UsageError(f"trials: {trials} must be at least 1")
-        if self.sampler == "grid":
-            grid = self.space.grid()
-            # Given points are tried first; those that are also in the grid are not repeated.
-            size = len(grid) + sum(self.space.encode(point) not in grid for point in self.points)
-            if trials > size:
-                raise UsageError(f"trials: {trials}, but the grid has {size} points")
+        if (most := self.most_trials()) is not None and trials > most:
+            raise UsageError(f"trials: {trials}, but the grid has {most} points")
+
+    def most_trials(self) -> int | None:
+        """Return how many trials the study can have: the points of a grid, or None if there is no limit."""
+        if self.sampler != "grid":
+            return None
+        grid = self.space.grid()
+        # Given points are tried first; those that are also in the grid are not repeated.
+        return len(grid) + sum(self.space.encode(point) not in grid for point in self.points)
 
 
 def load_spec(path: str | Path) -> Spec:

@@ -216,7 +216,7 @@ def show_values(summary: StudySummary, trial: FrozenTrial) -> str:
 
 def show_point(values: Mapping[str, Any]) -> str:
     """Return a point as one line."""
-    return "  ".join(f"{name} {show(value)}" for name, value in values.items()) or "–"
+    return ", ".join(f"{name} {show(value)}" for name, value in values.items()) or "–"
 
 
 def show(value: Any) -> str:

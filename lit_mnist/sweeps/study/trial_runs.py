@@ -11,6 +11,7 @@ import json
 import shutil
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.tracking.folder import CONFIG, run_folders
@@ -149,8 +150,16 @@ class TrialRuns:
         # It exists if an earlier worker of this trial was killed after creating it.
         found = self._search(f"tags.`{ROLE}` = 'trial'")
         self.group = found[0].info.run_id if found else self._create(tags)
+        if found and found[0].info.status != "RUNNING":
+            self.client.update_run(self.group, status="RUNNING")
         self._log_point(self.group)
         return self.group
+
+    def interrupt_group(self) -> None:
+        """Set the parent run's status to KILLED, as a fit does with its own; the next worker continues both."""
+        if self.group is not None:
+            with suppress(Exception):  # the store may be away, and the time until SIGKILL short
+                self.client.set_terminated(self.group, "KILLED")
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
         """End the parent run; log the mean of each final value over the seeds, and the objectives' intervals.

@@ -190,7 +190,7 @@ def _closing_line(display: ProgressDisplay, study: optuna.Study, spec: Spec, sig
     if not is_finished(study):  # for a finished study, the best point is printed after its figures are drawn
         parts.append(display.best())
     if signals.received is not None:
-        parts.append("the same command goes on")
+        parts.append("the same command continues it")
     elif not is_finished(study) and is_out_of_time(study, spec):
         parts.append(f"its {spec.hours:g} hours are over")
     return "; ".join(filter(None, parts))
@@ -235,7 +235,9 @@ def _report_if_finished(storage: BaseStorage, spec: Spec, trials: int) -> bool:
         with study_run(study, spec) as run:
             _summarise(study, run)
         StudyPage(study, spec).finish(read_summary(study))
-    say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do; a higher --trials adds more")
+    most = spec.most_trials()
+    adds = "" if most is not None and most <= trials else "; a higher --trials adds more"
+    say(f"{ProgressDisplay(study, spec, 0).closing()}: finished, nothing left to do{adds}")
     attributes = study.user_attrs
     address = ""
     if "experiment_id" in attributes:  # a study of version 0.1 has none until it is continued

@@ -146,6 +146,7 @@ class TrialWork:
             state, reason = COMPLETE, None
         except Interrupted:
             self.trial.set_user_attr("seconds", self._total_seconds())
+            self.runs.interrupt_group()
             raise
         except PrunedError as pruned:
             state, reason = PRUNED, str(pruned)

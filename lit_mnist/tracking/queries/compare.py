@@ -286,7 +286,7 @@ def _print(found: Comparison) -> None:
         lines = [*found.metrics[:count], *found.params, *found.metrics[count:]]
         _print_rows("run", found.labels, lines, count)
     if any(any(line.marks) for line in found.metrics):
-        print("* the best")
+        print("* the best of its metric")
     if found.differences:
         print()
         title, others = f"minus {found.labels[0]}", found.labels[1:]
@@ -315,7 +315,7 @@ def _print_rows(title: str, labels: Sequence[str], lines: Sequence[Line], least:
     print_table([title, *(escape(line.name) for line in shown)], rows)
     if len(shown) < len(lines):
         names = ", ".join(line.name for line in lines[len(shown) :])
-        print(f"too wide for {names}: --html FILE shows all")
+        print(f"no room for the columns {names}: `--html FILE` shows all")
 
 
 def _cell(line: Line, i: int) -> str:

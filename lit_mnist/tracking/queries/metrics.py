@@ -5,6 +5,7 @@ All commands, tables and figures that rank or format values use these functions.
 
 import math
 import re
+from collections.abc import Mapping
 
 HIGHER_IS_BETTER = {"acc", "accuracy"}
 LOWER_IS_BETTER = {"loss", "mse", "error"}
@@ -40,6 +41,12 @@ def sort_value(metric: str, value: float, goal: str = "") -> float:
 def is_share(metric: str) -> bool:
     """True if the metric is a share from 0 to 1, which is shown in percent."""
     return bool(_words(metric) & HIGHER_IS_BETTER)
+
+
+def without_repeats(metrics: Mapping[str, float]) -> dict[str, float]:
+    """Return the metrics without those that repeat the loss beside them, as an autoencoder's `val/mse` does."""
+    losses = {name.rpartition("/")[0]: value for name, value in metrics.items() if "/loss" in name}
+    return {k: v for k, v in metrics.items() if "/loss" in k or losses.get(k.rpartition("/")[0]) != v}
 
 
 def _words(metric: str) -> set[str]:

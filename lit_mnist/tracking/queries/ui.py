@@ -7,7 +7,7 @@ import sys
 
 from lit_mnist.errors import UsageError
 from lit_mnist.tracking.mlflow_private import ui_path
-from lit_mnist.tracking.pages import HOST, has_own_ui, run_page, ui_address
+from lit_mnist.tracking.pages import HOST, PORT, has_own_ui, run_page, ui_address
 from lit_mnist.tracking.provenance import user_name
 from lit_mnist.tracking.queries.reader import RESULT, STUDY, open_reader
 from lit_mnist.tracking.store import POOL, Store, connect, find_store, with_time_limit
@@ -43,7 +43,9 @@ def serve(port: int, links_only: bool = False) -> None:
     store = find_store()
     if links_only or has_own_ui(store):
         print_links(store, port)
-        if not links_only:
+        if not has_own_ui(store):
+            print(f"`lit-mnist ui{f' --port {port}' if port != PORT else ''}` serves them")
+        elif not links_only:
             print("the store is a server with a UI of its own: nothing to start")
         return
     with socket.socket() as probe:
