@@ -4,7 +4,7 @@ from lit_mnist.errors import UsageError
 from lit_mnist.terminal import Parser, quiet
 
 MOST_SEEDS = 10_000
-"""More are a typing error, whose list of seeds could fill the memory."""
+"""A larger number is a typing error, and its list of seeds could fill the memory."""
 
 
 def reproduce(arguments: list[str]) -> None:
