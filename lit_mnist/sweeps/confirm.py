@@ -77,6 +77,7 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
         run_spec(confirmation, workers, url)
     for line in verdict(summary, read_confirmation(storage, name)):
         say(line)
+    say(f"next: lit-mnist sweep best {name}")
 
 
 def _confirmations(

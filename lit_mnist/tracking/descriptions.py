@@ -64,6 +64,7 @@ def describe_fit(
     tags: Mapping[str, str],
     metrics: Mapping[str, float] | None = None,
     figures: Sequence[str] = (),
+    can_resume: bool = True,
 ) -> str:
     """Return the description of a fit's run: its result, its commands, its study, its figures.
 
@@ -73,6 +74,7 @@ def describe_fit(
         tags: The run's tags.
         metrics: Its results; None while it runs.
         figures: Artifacts to show.
+        can_resume: False if it has ended and kept no checkpoint to resume from.
 
     """
     shown = {name: f"{value:.4f}" for name, value in (metrics or {}).items()}
@@ -86,6 +88,9 @@ def describe_fit(
     command = code(tags[COMMAND]) if COMMAND in tags else ""
     resume = (
         f"Go on with it, after an interruption or with more epochs:\n\n{code(f'lit-mnist fit --resume {run_id}')}"
+        if can_resume
+        else "It cannot be resumed with more epochs, since its last checkpoint was not kept: the command above"
+        " trains it again. A sweep keeps the checkpoints of its trials with `--keep-checkpoints all`."
     )
     # The link comes first, since the UI shows only the first lines until the description is unfolded.
     return join([study + (reached or "in training"), command, resume, *(image(run_id, name) for name in figures)])

@@ -33,7 +33,11 @@ def command_tag(arguments: Sequence[str], tags: Mapping[str, str]) -> dict[str, 
 
 
 def describe(
-    run: Run, tags: Mapping[str, str], metrics: Mapping[str, float] | None = None, drawn: Sequence[str] = ()
+    run: Run,
+    tags: Mapping[str, str],
+    metrics: Mapping[str, float] | None = None,
+    drawn: Sequence[str] = (),
+    can_resume: bool = True,
 ) -> Mapping[str, str]:
     """Set the run's description, at the start and again with the results; returns the run's tags.
 
@@ -42,6 +46,7 @@ def describe(
         tags: Tags that it was created with; none for a resumed run.
         metrics: Its results; None while it runs.
         drawn: Locations of its figures.
+        can_resume: False if it has ended and kept no checkpoint to resume from.
 
     """
     if COMMAND not in tags:
@@ -49,7 +54,8 @@ def describe(
     distinct = without_repeats(metrics or {})
     ordered = sorted(distinct, key=lambda name: not name.startswith("best/"))[:SHOWN]
     figures = [f"figures/{path.rpartition('/')[2]}" for path in drawn]
-    text = describe_fit(run.id, run.experiment_id, tags, {name: distinct[name] for name in ordered}, figures)
+    shown = {name: distinct[name] for name in ordered}
+    text = describe_fit(run.id, run.experiment_id, tags, shown, figures, can_resume)
     run.set_tags({DESCRIPTION: text})
     return tags
 

@@ -6,6 +6,8 @@ import inspect
 import io
 import json
 import logging
+import os
+import shlex
 import shutil
 import tempfile
 import warnings
@@ -28,7 +30,7 @@ from lit_mnist.tracking.provenance import package_versions
 from lit_mnist.tracking.queries.lookup import fetched, find_run
 from lit_mnist.tracking.queries.reader import STUDY_RUN
 from lit_mnist.tracking.run import Run
-from lit_mnist.tracking.store import connect, find_store
+from lit_mnist.tracking.store import URI, connect, find_store
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.evaluate import loaded_run
 
@@ -124,8 +126,17 @@ def export(
     example = path.with_name(f"{path.stem}_example.npz")
     # Lets a user check that the network computes the same results on another machine.
     np.savez(example, input=exported.example, output=exported.expected(exported.example))
-    print(f"{path}: {path.stat().st_size:,} bytes, within {difference:.0e} of the checkpoint")
+    print(f"{path}: {path.stat().st_size:,} bytes, {_show(difference)}")
     print(f"{example}: {EXAMPLES} images and the network's output for them")
+
+
+def _show(difference: float) -> str:
+    """Say how far outputs are from those of the checkpoint."""
+    return (
+        "outputs equal the checkpoint's"
+        if difference == 0
+        else f"outputs within {difference:.0e} of the checkpoint's"
+    )
 
 
 def trace(model: LitModel, example: Images, description: dict[str, Any]) -> Exported:
@@ -276,7 +287,7 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
             pip_requirements=[f"{name}=={versions[name]}" for name in ("torch", "numpy", "mlflow")],
         )
     loaded = mlflow.pyfunc.load_model(info.model_uri)
-    print(f"{info.model_uri}: within {check(exported, loaded.predict):.0e} of the checkpoint")
+    print(f"{info.model_uri}: {_show(check(exported, loaded.predict))}")
     if register is not None:
         try:
             with contextlib.redirect_stderr(io.StringIO()):  # MLflow prints a message there
@@ -287,8 +298,10 @@ def _log_to_mlflow(exported: Exported, run: Run, output: Path | None, register: 
         if is_best:
             run.client.set_registered_model_alias(register, CHAMPION, version)
         name = f"models:/{register}@{CHAMPION}" if is_best else f"models:/{register}/{version}"
-        print(f"{name}: version {version}")
-        print(f"mlflow models serve --env-manager local --host 127.0.0.1 --model-uri {name}")
+        # A shell without the variable would look for the model in a store of its own, a new `mlflow.db`.
+        where = "" if os.environ.get(URI) else f"{URI}={shlex.quote(run.store.uri)} "
+        print(f"{name}: version {version}; to serve it:")
+        print(f"  {where}mlflow models serve --env-manager local --host 127.0.0.1 --port 5001 --model-uri {name}")
     if output is not None:
         with tempfile.TemporaryDirectory() as folder:
             shutil.copytree(mlflow.artifacts.download_artifacts(info.model_uri, dst_path=folder), output)

@@ -327,7 +327,7 @@ def _train(setup: _Setup, run: Run | None) -> Result | None:
     if point is not None or (minutes is not None and took >= 60 * minutes):
         # Checkpoints that an interruption or an upload during training has logged for a resume.
         delete_left_out(run, keep)
-    return _conclude(setup, run, took)
+    return _conclude(setup, run, took, can_resume=keep == "all")
 
 
 def _log_files(run: Run, keep: str = "all", copy: bool = False) -> None:
@@ -338,7 +338,7 @@ def _log_files(run: Run, keep: str = "all", copy: bool = False) -> None:
             run.log_file(path, str(path.relative_to(run.folder).parent))
 
 
-def _conclude(setup: _Setup, run: Run, took: float) -> Result:
+def _conclude(setup: _Setup, run: Run, took: float, can_resume: bool) -> Result:
     """Print the profiler's report; log the best validation value, and the figures of the best checkpoint."""
     trainer, cli, best = setup.trainer, setup.cli, setup.best
     profiler = trainer.profiler  # type: ignore[attr-defined]
@@ -355,5 +355,5 @@ def _conclude(setup: _Setup, run: Run, took: float) -> Result:
         metrics[f"best/{best.monitor}"] = float(best.best_model_score)
         run.log_metrics({f"best/{best.monitor}": float(best.best_model_score)}, checkpoint["global_step"])
     drawn = fit_figures(run, cli.model, cli.datamodule) if cli.config["tracking"].figures else []
-    describe(run, setup.tags, metrics, drawn)
+    describe(run, setup.tags, metrics, drawn, can_resume)
     return Result(run.id, metrics, took, drawn)

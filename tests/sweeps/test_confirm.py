@@ -60,8 +60,10 @@ def test_leaders_are_trained_with_new_seeds_and_more_seeds_train_only_the_new_on
     assert code == 0, err
     names = confirmation_names(storage, "small")
     assert len(names) == 2 and len(trial_runs(open_study(storage, names[1]))) == 2  # seed 3 of each leader
-    assert "confirmed with 3 seeds that the search had not used (val/acc):" in out
-    assert out.splitlines()[-1].startswith(f"trial {read_confirmation(storage, 'small')[0].number} ")
+    assert "confirmed with 3 seeds that the search had not used (val/acc, trials of the study small):" in out
+    assert "best: " not in out  # of the confirmation, whose trials have other numbers
+    assert out.splitlines()[-2].startswith(f"trial {read_confirmation(storage, 'small')[0].number} ")
+    assert out.splitlines()[-1] == "next: lit-mnist sweep best small"
 
     code, out, _ = cli("sweep", "best", "small")
     assert code == 0 and "confirmed with 3 seeds" in out

@@ -388,6 +388,8 @@ def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, 
     kept = [
         sorted(Path(item.path).name for item in client.list_artifacts(run_id, "checkpoints")) for run_id in ids
     ]
+    pages = [client.get_run(run_id).data.tags["mlflow.note.content"] for run_id in ids]
+    assert all((f"fit --resume {ids[i]}" in pages[i]) == (keep == "all") for i in range(2))
     both = ["best.ckpt", "last.ckpt"]
     assert kept == {None: [["best.ckpt"], []], "all": [both, both], "none": [[], []]}[keep]
     assert cli("sweep", "best", "small")[0] == 0

@@ -169,7 +169,7 @@ def test_no_objective_is_left_out_however_narrow_the_terminal(
         _run({"lr": trial, "a_long_name_of_a_parameter": trial}, 0, metrics, tags)
     rows = cli("compare", "--study", "two")[1].splitlines()
     assert rows[0].split() == ["run", "val/acc", "parameters"]
-    assert rows[1].split()[1:] == ["5", "0.8333*", "600.0"] and rows[6].split()[3] == "100.0*"
+    assert rows[1].split()[1:] == ["5", "0.8333*", "600"] and rows[6].split()[3] == "100*"
 
 
 def test_table_wider_than_the_terminal_names_what_it_omits(

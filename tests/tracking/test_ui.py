@@ -81,6 +81,8 @@ def test_links_of_the_newest_studies_are_printed_without_a_server(cli: Cli) -> N
     store = find_store()
     client = connect(store)
     experiment = experiment_id(client, store, "sweeps/a")
+    confirmation = {"sweep.role": "study", "sweep.study": "a/confirm-1", "mlflow.parentRunId": "a" * 32}
+    client.create_run(experiment, tags=confirmation)
     for name in ("a", "b"):
         tags = {"sweep.role": "study", "sweep.study": name, **({"sweep.result": "acc 0.9"} if name == "b" else {})}
         run = client.create_run(experiment, tags=tags)
@@ -88,7 +90,7 @@ def test_links_of_the_newest_studies_are_printed_without_a_server(cli: Cli) -> N
     page = f"http://127.0.0.1:7000/#/experiments/{experiment}/runs/{run.info.run_id}?workflowType=machine_learning"
     assert (code, err) == (0, "")
     assert out.splitlines()[2:4] == ["  study b: acc 0.9", f"    {page}"] and out.splitlines()[4] == "  study a"
-    assert out.splitlines()[-1] == "`lit-mnist ui --port 7000` serves them"
+    assert out.splitlines()[-1] == "`lit-mnist ui --port 7000` serves them" and "confirm" not in out
     assert [run.tags["sweep.study"] for run in ClientReader(client).study_runs(1)] == ["b"]
 
 

@@ -139,15 +139,16 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    command = [
-        sys.executable, "-m", "mlflow", "models", "serve", "--model-uri", "models:/digits@champion",
-        "--env-manager", "local", "--host", "127.0.0.1", "--port", str(port),
-    ]  # fmt: skip
-    environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"} | {"MLFLOW_TRACKING_URI": find_store().uri}
+    # The command as it is printed, in a shell that knows nothing of the store.
+    [command] = [line.replace("5001", str(port)) for line in out.splitlines() if "mlflow models serve" in line]
+    environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment.pop("MLFLOW_TRACKING_URI", None)
     # MLflow starts `uvicorn` by name: as after `source .venv/bin/activate`.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (project / "served.log").open("w") as log:
-        server = subprocess.Popen(command, stdout=log, stderr=log, env=environment, start_new_session=True)
+        server = subprocess.Popen(
+            command, shell=True, stdout=log, stderr=log, env=environment, start_new_session=True
+        )
     try:
         wait_for(lambda: _answers(port), "a served model")
         images = np.random.default_rng(0).random((3, 1, 28, 28), dtype=np.float32)

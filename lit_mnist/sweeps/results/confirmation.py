@@ -101,13 +101,15 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
     if not confirmed:
         return []
     metric, best = summary.objectives[0], confirmed[0]
-    lines = [f"confirmed with {len(best.by_seed)} seeds that the search had not used ({metric}):"]
+    unused = f"{len(best.by_seed)} seeds that the search had not used"
+    lines = [f"confirmed with {unused} ({metric}, trials of the study {summary.name}):"]
     for found in confirmed:
         text = f"  trial {found.number}: {show_metric(metric, found.summary.mean, found.summary.interval)}"
         if len(found.by_seed) < len(best.by_seed):
             text += f" ({len(found.by_seed)} seeds)"
         if found.difference is not None and found.p is not None:
-            worse = show_metric(metric, found.difference.mean, found.difference.interval)
+            # Of two percentages: 90 % is not 10 % worse than 100 %, but 10 points.
+            worse = show_metric(metric, found.difference.mean, found.difference.interval).replace(" %", " points")
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
         lines.append(f"{text}; {show_short(found.point)}")
     # With too few common seeds for a test, points are treated as tied.

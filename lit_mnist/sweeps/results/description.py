@@ -94,7 +94,9 @@ def closing_lines(summary: StudySummary, page: str, images: int | None = None) -
         images: Number of validation images, for the interval; None if unknown.
 
     """
-    if not (ranked := best_first(summary)):
+    ranked = best_first(summary)
+    # A confirmation numbers its trials differently: its results are shown for the trials of the study that it confirms.
+    if not ranked or is_confirmation(summary.name):
         return [page] if page else []
     best, values = ranked[0], show_values(summary, ranked[0])
     if len(summary.objectives) == 1:
@@ -102,9 +104,7 @@ def closing_lines(summary: StudySummary, page: str, images: int | None = None) -
     lines = [f"best: trial {best.number}, {values}; {show_short(point(best))}"]
     if len(ranked) > 1 < len(summary.objectives):
         lines.append(f"      of {len(ranked)} on the Pareto front, the one with the best {summary.objectives[0]}")
-    # A confirmation has no next command: its results are shown for the study that it confirms.
-    following = [] if is_confirmation(summary.name) else [f"next: {next(iter(next_commands(summary)))}"]
-    return [*lines, *([page] if page else []), *following]
+    return [*lines, *([page] if page else []), f"next: {next(iter(next_commands(summary)))}"]
 
 
 def best_first(summary: StudySummary) -> list[FrozenTrial]:

@@ -233,6 +233,9 @@ def _judge(difference: Summary | None, upwards: bool | None) -> Mark:
 def _number_line(name: str, summaries: Sequence[Summary | None], marks: Sequence[Mark], sign: str = "") -> Line:
     """Return a line of means with intervals; with `sign` "+", positive numbers have a sign too."""
     cells = [MISSING if s is None else show_mean(s.mean, s.interval, sign) for s in summaries]
+    if all(s is None or (s.interval is None and s.mean.is_integer()) for s in summaries):
+        # Counts, such as epochs: without the decimals that other small numbers have.
+        cells = [MISSING if s is None else f"{s.mean:{sign},.0f}" for s in summaries]
     return Line(name, cells, cells, [None if s is None else s.mean for s in summaries], marks)
 
 

@@ -90,7 +90,7 @@ def group_runs(runs: Sequence[RunData], reader: Reader) -> list[Group]:
         tags, label = same[0].tags, same[0].id[:8]
         if TRIAL in tags:
             # Trials of several studies are distinguished by the study's name.
-            label = f"{'trial' if one_study else tags.get(STUDY)} {tags[TRIAL]}"
+            label = f"trial {tags[TRIAL]}" if one_study else f"{tags.get(STUDY)} trial {tags[TRIAL]}"
         groups.append(Group(label, same))
     return groups
 

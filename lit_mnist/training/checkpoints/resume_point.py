@@ -136,7 +136,10 @@ def find_resume_point(run: FoundRun, model: LitModel, sent: Mapping[str, Any] | 
     if sent is None:
         checkpoint = choose_checkpoint(folder, model)
         if checkpoint is None and run.status == "FINISHED":  # it would restart and replace its logged results
-            raise UserError(f"run {run.id} is finished and kept no checkpoint to resume from (keep_checkpoints)")
+            raise UserError(
+                f"run {run.id} is finished and kept no checkpoint to resume from: train it again, with"
+                " --tracking.keep_checkpoints all, or `lit-mnist sweep --keep-checkpoints all`"
+            )
     elif (path := folder / LAST).exists():
         checkpoint = Checkpoint(path, read_checkpoint(path, model), sent["best_is_lost"])
     else:
