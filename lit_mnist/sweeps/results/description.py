@@ -95,7 +95,7 @@ def closing_lines(summary: StudySummary, page: str, images: int | None = None) -
 
     """
     ranked = best_first(summary)
-    # A confirmation numbers its trials differently: its results are shown for the trials of the study that it confirms.
+    # A confirmation numbers its trials differently: its results are shown for those of its study.
     if not ranked or is_confirmation(summary.name):
         return [page] if page else []
     best, values = ranked[0], show_values(summary, ranked[0])

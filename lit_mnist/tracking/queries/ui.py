@@ -22,7 +22,7 @@ def print_links(store: Store, port: int) -> None:
     print(f"  all experiments   {ui_address(store, port)}{ui_path('')}")
     # The runs of studies have summary, figures and links to the trials.
     studies = open_reader(store).study_runs(3 * MOST_STUDIES)
-    # The results of a confirmation are on the page of its study, whose run is the parent of the confirmation's run.
+    # The results of a confirmation are on the page of its study, the parent of the confirmation's run.
     for run in [run for run in studies if "mlflow.parentRunId" not in run.tags][:MOST_STUDIES]:
         result = f": {run.tags[RESULT]}" if RESULT in run.tags else ""
         print(f"  study {run.tags[STUDY]}{result}\n    {run_page(store, run.experiment_id, run.id, port)}")
