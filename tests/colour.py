@@ -1,6 +1,6 @@
-"""A dataset of another shape than MNIST's: seven classes of real digits, 32×32, in colour.
+"""A dataset with other images and classes than MNIST: real digits from zero to six, 32×32, in colour.
 
-`write_colour` writes its files. The data module is all that a dataset outside of the package needs.
+`write_colour` writes its files. A dataset outside of the package needs no more than the data module.
 """
 
 from pathlib import Path

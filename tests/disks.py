@@ -1,4 +1,4 @@
-"""A small file system that a test can fill."""
+"""A small file system that a test can fill up."""
 
 import shutil
 import subprocess
@@ -8,7 +8,7 @@ import pytest
 
 
 def on_small_disk(folder: Path, megabytes: int, command: list[str]) -> list[str]:
-    """Returns `command` wrapped to run on a small tmpfs at `folder`; skips the test if mounting is not allowed."""
+    """Wrap `command` so that it runs on a small tmpfs at `folder`; skips the test if mounting is not permitted."""
     mount = f'mount -t tmpfs -o size={megabytes}m tmpfs "$0" && cd "$0" && exec "$@"'
     folder.mkdir()
     prefix = ["unshare", "-rm", "sh", "-c", mount, str(folder)]

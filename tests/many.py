@@ -1,4 +1,4 @@
-"""Stores with many runs and experiments, written into the database: through MLflow each would take some 10 ms."""
+"""Many runs and experiments, written directly to a store's database: MLflow takes about 10 ms for each."""
 
 import sqlite3
 from collections.abc import Callable
@@ -10,13 +10,13 @@ Row = dict[str, Any]
 
 
 def copy_runs(path: Path, source: str, count: int, change: Callable[[int, str, Row], bool]) -> list[str]:
-    """Copy a run `count` times; returns the copies' ids.
+    """Copy a run `count` times; returns the ids of the copies.
 
     Args:
         path: The SQLite file.
         source: The run's id.
         count: How many copies.
-        change: Given the copy's number, the table and the row, adapts the row; False leaves the row out.
+        change: Called with the copy's number, the table and the row: changes the row, or leaves it out (False).
 
     """
     ids = [f"{number:08x}{'c' * 24}" for number in range(count)]
@@ -30,7 +30,7 @@ def copy_runs(path: Path, source: str, count: int, change: Callable[[int, str, R
 
 
 def add_experiments(path: Path, count: int) -> None:
-    """Add empty experiments, all newer than those that are there."""
+    """Add `count` empty experiments, all newer than the existing ones."""
     with closing(sqlite3.connect(path)) as database, database:
         database.row_factory = sqlite3.Row
         row = dict(database.execute("SELECT * FROM experiments WHERE experiment_id = 0").fetchone())
@@ -45,5 +45,5 @@ def add_experiments(path: Path, count: int) -> None:
 
 def _insert(database: sqlite3.Connection, table: str, rows: list[Row]) -> None:
     if rows:
-        names, places = ", ".join(rows[0]), ", ".join(f":{name}" for name in rows[0])
-        database.executemany(f"INSERT INTO {table} ({names}) VALUES ({places})", rows)
+        columns, placeholders = ", ".join(rows[0]), ", ".join(f":{name}" for name in rows[0])
+        database.executemany(f"INSERT INTO {table} ({columns}) VALUES ({placeholders})", rows)

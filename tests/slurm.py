@@ -1,4 +1,4 @@
-"""A real SLURM with two nodes on this machine's loopback, without systemd and accounting."""
+"""A real SLURM with two nodes on this machine's loopback interface, without systemd and accounting."""
 
 import os
 import secrets
@@ -20,7 +20,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-# SLURM waits for the expiry of a job's credential before it starts the job again: 120 s by default.
+# SLURM waits until a job's credential expires, 120 s by default, before it starts the job again.
 AuthInfo=socket={folder}/munge.sock,cred_expire=5
 CommunicationParameters=NoInAddrAny,NoCtldInAddrAny
 SlurmctldPort={port}
@@ -54,16 +54,16 @@ PartitionName=urgent Nodes=ALL MaxTime=INFINITE State=UP PriorityTier=10
 
 
 def slurm(*arguments: str) -> str:
-    """What one of SLURM's commands prints; SLURM_CONF must be set."""
+    """Run one of SLURM's commands and return its output; SLURM_CONF must be set."""
     return subprocess.run(arguments, capture_output=True, text=True, check=True, timeout=60).stdout
 
 
 @contextmanager
 def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]:
-    """Start munge, the controller and two nodes; yields the environment that its commands need.
+    """Start munge, the controller and two nodes; yields the environment that SLURM's commands need.
 
-    With `nodes="named"`, the jobs of a node see the node's name as that of their host. With `nodes="containers"`,
-    both nodes have one host name, and each numbers its processes for itself.
+    With `nodes="named"`, jobs see the name of their node as the host name. With `nodes="containers"`, both nodes
+    have the same host name, and each has a PID namespace of its own.
     """
     (folder / "state").mkdir(parents=True)
     folder.chmod(0o755)
@@ -71,7 +71,7 @@ def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]
     configuration, hosts = folder / "slurm.conf", folder / "hosts"
     configuration.write_text(CONFIGURATION.format(folder=folder, port=base, n1=base + 1, n2=base + 2))
     environment = {"SLURM_CONF": str(configuration)}
-    everything = {**os.environ, **environment}
+    full_environment = {**os.environ, **environment}
     key = folder / "munge.key"
     key.write_bytes(secrets.token_bytes(128))
     key.chmod(0o400)
@@ -81,24 +81,24 @@ def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]
     subprocess.run(start, check=True, capture_output=True)
     containers: list[subprocess.Popen[bytes]] = []
     try:
-        subprocess.run(["slurmctld", "-c"], check=True, env=everything, capture_output=True)
+        subprocess.run(["slurmctld", "-c"], check=True, env=full_environment, capture_output=True)
         for node in ("n1", "n2"):
             (folder / f"spool.{node}").mkdir()
             command = ["slurmd", "-N", node]
             if nodes == "containers":
-                # In the foreground, since its file with the number of its process would mean another one out here.
+                # In the foreground (-D): the number in a PID file would be that of the namespace.
                 inside = ["unshare", "--pid", "--fork", "--kill-child", "--mount-proc", "slurmd", "-D", "-N", node]
-                containers.append(subprocess.Popen(inside, env=everything, stderr=subprocess.DEVNULL))
+                containers.append(subprocess.Popen(inside, env=full_environment, stderr=subprocess.DEVNULL))
                 continue
             if nodes == "named":
-                # slurmd looks up the address of its host's name.
+                # slurmd resolves the host name to an address.
                 hosts.write_text(Path("/etc/hosts").read_text() + "\n127.0.0.1 n1 n2\n")
                 steps = f"mount --bind {hosts} /etc/hosts && hostname {node} && exec slurmd -N {node}"
                 command = ["unshare", "--uts", "--mount", "sh", "-c", steps]
-            subprocess.run(command, check=True, env=everything, capture_output=True)
+            subprocess.run(command, check=True, env=full_environment, capture_output=True)
         for _ in range(150):
             shown = subprocess.run(
-                ["sinfo", "-h", "-p", "main", "-o", "%T"], env=everything, capture_output=True, text=True
+                ["sinfo", "-h", "-p", "main", "-o", "%T"], env=full_environment, capture_output=True, text=True
             )
             if set(shown.stdout.split()) == {"idle"}:
                 break
@@ -110,7 +110,7 @@ def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]
         yield environment
     finally:
         subprocess.run(
-            ["scancel", "--user", "root", "--signal", "KILL", "--full"], env=everything, capture_output=True
+            ["scancel", "--user", "root", "--signal", "KILL", "--full"], env=full_environment, capture_output=True
         )
         for container in containers:
             container.kill()
@@ -121,6 +121,6 @@ def cluster(folder: Path, nodes: Nodes = "plain") -> Iterator[Mapping[str, str]]
                 process.terminate()
                 try:
                     process.wait(10)
-                except psutil.TimeoutExpired:  # one that waits for a job's end, or was stopped by a test
+                except psutil.TimeoutExpired:  # it waits for the end of a job, or a test has suspended it
                     process.kill()
         shutil.rmtree(folder / "state", ignore_errors=True)

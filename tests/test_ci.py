@@ -1,4 +1,4 @@
-"""Continuous integration starts with what a new user does: a machine without datasets, servers or settings."""
+"""The first step of continuous integration runs as for a new user: without datasets, servers and settings."""
 
 import os
 import subprocess

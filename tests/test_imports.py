@@ -40,7 +40,7 @@ FORBIDDEN = {
 }
 """Package or module to what it must not import; names without a dot are libraries or packages of lit_mnist."""
 EXEMPT = {
-    # A command, which stands above the journal: it asks which run is meant.
+    # The command `sync` uses the journal, and looks up the run that its argument names.
     ("lit_mnist.tracking.journal.sync", "tracking.queries"),
 }
 PRIVATE = {
@@ -50,7 +50,7 @@ PRIVATE = {
 }
 """Library to the one module or package that may use its private names."""
 DOCUMENTED = {"_exit", "_replace"}
-"""Names of Python's own library that begin with an underscore and are documented: of os, and of named tuples."""
+"""Documented names of Python's standard library that begin with an underscore: in `os`, and of named tuples."""
 HEAVY = {
     "pydantic",
     "torch",
@@ -70,7 +70,7 @@ def _tree(module: str) -> ast.Module:
 
 
 def _imports(module: str) -> Iterator[str]:
-    """Every module, and every name in one, that the module imports: at its top or anywhere in it."""
+    """Every module, and every name of a module, that the module imports, at the top or inside a function."""
     for node in ast.walk(_tree(module)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
@@ -96,7 +96,7 @@ def test_imports_run_one_way(package: str) -> None:
     assert not wrong
 
 
-def test_no_modules_import_each_other_in_a_circle() -> None:
+def test_there_are_no_import_cycles() -> None:
     graph = {
         module: {
             name if name in MODULES else name.rpartition(".")[0]
@@ -111,8 +111,8 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
         for targets in reached.values():
             if middle in targets:
                 targets |= reached[middle]
-    circles = {frozenset(other for other in reached[module] if module in reached[other]) for module in MODULES}
-    assert [sorted(circle) for circle in circles if circle] == []
+    cycles = {frozenset(other for other in reached[module] if module in reached[other]) for module in MODULES}
+    assert [sorted(cycle) for cycle in cycles if cycle] == []
 
 
 def test_private_names_of_other_libraries_are_used_in_one_module_each() -> None:
@@ -156,18 +156,18 @@ def _private_names_defined(module: str) -> Iterator[str]:
 
 
 def test_help_imports_nothing_heavy() -> None:
-    questions = [["--help"], ["--version"], ["fit"], *([command, "--help"] for command in COMMANDS)]
+    calls = [["--help"], ["--version"], ["fit"], *([command, "--help"] for command in COMMANDS)]
     program = (
         "import sys\n"
         "from lit_mnist.cli import main\n"
-        f"for question in {questions!r}:\n"
+        f"for call in {calls!r}:\n"
         "    try:\n"
-        "        code = main(question)\n"
+        "        code = main(call)\n"
         "    except SystemExit as exit:\n"
         "        code = exit.code\n"
-        "    assert code == 0, question\n"
+        "    assert code == 0, call\n"
         "print(*sys.modules, file=sys.stderr)\n"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert not HEAVY & set(done.stderr.split())
-    assert all(done.stdout.count(f"usage: lit-mnist {question[0]}") for question in questions[2:])
+    assert all(done.stdout.count(f"usage: lit-mnist {call[0]}") for call in calls[2:])

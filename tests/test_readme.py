@@ -1,7 +1,7 @@
 """The commands of README.md and docs/ are valid, and those that take seconds run as they are written.
 
 A block of commands that needs a server, full data or minutes has a comment on the line before it, such as
-`<!-- not run: needs SLURM -->`. Its commands are parsed all the same.
+`<!-- not run: needs SLURM -->`. The arguments of its commands are checked, but they are not run.
 """
 
 import re
@@ -25,16 +25,17 @@ BLOCK = re.compile(
 )
 TARGETS = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
 LONG = ("ui", "reproduce", "data", "submit", "jobs")
-"""Commands that are not called to check their arguments: they serve, train, download or need SLURM."""
+"""Commands that are not called to check their arguments, since they serve, train, download or need SLURM."""
 MINI = ["--data", "MiniMNISTDataModule", "--data.train_size", "null", "--data.train_per_class", "40"]
 SHORTER = {
     "fit": [*MINI, "--trainer.max_steps", "2", "--trainer.limit_val_batches", "1"],
     "sweep": ["--trials", "2"],
 }
+"""Flags that shorten a command."""
 
 
 def _commands(page: str, run: bool | None = None) -> list[list[str]]:
-    """The commands of a page's bash blocks as words; with `run`, of those that are to be run, or are not."""
+    """The commands in a page's bash blocks, split into words; `run` selects blocks to run or not to run."""
     lines = [
         line
         for block in BLOCK.finditer(PAGES[page])
@@ -47,7 +48,7 @@ def _commands(page: str, run: bool | None = None) -> list[list[str]]:
 @pytest.mark.parametrize("page", PAGES)
 def test_the_commands_of_a_page_are_valid(page: str, cli: Cli, project: Path) -> None:
     """In an empty project a command may fail because there is no run, but not because of its arguments."""
-    assert not re.findall(r"\{[A-Z_]+\}", PAGES[page]), "a figure is left open"
+    assert not re.findall(r"\{[A-Z_]+\}", PAGES[page]), "a placeholder has no value"
     for program, *words in _commands(page):
         if program == "make":
             assert {word for word in words if "=" not in word} <= TARGETS, words
@@ -63,7 +64,7 @@ def test_the_commands_of_a_page_are_valid(page: str, cli: Cli, project: Path) ->
             flags = [word for word in words if word not in ("--offline", "--help.fields")]
             flags = [
                 "zhang/cnn" if word.startswith("mine/") else word for word in flags
-            ]  # docs/extending.md's own
+            ]  # a configuration that docs/extending.md shows
             with pytest.raises(SystemExit) as end:
                 cli(*flags, "--print_config")
             assert not end.value.code, words
@@ -78,18 +79,18 @@ def test_the_pages_show_every_command() -> None:
     assert set(COMMANDS) - {"submit", "jobs"} <= shown
 
 
-def test_the_commands_of_the_pages_that_take_seconds_run(cli: Cli, project: Path) -> None:
+def test_documented_commands_that_take_seconds_run(cli: Cli, project: Path) -> None:
     Image.fromarray(load_mini()[2][0]).save(project / "digit.png")
     (project / "sweeps").symlink_to(ROOT / "sweeps")
     ids, seen = list[str](), set()
     for page in PAGES:
         for program, *words in _commands(page, run=True):
-            # `ui` runs until it is interrupted: test_ui.py has it.
+            # `ui` runs until it is interrupted: test_ui.py tests it.
             if program != "lit-mnist" or words[0] == "ui" or tuple(words) in seen:
                 continue
             seen.add(tuple(words))
             shorter = SHORTER.get(words[0], []) if words[0] == "fit" or "--workers" in words else []
-            # The first id in a command is the first run's, the second the newest run's.
+            # The first id in a command stands for the first run, the second id for the newest run.
             chosen = iter([*ids[:1], *ids[-1:]])
             words = [next(chosen) if word in ("RUN_ID", "last") else word for word in words]
             code, out, err = cli(*words, *shorter)
@@ -98,7 +99,7 @@ def test_the_commands_of_the_pages_that_take_seconds_run(cli: Cli, project: Path
                 ids.append(out.split()[1])
 
 
-def test_the_python_of_the_readme_leaves_a_run_that_is_tested_and_resumed(
+def test_the_run_of_the_readmes_python_code_can_be_tested_and_resumed(
     project: Path, cli: Cli, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (source,) = (block["text"] for block in BLOCK.finditer(PAGES["README.md"]) if block["kind"] == "python")

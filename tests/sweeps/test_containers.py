@@ -2,12 +2,12 @@
 
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
-from postgres import Postgres
+from postgres import running_postgres
 from servers import wait_for
 from small import spec_text
 
@@ -45,16 +45,9 @@ with one_host(study._storage), open_run("alive", system_metrics=False) as run:
 @pytest.fixture(params=["journal", pytest.param("postgres", marks=pytest.mark.postgres)])
 def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """The kind of storage that LIT_MNIST_STORAGE names."""
-    # A database server is another user, and pytest's folders are closed to it.
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)
-        server = Postgres(Path(folder) / "server") if request.param == "postgres" else None
-        if server is not None:
-            server.start()
+    with running_postgres() if request.param == "postgres" else nullcontext() as server:
         monkeypatch.setenv("LIT_MNIST_STORAGE", server.create("c") if server else str(tmp_path / "sweeps.journal"))
         yield request.param
-        if server is not None:
-            server.stop()
 
 
 def test_a_trial_and_a_run_in_another_container_are_taken_over_only_after_its_death(

@@ -10,7 +10,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ import pytest
 from conftest import enter_project
 from optuna.storages import BaseStorage
 from optuna.trial import TrialState
-from postgres import Postgres
+from postgres import Postgres, running_postgres
 from servers import wait_for
 from small import history, spec_text, trial_runs, work, write_spec
 from sqlalchemy import text
@@ -46,14 +45,8 @@ LONG = {"data.train_per_class": 100, "data.batch_size": 5, "trainer.max_epochs":
 
 @pytest.fixture(scope="module")
 def postgres() -> Iterator[Postgres]:
-    with (
-        tempfile.TemporaryDirectory() as folder
-    ):  # the server is another user, and pytest's folders are closed to it
-        Path(folder).chmod(0o755)
-        server = Postgres(Path(folder) / "server")
-        server.start()
+    with running_postgres() as server:
         yield server
-        server.stop()
 
 
 @pytest.fixture

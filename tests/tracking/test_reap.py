@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 from conftest import Cli
-from servers import stored
+from servers import stored_history
 from test_sync import killed_run
 
 from lit_mnist.tracking.journal.journal import Journal
@@ -51,7 +51,7 @@ def test_only_runs_that_are_surely_dead_are_reaped(cli: Cli, project: Path) -> N
     )
     found = client.get_run(dead)
     assert found.info.status == "KILLED" and found.info.end_time == 1000 * died
-    assert len(stored(client, dead, "loss")) > 500 and Journal(local_folder(dead)).status() == "KILLED"
+    assert len(stored_history(client, dead, "loss")) > 500 and Journal(local_folder(dead)).status() == "KILLED"
     left = (foreign, nameless, elsewhere)
     assert [client.get_run(run_id).info.status for run_id in left] == ["RUNNING"] * 3
     assert living.data().info.status == "FINISHED"

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from servers import stored, wait_for
+from servers import stored_history, wait_for
 from test_sync import killed_run
 
 from lit_mnist.errors import UserError
@@ -39,7 +39,7 @@ def test_a_killed_run_goes_on_and_logs_no_point_twice(project: Path) -> None:
         assert run.history("loss") == [(step, step / 2) for step in range(logged + 200)]
         wait_for(run.journal.is_sent, "a delivery")
         assert run.data().info.status == "RUNNING" and run.data().info.end_time is None
-    assert stored(run.client, run_id, "loss") == run.history("loss")
+    assert stored_history(run.client, run_id, "loss") == run.history("loss")
     assert run.data().info.status == "FINISHED"
 
 
@@ -64,7 +64,7 @@ def test_a_finished_run_whose_folder_is_gone_goes_on(project: Path) -> None:
     with open_run("", run_id=run.id, resume=True, system_metrics=False) as more:
         more.log_metrics({"loss": 9.0, "other": 9.0}, 20)
         more.log_metrics({"loss": 25.0}, 50)
-    assert stored(run.client, run.id, "loss") == more.history("loss")
+    assert stored_history(run.client, run.id, "loss") == more.history("loss")
     assert more.history("loss") == [(step, step / 2) for step in range(0, 60, 10)]
     assert len(more.history("other")) == 3 and run.data().info.status == "FINISHED"
 
@@ -88,7 +88,7 @@ def test_a_visit_leaves_the_status_and_may_log_a_step_again(project: Path) -> No
     for value in (0.5, 0.75):
         with open_run("", run_id=run.id) as visit:
             visit.log_metrics({"test/acc": value}, 7)
-    assert stored(run.client, run.id, "test/acc") == [(7, 0.5), (7, 0.5), (7, 0.75)]
+    assert stored_history(run.client, run.id, "test/acc") == [(7, 0.5), (7, 0.5), (7, 0.75)]
     assert run.data().info.status == "FAILED"
     assert sorted(path.name for path in run.folder.iterdir()) == before
 

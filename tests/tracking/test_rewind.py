@@ -3,7 +3,6 @@
 import signal
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,8 +11,8 @@ import pytest
 from conftest import MINI, Cli, enter_project
 from lightning.pytorch import Callback, Trainer
 from mlflow import MlflowClient
-from postgres import Postgres
-from servers import Server, stored
+from postgres import running_postgres
+from servers import Server, stored_history
 from test_sync import killed_run
 
 from lit_mnist.errors import Interrupted
@@ -37,7 +36,7 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @pytest.fixture(scope="module")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+def running_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
@@ -45,22 +44,16 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @pytest.fixture
-def server(servers: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", servers.uri)
-    return servers
+def server(running_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.uri)
+    return running_server
 
 
 @pytest.fixture
 def postgres(project: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    with tempfile.TemporaryDirectory() as folder:
-        Path(folder).chmod(0o755)  # the server's user is another one
-        found = Postgres(Path(folder) / "postgres")
-        found.start()
-        try:
-            monkeypatch.setenv("MLFLOW_TRACKING_URI", found.create("mlflow"))
-            yield
-        finally:
-            found.stop()
+    with running_postgres() as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.create("mlflow"))
+        yield
 
 
 def _log(run: Run, steps: range, offset: float) -> None:
@@ -85,7 +78,7 @@ def _curve(end: int) -> list[tuple[int, float]]:
 
 
 def _check_one_curve(run: Run) -> None:
-    assert stored(run.client, run.id, "loss") == _curve(NEW_END)
+    assert stored_history(run.client, run.id, "loss") == _curve(NEW_END)
     metrics = run.data().data.metrics
     assert metrics == {"loss": 100 + (NEW_END - 1) / 2, "lr": 100.0, "test/acc": 0.5, "system/load": 0.5}
     assert REWOUND not in run.data().data.tags
@@ -118,7 +111,7 @@ def test_points_that_never_reached_the_store_are_not_sent_any_more(project: Path
     logged = max(step for *_, step in Journal(local_folder(run_id, project / "mlruns")).points())
     assert logged > NEW_END
     run = _resume_with_another_configuration(run_id)
-    assert stored(run.client, run_id, "loss") == _curve(NEW_END)
+    assert stored_history(run.client, run_id, "loss") == _curve(NEW_END)
     assert run.data().data.metrics["loss"] == 100 + (NEW_END - 1) / 2
 
 
@@ -150,7 +143,7 @@ def test_a_resume_that_is_killed_right_after_the_rewind_is_repeated_with_either_
         run.rewind(CHECKPOINT)
         _log(run, range(CHECKPOINT + 1, NEW_END), offset)
     expected = [(step, value - 100 + offset if step > CHECKPOINT else value) for step, value in _curve(NEW_END)]
-    assert stored(run.client, run_id, "loss") == run.history("loss") == expected
+    assert stored_history(run.client, run_id, "loss") == run.history("loss") == expected
 
 
 def test_a_clock_that_is_behind_that_of_the_host_before_does_no_harm(
@@ -230,7 +223,7 @@ def _curves(client: MlflowClient, run_id: str) -> dict[str, Any]:
     """Every point, and the last value, of each metric that does not depend on time."""
     latest = client.get_run(run_id).data.metrics
     names = [name for name in latest if name != "images_per_s"]
-    return {name: (latest[name], stored(client, run_id, name)) for name in names}
+    return {name: (latest[name], stored_history(client, run_id, name)) for name in names}
 
 
 def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_checkpoint_on(
@@ -250,7 +243,9 @@ def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_
     (run_id,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     client = connect(find_store())
     assert cli("sync", run_id)[0] == 0
-    assert max(stored(client, run_id, "train/loss"))[0] >= 41 and set(_column(client, run_id, "lr")) == {0.001}
+    assert max(stored_history(client, run_id, "train/loss"))[0] >= 41 and set(_column(client, run_id, "lr")) == {
+        0.001
+    }
     assert cli("fit", "--resume", run_id, *changed)[0] == 0
     assert _curves(client, run_id) == _curves(client, expected)
     assert _column(client, run_id, "lr") == [0.001] * 30 + [0.0007] * 20
@@ -258,4 +253,4 @@ def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_
 
 
 def _column(client: MlflowClient, run_id: str, metric: str) -> list[float]:
-    return [value for _, value in stored(client, run_id, metric)]
+    return [value for _, value in stored_history(client, run_id, metric)]

@@ -9,7 +9,7 @@ import pytest
 from conftest import Cli
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
-from servers import Server, artifacts, stored, wait_for
+from servers import Server, artifacts, stored_history, wait_for
 
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 
@@ -71,12 +71,12 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
         assert run.history("loss") == _losses(4000)
         # Its next try is under way or near: what it has asked in vain will be done, too, when the server wakes.
         time.sleep(2)
-        server.go_on()
+        server.resume()
         wait_for(lambda: not run.uploader.away and run.journal.is_sent(), "the rest")
         run.log_metrics({"loss": 1 / 4001}, 4000)
     assert slowest < 1
-    assert stored(client, run.id, "loss") == _losses(4001)
-    assert stored(client, run.id, "lr") == [(step, 0.1) for step in range(4000)]
+    assert stored_history(client, run.id, "loss") == _losses(4001)
+    assert stored_history(client, run.id, "lr") == [(step, 0.1) for step in range(4000)]
     assert run.data().info.status == "FINISHED"
     out, err = capfd.readouterr()
     assert out == ""
@@ -101,14 +101,14 @@ def test_a_run_that_ends_before_a_hanging_server_does_ends_in_time(
     clean_folder(run)
     waiting = run.journal.waiting()
     assert run.folder.exists() and waiting > 0 and run.journal.status() == "FINISHED"
-    server.go_on()  # and does what it was asked in vain
+    server.resume()  # and does what it was asked in vain
     wait_for(
         lambda: "lit-mnist-uploader" not in map(attrgetter("name"), threading.enumerate()), "its thread's end"
     )
     assert run.journal.waiting() == waiting
     assert cli("sync", run.id[:8])[0] == 0
     assert cli("sync") == (0, "nothing waits to be sent\n", "")
-    assert stored(client, run.id, "loss") == _losses(1500)
+    assert stored_history(client, run.id, "loss") == _losses(1500)
     assert run.data().info.status == "FINISHED" and not run.folder.exists()
 
 
@@ -151,7 +151,7 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
         found = run.data()
         assert found.data.params == {"depth": "3", "late": "[1, 2]"}
         assert found.info.status == "FINISHED" and abs(found.info.end_time / 1000 - ended) < 1
-        assert stored(client, run.id, "loss") == _losses(2500)
+        assert stored_history(client, run.id, "loss") == _losses(2500)
         assert artifacts(client, run.id) == {"config.yaml", "figures/curves.png"}
         assert not run.folder.exists()
         assert cli("sync") == (0, "nothing waits to be sent\n", "")

@@ -12,7 +12,7 @@ from conftest import Cli
 from matplotlib.figure import Figure
 from mlflow import MlflowClient
 from mlflow.entities import Run as MlflowRun
-from servers import artifacts, stored
+from servers import artifacts, stored_history
 
 from lit_mnist.errors import UserError
 from lit_mnist.tracking.folder import FolderLock, read_record
@@ -93,7 +93,7 @@ def test_an_offline_run_becomes_one_run_of_the_store_however_often_it_is_synced(
         assert found.data.params == {"depth": "3", "layers": "[1, 2]"}
         tags = {"colour": "blue", "later": "too", "dataset.name": "MNIST", "offline_id": run.id}
         assert tags.items() <= found.data.tags.items() and "process" in found.data.tags
-        assert stored(client, new_id, "loss") == [(step, step / 2) for step in range(1200)]
+        assert stored_history(client, new_id, "loss") == [(step, step / 2) for step in range(1200)]
         assert "system/cpu_utilization_percentage" in found.data.metrics
         assert artifacts(client, new_id) == {"config.yaml", "figures/curves.png"}
         assert len(found.inputs.dataset_inputs) == 1
@@ -131,17 +131,17 @@ def test_what_a_killed_process_had_logged_arrives(torn: bool, cli: Cli, client: 
     assert folder is not None
     logged = list(Journal(folder).points())
     assert len(logged) > 500 and [step for *_, step in logged] == list(range(len(logged)))
-    assert stored(client, run_id, "loss") == []  # its first delivery was three seconds away
+    assert stored_history(client, run_id, "loss") == []  # its first delivery was three seconds away
     if torn:
         with Journal(folder).path.open("a") as file:
             file.write('{"kind":"metrics","poi')
     assert cli("sync")[0] == 0
-    assert stored(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
+    assert stored_history(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
     assert artifacts(client, run_id) == {"config.yaml"} and folder.exists()
     # Even if nobody had remembered what was sent.
     (folder / "spool.sent").unlink()
     assert cli("sync", run_id[:12])[0] == 0
-    assert stored(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
+    assert stored_history(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
     assert cli("sync", run_id) == (0, "nothing waits to be sent\n", "")
 
 
@@ -161,7 +161,7 @@ def test_an_offline_run_that_was_killed_goes_on_offline_and_then_in_the_store(cl
     with open_run("", run_id=first, resume=True, system_metrics=False) as run:
         assert run.id != first and run.folder.name == run.id and local_folder(first) == run.folder
         run.log_metrics({"loss": (logged + 100) / 2}, logged + 100)
-    assert stored(run.client, run.id, "loss") == [(step, step / 2) for step in range(logged + 101)]
+    assert stored_history(run.client, run.id, "loss") == [(step, step / 2) for step in range(logged + 101)]
     (found,) = all_runs()
     assert found.info.status == "FINISHED" and resolve_run(run.id).status == "FINISHED"
     assert cli("sync")[1] == "nothing waits to be sent\n"
@@ -201,7 +201,10 @@ def test_what_a_test_could_not_send_is_synced_and_leaves_nothing_behind(cli: Cli
     assert not run.folder.exists()
     visit.journal.append({"kind": "metrics", "points": [["test/acc", 0.5, 1, 1], ["loss", 2.0, 1, 1]]})
     assert cli("sync")[0] == 0
-    assert stored(client, run.id, "loss") == [(1, 1.0), (1, 2.0)] and run.data().data.metrics["test/acc"] == 0.5
+    assert (
+        stored_history(client, run.id, "loss") == [(1, 1.0), (1, 2.0)]
+        and run.data().data.metrics["test/acc"] == 0.5
+    )
     assert not run.folder.exists() and run.data().info.status == "FINISHED"
 
 
@@ -214,4 +217,4 @@ def test_a_moved_project_takes_its_unsent_entries_along(
     project.rename(moved)
     monkeypatch.chdir(moved)
     assert cli("sync")[0] == 0 and (moved / "mlruns" / "mlflow.db").exists()
-    assert len(stored(connect(find_store()), run_id, "loss")) > 500
+    assert len(stored_history(connect(find_store()), run_id, "loss")) > 500

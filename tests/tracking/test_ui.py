@@ -14,6 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 from conftest import Cli
+from servers import free_port
 
 from lit_mnist.tracking.pages import run_page, show_page
 from lit_mnist.tracking.queries.reader import ClientReader
@@ -33,9 +34,7 @@ def taken_port():
 @pytest.fixture
 def port(taken_port: int) -> int:
     """A free port, other than `taken_port`."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    return free_port()
 
 
 def _response(address: str, body: dict[str, object] | None = None) -> str:

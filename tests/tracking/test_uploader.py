@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from servers import artifacts, stored, wait_for
+from servers import artifacts, stored_history, wait_for
 
 from lit_mnist.tracking.run import clean_folder, open_run
 from lit_mnist.tracking.store import connect, find_store
@@ -52,7 +52,7 @@ def test_more_points_than_one_call_takes_all_arrive(project: Path) -> None:
             run.log_metrics({"loss": step / 2, "epoch": 0}, step)
         run.log_metrics({f"many{i}": i for i in range(1500)}, 0)
         assert run.history("loss") == [(step, step / 2) for step in range(2500)]
-    assert stored(run.client, run.id, "loss") == run.history("loss")
+    assert stored_history(run.client, run.id, "loss") == run.history("loss")
     assert len(run.data().data.metrics) == 1502
 
 
@@ -61,7 +61,7 @@ def test_no_step_is_logged_twice_in_a_fit(project: Path) -> None:
         for step, value in ((0, 1.0), (5, 0.5), (5, 9.0), (4, 9.0), (6, 0.4)):
             run.log_metrics({"loss": value}, step)
         run.log_metrics({"loss": 9.0, "late": 1.0}, 6)
-    assert stored(run.client, run.id, "loss") == run.history("loss") == [(0, 1.0), (5, 0.5), (6, 0.4)]
+    assert stored_history(run.client, run.id, "loss") == run.history("loss") == [(0, 1.0), (5, 0.5), (6, 0.4)]
     assert run.history("late") == [(6, 1.0)]
 
 
@@ -137,7 +137,7 @@ def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -
     first = max(step for _, _, _, step in run.journal.points())
     with open_run("upload", run_id=run.id, resume=True):
         pass
-    steps = [step for step, _ in stored(run.client, run.id, "system/cpu_utilization_percentage")]
+    steps = [step for step, _ in stored_history(run.client, run.id, "system/cpu_utilization_percentage")]
     assert len(set(steps)) == len(steps) >= 3 and steps[-1] > first
 
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 from conftest import Cli
 from lightning.pytorch import Trainer
+from servers import free_port
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.signals import SignalWatch
@@ -122,9 +123,7 @@ os._exit(0)  # at once, as the command does
 
 
 def test_rank_0_ends_only_after_the_others_know_that_their_run_is_finished(tmp_path: Path) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     with subprocess.Popen([sys.executable, "-c", RANK_0, str(port)], stdout=subprocess.PIPE) as rank_0:
         assert rank_0.stdout is not None and rank_0.stdout.readline() == b"sent\n"
         with suppress(subprocess.TimeoutExpired):  # this rank is slower, as on a node that starts later
@@ -197,19 +196,13 @@ def test_figures_show_every_image_whatever_the_number_of_devices() -> None:
     assert sum(len(batch.y) for batch in data.val_dataloader()) == 400
 
 
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 def _listens(port: int) -> bool:
     with socket.socket() as probe:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 def test_a_signal_ends_the_wait_for_a_node_that_never_comes(project: Path) -> None:
-    port = _free_port()
+    port = free_port()
     nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     flags = [*FIT, *DDP, "--trainer.devices", "1", "--trainer.num_nodes", "2"]
     command = [sys.executable, "-m", "lit_mnist.cli", *flags]

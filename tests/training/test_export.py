@@ -5,7 +5,6 @@ import inspect
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import urllib.request
@@ -17,7 +16,7 @@ import pytest
 import torch
 import yaml
 from conftest import MINI, Cli, enter_project
-from servers import wait_for
+from servers import free_port, wait_for
 
 from lit_mnist import models
 from lit_mnist.cli import main
@@ -136,9 +135,7 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
     assert {"val/loss"} <= {metric.key for metric in stored.metrics} and stored.source_run_id == version.run_id
     assert stored.experiment_id == client.get_run(version.run_id).info.experiment_id
     assert stored.tags["dataset.name"] == "MiniMNIST" and model.signature.inputs.input_types()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     # The command as it is printed, in a shell that knows nothing of the store.
     [command] = [line.replace("5001", str(port)) for line in out.splitlines() if "mlflow models serve" in line]
     environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}

@@ -184,7 +184,7 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
     try:
         fit(flags)
         whole = _points()
-        for act, undo in ((server.hang, server.go_on), (server.kill, server.start)):
+        for act, undo in ((server.hang, server.resume), (server.kill, server.start)):
             trouble = ServerTrouble(act)
             assert fit(flags, [trouble]) is not None
             assert trouble.slowest < 1
