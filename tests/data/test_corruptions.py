@@ -51,7 +51,7 @@ def test_rotation_does_not_distort_images_that_are_not_square() -> None:
     assert turned.sum(dim=(1, 2, 3)).sub(32).abs().max() < 4
 
 
-def test_colour_images_get_noise_per_channel_and_one_rotation_for_all_channels(digits: Tensor) -> None:
+def test_colour_channels_have_different_noise_and_the_same_rotation(digits: Tensor) -> None:
     colour = digits[:50].expand(-1, 3, -1, -1)
     for corrupt in (gaussian, salt_and_pepper):
         noisy = corrupt(colour, 0.3, keyed_generator(5))
@@ -61,7 +61,7 @@ def test_colour_images_get_noise_per_channel_and_one_rotation_for_all_channels(d
     assert torch.equal(rotated[:, :1], rotate(digits[:50], 30, keyed_generator(5)))
 
 
-def test_a_shift_moves_each_image_by_its_own_whole_pixels_and_fills_with_0(digits: Tensor) -> None:
+def test_each_image_is_shifted_by_whole_pixels_and_filled_with_0(digits: Tensor) -> None:
     dot = torch.zeros(2000, 2, 9, 7)
     dot[:, :, 4, 3] = 1
     moved = shift(dot, 3, keyed_generator(6))

@@ -1,4 +1,4 @@
-"""The registry of datasets, and where their files are looked for."""
+"""The registry of datasets, and the places that are searched for their files."""
 
 import dataclasses
 from pathlib import Path
@@ -31,7 +31,8 @@ def fashion(tmp_path: Path) -> DatasetSpec:
     return dataclasses.replace(FASHION_MNIST, system_package=SystemPackage("a-package", tmp_path / "debian"))
 
 
-def put(root: Path, dataset: str) -> Path:
+def add_dataset(root: Path, dataset: str) -> Path:
+    """Make a folder that is recognised as that dataset's; returns it."""
     folder = root / dataset / "raw"
     folder.mkdir(parents=True)
     (folder / FOUR_FILES.train_images).touch()
@@ -45,30 +46,30 @@ def test_places_are_searched_in_order(
     found = []
     (tmp_path / "debian").mkdir()
     found.append(find_root(fashion, None).source)
-    put(tmp_path / "data", "FashionMNIST")
+    add_dataset(tmp_path / "data", "FashionMNIST")
     found.append(find_root(fashion, None).source)
-    put(tmp_path / "variable", "FashionMNIST")
+    add_dataset(tmp_path / "variable", "FashionMNIST")
     found.append(find_root(fashion, None).source)
-    folder = put(tmp_path / "given", "FashionMNIST")
+    folder = add_dataset(tmp_path / "given", "FashionMNIST")
     location = find_root(fashion, str(tmp_path / "given"))
     assert found == ["Debian's a-package", "./data", "LIT_MNIST_DATA"]
     assert location == Location("FashionMNIST", folder, "--data.root")
 
 
 def test_a_given_root_is_the_only_place_searched(tmp_path: Path) -> None:
-    put(tmp_path / "data", "MNIST")
-    put(tmp_path / "given", "FashionMNIST")
+    add_dataset(tmp_path / "data", "MNIST")
+    add_dataset(tmp_path / "given", "FashionMNIST")
     with pytest.raises(UserError, match=r"MNIST not found: .*given/MNIST/raw \(--data.root\)"):
         find_root(MNIST, str(tmp_path / "given"))
 
 
-def test_the_error_says_that_debians_package_has_no_mnist() -> None:
+def test_the_error_for_missing_mnist_says_that_debians_package_lacks_it() -> None:
     with pytest.raises(UserError, match="dataset-fashion-mnist holds only FashionMNIST"):
         find_root(MNIST, None)
 
 
 @pytest.mark.parametrize("dataset", DOWNLOADS)
-def test_a_missing_dataset_names_the_places_and_the_ways_to_get_it(
+def test_the_error_for_a_missing_dataset_names_places_and_ways_to_get_it(
     dataset: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LIT_MNIST_DATA", "/nowhere")
@@ -89,7 +90,7 @@ def test_a_given_root_may_hold_the_files_directly(tmp_path: Path) -> None:
 
 def test_a_tilde_in_the_root_is_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))
-    folder = put(tmp_path / "sets", "MNIST")
+    folder = add_dataset(tmp_path / "sets", "MNIST")
     assert find_root(MNIST, "~/sets").folder == folder
 
 
@@ -114,7 +115,7 @@ def test_another_datasets_files_are_refused(tmp_path: Path, full_data: str) -> N
 
 
 @pytest.mark.parametrize("spec", DATASETS.values(), ids=DATASETS)
-def test_an_entry_is_consistent(spec: DatasetSpec) -> None:
+def test_the_spec_of_a_dataset_is_consistent(spec: DatasetSpec) -> None:
     assert len(set(spec.class_names)) == spec.num_classes == 10
     if spec.files is None:
         assert not spec.checksums and not spec.mirrors
@@ -124,7 +125,7 @@ def test_an_entry_is_consistent(spec: DatasetSpec) -> None:
 
 
 @pytest.mark.parametrize("spec", DOWNLOADS.values(), ids=DOWNLOADS)
-def test_an_entry_agrees_with_torchvision(spec: DatasetSpec) -> None:
+def test_the_spec_of_a_dataset_agrees_with_torchvision(spec: DatasetSpec) -> None:
     from torchvision import datasets
 
     theirs = getattr(datasets, spec.name)

@@ -26,7 +26,7 @@ IMAGES = gzip.compress(load_mini()[0].tobytes(), 1)
 
 
 class Mirror(ThreadingHTTPServer):
-    """Serves `bodies` by name, without their last `cut` bytes, once `gate` is set, and records the requests."""
+    """Serves `bodies` by name, without their last `cut` bytes, as soon as `gate` is set; records the requests."""
 
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
@@ -70,11 +70,13 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Mirror]:
 
 
 @pytest.fixture(scope="module")
-def packed(full_data: str) -> dict[str, bytes]:
+def gzipped_files(full_data: str) -> dict[str, bytes]:
+    """MNIST's four files, compressed, by name."""
     return {name: gzip.compress(Path(full_data, "MNIST/raw", name).read_bytes(), 1) for name in FILES}
 
 
 def files_in(root: Path) -> set[str]:
+    """The names of all files below `root` except that of the lock."""
     return {path.name for path in root.rglob("*") if path.name != ".fetch.lock"}
 
 
@@ -125,30 +127,30 @@ def test_a_root_that_cannot_be_created_is_a_one_line_error(tmp_path: Path) -> No
 
 
 def test_only_missing_and_damaged_files_are_downloaded(
-    tmp_path: Path, mirror: Mirror, packed: dict[str, bytes], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, mirror: Mirror, gzipped_files: dict[str, bytes], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    mirror.bodies = packed
+    mirror.bodies = gzipped_files
     fetch(["MNIST"], tmp_path, mirror.url)
     assert mirror.requests == list(FILES)
     verify(["MNIST"], str(tmp_path))
     raw = tmp_path / "MNIST" / "raw"
     os.truncate(raw / FILES[1], 50_000)
     (raw / FILES[3]).rename(raw / "spare")
-    (raw / f"{FILES[3]}.gz").write_bytes(packed[FILES[3]])
+    (raw / f"{FILES[3]}.gz").write_bytes(gzipped_files[FILES[3]])
     capsys.readouterr()
     with pytest.raises(UserError, match=f"1 files are wrong or missing: MNIST/{FILES[1]}"):
         verify(["MNIST", "FashionMNIST"], str(tmp_path))
     assert capsys.readouterr().out.count(": ok\n") == 3
     fetch(["MNIST"], tmp_path, mirror.url)
     assert mirror.requests == [*FILES, FILES[1]]
-    assert (raw / FILES[1]).read_bytes() == gzip.decompress(packed[FILES[1]])
+    assert (raw / FILES[1]).read_bytes() == gzip.decompress(gzipped_files[FILES[1]])
     assert not list(raw.glob(".*"))
 
 
 def test_two_concurrent_fetches_download_each_file_once(
-    tmp_path: Path, mirror: Mirror, packed: dict[str, bytes]
+    tmp_path: Path, mirror: Mirror, gzipped_files: dict[str, bytes]
 ) -> None:
-    mirror.bodies = packed
+    mirror.bodies = gzipped_files
     mirror.gate.clear()
     code = (
         "import pathlib, sys; from lit_mnist.data.download import fetch; print('ready', flush=True);"
@@ -170,11 +172,11 @@ def test_two_concurrent_fetches_download_each_file_once(
 def test_a_mirror_needs_one_dataset_and_the_root_may_begin_with_a_tilde(
     tmp_path: Path,
     mirror: Mirror,
-    packed: dict[str, bytes],
+    gzipped_files: dict[str, bytes],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    mirror.bodies = packed
+    mirror.bodies = gzipped_files
     monkeypatch.setenv("HOME", str(tmp_path))
     monkeypatch.chdir(tmp_path)
     for which in ((), ("--dataset", "all")):
@@ -185,7 +187,7 @@ def test_a_mirror_needs_one_dataset_and_the_root_may_begin_with_a_tilde(
     assert (tmp_path / "here" / "MNIST" / "raw" / FILES[0]).is_file() and not (tmp_path / "~").exists()
 
 
-def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
+def test_a_dataset_with_checksums_of_gz_files_is_stored_as_gz_files(
     tmp_path: Path, mirror: Mirror, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     bodies = {name: gzip.compress(name.encode()) for name in FILES}
@@ -196,7 +198,7 @@ def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
     assert main(["data", "fetch", "--dataset", "KMNIST", "--root", str(tmp_path), "--mirror", mirror.url]) == 0
     assert {path.name: path.read_bytes() for path in raw.iterdir()} == {f"{n}.gz": b for n, b in bodies.items()}
     assert main(["data", "verify", "--root", str(tmp_path)]) == 0
-    # An unpacked file beside its archive, as torchvision leaves it, is the one that is read.
+    # torchvision leaves the unpacked file beside the .gz file, and the unpacked one is read.
     (raw / FILES[0]).write_bytes(FILES[0].encode())
     verify(["KMNIST"], str(tmp_path))
     (raw / FILES[0]).write_bytes(b"damaged")
@@ -216,7 +218,7 @@ def test_a_dataset_with_checksums_of_its_archives_is_stored_as_archives(
         fetch(["KMNIST"], tmp_path / "new", mirror.url)
 
 
-def test_another_datasets_files_do_not_verify(tmp_path: Path, full_data: str) -> None:
+def test_verify_refuses_the_files_of_another_dataset(tmp_path: Path, full_data: str) -> None:
     shutil.copytree(Path(full_data, "FashionMNIST"), tmp_path / "MNIST")
     with pytest.raises(UserError, match="4 files are wrong or missing"):
         verify(["MNIST"], str(tmp_path))
@@ -230,7 +232,7 @@ def test_verifying_a_dataset_that_is_not_found_is_an_error(
     assert "lit-mnist data fetch" in capsys.readouterr().out
 
 
-def test_where_prints_folder_and_rule(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_where_prints_the_folder_and_how_it_was_found(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     raw = tmp_path / "MNIST" / "raw"
     raw.mkdir(parents=True)
     where(str(tmp_path))

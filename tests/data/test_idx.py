@@ -1,4 +1,4 @@
-"""IDX files: what is read, and which errors name a damaged file."""
+"""IDX files: what is read from them, and the errors for damaged files."""
 
 import gzip
 from collections.abc import Callable
@@ -21,7 +21,7 @@ def as_idx(array: Bytes) -> bytes:
 
 @pytest.fixture(scope="module")
 def arrays() -> tuple[Bytes, Bytes]:
-    """10,000 real images, as many as a test set has: MiniMNIST's 5,000 twice."""
+    """10,000 real images and labels, the size of MNIST's test set: MiniMNIST's 5,000 images twice."""
     train_images, train_labels, test_images, test_labels = load_mini()
     images, labels = [train_images, test_images] * 2, [train_labels, test_labels] * 2
     return np.concatenate(images), np.concatenate(labels)
@@ -34,7 +34,7 @@ def folder(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> Path:
     return tmp_path
 
 
-def test_arrays_are_those_of_the_files(folder: Path, arrays: tuple[Bytes, Bytes]) -> None:
+def test_the_arrays_equal_the_content_of_the_files(folder: Path, arrays: tuple[Bytes, Bytes]) -> None:
     images, labels = load_arrays(MNIST, folder, train=False)
     assert np.array_equal(images[:, 0], arrays[0])
     assert np.array_equal(labels, arrays[1])
@@ -58,7 +58,7 @@ def test_any_number_of_dimensions_can_be_read(tmp_path: Path, arrays: tuple[Byte
     assert np.array_equal(read_idx(tmp_path / "four"), colour)
 
 
-def with_label(labels: Bytes, value: int) -> Bytes:
+def with_last_label(labels: Bytes, value: int) -> Bytes:
     return np.append(labels[:-1], np.uint8(value))
 
 
@@ -73,8 +73,9 @@ DAMAGE: list[tuple[str, Callable[[Bytes, Bytes], bytes], str]] = [
     (LABELS, lambda x, y: as_idx(x), "mislabelled: holds images where labels belong"),
     (IMAGES, lambda x, y: as_idx(x.reshape(-1, 14, 56)), "images of 14x56 pixels, must be 28x28"),
     (LABELS, lambda x, y: as_idx(y[:-1]), "9,999 labels for the 10,000 images"),
-    (LABELS, lambda x, y: as_idx(with_label(y, 10)), "label 10 is outside 0-9"),
+    (LABELS, lambda x, y: as_idx(with_last_label(y, 10)), "label 10 is outside 0-9"),
 ]
+"""File, its damaged content as a function of the images and labels, and the error."""
 
 
 @pytest.mark.parametrize(("name", "damage", "message"), DAMAGE, ids=[case[2] for case in DAMAGE])
@@ -111,7 +112,7 @@ def test_a_set_of_another_size_is_refused(folder: Path) -> None:
         load_arrays(MNIST, folder, train=False)
 
 
-def test_colour_images_have_the_channels_in_front(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> None:
+def test_the_channels_of_colour_images_come_first(tmp_path: Path, arrays: tuple[Bytes, Bytes]) -> None:
     colour = arrays[0][:9_999].reshape(-1, 3, 28, 28)
     labels = arrays[1][: len(colour)]
     spec = DatasetSpec("Colour", "", (3, 28, 28), MNIST.class_names, (0, len(colour)), FOUR_FILES, {})

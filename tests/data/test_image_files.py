@@ -1,4 +1,4 @@
-"""Image files of any kind become a network's input."""
+"""Image files of any format, mode and size are converted to a network's input."""
 
 from pathlib import Path
 
@@ -16,7 +16,7 @@ ORIENTATION, TURNED = 0x0112, 6
 
 
 def read_grey(path, shape=GREY):
-    """The image (H, W) and the notes of `read_image` for one channel."""
+    """The image (H, W) that `read_image` returns for one channel, and its notes."""
     image, notes = read_image(path, shape)
     assert image.shape == shape and image.dtype == np.uint8
     return image[0], notes
@@ -31,6 +31,7 @@ def enlarged(digit, scale=10, canvas=(400, 500), corner=(100, 20)):
 
 
 def transparent(grey, ink):
+    """An RGBA image with ink of one grey value; `grey` (H, W) says how opaque it is."""
     return Image.fromarray(np.dstack([np.full_like(grey, ink)] * 3 + [grey]))
 
 
@@ -51,6 +52,7 @@ DRAWINGS = {
         "contrast stretched from 55–182 to 0–255",
     ),
 }
+"""By kind: a function that draws a digit (H, W), light on dark, and the expected note."""
 
 
 @pytest.mark.parametrize("kind", DRAWINGS)
@@ -120,7 +122,7 @@ def test_a_truncated_file_is_a_one_line_error(tmp_path: Path, kind):
         read_image(path, GREY)
 
 
-def test_the_error_names_a_file_that_is_not_an_image(tmp_path: Path):
+def test_the_error_names_a_file_that_is_no_readable_image(tmp_path: Path):
     (tmp_path / "notes.png").write_text("no image")
     Image.fromarray(DIGITS[0]).save(tmp_path / "digit.eps")
     Image.new("1", (9500, 9500)).save(tmp_path / "huge.png")
@@ -138,7 +140,7 @@ def test_the_error_names_a_file_that_is_not_an_image(tmp_path: Path):
         assert "\n" not in str(error.value)
 
 
-def test_colours_are_kept_for_three_channels(tmp_path: Path):
+def test_a_network_with_three_channels_gets_the_colours(tmp_path: Path):
     colour = np.dstack([DIGITS[3], DIGITS[4], DIGITS[5]])
     Image.fromarray(colour).save(tmp_path / "colour.png")
     image, notes = read_image(tmp_path / "colour.png", (3, 28, 28))
@@ -152,7 +154,7 @@ def test_colours_are_kept_for_three_channels(tmp_path: Path):
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "I;16", "F"])
-def test_any_kind_of_file_becomes_colour(tmp_path: Path, mode):
+def test_images_of_any_mode_become_colour_images(tmp_path: Path, mode):
     pixels = {"I;16": DIGITS[6].astype(np.uint16) * 257, "F": DIGITS[6].astype(np.float32) / 255}
     image = Image.fromarray(pixels.get(mode, DIGITS[6]))
     (image if mode in pixels else image.convert(mode)).save(tmp_path / "digit.tif")
@@ -161,6 +163,6 @@ def test_any_kind_of_file_becomes_colour(tmp_path: Path, mode):
     assert all(np.abs(channel.astype(int) - DIGITS[6]).max() <= 1 for channel in image)
 
 
-def test_other_numbers_of_channels_repeat_the_grey_image(tmp_path: Path):
+def test_a_network_with_two_channels_gets_the_grey_image_twice(tmp_path: Path):
     Image.fromarray(DIGITS[0]).save(tmp_path / "digit.png")
     assert np.array_equal(read_image(tmp_path / "digit.png", (2, 28, 28))[0], np.stack([DIGITS[0]] * 2))

@@ -1,4 +1,4 @@
-"""Data modules and loader: splits, and order, noise and rotation as functions of (seed, epoch, step)."""
+"""Data modules and their loader: splits; order, noise and rotation as functions of (seed, epoch, step)."""
 
 from pathlib import Path
 
@@ -15,6 +15,7 @@ NOISY = BatchTransforms("gaussian", 0.5, rotation=10.0, shift=2, flip=True)
 
 
 def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -> InMemoryLoader:
+    """A loader of 1,000 images of MiniMNIST."""
     images, labels, *_ = load_mini()
     options = {"seed": 1, "transforms": NOISY, **options}
     tensors = torch.from_numpy(images[:1000]).unsqueeze(1), torch.from_numpy(labels[:1000]).long()
@@ -22,6 +23,7 @@ def mini_loader(stage: str = "train", batch_size: int = 64, **options: object) -
 
 
 def epoch(loader: InMemoryLoader, number: int) -> list[Batch]:
+    """All batches of that epoch."""
     loader.set_epoch(number)
     return list(loader)
 
@@ -70,7 +72,7 @@ def test_another_epoch_or_seed_gives_other_batches(transforms: BatchTransforms) 
     ],
 )
 def test_noise_and_augmentation_differ_by_step_epoch_and_seed(transforms: BatchTransforms) -> None:
-    """The order is held fixed, so that only noise and augmentation can make two batches differ."""
+    """All batches hold the same images, so that only noise and augmentation can make them differ."""
 
     def batch(number: int = 0, step: int = 0, seed: int = 1) -> torch.Tensor:
         loader = mini_loader(transforms=transforms, seed=seed)
@@ -100,8 +102,8 @@ def test_fixed_noise_belongs_to_the_image(world_size: int, monkeypatch: pytest.M
     assert len(first) == len(set(first.values())) == 1000  # no two images have the same noise
     assert by_image(3) == first
     assert all(first[image] != other_seed[image] for image in first)
-    anew = [by_image(number, fixed=False) for number in (0, 3)]
-    assert all(anew[0][image] != anew[1][image] for image in first)
+    drawn_in_each_epoch = [by_image(number, fixed=False) for number in (0, 3)]
+    assert all(drawn_in_each_epoch[0][image] != drawn_in_each_epoch[1][image] for image in first)
 
 
 def test_evaluation_is_the_same_in_every_epoch() -> None:
@@ -130,15 +132,15 @@ def test_ranks_share_the_batches_of_a_single_process(stage: str, world_size: int
 
 @pytest.mark.parametrize("world_size", [1, 2])
 def test_input_and_target_are_one_tensor_without_corruption(world_size: int) -> None:
-    """Models of several layers then compute them once."""
+    """A stacked autoencoder then computes the codes of its lower layers only once."""
     plain = mini_loader(transforms=BatchTransforms(rotation=10.0), world_size=world_size)
     batches = epoch(plain, 0)
-    # Also once they are moved to another device.
+    # This also holds for batches that are moved to another device.
     assert all(batch.x is batch.clean for batch in (*batches, batches[0].map(torch.Tensor.clone)))
     assert not any(batch.x is batch.clean for batch in epoch(mini_loader(world_size=world_size), 0))
 
 
-def test_pixels_are_those_of_the_files() -> None:
+def test_pixels_equal_those_of_the_files() -> None:
     images, labels, *_ = load_mini()
     batches = epoch(mini_loader("val", transforms=BatchTransforms()), 0)
     assert torch.equal(torch.cat([b.x for b in batches])[:, 0] * 255, torch.from_numpy(images[:1000]).float())
@@ -146,7 +148,7 @@ def test_pixels_are_those_of_the_files() -> None:
     assert all(batch.x is batch.clean for batch in batches)
 
 
-def rows(images: torch.Tensor) -> list[bytes]:
+def bytes_of_images(images: torch.Tensor) -> list[bytes]:
     return [image.numpy().tobytes() for image in images]
 
 
@@ -155,10 +157,10 @@ def test_the_splits_are_disjoint_and_complete() -> None:
     for stage in ("fit", "test"):
         data.setup(stage)
     assert data.train and data.val and data.test
-    train, val, test = (rows(part[0]) for part in (data.train, data.val, data.test))
+    train, val, test = (bytes_of_images(part[0]) for part in (data.train, data.val, data.test))
     expected_train, _, expected_test, _ = load_mini()
-    assert sorted(train + val) == sorted(rows(torch.from_numpy(expected_train)))
-    assert test == rows(torch.from_numpy(expected_test))
+    assert sorted(train + val) == sorted(bytes_of_images(torch.from_numpy(expected_train)))
+    assert test == bytes_of_images(torch.from_numpy(expected_test))
     assert not set(test) & set(train + val)
     assert torch.bincount(data.val[1]).tolist() == [80] * 10
 
@@ -213,7 +215,7 @@ def test_typical_images_are_nearer_to_their_class_mean_than_random_ones() -> Non
 
 
 def _corrupted_shares(**noise: float) -> list[float]:
-    """Share of the pixels that are corrupted in training, validation and testing."""
+    """The share of corrupted pixels in training, validation and test batches."""
     data = MiniMNISTDataModule(corruption="salt_and_pepper", **noise)
     data.setup("fit")
     data.setup("test")
@@ -221,7 +223,7 @@ def _corrupted_shares(**noise: float) -> list[float]:
     return [float((batch.x != batch.clean).float().mean()) for batch in (next(iter(loader)) for loader in loaders)]
 
 
-def test_validation_and_testing_can_have_another_noise_than_training() -> None:
+def test_validation_and_test_noise_can_differ_from_the_training_noise() -> None:
     train, val, test = _corrupted_shares(noise=0.1, test_noise=0.5)
     assert train < 0.2 and val < 0.2 and test > 0.5
     train, val, test = _corrupted_shares(noise=0.1, val_noise=0.5)

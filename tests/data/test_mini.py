@@ -33,9 +33,9 @@ def test_no_image_is_in_both_sets() -> None:
 
 def test_the_test_set_is_the_last_hundred_of_each_class() -> None:
     table = np.loadtxt(mini_path(), np.uint8, delimiter=",")
-    of_threes = table[table[:, -1] == 3][-100:, :-1]
+    threes = table[table[:, -1] == 3][-100:, :-1]
     _, _, test_images, test_labels = load_mini()
-    assert np.array_equal(test_images[test_labels == 3].reshape(100, -1), of_threes)
+    assert np.array_equal(test_images[test_labels == 3].reshape(100, -1), threes)
 
 
 def test_all_images_and_labels_are_in_mnists_training_set(full_data: str) -> None:
@@ -49,7 +49,7 @@ def test_all_images_and_labels_are_in_mnists_training_set(full_data: str) -> Non
 @pytest.mark.parametrize("module", ["datasets", "locate", "idx", "download", "mini"])
 def test_the_module_imports_nothing_heavy(module: str) -> None:
     source = Path(mini_path.__code__.co_filename).with_name(f"{module}.py")
-    # An empty package stands in for lit_mnist.data, which may import more.
+    # An empty package replaces lit_mnist.data, whose __init__.py may import more.
     code = (
         "import importlib.util, sys, types;"
         f"package = types.ModuleType('lit_mnist.data'); package.__path__ = [{str(source.parent)!r}];"

@@ -1,6 +1,6 @@
-"""A dataset of another image shape, in colour, with another number of classes, works with every command.
+"""Every command works with a colour dataset that has another image shape and another number of classes.
 
-The commands know it only from its `DatasetSpec`.
+The commands know the dataset only by its `DatasetSpec`.
 """
 
 from dataclasses import replace
@@ -74,7 +74,7 @@ def test_a_colour_dataset_is_fitted_tested_and_predicted(model: str, project: Pa
 
 
 class MemoryDataModule(ImageDataModule):
-    """A dataset without IDX files: `root` is the brightness of its images."""
+    """A dataset without IDX files, whose `root` is the brightness of its images."""
 
     spec = replace(COLOUR, name="Memory", files=None)
 
@@ -99,7 +99,7 @@ def test_a_flag_that_contradicts_the_dataset_is_refused(project: Path, cli: Cli)
     assert not (project / "mlruns").exists()
 
 
-def test_the_dataset_sets_what_no_flag_and_no_file_gives(project: Path) -> None:
+def test_the_dataset_sets_model_arguments_that_no_flag_or_file_sets(project: Path) -> None:
     (project / "some.yaml").write_text("model:\n  class_path: CNN\n  init_args: {num_classes: 10}\n")
     model = LitCLI(["--config", "some.yaml", *DATA]).model
     assert (model.hparams["num_classes"], model.hparams["image_shape"]) == (10, [3, 32, 32])

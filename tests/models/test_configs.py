@@ -1,4 +1,4 @@
-"""Every packaged configuration trains, each stage on the checkpoint of the stage before it."""
+"""Every packaged configuration trains, and each stage loads the checkpoint of the stage before it."""
 
 from pathlib import Path
 
@@ -16,6 +16,7 @@ STAGES = {
     "yaramsetty/layer_3": ("--model.below_checkpoint", "yaramsetty/layer_2"),
     "yaramsetty/finetune": ("--model.encoder_checkpoint", "yaramsetty/layer_3"),
 }
+"""Configuration to the flag for a checkpoint, and the configuration that trains it."""
 SHORT = (
     *("--data", "MiniMNISTDataModule", "--data.val_size", "20", "--data.eval_batch_size", "20"),
     *("--data.batch_size", "10", "--data.train_size", "null", "--data.train_per_class", "2"),
@@ -26,11 +27,12 @@ SHORT = (
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Checkpoints by configuration; a stage that others build on is fitted when it is first needed."""
+    """Checkpoints by configuration, filled by `_fit`; the entry "" is their folder."""
     return {"": tmp_path_factory.mktemp("configs")}
 
 
 def _fit(name: str, checkpoints: dict[str, Path]) -> Path:
+    """The checkpoint of a configuration, which is trained for two steps, after the stages before it, if needed."""
     if name not in checkpoints:
         flag, before = STAGES.get(name, ("", ""))
         stage = [flag, str(_fit(before, checkpoints))] if before else []

@@ -1,4 +1,4 @@
-"""Classifiers on encoders, and stacked layers: which weights are loaded, frozen and trained."""
+"""Classifiers on encoders, and stacks of layers: which weights are loaded, frozen and trained."""
 
 import warnings
 from collections.abc import Mapping
@@ -57,11 +57,12 @@ def weights(module: nn.Module) -> Weights:
 
 
 def changed(before: Weights, module: nn.Module) -> set[str]:
+    """The names of the weights that differ from those of `before`."""
     return {name for name, value in module.state_dict().items() if not torch.equal(value, before[name])}
 
 
-def trained(name: str, folder: Path, **arguments: Any) -> tuple[Autoencoder, str]:
-    """An autoencoder trained for an epoch, and the path of its checkpoint."""
+def train_autoencoder(name: str, folder: Path, **arguments: Any) -> tuple[Autoencoder, str]:
+    """Train an autoencoder for an epoch; returns it and the path of its checkpoint."""
     model = make_autoencoder(name, AUTOENCODERS[name] | arguments, (1, 28, 28))
     fitted = trainer()
     fitted.fit(model, data())
@@ -72,12 +73,12 @@ def trained(name: str, folder: Path, **arguments: Any) -> tuple[Autoencoder, str
 
 @pytest.fixture(scope="module")
 def batch_norm(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return trained("BatchNormAutoencoder", tmp_path_factory.mktemp("batch_norm"))[1]
+    return train_autoencoder("BatchNormAutoencoder", tmp_path_factory.mktemp("batch_norm"))[1]
 
 
 @pytest.fixture(scope="module")
 def stacked(tmp_path_factory: pytest.TempPathFactory) -> str:
-    return trained("StackedAutoencoder", tmp_path_factory.mktemp("stacked"))[1]
+    return train_autoencoder("StackedAutoencoder", tmp_path_factory.mktemp("stacked"))[1]
 
 
 def _is_plain(value: Any) -> bool:
@@ -86,13 +87,13 @@ def _is_plain(value: Any) -> bool:
     return all(map(_is_plain, value)) if isinstance(value, list | tuple) else type(value).__module__ == "builtins"
 
 
-def test_every_autoencoder_is_tried_here() -> None:
+def test_this_file_covers_every_autoencoder() -> None:
     assert {cls.__name__ for cls in Autoencoder.__subclasses__()} == set(AUTOENCODERS)
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
-def test_a_classifier_loads_any_encoder_and_later_needs_only_its_own_checkpoint(name: str, tmp_path: Path) -> None:
-    source, path = trained(name, tmp_path)
+def test_a_classifier_loads_any_encoder_and_its_checkpoint_contains_it(name: str, tmp_path: Path) -> None:
+    source, path = train_autoencoder(name, tmp_path)
     model = FeatureClassifier(encoder=name, encoder_args=AUTOENCODERS[name], encoder_checkpoint=path)
     images = next(iter(_loader())).x
     assert torch.allclose(model.eval().encoder(images), source.encode(images), atol=1e-6)
@@ -118,10 +119,10 @@ def test_a_frozen_encoder_keeps_weights_and_statistics(freeze: bool, batch_norm:
     encoder, head = weights(model.encoder), weights(model.head)
     fitted = trainer()
     fitted.fit(model, data())
-    moved = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
+    optimized = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
     assert changed(head, model.head) == set(head)
     assert changed(encoder, model.encoder) == (set() if freeze else set(encoder))
-    assert moved == set(model.head.parameters() if freeze else model.parameters())
+    assert optimized == set(model.head.parameters() if freeze else model.parameters())
     model.train()
     assert model.head.training and model.encoder.training is not freeze
 
@@ -147,15 +148,15 @@ def test_the_second_phase_unfreezes_the_encoder(epochs: int, learns: bool, batch
     encoder, head = weights(model.encoder), weights(model.head)
     fitted = trainer(max_epochs=epochs)
     fitted.fit(model, data())
-    moved = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
+    optimized = {p for group in fitted.optimizers[0].param_groups for p in group["params"]}
     assert changed(head, model.head) == set(head)
     assert changed(encoder, model.encoder) == (set(encoder) if learns else set())
-    assert moved == set(model.parameters()) == set(model.parameter_groups()[0]["params"])
+    assert optimized == set(model.parameters()) == set(model.parameter_groups()[0]["params"])
 
 
 @pytest.mark.parametrize("epochs", [1, 2, 3])
 def test_a_resumed_training_is_in_the_right_phase(epochs: int, batch_norm: str, tmp_path: Path) -> None:
-    """Frozen for two of four epochs, and stopped in the first phase, between the two, in the second."""
+    """Frozen for two of four epochs; stopped in the first phase, between the phases, or in the second phase."""
     models = [
         TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[])
         for _ in range(3)
@@ -175,7 +176,7 @@ def test_a_resumed_training_is_in_the_right_phase(epochs: int, batch_norm: str, 
 def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
     steps: int, batch_norm: str, tmp_path: Path
 ) -> None:
-    """Four steps an epoch, the first epoch frozen; saved in the middle of either, and resumed for one step."""
+    """Two epochs of four steps, the first one frozen; saved in mid-epoch, and resumed for one step."""
     arguments = {**BATCH_NORM, "encoder_checkpoint": batch_norm, "frozen_epochs": 1, "hidden_sizes": []}
     path = tmp_path / "saved.ckpt"
 
@@ -189,12 +190,12 @@ def test_a_training_resumed_within_an_epoch_is_in_the_right_phase(
     saved = torch.load(path, weights_only=True)["state_dict"]
     resumed = TwoPhaseClassifier(**arguments)
     trainer(max_epochs=-1, max_steps=steps + 1).fit(resumed, data(), ckpt_path=path)
-    moved = {name.partition(".")[0] for name in changed(saved, resumed)}
-    assert moved == ({"head"} if steps < 4 else {"head", "encoder"})
+    parts_changed = {name.partition(".")[0] for name in changed(saved, resumed)}
+    assert parts_changed == ({"head"} if steps < 4 else {"head", "encoder"})
 
 
 @pytest.mark.filterwarnings("ignore")  # Lightning's advice on DDP
-def test_a_strategy_that_waits_for_frozen_weights_is_refused() -> None:
+def test_a_ddp_strategy_that_waits_for_frozen_weights_is_refused() -> None:
     images = data()
     try:
         trainer(strategy="ddp_find_unused_parameters_true", devices=1).fit(TwoPhaseClassifier(**DENSE), images)
@@ -207,8 +208,8 @@ def test_a_strategy_that_waits_for_frozen_weights_is_refused() -> None:
 
 
 def test_early_stopping_waits_for_the_second_phase() -> None:
-    standstill: dict[str, Any] = {"lr": 1e-30, "optimizer": "sgd", "frozen_epochs": 2, "patience": 1}
-    model = TwoPhaseClassifier(**DENSE, **standstill)
+    no_learning: dict[str, Any] = {"lr": 1e-30, "optimizer": "sgd", "frozen_epochs": 2, "patience": 1}
+    model = TwoPhaseClassifier(**DENSE, **no_learning)
     fitted = trainer(max_epochs=8)
     with pytest.warns(UserWarning, match="the encoder, frozen at first, has random weights"):
         fitted.fit(model, data())
@@ -225,7 +226,7 @@ def test_only_the_last_layer_of_a_stack_is_trained(stacked: str) -> None:
     assert {name.split(".")[1] for name in changed(before, model)} == {"2"}
 
 
-def test_the_loss_is_that_of_the_codes_and_mse_that_of_the_images(stacked: str) -> None:
+def test_the_loss_compares_codes_and_mse_compares_images(stacked: str) -> None:
     other: dict[str, Any] = {"hidden_activation": "tanh", "reduction": "sum"}
     model = StackedAutoencoder(hidden_sizes=[32, 8], below_checkpoint=stacked, **other)
     fitted = trainer()
@@ -315,7 +316,7 @@ def test_an_encoder_can_be_named_by_path_and_have_any_image_shape() -> None:
 def test_a_frozen_phase_on_cached_codes_ends_with_the_same_weights(
     precision: str, batch_norm: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Three frozen epochs and a whole one, validated after each, with codes computed once and in every step."""
+    """Three frozen epochs and one without frozen weights; codes are computed once, or in every step."""
     losses: list[list[float]] = []
 
     def fit(expected: int) -> TwoPhaseClassifier:
@@ -336,16 +337,15 @@ def test_a_frozen_phase_on_cached_codes_ends_with_the_same_weights(
         return model
 
     start = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, hidden_sizes=[16]).state_dict()
-    cached = fit(4 + 1 + 4 + 1)  # all images once, and then the whole epoch: four steps, one batch of validation
+    cached = fit(4 + 1 + 4 + 1)  # all images once; then an epoch of four steps and one validation batch
     monkeypatch.setattr(encoder_classifier, "_fits", lambda *_: False)
-    plain = fit(
-        4 * 4 + 4 + 4 * 2
-    )  # at the start and in each frozen epoch also a batch of either, to learn the size
+    # At the start and in each frozen epoch, also a training and a validation batch to learn the size of the codes.
+    plain = fit(4 * 4 + 4 + 4 * 2)
     assert changed(weights(plain), cached) == set()
     assert losses[0] == losses[1] and len(losses[0]) == 4
 
 
-def test_images_that_change_in_each_epoch_have_no_constant_code(batch_norm: str) -> None:
+def test_codes_of_augmented_training_images_are_not_cached(batch_norm: str) -> None:
     model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[])
     images = MiniMNISTDataModule(train_per_class=12, val_size=200, batch_size=30, rotation=10)
     served: list[bool] = []
@@ -358,7 +358,7 @@ def test_images_that_change_in_each_epoch_have_no_constant_code(batch_norm: str)
 
 
 @pytest.mark.parametrize("precision", ["bf16-true", "64-true"])
-def test_codes_have_the_type_of_the_weights(precision: str, batch_norm: str) -> None:
+def test_cached_codes_have_the_dtype_of_the_weights(precision: str, batch_norm: str) -> None:
     model = TwoPhaseClassifier(**BATCH_NORM, encoder_checkpoint=batch_norm, frozen_epochs=2, hidden_sizes=[16])
     served: list[bool] = []
     note = LambdaCallback(on_train_batch_end=lambda t, *_: served.append(t.train_dataloader.serves_features))

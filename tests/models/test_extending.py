@@ -37,19 +37,21 @@ def test_a_new_architecture_is_one_file_and_one_yaml(
 
 def test_models_and_data_modules_work_without_the_command_line() -> None:
     (source,) = (text for text in PYTHON if "Trainer(" in text)
-    space: dict[str, object] = {}
-    exec(source.replace("max_epochs=1", "max_epochs=1, limit_train_batches=2, enable_progress_bar=False"), space)
-    assert space["trainer"].global_step == 2
+    namespace: dict[str, object] = {}
+    exec(
+        source.replace("max_epochs=1", "max_epochs=1, limit_train_batches=2, enable_progress_bar=False"), namespace
+    )
+    assert namespace["trainer"].global_step == 2
 
 
 def test_a_new_dataset_is_one_specification() -> None:
     (source,) = (text for text in PYTHON if "DatasetSpec(" in text)
-    space: dict[str, object] = {}
-    exec(source, space)
-    spec = space["SHAPES"]
+    namespace: dict[str, object] = {}
+    exec(source, namespace)
+    spec = namespace["SHAPES"]
     assert isinstance(spec, DatasetSpec) and spec.num_classes == 7
 
     class ShapesDataModule(ImageDataModule):
-        spec = space["SHAPES"]
+        spec = namespace["SHAPES"]
 
     assert ShapesDataModule().image_shape == (3, 32, 32)

@@ -1,4 +1,4 @@
-"""Every architecture: its parameters against the papers' counts, its training, its hyperparameters."""
+"""Every architecture: its number of parameters, which the papers give, its training, its hyperparameters."""
 
 import tarfile
 from itertools import pairwise
@@ -29,18 +29,20 @@ from lit_mnist.models import (
     TwoPhaseClassifier,
 )
 
-Case = tuple[type[LitModel], dict[str, Any], int]
+Case = tuple[type[LitModel], dict[str, Any], int]  # class, arguments, number of parameters
 
 
 def _dense(*sizes: int) -> int:
+    """The number of weights and biases of dense layers of these sizes."""
     return sum(a * b + b for a, b in pairwise(sizes))
 
 
 def _conv(kernel: int, *channels: int) -> int:
+    """The number of weights and biases of convolutions with these channels."""
     return sum(a * b * kernel**2 + b for a, b in pairwise(channels))
 
 
-# Panagakis: after each convolution but the one that gives the image, a weight and a bias a channel.
+# Panagakis: each convolution but the last one has batch norm, with a weight and a bias per channel.
 BATCH_NORM_ENCODER = _conv(3, 1, 32, 32, 64, 128, 256) + 2 * (32 + 32 + 64 + 128 + 256)
 BATCH_NORM_DECODER = _conv(3, 256, 128, 64, 32, 32, 1) + 2 * (128 + 64 + 32 + 32)
 SMALL: list[Case] = [
@@ -78,10 +80,10 @@ PAPERS: list[Case] = [
     (StackedAutoencoder, {"hidden_sizes": [500, 200, 100]}, _dense(784, 500, 200, 100, 200, 500, 784)),
     (StackedClassifier, {}, _dense(784, 500, 200, 100, 10)),
 ]
-each = pytest.mark.parametrize(("model_class", "arguments", "size"), SMALL)
+each_model = pytest.mark.parametrize(("model_class", "arguments", "size"), SMALL)
 
 
-def test_every_architecture_is_here() -> None:
+def test_this_file_covers_every_architecture() -> None:
     bases = (Autoencoder, Classifier, *Classifier.__subclasses__())
     ours = {cls for base in bases for cls in base.__subclasses__() if cls.__module__.startswith("lit_mnist.")}
     leaves = ours - {base for cls in ours for base in cls.__mro__[1:]}
@@ -89,7 +91,9 @@ def test_every_architecture_is_here() -> None:
 
 
 @pytest.mark.parametrize(("model_class", "arguments", "size"), SMALL + PAPERS)
-def test_parameters_and_shapes(model_class: type[LitModel], arguments: dict[str, Any], size: int) -> None:
+def test_number_of_parameters_and_output_shape(
+    model_class: type[LitModel], arguments: dict[str, Any], size: int
+) -> None:
     model = model_class(**arguments)
     assert sum(p.numel() for p in model.parameters()) == size
     prediction = model.predict_step(torch.rand(3, 1, 28, 28), 0)
@@ -103,7 +107,7 @@ def test_parameters_and_shapes(model_class: type[LitModel], arguments: dict[str,
     [
         (DenseAutoencoder(), (98,), 0),  # Zhang
         (BatchNormCNN(), None, 128),  # Dutta
-        (ConvAutoencoder(), (2, 7, 7), 0),  # as many numbers as Zhang's
+        (ConvAutoencoder(), (2, 7, 7), 0),  # 98 numbers, as in Zhang
         (DenoisingConvAutoencoder(), (32, 7, 7), 0),  # Narayanam
         (BatchNormAutoencoder(), (256, 7, 7), 2 * (32 + 32 + 64 + 128 + 256 + 128 + 64 + 32 + 32)),  # Panagakis
         (StackedAutoencoder(hidden_sizes=[500, 200, 100]), (100,), 0),  # Yaramsetty
@@ -125,7 +129,7 @@ def test_the_layers_of_duttas_network_have_the_papers_order() -> None:
 
 def test_the_batch_norm_autoencoders_decoder_mirrors_its_encoder() -> None:
     model = BatchNormAutoencoder()
-    turns = {"MaxPool2d": "Upsample", "Upsample": "MaxPool2d"}
+    mirrored_type = {"MaxPool2d": "Upsample", "Upsample": "MaxPool2d"}
 
     def layers(module: nn.Module) -> list[tuple[int, int] | str]:
         kept = [layer for layer in module.children() if not isinstance(layer, nn.ReLU | nn.BatchNorm2d)]
@@ -134,11 +138,13 @@ def test_the_batch_norm_autoencoders_decoder_mirrors_its_encoder() -> None:
             for layer in kept
         ]
 
-    turned = [turns[x] if isinstance(x, str) else x[::-1] for x in reversed(layers(model.encoder))]
-    assert layers(model.decoder) == turned
+    mirrored_encoder = [
+        mirrored_type[x] if isinstance(x, str) else x[::-1] for x in reversed(layers(model.encoder))
+    ]
+    assert layers(model.decoder) == mirrored_encoder
 
 
-def test_the_sum_over_pixels_is_the_mean_times_their_number() -> None:
+def test_the_loss_summed_over_pixels_is_the_mean_times_their_number() -> None:
     mean, total = (DenseAutoencoder(loss="cross_entropy", reduction=name) for name in ("mean", "sum"))
     total.load_state_dict(mean.state_dict())
     images = torch.rand(5, 1, 28, 28)
@@ -149,7 +155,7 @@ def test_the_sum_over_pixels_is_the_mean_times_their_number() -> None:
     assert torch.equal(total._means["val"].sums["mse"], mean._means["val"].sums["mse"])
 
 
-@each
+@each_model
 def test_learns_from_real_images_in_a_plain_trainer(
     model_class: type[LitModel], arguments: dict[str, Any], size: int, tmp_path: Path
 ) -> None:
@@ -195,7 +201,7 @@ def test_the_optimizer_is_the_one_that_the_hyperparameters_name(
     assert group.items() <= optimizer.param_groups[0].items()
 
 
-def test_inverse_time_is_the_decay_of_keras() -> None:
+def test_the_inverse_time_schedule_is_the_decay_of_keras() -> None:
     model = DenseAutoencoder(hidden_sizes=[4], lr=0.1, lr_schedule="inverse_time", lr_decay=0.5)
     trainer = Trainer(
         max_steps=3, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False,

@@ -1,4 +1,4 @@
-"""All models and the data modules in an ordinary Lightning Trainer, the models with ordinary DataLoaders too."""
+"""Every model trains in a plain Lightning Trainer, on plain DataLoaders and on the data modules."""
 
 from pathlib import Path
 
@@ -53,20 +53,20 @@ def _trainer(folder: Path, **arguments: object) -> Trainer:
     )  # fmt: skip
 
 
-def test_every_architecture_is_tried_here() -> None:
+def test_this_file_covers_every_architecture() -> None:
     bases = (Autoencoder, Classifier, EncoderClassifier)
     known = {model for base in bases for model in base.__subclasses__() if "lit_mnist" in model.__module__}
     assert {model for model, _ in MODELS} == known - set(bases)
 
 
-@pytest.mark.parametrize(("kind", "arguments"), MODELS, ids=[model.__name__ for model, _ in MODELS])
+@pytest.mark.parametrize(("model_class", "arguments"), MODELS, ids=[model.__name__ for model, _ in MODELS])
 def test_a_model_trains_validates_tests_and_predicts_on_pairs(
-    kind: type[LitModel], arguments: dict[str, object], tmp_path: Path
+    model_class: type[LitModel], arguments: dict[str, object], tmp_path: Path
 ) -> None:
-    shape = (10,) if issubclass(kind, Classifier) else (1, 28, 28)
+    shape = (10,) if issubclass(model_class, Classifier) else (1, 28, 28)
     x, y = torch.rand(12, 1, 28, 28), torch.randint(10, (12,))
     pairs = DataLoader(TensorDataset(x, y), batch_size=6)
-    model = kind(**arguments)
+    model = model_class(**arguments)
     trainer = _trainer(tmp_path)
     trainer.fit(model, pairs, pairs)
     loss = trainer.callback_metrics["val/loss"]
@@ -76,7 +76,7 @@ def test_a_model_trains_validates_tests_and_predicts_on_pairs(
     assert of_pairs.shape == (12, *shape)
     for images in (DataLoader(x, batch_size=6), DataLoader(TensorDataset(x), batch_size=6)):
         assert torch.equal(torch.cat(trainer.predict(model, images)), of_pairs)
-    loaded = kind.load_from_checkpoint(trainer.checkpoint_callback.best_model_path).eval()
+    loaded = model_class.load_from_checkpoint(trainer.checkpoint_callback.best_model_path).eval()
     assert loaded.hparams == model.hparams
     assert torch.equal(torch.cat(trainer.predict(loaded, pairs)), of_pairs)
 
@@ -107,7 +107,7 @@ def test_overfit_batches_are_the_same_in_each_epoch(tmp_path: Path) -> None:
     trainer.fit(Recording(hidden_sizes=[8]), datamodule=data)
     for batches in (seen["train"], seen["val"][-4:]):
         assert len(batches) == 4 and all(torch.equal(batches[i], batches[i + 2]) for i in (0, 1))
-    order = data.train_dataloader()
-    order.set_epoch(5)
-    labels = next(iter(order)).y
+    loader = data.train_dataloader()
+    loader.set_epoch(5)
+    labels = next(iter(loader)).y
     assert len(labels.unique()) > 5  # the file is sorted by class: the fixed epoch is shuffled too

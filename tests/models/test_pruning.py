@@ -15,8 +15,8 @@ def images() -> Tensor:
     return torch.from_numpy(load_mini()[0][:500]).unsqueeze(1).float() / 255
 
 
-def planted(hidden_sizes: list[int]) -> DenseAutoencoder:
-    """In the code, neuron 3 does almost the same as neuron 1, and neuron 5 the opposite of neuron 2."""
+def similar_neurons_model(hidden_sizes: list[int]) -> DenseAutoencoder:
+    """An autoencoder in whose code neuron 3 is almost equal to neuron 1, and neuron 5 is opposite to neuron 2."""
     torch.manual_seed(0)
     model = DenseAutoencoder(hidden_sizes=hidden_sizes, output_activation="identity")
     layer = model.encoder[-2]
@@ -28,7 +28,7 @@ def planted(hidden_sizes: list[int]) -> DenseAutoencoder:
 
 
 def test_angles_are_between_activations_minus_one_half(images: Tensor) -> None:
-    model = planted([8])
+    model = similar_neurons_model([8])
     angles = distinctiveness(model, images)
     vectors = (model.encode(images) - 0.5).detach().numpy().astype(float).T
     for i, j in [(0, 1), (4, 6)]:
@@ -38,10 +38,8 @@ def test_angles_are_between_activations_minus_one_half(images: Tensor) -> None:
 
 
 @pytest.mark.parametrize("hidden_sizes", [[8], [16, 8]])
-def test_the_pruned_network_is_smaller_and_computes_what_the_masked_one_computes(
-    hidden_sizes: list[int], images: Tensor
-) -> None:
-    model = planted(hidden_sizes)
+def test_the_pruned_network_is_smaller_and_equals_the_masked_one(hidden_sizes: list[int], images: Tensor) -> None:
+    model = similar_neurons_model(hidden_sizes)
     before = model(images)
     removals = find_removals(distinctiveness(model, images))
     assert [(r.kind, r.removed, r.into) for r in removals[:2]] == [("dropped", (2, 5), None), ("merged", (3,), 1)]
@@ -55,7 +53,7 @@ def test_the_pruned_network_is_smaller_and_computes_what_the_masked_one_computes
 
 
 def test_merging_adds_the_outgoing_weights(images: Tensor) -> None:
-    model = planted([8])
+    model = similar_neurons_model([8])
     with torch.no_grad():
         model.encoder[-2].weight[3] = model.encoder[-2].weight[1]  # now the two are equal
     merged = pruned(model, [Removal("merged", (3,), 1, 0.0)])
@@ -65,7 +63,7 @@ def test_merging_adds_the_outgoing_weights(images: Tensor) -> None:
     assert torch.allclose(chained.decoder[0].weight[:, 0], out[:, 0] + out[:, 1] + out[:, 3])
 
 
-def test_the_closest_pairs_are_removed_first_and_no_neuron_twice() -> None:
+def test_the_most_similar_pairs_are_removed_first_and_no_neuron_twice() -> None:
     angles = torch.full((7, 7), 90.0)
     for i, j, angle in [(0, 1, 10.0), (1, 2, 4.0), (3, 4, 178.0), (4, 5, 3.0), (0, 5, 14.9), (0, 6, 15.0)]:
         angles[i, j] = angles[j, i] = angle
@@ -90,7 +88,7 @@ def test_other_activations_than_sigmoid_are_refused(images: Tensor) -> None:
 
 
 def test_pruning_keeps_the_random_state_and_the_models_mode_and_precision(images: Tensor) -> None:
-    model = planted([8]).double().eval()
+    model = similar_neurons_model([8]).double().eval()
     state = torch.get_rng_state()
     smaller = pruned(model, [Removal("merged", (3,), 1, 0.0)])
     assert torch.equal(torch.get_rng_state(), state)
