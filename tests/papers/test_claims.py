@@ -22,7 +22,7 @@ from lit_mnist.papers.report.claims import (
 from lit_mnist.tracking.queries.statistics import summarise
 
 SPREAD = (-0.01, 0.0, 0.01, -0.005, 0.005, 0.0)
-"""Of six seeds, around their mean."""
+"""Deviations of six seeds from their mean."""
 OTHERS = {"low": 1.0, "lower": 0.5}
 CASES: list[tuple[Rule, float, float, float]] = [
     (at_least(0.98), 1.0, 0.96, 0.981),
@@ -35,52 +35,55 @@ CASES: list[tuple[Rule, float, float, float]] = [
     (below("low", "lower"), 0.4, 0.6, 0.499),
     (descending("low", "lower"), 1.1, 0.9, 1.001),
 ]
+"""A rule, and means with which it holds, is contradicted, and is too close to decide."""
 
 
-def rows(mean: float, spread: Sequence[float] = SPREAD, **others: float) -> dict[int, dict[str, float]]:
+def numbers_by_seed(mean: float, spread: Sequence[float] = SPREAD, **others: float) -> dict[int, dict[str, float]]:
+    """What each seed measured: `number`, which is the mean plus the seed's deviation, and the others."""
     return {seed: {"number": mean + each, **OTHERS, **others} for seed, each in enumerate(spread)}
 
 
-def one(rule: Rule | None, rows: dict[int, dict[str, float]], cut: str = "", **claim: str) -> Judgement:
-    (judgement,) = judge([Claim("stated", "number", rule, **claim)], rows, cut)  # type: ignore[arg-type]
+def judge_one(rule: Rule | None, numbers: dict[int, dict[str, float]], cut: str = "", **claim: str) -> Judgement:
+    """The judgement of a single claim about `number`."""
+    (judgement,) = judge([Claim("stated", "number", rule, **claim)], numbers, cut)  # type: ignore[arg-type]
     return judgement
 
 
 @pytest.mark.parametrize(("rule", "right", "wrong", "close"), CASES, ids=lambda v: getattr(v, "text", str(v)))
 def test_the_verdict_depends_on_the_interval(rule: Rule, right: float, wrong: float, close: float) -> None:
-    assert one(rule, rows(right)).verdict == "holds"
-    assert one(rule, rows(wrong)).verdict == "contradicted"
-    undecided = one(rule, rows(close))
+    assert judge_one(rule, numbers_by_seed(right)).verdict == "holds"
+    assert judge_one(rule, numbers_by_seed(wrong)).verdict == "contradicted"
+    undecided = judge_one(rule, numbers_by_seed(close))
     assert undecided.verdict == "undecided" and "more" in undecided.why
     # The same means with a spread a thousand times as wide decide nothing.
-    assert one(rule, rows(right, [1000 * each for each in SPREAD])).verdict == "undecided"
-    assert one(rule, rows(wrong, [1000 * each for each in SPREAD])).verdict == "undecided"
+    assert judge_one(rule, numbers_by_seed(right, [1000 * each for each in SPREAD])).verdict == "undecided"
+    assert judge_one(rule, numbers_by_seed(wrong, [1000 * each for each in SPREAD])).verdict == "undecided"
 
 
-def test_what_is_not_tested_says_why() -> None:
+def test_a_claim_that_is_not_tested_has_a_reason() -> None:
     rule = at_least(0.0)
-    short = one(rule, rows(1.0), cut="2 epochs instead of 10")
+    short = judge_one(rule, numbers_by_seed(1.0), cut="2 epochs instead of 10")
     assert (short.verdict, short.why) == ("not tested at the paper's length", "2 epochs instead of 10")
-    assert one(None, rows(1.0)).verdict == "ours"
-    unnamed = one(rule, rows(1.0), not_comparable="which network?")
+    assert judge_one(None, numbers_by_seed(1.0)).verdict == "ours"
+    unnamed = judge_one(rule, numbers_by_seed(1.0), not_comparable="which network?")
     assert (unnamed.verdict, unnamed.why) == ("not comparable", "which network?")
-    assert one(None, rows(1.0), cut="x", not_comparable="which?").verdict == "not comparable"
-    broken = one(rule, {**rows(1.0), 7: {"number": math.nan}})
+    assert judge_one(None, numbers_by_seed(1.0), cut="x", not_comparable="which?").verdict == "not comparable"
+    broken = judge_one(rule, {**numbers_by_seed(1.0), 7: {"number": math.nan}})
     assert (broken.verdict, broken.why) == ("undecided", "not a finite number with seed 7")
-    assert "number was not measured" in one(rule, {0: {}}).why
+    assert "number was not measured" in judge_one(rule, {0: {}}).why
 
 
-def test_one_seed_decides_nothing_but_a_count() -> None:
-    single = one(at_least(0.0), rows(1.0, [0.0]))
+def test_a_single_seed_decides_only_an_exact_count() -> None:
+    single = judge_one(at_least(0.0), numbers_by_seed(1.0, [0.0]))
     assert single.verdict == "undecided" and single.seeds_needed == 6 and "at least 5 more" in single.why
-    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], rows(100.0, [0.0]))
+    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], numbers_by_seed(100.0, [0.0]))
     assert count.verdict == "holds"
-    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], rows(101.0, [0.0]))
+    (count,) = judge([Claim("", "number", within(100, 0), exact=True)], numbers_by_seed(101.0, [0.0]))
     assert count.verdict == "contradicted"
 
 
 def test_orderings_are_paired_over_seeds() -> None:
-    """The seeds differ by 1, the variants of a seed by 0.1: unpaired, the difference would drown in the spread."""
+    """Seeds differ by 1, the variants of one seed by 0.1: only paired differences are significant."""
     paired = {seed: {"a": seed + 0.1 + 0.001 * seed, "b": float(seed)} for seed in range(6)}
     (judgement,) = judge([Claim("", "a", above("b"))], paired)
     assert judgement.verdict == "holds" and judgement.why == "closest part: +0.102 ± 0.002"
@@ -90,7 +93,7 @@ def test_orderings_are_paired_over_seeds() -> None:
     assert judgement.verdict == "undecided"
 
 
-def test_an_ordering_needs_every_step_and_seeds_without_a_number_do_not_count() -> None:
+def test_an_ordering_needs_every_part_and_ignores_seeds_without_a_number() -> None:
     numbers = {seed: {"a": 3.0 + each, "b": 1.0, "c": 2.0} for seed, each in enumerate(SPREAD)}
     (judgement,) = judge([Claim("", "a", descending("b", "c"))], numbers)
     assert judgement.verdict == "contradicted" and "-1" in judgement.why
@@ -107,14 +110,14 @@ def test_claims_of_one_experiment_are_corrected_for_their_number() -> None:
     assert alone[0].p is not None and together[0].p == pytest.approx(3 * alone[0].p)
 
 
-def test_from_six_seeds_on_the_sign_flip_test_must_agree() -> None:
+def test_with_six_or_more_seeds_the_sign_flip_test_must_agree() -> None:
     values = [3.0, 3.1, 2.9, 3.0, 3.05, -0.4]
-    judgement = one(at_least(0.0), {seed: {"number": value} for seed, value in enumerate(values)})
+    judgement = judge_one(at_least(0.0), {seed: {"number": value} for seed, value in enumerate(values)})
     assert judgement.p is not None and judgement.p < 0.05 < (judgement.p_sign_flip or 0)
     assert judgement.verdict == "undecided"
 
 
-def test_the_interval_is_that_of_student() -> None:
+def test_the_interval_is_students_t_interval() -> None:
     summary = summarise([1.0, 2.0, 3.0])
     assert summary.mean == 2.0
     assert summary.interval == pytest.approx(4.3027 / math.sqrt(3), rel=1e-4)  # two degrees of freedom
@@ -129,16 +132,16 @@ def test_numbers_are_formatted_for_tables() -> None:
     assert count.show(688106.0, 0.0) == "688,106"
 
 
-def test_the_part_that_decides_is_the_one_that_is_judged() -> None:
-    """A part that fails widely but uncertainly must not hide one that fails by little and for certain."""
-    rows = {
+def test_an_uncertain_part_does_not_hide_one_that_certainly_fails() -> None:
+    """The first part fails by much and uncertainly, the second one by little and for certain."""
+    numbers = {
         seed: {"a": 0.0, "noisy": 1.0 + 9.0 * (-1) ** seed, "certain": 0.5 + 0.001 * seed} for seed in range(8)
     }
-    [judgement] = judge([Claim("", "a", above("noisy", "certain"))], rows)
+    [judgement] = judge([Claim("", "a", above("noisy", "certain"))], numbers)
     assert judgement.verdict == "contradicted" and judgement.why.startswith("closest part: -0.5")
 
 
-def test_seeds_that_agree_by_chance_decide_nothing_below_the_floor() -> None:
+def test_few_seeds_with_the_same_value_decide_nothing() -> None:
     claim = Claim("", "acc", at_least(0.5))
     [judgement] = judge([claim], {0: {"acc": 0.75}, 1: {"acc": 0.75}}, fewest=2)
     assert judgement.verdict == "undecided" and "the same value" in judgement.why
@@ -150,7 +153,7 @@ def test_a_number_that_is_not_finite_can_be_shown(value: float) -> None:
     assert math.isnan(summarise([1.0, value, -value]).mean)
 
 
-def test_fewer_seeds_than_the_floor_have_a_verdict_only_where_a_training_takes_hours() -> None:
+def test_few_seeds_have_a_verdict_only_if_the_experiment_permits_it() -> None:
     claim, measured = Claim("", "acc", at_least(0.5)), {0: {"acc": 0.75}, 1: {"acc": 0.76}, 2: {"acc": 0.77}}
     [judgement] = judge([claim], measured)
     assert judgement.verdict == "undecided" and judgement.why == "at least 3 more seeds are needed"

@@ -1,4 +1,4 @@
-"""The experiments of all papers are consistent with configurations and claims."""
+"""The experiments of all papers are complete, and consistent with the packaged configurations."""
 
 import pytest
 
@@ -8,19 +8,19 @@ from lit_mnist.training.config_files import config_names
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.stages import Stage, stage_key
 
-EVERY = experiments()
+EXPERIMENTS = experiments()
 STAGES = sorted(
-    {stage for experiment in EVERY for stage in experiment.stages.values()}, key=lambda stage: str(stage)
+    {stage for experiment in EXPERIMENTS for stage in experiment.stages.values()}, key=lambda stage: str(stage)
 )
 
 
-def test_every_stage_parses() -> None:
+def test_every_stage_parses_and_only_equal_stages_share_a_key() -> None:
     # The flags of the quick preset include those of the full one.
     keys = {stage: stage_key(stage, "quick", 0) for stage in STAGES}
     shared = [stages for key in set(keys.values()) if len(stages := [s for s in STAGES if keys[s] == key]) > 1]
-    # At full length these are one training; the quick preset cuts them alike, too.
-    alike = ({"panagakis/classifier"}, {"zhang/autoencoder"}, {"yaramsetty/layer_1"})
-    assert all({stage.config for stage in stages} in alike for stages in shared)
+    # The stages with such a configuration are the same training, at full length and with the quick preset.
+    same_training = ({"panagakis/classifier"}, {"zhang/autoencoder"}, {"yaramsetty/layer_1"})
+    assert all({stage.config for stage in stages} in same_training for stages in shared)
 
 
 def test_the_full_preset_is_the_packaged_configuration() -> None:
@@ -35,7 +35,7 @@ def test_every_configuration_belongs_to_an_experiment() -> None:
     assert {stage.config for stage in STAGES} == papers
 
 
-@pytest.mark.parametrize("experiment", EVERY, ids=lambda experiment: experiment.id)
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda experiment: experiment.id)
 def test_an_experiment_is_complete(experiment: Experiment) -> None:
     assert experiment.paper in PAPERS and experiment.name and experiment.title
     assert any(claim.rule is not None or claim.not_comparable for claim in experiment.claims)
@@ -44,7 +44,7 @@ def test_an_experiment_is_complete(experiment: Experiment) -> None:
             assert claim.margin or claim.paper is not None, f"{claim.text}: why is the bound {claim.rule.text}?"
     texts = [claim.text for claim in experiment.claims]
     assert len(texts) == len(set(texts))
-    assert bool(experiment.cut) == any(_is_cut(stage) for stage in experiment.stages.values())
+    assert bool(experiment.cut) == any(_is_shortened(stage) for stage in experiment.stages.values())
     assert 0 < experiment.minutes["quick"] <= min(10, experiment.minutes["full"])
     stages = list(experiment.stages.values())
     for stage in stages:
@@ -58,12 +58,12 @@ def test_the_classifier_on_the_code_has_a_seventh_of_the_parameters() -> None:
 
 
 def test_a_name_selects_a_paper_or_an_experiment() -> None:
-    zhang = [experiment for experiment in EVERY if experiment.paper == "zhang"]
+    zhang = [experiment for experiment in EXPERIMENTS if experiment.paper == "zhang"]
     assert select(["zhang"]) == select(["zhang", "zhang/cnn"]) == zhang
     assert [experiment.id for experiment in select(["dutta/cnn", "zhang/cnn"])] == ["dutta/cnn", "zhang/cnn"]
     with pytest.raises(UsageError, match="did you mean zhang/cnn"):
         select(["zhang/cn"])
 
 
-def _is_cut(stage: Stage) -> bool:
-    return bool(stage.quick) or (stage.source is not None and _is_cut(stage.source))
+def _is_shortened(stage: Stage) -> bool:
+    return bool(stage.quick) or (stage.source is not None and _is_shortened(stage.source))

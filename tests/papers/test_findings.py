@@ -1,4 +1,4 @@
-"""What the findings measure, against numbers worked out otherwise."""
+"""What the findings measure equals the results of independent computations."""
 
 import numpy as np
 import pytest
@@ -17,6 +17,7 @@ from lit_mnist.papers.report.trained import train_split
 
 
 def _images(count: int = 300) -> torch.Tensor:
+    """Flat images of MiniMNIST's training split, (count, 784)."""
     data = MiniMNISTDataModule()
     data.setup("fit")
     return train_split(data).clean[:count].flatten(1)
@@ -29,7 +30,7 @@ def test_the_posterior_mean_equals_bayes_rule_written_out() -> None:
     def near(pixel: float, value: float) -> float:
         return float(torch.exp(torch.tensor(-((pixel - value) ** 2) / (2 * deviation**2))))
 
-    # The first pixel is salt, or a clean one near 1; the second one is between 0 and 1, and so it was kept.
+    # The first pixel is salt, or a clean pixel near 1. The second one is neither 0 nor 1, so it was not replaced.
     weights = [(level + 0.6 * near(a, 1.0)) * near(b, 0.45) for a, b in images.tolist()]
     noise = [level / (level + 0.6 * near(a, 1.0)) for a, _ in images.tolist()]
     first = sum(w * (q * a + (1 - q)) for w, q, (a, _) in zip(weights, noise, images.tolist(), strict=True))
@@ -77,7 +78,7 @@ def _labels(count: int) -> torch.Tensor:
     return data.train[1][:count]
 
 
-def test_the_four_inputs_differ_in_mean_and_length_only() -> None:
+def test_the_four_variants_of_the_input_differ_only_in_mean_and_length() -> None:
     codes = torch.rand(500, 9, generator=torch.Generator().manual_seed(0)) + torch.arange(9)
     lengths = {}
     for name in ("paper", "centred", "shrunk", "enlarged"):
@@ -91,7 +92,7 @@ def test_the_four_inputs_differ_in_mean_and_length_only() -> None:
     )
 
 
-def test_each_setting_of_the_grid_equals_one_that_is_trained_alone() -> None:
+def test_each_setting_of_the_grid_equals_the_same_setting_trained_alone() -> None:
     inputs, labels, steps = _images(2000)[::5, ::4], _labels(2000)[::5], 20
     grid = train_grid((inputs, labels), (inputs, labels), seed=3, steps=steps)
     # 400 images: six batches of 64 and one of 16.
@@ -115,16 +116,16 @@ def test_each_setting_of_the_grid_equals_one_that_is_trained_alone() -> None:
         assert 0.12 < accuracy < 0.95, "a setting that learns nothing, or everything, would prove little"
 
 
-def test_the_boundary_is_interpolated_between_the_last_rate_that_works_and_the_next() -> None:
+def test_the_boundary_is_interpolated_beyond_the_largest_rate_that_works() -> None:
     rows = np.full((3, len(RATES)), 0.1)
-    rows[0, 2:5] = 0.9  # 0.9, then 0.1: halfway
-    rows[1] = 0.9  # the largest works too: the boundary lies outside of the grid
+    rows[0, 2:5] = 0.9  # the last 0.9 is followed by 0.1: halfway between them
+    rows[1] = 0.9  # even the largest rate works: the boundary is outside of the grid
     found = find_boundary(rows)
     assert found[0] == pytest.approx(np.log10(RATES[4]) + 0.125)  # half of a quarter decade
     assert np.isnan(found[1]) and np.isnan(found[2])
 
 
-def test_the_nearest_class_mean_of_one_label_is_the_nearest_neighbour() -> None:
+def test_with_one_label_per_class_the_nearest_mean_is_the_nearest_neighbour() -> None:
     images, labels = _images(2000), _labels(2000)
     drawn = draw_labels(labels, 3, 7, torch.Generator().manual_seed(0))
     assert (labels[drawn] == labels.unique()[:, None]).all()
@@ -143,7 +144,7 @@ def test_the_nearest_class_mean_of_one_label_is_the_nearest_neighbour() -> None:
     assert 0.2 < found[0].mean() < found[2].mean()
 
 
-def test_an_accuracy_that_is_no_share_of_the_test_images_is_counted() -> None:
+def test_accuracies_that_no_number_of_images_gives_are_counted() -> None:
     assert count_inconsistent(["51.167", "51.000", "64.7"], 600) == 0  # 307, 306 and 388 of 600
     assert count_inconsistent(["63.033", "64.700"], 600) == 2
     assert count_inconsistent(["63.033", "64.140"], 6000) == 1  # 3,782 of 6,000, but 3,848.4

@@ -1,4 +1,4 @@
-"""Softmax layers trained at once against the plain ways: a loop with torch's optimiser, and a `fit`."""
+"""Softmax layers that are trained together equal layers trained alone, with torch's optimiser or by a Trainer."""
 
 import pytest
 import torch
@@ -10,7 +10,7 @@ from lit_mnist.models import StackedClassifier
 from lit_mnist.papers.report.heads import Heads, train_heads
 
 
-def test_each_of_many_layers_equals_one_that_is_trained_alone() -> None:
+def test_each_of_many_layers_equals_a_layer_trained_alone() -> None:
     generator = torch.Generator().manual_seed(0)
     codes = torch.rand(3, 20, 12, generator=generator)
     labels = torch.randint(0, 4, (3, 20), generator=generator)
@@ -33,7 +33,7 @@ def test_each_of_many_layers_equals_one_that_is_trained_alone() -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_a_layer_equals_the_fine_tuning_of_the_configuration() -> None:
+def test_a_layer_equals_that_of_a_classifier_trained_by_a_trainer() -> None:
     torch.manual_seed(0)
     model = StackedClassifier([20], optimizer="sgd", lr=0.5)
     data = MiniMNISTDataModule(train_per_class=2, batch_size=20, val_size=100)

@@ -43,27 +43,28 @@ pytestmark = [
 ]
 
 
-def _run(
+def _run_experiment(
     experiment: Experiment = TINY, seeds: tuple[int, ...] = (0, 1), preset: Preset = "quick", replace: bool = False
 ) -> Result:
     with SignalWatch() as watch:
         return run_experiment(experiment, preset, seeds, watch, results_folder(), replace)
 
 
-def _trained() -> set[str]:
+def _training_runs() -> set[str]:
+    """The ids of all runs except those that hold an experiment's results."""
     return {run["id"] for run in runs(find_store()) if not run["experiment"].startswith("reproduce/")}
 
 
-def test_an_experiment_is_trained_once_drawn_and_kept(
+def test_an_experiment_is_trained_once_and_its_results_are_stored(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one = _run(seeds=(0,))
-    before = _trained()
+    one = _run_experiment(seeds=(0,))
+    before = _training_runs()
     out = capsys.readouterr().out
     assert "quick: 4 steps instead of 6; numbers only" in out and "2 of 2 stages" in out and "left" in out
     assert "run " not in out  # the output of each fit is suppressed
-    result = _run()
-    assert "to train: 2 of 4 stages" in capsys.readouterr().out and before < _trained()
+    result = _run_experiment()
+    assert "to train: 2 of 4 stages" in capsys.readouterr().out and before < _training_runs()
     assert result["seeds"]["0"]["values"] == one["seeds"]["0"]["values"]
     untested = "not tested at the paper's length"
     assert [claim["verdict"] for claim in result["claims"]] == [untested, untested, "not comparable", "ours"]
@@ -75,13 +76,13 @@ def test_an_experiment_is_trained_once_drawn_and_kept(
     for entry in kept["seeds"].values():
         assert entry["seconds"] > 0 and entry["versions"]["torch"] and len(entry["commit"]) >= 7
     assert kept["finding"].startswith("The classifier reaches ") and kept["figures"] == ["tiny.quick.bar.png"]
-    _check_the_runs(kept)
+    _check_the_results_run(kept)
 
-    before = _trained()
+    before = _training_runs()
     assert len(before) == 4
     assert before == {run_id for entry in kept["seeds"].values() for run_id in entry["runs"].values()}
-    again = _run()
-    assert _trained() == before and again["claims"] == kept["claims"]
+    again = _run_experiment()
+    assert _training_runs() == before and again["claims"] == kept["claims"]
     assert "all 4 stages are finished already" in capsys.readouterr().out
 
     # Rewording a claim must not hide its result.
@@ -90,24 +91,28 @@ def test_an_experiment_is_trained_once_drawn_and_kept(
     _check_the_list_and_the_table(project, capsys)
 
 
-def _check_the_runs(kept: Result) -> None:
+def _check_the_results_run(kept: Result) -> None:
     client = connect(find_store())
     ids = [run["id"] for run in runs(find_store()) if run["experiment"] == "reproduce/zhang"]
     judged = client.get_run(ids[0])
     assert judged.info.status == "FINISHED" and judged.data.tags["verdict.4"] == "ours"
-    assert not judged.data.metrics and 0 < float(judged.data.params["acc"]) <= 1  # no charts of a single dot
-    said = judged.data.tags[DESCRIPTION]
-    assert said.startswith(
+    # Numbers are parameters: a metric would be shown as a chart of a single dot.
+    assert not judged.data.metrics and 0 < float(judged.data.params["acc"]) <= 1
+    description = judged.data.tags[DESCRIPTION]
+    assert description.startswith(
         "Claims: 2 not tested at the paper's length, 1 not comparable, 1 ours (quick length, 2 "
     )
-    assert "    lit-mnist reproduce zhang/tiny --preset quick --seeds 2" in said and "Using Representation" in said
-    assert f"get-artifact?path=figures%2Ftiny.quick.bar.png&run_uuid={judged.info.run_id}" in said
+    assert (
+        "    lit-mnist reproduce zhang/tiny --preset quick --seeds 2" in description
+        and "Using Representation" in description
+    )
+    assert f"get-artifact?path=figures%2Ftiny.quick.bar.png&run_uuid={judged.info.run_id}" in description
     paper = client.get_experiment(judged.info.experiment_id).tags[DESCRIPTION]
     assert paper.startswith("Reproduction of Zhang") and "    lit-mnist reproduce zhang/cnn\n" in paper
     assert [item.path for item in client.list_artifacts(ids[0], "figures")] == ["figures/tiny.quick.bar.png"]
     with Image.open(results_folder() / "zhang" / kept["figures"][0]) as figure:
         assert figure.size[0] > 100
-    # The filter that the table gives finds the runs behind the numbers.
+    # The filter in the table of results finds the runs that the numbers come from.
     experiments = [experiment.experiment_id for experiment in client.search_experiments()]
     found = client.search_runs(experiments, kept["filter"])
     assert {run.info.run_id for run in found} == {
@@ -150,17 +155,17 @@ def test_the_list_has_a_line_for_each_experiment(
     assert [line.split()[0] for line in lines[: len(ids)]] == ids and not lines[len(ids)]
     assert all(len(line) <= 100 for line in lines[: len(ids)])
     (denoising,) = [line for line in lines if line.startswith("yaramsetty/denoising ")]
-    # Its kept seeds grow in number, and so may its verdicts.
+    # Further seeds are added to its stored results over time, and may change its verdicts.
     assert re.search(r"\d (hold|undecided|contradicted)", denoising) and " 4 min " in denoising
 
 
-def test_full_length_is_judged_and_not_touched_by_a_shortened_run(project: Path) -> None:
-    full = _run(preset="full")
-    # An accuracy is above -1, and the error above 0, by far more than two seeds differ.
+def test_full_results_are_judged_and_not_changed_by_a_quick_run(project: Path) -> None:
+    full = _run_experiment(preset="full")
+    # The accuracy exceeds the claimed -1 by far more than the two seeds differ.
     assert full["claims"][0]["verdict"] in ("holds", "undecided") and full["claims"][0]["p"] is not None
     path = result_path(results_folder(), TINY, "full")
     before = path.read_text()
-    _run(seeds=(2,))
+    _run_experiment(seeds=(2,))
     assert path.read_text() == before and best_result(results_folder(), TINY) == full
 
 
@@ -170,11 +175,11 @@ def test_an_interrupted_experiment_continues(project: Path) -> None:
         return {}
 
     with pytest.raises(Interrupted):
-        _run(replace(TINY, measure=interrupt), seeds=(0,))
-    before = _trained()
+        _run_experiment(replace(TINY, measure=interrupt), seeds=(0,))
+    before = _training_runs()
     assert len(before) == 2 and not result_path(results_folder(), TINY, "quick").exists()
-    _run(seeds=(0,))
-    assert _trained() == before
+    _run_experiment(seeds=(0,))
+    assert _training_runs() == before
 
 
 def _merge(path: Path, numbers: dict[int, float], replace: bool = False, experiment: Experiment = TINY) -> Result:
@@ -193,7 +198,7 @@ def test_seeds_of_several_machines_are_merged(project: Path) -> None:
     (acc, *_) = result["claims"]
     assert acc["seeds"] == 6 and acc["ours"] == pytest.approx(0.35) and acc["p_sign_flip"] == 2 / 64
     assert read_result(path) == result
-    # A number that only the new seeds have: the others do not count for it.
+    # Seeds without a number do not count for the claim about it.
     more = replace(TINY, claims=(*TINY.claims, Claim("new", "new", at_least(0.0))))
     merged = merge_result(path, more, "full", {8: seed_entry({"acc": 0.8, "mse": 0.8, "new": 1.0}, {}, 1.0)})
     assert [claim["seeds"] for claim in merged["claims"]] == [7, 7, 7, 7, 1]
@@ -206,18 +211,20 @@ def test_a_seed_that_is_measured_again_with_the_same_result_keeps_its_commit(pro
     content["seeds"]["0"]["commit"] = "earlier"
     path.write_text(json.dumps(content))
     assert _merge(path, {0: 0.5})["seeds"]["0"]["commit"] == "earlier"
-    # Another value comes from the code of today, or another run.
+    # With a different value, the commit is that of the new measurement.
     assert _merge(path, {0: 0.6})["seeds"]["0"]["commit"] != "earlier"
 
 
-def test_kept_results_are_judged_by_the_claims_of_today(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_stored_results_are_judged_by_the_present_claims(
+    project: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     path = result_path(project, TINY, "full")
     _merge(path, {0: 0.5, 1: 0.6, 2: 0.7})
     stricter = replace(TINY, claims=(replace(TINY.claims[0], rule=at_least(5.0)), *TINY.claims[1:]))
     judge_again(project, stricter)
     before = read_result(path)
     assert before is not None and before["claims"][0]["verdict"] == "contradicted"
-    # Numbers of other settings are not those that the claims of today are about.
+    # Numbers that were measured with other settings are not judged by the present claims.
     other = replace(TINY.stages["encoder"], flags=(*TINY.stages["encoder"].flags, "--model.lr", "0.5"))
     changed = replace(TINY, stages={**TINY.stages, "encoder": other})
     judge_again(project, changed)
@@ -225,14 +232,14 @@ def test_kept_results_are_judged_by_the_claims_of_today(project: Path, capsys: p
     assert best_result(project, TINY) is not None and best_result(project, changed) is None
 
 
-def test_results_of_other_settings_are_kept_apart(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_results_of_other_settings_are_not_merged(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = result_path(results_folder(), TINY, "full")
     _merge(path, {0: 0.1})
     before = path.read_text()
     other = replace(TINY.stages["encoder"], flags=(*TINY.stages["encoder"].flags, "--model.lr", "0.5"))
     changed = replace(TINY, stages={**TINY.stages, "encoder": other})
     with pytest.raises(UserError, match=r"tiny\.json was measured with other settings of encoder: --replace"):
-        _run(changed, preset="full")
+        _run_experiment(changed, preset="full")
     assert path.read_text() == before and "to train" not in capsys.readouterr().out
     path.write_text("{}")
     with pytest.raises(UserError, match="is not a file of results: move it away"):
@@ -268,7 +275,7 @@ def test_a_pipe_in_a_claim_does_not_break_the_table(project: Path) -> None:
     assert "full, **1 seed**" in make_table([few])
 
 
-def test_the_command(cli: Cli) -> None:
+def test_the_arguments_of_the_command(cli: Cli) -> None:
     code, out, _ = cli("reproduce")
     assert code == 0 and "zhang/feature_classifier" in out
     code, out, _ = cli("reproduce", "--table")

@@ -1,4 +1,4 @@
-"""The tests behind the verdicts, with numbers worked out by hand."""
+"""The statistical tests behind the verdicts, compared with numbers computed by hand."""
 
 import math
 
@@ -8,7 +8,7 @@ from lit_mnist.papers.report.statistics import FLOOR, seeds_needed, sign_flip
 from lit_mnist.tracking.queries.statistics import holm, p_not_positive
 
 
-def test_the_p_value_is_that_of_student() -> None:
+def test_the_p_value_is_that_of_students_t_test() -> None:
     # Mean 2, standard error 1 / sqrt(3), so t = 3.4641 with 2 degrees of freedom. Its distribution function is
     # 1/2 + t / (2 sqrt(2 + t²)) = 0.96291.
     assert p_not_positive([1.0, 2.0, 3.0]) == pytest.approx(0.5 - math.sqrt(12) / (2 * math.sqrt(14)), abs=1e-6)

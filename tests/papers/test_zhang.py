@@ -1,4 +1,4 @@
-"""Measurements of Zhang's experiments that are more than a metric of a run."""
+"""Measurements of Zhang's experiments that are not a metric of a run."""
 
 from typing import cast
 
