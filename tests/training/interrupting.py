@@ -1,4 +1,4 @@
-"""Helpers that interrupt a training and resume it, in this process and without an MLflow run."""
+"""Interrupt a training and resume it, in this process and without an MLflow run."""
 
 import warnings
 from dataclasses import dataclass, field
@@ -25,10 +25,11 @@ CNN = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
        "--data.noise", "0.3", "--data.rotation", "10", "--data.shift", "2", "--data.flip", "true",
        "--trainer.max_epochs", "4", "--trainer.log_every_n_steps", "3",
        "--trainer.enable_progress_bar", "false"]  # fmt: skip
+"""Flags of a training of 4 epochs of 7 steps, with dropout, noise and augmentation."""
 
 
 class Recorder(Logger):
-    """Keeps every point, and refuses a second one of the same name and step."""
+    """A logger that keeps every point, and fails if a name gets a second point at the same step."""
 
     name, version = "recorder", "0"
 
@@ -47,7 +48,7 @@ class Recorder(Logger):
 
 
 class Signal(Callback):
-    """Simulates a signal at a step: before its backward pass, after it, or in the validation that follows."""
+    """Simulates a signal at a step: before its backward pass, at its end, or in the validation after it."""
 
     def __init__(self, watch: SignalWatch, step: int, moment: str) -> None:
         self.watch, self.step, self.moment = watch, step, moment
@@ -68,7 +69,7 @@ class Signal(Callback):
 
 @dataclass
 class Training:
-    """A training that has ended or was interrupted: its Trainer, weights, points and early-stopping state."""
+    """What is left of a training that ended or was interrupted."""
 
     trainer: Trainer
     weights: dict[str, torch.Tensor]
@@ -85,17 +86,17 @@ def train(
     folder: Path,
     flags: list[str],
     stop: tuple[int, str] | None = None,
-    every: int | None = None,
+    checkpoint_every: int | None = None,
     patience: int = 9,
 ) -> Training:
-    """Train from the newest checkpoint in `folder`, to the end or to the signal `stop` (step, moment)."""
+    """Train from the newest checkpoint in `folder` to the end, or to a signal at `stop` (step, moment)."""
     warnings.filterwarnings("ignore", module=r"lightning\b")  # as the command line does
     watch = SignalWatch()
     cli = LitCLI(flags)
     recorder = Recorder()
     found = choose_checkpoint(folder, cli.model)
     lost = found is not None and found.best_is_lost
-    exact = ExactResume(watch, CheckpointArgs(every, None), seed=3, best_is_lost=lost)
+    exact = ExactResume(watch, CheckpointArgs(checkpoint_every, None), seed=3, best_is_lost=lost)
     early = EarlyStopping("val/loss", patience=patience, min_delta=0.3)
     best = best_callback(cli.model)
     exact.folder, best.dirpath = folder, str(folder)
@@ -110,11 +111,12 @@ def train(
     return Training(trainer, cli.model.state_dict(), recorder.points, ended, decisions)
 
 
-def same(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
+def same_tensors(first: list[torch.Tensor], second: list[torch.Tensor]) -> bool:
     return len(first) == len(second) and all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
 
 
 def assert_same(whole: Training, parts: list[Training]) -> None:
+    """Check that the parts of an interrupted training together equal the whole training, bit for bit."""
     points: dict[tuple[str, int], float] = {}
     for part in parts:
         assert not points.keys() & part.points.keys()
@@ -122,6 +124,6 @@ def assert_same(whole: Training, parts: list[Training]) -> None:
     assert points == whole.points
     last = parts[-1]
     assert last.ended and last.trainer.global_step == whole.trainer.global_step
-    assert same(list(last.weights.values()), list(whole.weights.values()))
-    assert same(last.optimizer(), whole.optimizer())
+    assert same_tensors(list(last.weights.values()), list(whole.weights.values()))
+    assert same_tensors(last.optimizer(), whole.optimizer())
     assert last.decisions == whole.decisions

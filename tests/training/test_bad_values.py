@@ -1,4 +1,4 @@
-"""Bad values are refused in one line, and most of them before there is a run."""
+"""Bad values give a one-line error, most of them before a run is created."""
 
 import os
 import subprocess
@@ -13,8 +13,8 @@ from lit_mnist.errors import UsageError
 from lit_mnist.guard import guarded
 from lit_mnist.tracking.run import open_run
 
-FIT = ("fit", "--model", "MLP", *SHORT, "--trainer.max_steps", "2")
-FIT = (*FIT, "--tracking.system_metrics", "false", "--tracking.figures", "false")
+FIT = ("fit", "--model", "MLP", *SHORT, "--trainer.max_steps", "2", "--tracking.system_metrics", "false",
+       "--tracking.figures", "false")  # fmt: skip
 
 
 @pytest.mark.parametrize(
@@ -52,16 +52,16 @@ def test_a_key_that_a_flag_gives_twice_is_refused(cli: Cli) -> None:
 @pytest.mark.parametrize(
     "error", [OSError("no such disk"), MlflowException("no such table"), UsageError("no such flag")]
 )
-def test_debug_shows_the_traceback_behind_any_line(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
-    def work() -> None:
+def test_debug_adds_the_traceback_to_any_error(error: Exception, capsys: pytest.CaptureFixture[str]) -> None:
+    def fail() -> None:
         raise error
 
-    assert guarded(work) in (1, 2)
+    assert guarded(fail) in (1, 2)
     line = capsys.readouterr().err
     assert line.count("\n") == 1 and ("--debug" in line) == (not isinstance(error, UsageError))
-    guarded(work, debug=True)
-    said = capsys.readouterr().err
-    assert said.startswith("Traceback") and said.endswith(line)
+    guarded(fail, debug=True)
+    errors = capsys.readouterr().err
+    assert errors.startswith("Traceback") and errors.endswith(line)
 
 
 @pytest.mark.parametrize(
@@ -83,9 +83,7 @@ def test_a_bad_config_is_refused_before_there_is_a_run(cli: Cli, project: Path, 
     "flags",
     ["--trainer.val_check_interval 5000", "--trainer.callbacks EarlyStopping --trainer.callbacks.monitor nope"],
 )
-def test_what_lightning_refuses_during_training_is_one_line_and_debug_shows_the_traceback(
-    cli: Cli, flags: str
-) -> None:
+def test_an_error_of_lightning_is_one_line_and_debug_adds_the_traceback(cli: Cli, flags: str) -> None:
     code, _, err = cli("--debug", *FIT, *flags.split())
     assert code == 2 and "Traceback" in err and "--debug" in err.splitlines()[-1]
     code, _, err = cli(*FIT, *flags.split())
@@ -99,7 +97,7 @@ def test_a_run_without_a_configuration_is_not_resumed(cli: Cli, project: Path) -
     assert (code, out) == (1, "") and f"run {run.id} has no config.yaml" in err and err.count("\n") == 1
 
 
-def test_an_unused_srun_is_not_warned_about(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_srun_on_the_path_gives_no_warning(cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (project / "srun").write_text("#!/bin/sh\n")
     (project / "srun").chmod(0o755)
     monkeypatch.setenv("PATH", str(project), prepend=os.pathsep)

@@ -1,4 +1,4 @@
-"""Every shipped configuration parses against its classes; every typo gets one line."""
+"""Every shipped configuration parses; a wrong flag or file gives a one-line error with the nearest name."""
 
 from pathlib import Path
 
@@ -15,7 +15,7 @@ BASE = ["--config", "zhang/cnn", "--data", "MiniMNISTDataModule"]
 
 
 @pytest.mark.parametrize("name", config_names())
-def test_shipped_configs_parse_against_their_classes_and_say_what_they_are(name: str) -> None:
+def test_a_shipped_config_parses_and_describes_itself(name: str) -> None:
     cli = LitCLI(["--config", name])
     assert type(cli.model).__name__ == cli.params()["model"]
     assert cli.config.tracking.experiment == name
@@ -26,20 +26,9 @@ def test_shipped_configs_parse_against_their_classes_and_say_what_they_are(name:
         assert given.items() <= cli.config[group]["init_args"].as_dict().items()
 
 
-def test_flags_beat_the_config_and_another_dataset_keeps_its_settings() -> None:
-    cli = LitCLI(
-        [
-            *BASE,
-            "--model.lr",
-            "0.1",
-            "--model.channels",
-            "[4,8]",
-            "--data.batch_size=7",
-            "--trainer.max_steps",
-            "3",
-        ]
-    )
-    params = cli.params()
+def test_flags_override_the_config_and_another_dataset_keeps_its_settings() -> None:
+    flags = ["--model.lr", "0.1", "--model.channels", "[4,8]", "--data.batch_size=7", "--trainer.max_steps", "3"]
+    params = LitCLI([*BASE, *flags]).params()
     assert (params["lr"], params["channels"], params["batch_size"], params["max_steps"]) == (0.1, [4, 8], 7, 3)
     assert params["data"] == "MiniMNISTDataModule" and params["val_size"] == 0.1
 
@@ -59,12 +48,12 @@ def test_a_model_without_arguments_can_be_trained(project: Path, cli: Cli) -> No
     assert code == 0 and "goes on from step 2" in out, err
 
 
-def test_the_data_go_by_the_runs_seed_unless_given_their_own() -> None:
+def test_the_data_use_the_seed_of_the_run_unless_they_have_their_own() -> None:
     assert LitCLI([*BASE, "--seed_everything", "5"]).datamodule.seed == 5
     assert LitCLI([*BASE, "--seed_everything", "5", "--data.seed", "2"]).datamodule.seed == 2
 
 
-def test_the_whole_config_makes_the_same_run_again(tmp_path: Path) -> None:
+def test_the_complete_config_gives_the_same_parameters(tmp_path: Path) -> None:
     first = LitCLI([*BASE, "--model.lr", "0.1", "--seed_everything", "3"])
     (tmp_path / "config.yaml").write_text(first.config_yaml())
     assert LitCLI(["--config", str(tmp_path / "config.yaml")]).params() == first.params()
@@ -90,7 +79,7 @@ def test_the_whole_config_makes_the_same_run_again(tmp_path: Path) -> None:
         (["stray"], "'stray' is not a flag"),
     ],
 )  # fmt: skip
-def test_a_wrong_flag_is_one_line_with_the_nearest_name(flags: list[str], line: str) -> None:
+def test_the_error_for_a_wrong_flag_is_one_line_with_the_nearest_name(flags: list[str], line: str) -> None:
     with pytest.raises(UsageError) as caught:
         LitCLI([*BASE, *flags])
     assert str(caught.value).startswith(line)
@@ -107,7 +96,9 @@ def test_a_wrong_flag_is_one_line_with_the_nearest_name(flags: list[str], line: 
         ("just words", "--config {path} holds no fields"),
     ],
 )
-def test_a_wrong_config_is_one_line_with_the_nearest_name(text: str, line: str, tmp_path: Path) -> None:
+def test_the_error_for_a_wrong_config_is_one_line_with_the_nearest_name(
+    text: str, line: str, tmp_path: Path
+) -> None:
     path = tmp_path / "wrong.yaml"
     path.write_text(text + "\n")
     with pytest.raises(UsageError) as caught:

@@ -1,11 +1,11 @@
-"""A damaged checkpoint costs the steps since the one before it, and nothing else."""
+"""A damaged checkpoint costs only the steps since the checkpoint before it."""
 
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from interrupting import CNN, same, train
+from interrupting import CNN, same_tensors, train
 
 from lit_mnist.errors import UserError
 from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
@@ -25,36 +25,36 @@ def _damage(path: Path, how: str) -> None:
 
 
 @pytest.mark.parametrize("how", ["bit flipped", "tail cut off", "empty"])
-def test_a_damaged_checkpoint_is_named_and_the_one_before_is_taken(how: str, tmp_path: Path) -> None:
+def test_a_damaged_checkpoint_is_named_and_the_previous_one_is_used(how: str, tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CNN)
     folder = tmp_path / "parts"
-    train(folder, CNN, (12, "batch end"), every=5)
+    train(folder, CNN, (12, "batch end"), checkpoint_every=5)
     _damage(folder / LAST, how)
     with pytest.warns(UserWarning, match=f"{LAST} .*damaged.* taking {PREVIOUS}"):
         rest = train(folder, CNN)
     assert min(step for _, step in rest.points) == 12
-    assert same(list(rest.weights.values()), list(whole.weights.values()))
+    assert same_tensors(list(rest.weights.values()), list(whole.weights.values()))
     assert rest.decisions == whole.decisions
 
 
-def test_a_damaged_best_checkpoint_is_made_again_from_a_checkpoint_before_it(tmp_path: Path) -> None:
+def test_a_damaged_best_checkpoint_is_recomputed_from_an_earlier_one(tmp_path: Path) -> None:
     whole = train(tmp_path / "whole", CNN)
     folder = tmp_path / "parts"
-    train(folder, CNN, (8, "batch end"), every=5)
+    train(folder, CNN, (8, "batch end"), checkpoint_every=5)
     _damage(folder / BEST, "bit flipped")
     with pytest.warns(UserWarning, match=f"{BEST} .*damaged.* going on from {PREVIOUS}, which makes it again"):
         rest = train(folder, CNN)
     assert min(step for _, step in rest.points) == 6
     assert rest.decisions == whole.decisions
     weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (folder, tmp_path / "whole")]
-    assert same(list(weights[0].values()), list(weights[1].values()))
+    assert same_tensors(list(weights[0].values()), list(weights[1].values()))
 
 
 @pytest.mark.parametrize("is_older", [True, False])
-def test_of_a_best_and_a_last_checkpoint_of_different_times_only_a_later_best_is_taken(
+def test_a_best_checkpoint_that_is_older_than_the_last_one_needs_is_not_used(
     is_older: bool, tmp_path: Path
 ) -> None:
-    """As they may lie in a store, where one is uploaded after the other."""
+    """A store may hold such a pair, since one of the two is uploaded after the other."""
     whole = train(tmp_path / "whole", CNN)
     pairs = {step: tmp_path / str(step) for step in (8, 22)}
     for step, folder in pairs.items():
@@ -62,7 +62,7 @@ def test_of_a_best_and_a_last_checkpoint_of_different_times_only_a_later_best_is
         (folder / PREVIOUS).unlink(missing_ok=True)
     older, later = pairs.values()
     read = [torch.load(folder / BEST, weights_only=True)["global_step"] for folder in (older, later)]
-    assert read[0] < read[1], "the best one is another"
+    assert read[0] < read[1], "both checkpoints have the same best one"
     if is_older:
         shutil.copy(older / BEST, later / BEST)
         with pytest.warns(UserWarning, match=f"{BEST} is older than the best checkpoint of {LAST}; the best"):
@@ -72,11 +72,11 @@ def test_of_a_best_and_a_last_checkpoint_of_different_times_only_a_later_best_is
     rest = train(older, CNN)
     assert rest.decisions == whole.decisions
     weights = [torch.load(at / BEST, weights_only=True)["state_dict"] for at in (older, tmp_path / "whole")]
-    assert same(list(weights[0].values()), list(weights[1].values()))
+    assert same_tensors(list(weights[0].values()), list(weights[1].values()))
 
 
-def test_it_is_an_error_if_no_checkpoint_can_be_used(tmp_path: Path) -> None:
-    train(tmp_path, CNN, (12, "batch end"), every=5)
+def test_no_usable_checkpoint_is_an_error(tmp_path: Path) -> None:
+    train(tmp_path, CNN, (12, "batch end"), checkpoint_every=5)
     cli = LitCLI([*CNN, "--model.channels", "[4,9]"])
     with pytest.raises(UserError, match=r"no checkpoint in .* can be resumed: .*network.3.weight has shape"):
         choose_checkpoint(tmp_path, cli.model)

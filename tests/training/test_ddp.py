@@ -1,4 +1,4 @@
-"""A training on two processes is one run with the results of one process; signals end all of its processes."""
+"""A training with two processes is one run, with the results of one process; a signal ends all processes."""
 
 import os
 import socket
@@ -34,7 +34,7 @@ def lit_mnist(*arguments: str) -> str:
     return done.stdout
 
 
-def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path) -> None:
+def test_two_devices_give_one_run_with_the_results_of_one_device(cli: Cli, project: Path) -> None:
     assert cli(*FIT)[0] == 0
     lit_mnist(*FIT, *DDP)
     two, one = runs(find_store())
@@ -48,7 +48,7 @@ def test_two_devices_are_one_run_with_the_results_of_one(cli: Cli, project: Path
         assert two["metrics"][name] == pytest.approx(one["metrics"][name], rel=1e-4), name
 
 
-def test_two_devices_in_a_batch_script_are_one_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_devices_in_a_batch_script_give_one_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The environment is that of `sbatch --ntasks=2`, whose script starts `fit` without srun."""
     for name, value in {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "fit", "SLURM_NTASKS": "2"}.items():
         monkeypatch.setenv(name, value)
@@ -57,8 +57,8 @@ def test_two_devices_in_a_batch_script_are_one_run(project: Path, monkeypatch: p
     assert run["status"] == "FINISHED"
 
 
-def test_torchrun_trains_one_run_and_resumes_it_by_its_key(project: Path) -> None:
-    # The option precedes the program, so that torchrun does not take the rest for its own.
+def test_torchrun_trains_a_single_run_and_resumes_it_by_its_key(project: Path) -> None:
+    # `-m` comes before the program, so that torchrun does not parse the flags after it.
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node=2", "--master-port=29547",
                "-m", "lit_mnist.cli", *FIT, *DDP, "--key", "both"]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
@@ -74,8 +74,8 @@ def test_torchrun_trains_one_run_and_resumes_it_by_its_key(project: Path) -> Non
     assert max(point.step for point in points) == 100
 
 
-def test_two_nodes_without_a_shared_disk_go_on_from_the_checkpoint_of_the_first(project: Path) -> None:
-    """Each node's folder, with the runs and the store in it, is unknown to the other."""
+def test_two_nodes_without_a_shared_disk_resume_from_the_first_nodes_checkpoint(project: Path) -> None:
+    """Each node has a folder of its own for runs and store, which the other node does not know."""
     nodes = [project / "first", project / "second"]
     for node in nodes:
         node.mkdir()
@@ -122,11 +122,11 @@ os._exit(0)  # at once, as the command does
 """
 
 
-def test_rank_0_ends_only_after_the_others_know_that_their_run_is_finished(tmp_path: Path) -> None:
+def test_rank_0_waits_until_the_other_ranks_know_that_the_run_is_finished(tmp_path: Path) -> None:
     port = free_port()
     with subprocess.Popen([sys.executable, "-c", RANK_0, str(port)], stdout=subprocess.PIPE) as rank_0:
         assert rank_0.stdout is not None and rank_0.stdout.readline() == b"sent\n"
-        with suppress(subprocess.TimeoutExpired):  # this rank is slower, as on a node that starts later
+        with suppress(subprocess.TimeoutExpired):  # this rank starts later, as on a slower node
             rank_0.wait(2)
         with SignalWatch() as watch:
             message = LaunchedRanks(1, 2, "127.0.0.1", port, listen=False).receive(tmp_path, watch)
@@ -143,7 +143,7 @@ def test_testing_on_two_devices_counts_each_image_once(cli: Cli, project: Path) 
     assert max(p.value for p in history) == pytest.approx(min(p.value for p in history), rel=1e-5)
 
 
-def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
+def _points_and_tensors(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]]:
     """All points of a run except timings, and its last weights and optimiser state."""
     client = connect(find_store())
     names = [name for name in client.get_run(run_id).data.metrics if not name.startswith(("system/", "images"))]
@@ -153,7 +153,7 @@ def _left(run_id: str) -> tuple[list[tuple[str, int, float]], list[torch.Tensor]
     return sorted(points), [*last["state_dict"].values(), *(state["momentum_buffer"] for state in states)]
 
 
-def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: Path) -> None:
+def test_a_signal_to_one_process_stops_all_and_the_run_resumes_exactly(project: Path) -> None:
     flags = ["fit", "--config", "zhang/cnn", "--data", "MiniMNISTDataModule", "--model.channels", "[4,8]",
              "--model.dropout", "0.3", "--model.optimizer", "sgd", "--model.momentum", "0.9",
              "--data.rotation", "10", "--data.batch_size", "40", "--trainer.max_epochs", "2", *DDP]  # fmt: skip
@@ -164,8 +164,8 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
     assert process.stdout is not None
     process.stdout.readline()
     run_id = runs(find_store())[0]["id"]
-    spool = project / "mlruns" / "runs" / run_id / "spool.jsonl"
-    while "train/loss" not in spool.read_text():
+    journal = project / "mlruns" / "runs" / run_id / "spool.jsonl"
+    while "train/loss" not in journal.read_text():
         time.sleep(0.05)
     (other,) = psutil.Process(process.pid).children()
     other.terminate()
@@ -174,7 +174,7 @@ def test_a_signal_to_one_process_stops_all_and_the_run_goes_on_exactly(project: 
     assert runs(find_store())[0]["status"] == "KILLED"
     assert not other.is_running() or other.status() == psutil.STATUS_ZOMBIE
     assert "goes on from step" in lit_mnist("fit", "--resume", "last")
-    (points, tensors), (whole_points, whole_tensors) = _left(run_id), _left(whole)
+    (points, tensors), (whole_points, whole_tensors) = _points_and_tensors(run_id), _points_and_tensors(whole)
     assert points == whole_points
     assert all(torch.equal(a, b) for a, b in zip(tensors, whole_tensors, strict=True))
 
@@ -201,7 +201,7 @@ def _listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def test_a_signal_ends_the_wait_for_a_node_that_never_comes(project: Path) -> None:
+def test_a_signal_ends_the_wait_for_a_node_that_never_starts(project: Path) -> None:
     port = free_port()
     nodes = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "NODE_RANK": "0"}
     flags = [*FIT, *DDP, "--trainer.devices", "1", "--trainer.num_nodes", "2"]

@@ -16,7 +16,7 @@ from lit_mnist.training.description import command_tag, config_description
 TINY = ("--config", "zhang/cnn", *SHORT, "--model.channels", "[2,4]", "--trainer.enable_progress_bar", "false")
 
 
-def test_a_runs_page_says_how_it_was_made_what_it_reached_and_how_it_goes_on(
+def test_a_runs_description_has_its_command_its_best_value_and_how_to_resume(
     cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     arguments = ["fit", *TINY, "--tracking.name", "postgresql://me:secret@host/x"]
@@ -26,14 +26,17 @@ def test_a_runs_page_says_how_it_was_made_what_it_reached_and_how_it_goes_on(
     client = connect(find_store())
     experiment = client.get_experiment_by_name("zhang/cnn")
     run = client.search_runs([experiment.experiment_id])[0]
-    said = run.data.tags[DESCRIPTION]
+    description = run.data.tags[DESCRIPTION]
     page = f"http://127.0.0.1:5000/#/experiments/{experiment.experiment_id}/runs/{run.info.run_id}"
     assert f"page: {page}?workflowType=machine_learning" in out
-    assert said.startswith(f"best/val/acc **{run.data.metrics['best/val/acc']:.4f}**")
-    assert "\n    lit-mnist fit --config zhang/cnn --data MiniMNISTDataModule" in said and "'[2,4]'" in said
-    assert f"\n    lit-mnist fit --resume {run.info.run_id}\n" in said
-    assert f"](get-artifact?path=figures%2Fval_confusion_matrix.png&run_uuid={run.info.run_id})" in said
-    assert "secret" not in said and "secret" not in run.data.tags["command"]
+    assert description.startswith(f"best/val/acc **{run.data.metrics['best/val/acc']:.4f}**")
+    assert (
+        "\n    lit-mnist fit --config zhang/cnn --data MiniMNISTDataModule" in description
+        and "'[2,4]'" in description
+    )
+    assert f"\n    lit-mnist fit --resume {run.info.run_id}\n" in description
+    assert f"](get-artifact?path=figures%2Fval_confusion_matrix.png&run_uuid={run.info.run_id})" in description
+    assert "secret" not in description and "secret" not in run.data.tags["command"]
     assert (
         "figure 4" in experiment.tags[DESCRIPTION]
         and "    lit-mnist fit --config zhang/cnn" in experiment.tags[DESCRIPTION]
@@ -48,34 +51,27 @@ def test_a_runs_page_says_how_it_was_made_what_it_reached_and_how_it_goes_on(
     assert client.get_experiment(experiment.experiment_id).tags[DESCRIPTION] == "by hand"
 
 
-def test_a_trials_command_leaves_out_where_it_is_tracked() -> None:
-    arguments = [
-        "--config",
-        "zhang/cnn",
-        "--tracking.name=a",
-        "--tracking.experiment",
-        "sweeps/x",
-        "--model.lr",
-        "1",
-    ]
+def test_a_trials_command_leaves_out_the_tracking_flags() -> None:
+    tracking = ["--tracking.name=a", "--tracking.experiment", "sweeps/x"]
+    arguments = ["--config", "zhang/cnn", *tracking, "--model.lr", "1"]
     assert command_tag(arguments, {"sweep.trial": "3"}) == {
         "command": "lit-mnist fit --config zhang/cnn --model.lr 1"
     }
     assert "--tracking.name=a" in command_tag(arguments, {})["command"]
 
 
-def test_every_packaged_configuration_describes_its_paper_and_its_command() -> None:
+def test_the_description_of_every_packaged_configuration_has_its_command() -> None:
     for name in config_names():
         assert f"    lit-mnist fit --config {name}" in config_description(name), name
 
 
-def test_markdown_shows_values_as_they_are_and_keeps_to_mlflows_limit() -> None:
+def test_markdown_is_escaped_and_within_mlflows_limit() -> None:
     assert escape("a|b *c* [d](e) <f>\n`g`") == r"a\|b \*c\* \[d\]\(e\) \<f\> \`g\`"
     assert table(["a", "b"], [["1", "2"]]) == "| a&emsp; | b&emsp; |\n| :--- | :--- |\n| 1&emsp; | 2&emsp; |"
     assert join(["first", "x" * MAX_NOTE_LENGTH, "", "last"]) == "first\n\nlast"
 
 
-def test_a_long_command_is_several_lines_that_the_shell_reads_as_one() -> None:
+def test_the_shell_reads_the_lines_of_a_long_command_as_one_command() -> None:
     words = ["lit-mnist", "fit", "--config", "zhang/cnn", "--tracking.name", "a --b 'c'", "--model.hidden_sizes"]
     words += ["[300, 100]", *(f"--data.noise={i}" for i in range(12))]
     shown = code(shlex.join(words))

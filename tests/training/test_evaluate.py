@@ -1,4 +1,4 @@
-"""`lit-mnist validate`, `test` and `predict`: a run's checkpoint put to use."""
+"""`lit-mnist validate`, `test` and `predict` with the checkpoint of a run."""
 
 import re
 from io import BytesIO
@@ -22,7 +22,7 @@ DIGITS = (0, 1, 6)
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
-    """A project shared by the tests here, with images of digits, as in MNIST and as one scans them."""
+    """A project shared by these tests, with image files of digits, as in MNIST and as scans."""
     folder = tmp_path_factory.mktemp("evaluate")
     _, _, images, labels = load_mini()
     for digit in DIGITS:
@@ -45,10 +45,10 @@ def autoencoder(project: Path) -> str:
 
 
 @pytest.fixture(scope="module")
-def strangers(project: Path) -> tuple[str, str]:
-    """A run that `fit` did not make, and a beginning that its id shares with another's."""
+def foreign_runs(project: Path) -> tuple[str, str]:
+    """The id of a run that `fit` did not create, and its first character, which is that of another id, too."""
     client, seen = connect(find_store()), {}
-    experiment = client.create_experiment("strangers")
+    experiment = client.create_experiment("foreign")
     while True:
         run_id = client.create_run(experiment).info.run_id
         if run_id[0] in seen:
@@ -66,17 +66,17 @@ def _values(out: str) -> dict[str, str]:
     return dict(re.findall(r"^(\w+/\w+) +([0-9.]+) *$", out, re.MULTILINE))
 
 
-def _said(cli: Cli, *arguments: str) -> str:
+def _output(cli: Cli, *arguments: str) -> str:
     code, out, err = cli(*arguments)
     assert (code, err) == (0, "")
     return out
 
 
-def test_test_measures_into_the_same_run(cnn: str, cli: Cli) -> None:
+def test_test_logs_its_metrics_to_the_same_run(cnn: str, cli: Cli) -> None:
     count = len(mlflow.search_runs(search_all_experiments=True))
     with open_run("", run_id=cnn) as run:
         before = run.data()
-        values = _values(_said(cli, "test", "--run", cnn[:12]))
+        values = _values(_output(cli, "test", "--run", cnn[:12]))
         after = run.data()
         drawn = [item.path for item in run.client.list_artifacts(cnn, "figures")]
         assert len(run.history("test/acc")) == 1
@@ -90,13 +90,13 @@ def test_test_measures_into_the_same_run(cnn: str, cli: Cli) -> None:
 
 
 @pytest.mark.parametrize("kind", ["cnn", "autoencoder"])
-def test_validate_gives_the_fits_best_value_and_logs_nothing(
+def test_validate_prints_the_best_value_of_the_fit_and_logs_nothing(
     kind: str, cli: Cli, request: pytest.FixtureRequest
 ) -> None:
     run_id = request.getfixturevalue(kind)
     with open_run("", run_id=run_id) as run:
         before = run.data().to_dictionary()
-        values = _values(_said(cli, "validate", "--run", run_id))
+        values = _values(_output(cli, "validate", "--run", run_id))
         assert run.data().to_dictionary() == before
         monitor = run.data().data.tags["monitor"]
         assert values[monitor] == f"{run.data().data.metrics[f'best/{monitor}']:.4f}"
@@ -106,13 +106,13 @@ def test_validate_draws_the_mistakes_of_a_run_without_figures(project: Path, cli
     run_id = _train((*CNN, "--tracking.figures", "false", "--trainer.max_epochs", "1"))
     client = connect(find_store())
     assert client.list_artifacts(run_id, "figures") == []
-    assert "figures/" not in _said(cli, "validate", "--run", run_id, "--checkpoint", "last")
-    out = _said(cli, "validate", "--run", run_id)
+    assert "figures/" not in _output(cli, "validate", "--run", run_id, "--checkpoint", "last")
+    out = _output(cli, "validate", "--run", run_id)
     assert out.splitlines()[-1].endswith("figures/val_confusion_matrix.png")
     assert [item.path for item in client.list_artifacts(run_id, "figures")] == ["figures/val_confusion_matrix.png"]
 
 
-def test_an_autoencoder_logs_the_same_images_over_the_epochs_once_each(project: Path, cli: Cli) -> None:
+def test_an_autoencoder_logs_its_images_once_per_epoch(project: Path, cli: Cli) -> None:
     series = ("--tracking.experiment", "series", "--checkpoint.every_n_steps", "1000000")
     run_id = _train((*AUTOENCODER, *series, "--trainer.max_epochs", "2"))
     client = connect(find_store())
@@ -139,13 +139,13 @@ def test_an_autoencoder_logs_the_same_images_over_the_epochs_once_each(project: 
 
 @pytest.mark.parametrize("digit", DIGITS)
 def test_predict_labels_an_image_however_it_was_scanned(digit: int, cnn: str, cli: Cli) -> None:
-    plain, scan = _said(cli, "predict", "--run", cnn, f"{digit}.png", f"scan {digit}.png").splitlines()
+    plain, scan = _output(cli, "predict", "--run", cnn, f"{digit}.png", f"scan {digit}.png").splitlines()
     assert re.fullmatch(rf"{digit}\.png: {digit}  [0-9.]+%", plain)
     assert re.fullmatch(rf"scan {digit}\.png: {digit}  [0-9.]+%  \(.*inverted: dark on light, .*\)", scan)
 
 
 def test_predict_writes_an_autoencoders_reconstructions(autoencoder: str, cli: Cli, project: Path) -> None:
-    out = _said(cli, "predict", "--run", autoencoder, "--out", "made/here", "0.png", "scan 1.png")
+    out = _output(cli, "predict", "--run", autoencoder, "--out", "made/here", "0.png", "scan 1.png")
     written = [project / "made" / "here" / f"{name}_reconstructed.png" for name in ("0", "scan 1")]
     assert "0.png: made/here/0_reconstructed.png\n" in out and "scan 1.png: made/here/scan 1_rec" in out
     for path in written:
@@ -154,27 +154,29 @@ def test_predict_writes_an_autoencoders_reconstructions(autoencoder: str, cli: C
             assert image.getextrema()[1] > 0
 
 
-def test_last_and_a_file_are_checkpoints_too(cnn: str, cli: Cli) -> None:
+def test_a_checkpoint_can_be_last_or_a_file(cnn: str, cli: Cli) -> None:
     with open_run("", run_id=cnn) as run:
         file = run.client.download_artifacts(cnn, "checkpoints/last.ckpt")
         last = dict(run.history("val/loss"))[max(step for step, _ in run.history("val/loss"))]
-    said = [_values(_said(cli, "validate", "--run", cnn, "--checkpoint", name)) for name in ("last", file)]
+    said = [_values(_output(cli, "validate", "--run", cnn, "--checkpoint", name)) for name in ("last", file)]
     assert said[0] == said[1] and said[0]["val/loss"] == f"{last:.4f}"
 
 
 @pytest.mark.parametrize("run_id", ["0123456789", "", "%", "____", "it's"])
 @pytest.mark.parametrize("verb", ["test", "predict"])
-def test_an_unknown_run_is_one_line(verb: str, run_id: str, cnn: str, cli: Cli) -> None:
+def test_an_unknown_run_is_a_one_line_error(verb: str, run_id: str, cnn: str, cli: Cli) -> None:
     _fails(cli, verb, "--run", run_id, *(["0.png"] if verb == "predict" else []), says=f"no run {run_id!r}")
 
 
-def test_an_ambiguous_or_foreign_run_is_one_line(strangers: tuple[str, str], cli: Cli) -> None:
-    run_id, beginning = strangers
+def test_an_ambiguous_or_foreign_run_is_a_one_line_error(foreign_runs: tuple[str, str], cli: Cli) -> None:
+    run_id, beginning = foreign_runs
     _fails(cli, "test", "--run", beginning, says=f"more than one run begins with '{beginning}'")
     _fails(cli, "test", "--run", run_id, says=f"run {run_id} has no config.yaml")
 
 
-def test_a_checkpoint_that_does_not_load_is_one_line(cnn: str, autoencoder: str, cli: Cli, project: Path) -> None:
+def test_a_checkpoint_that_does_not_load_is_a_one_line_error(
+    cnn: str, autoencoder: str, cli: Cli, project: Path
+) -> None:
     with open_run("", run_id=autoencoder) as run:
         other = Path(run.client.download_artifacts(autoencoder, "checkpoints/best.ckpt"))
     (project / "cut.ckpt").write_bytes(other.read_bytes()[:-2000])
@@ -188,7 +190,7 @@ def test_a_checkpoint_that_does_not_load_is_one_line(cnn: str, autoencoder: str,
 
 @pytest.mark.parametrize(("name", "says"), [("gone.png", "gone.png does not exist"), (".", ". is a folder"),
                                             ("pyproject.toml", "pyproject.toml is not an image")])  # fmt: skip
-def test_an_image_that_cannot_be_read_is_one_line(name: str, says: str, cnn: str, cli: Cli) -> None:
+def test_an_image_that_cannot_be_read_is_a_one_line_error(name: str, says: str, cnn: str, cli: Cli) -> None:
     _fails(cli, "predict", "--run", cnn, "0.png", name, says=says)
 
 

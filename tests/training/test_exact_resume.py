@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 import torch
-from interrupting import CNN, Signal, assert_same, same, train
+from interrupting import CNN, Signal, assert_same, same_tensors, train
 from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Timer
 
@@ -34,7 +34,7 @@ SETTINGS = {
 def test_an_interrupted_training_equals_the_undisturbed_one(setting: str, tmp_path: Path) -> None:
     flags = [*CNN, *SETTINGS[setting]]
     whole = train(tmp_path / "whole", flags)
-    # An epoch has 7 steps. Each training is interrupted twice: in mid-epoch, at its end, and in mid-step.
+    # An epoch has 7 steps. The trainings are interrupted twice each: in mid-epoch, at an epoch's end, in mid-step.
     for number, steps in enumerate([(4, 7), (13, 14)]):
         folder = tmp_path / str(number)
         moments = ("batch end", "backward" if number == 1 else "batch end")
@@ -77,7 +77,7 @@ def test_a_training_that_ended_goes_on_with_higher_limits(
     whole = train(tmp_path / "whole", [*flags, *then])
     part = train(tmp_path / "parts", [*flags, *first])
     rest = train(tmp_path / "parts", [*flags, *then])
-    assert part.ended and same(list(rest.weights.values()), list(whole.weights.values()))
+    assert part.ended and same_tensors(list(rest.weights.values()), list(whole.weights.values()))
     assert whole.points.items() <= (part.points | rest.points).items()
     assert rest.decisions == whole.decisions
 
@@ -89,13 +89,13 @@ def test_after_a_crash_training_is_exact_from_the_last_checkpoint(tmp_path: Path
     whole = train(tmp_path / "whole", CNN)
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Crash):
         patch.setattr(Signal, "on_train_batch_end", _raise_at(Crash, 12))
-        train(tmp_path / "parts", CNN, (0, ""), every=5)
+        train(tmp_path / "parts", CNN, (0, ""), checkpoint_every=5)
     assert {path.name for path in (tmp_path / "parts").iterdir()} == {BEST, LAST, PREVIOUS}
     steps = [torch.load(tmp_path / "parts" / name, weights_only=True)["global_step"] for name in (LAST, PREVIOUS)]
     assert steps == [10, 5]
     rest = train(tmp_path / "parts", CNN)
     assert rest.points == {(name, step): v for (name, step), v in whole.points.items() if step > 10}
-    assert same(list(rest.weights.values()), list(whole.weights.values()))
+    assert same_tensors(list(rest.weights.values()), list(whole.weights.values()))
     assert rest.decisions == whole.decisions
 
 
@@ -135,31 +135,29 @@ def test_with_more_patience_a_stopped_training_equals_one_that_never_stopped(tmp
     assert_same(whole, [part, rest])
 
 
-def test_a_higher_time_limit_goes_on_where_the_lower_one_stopped(tmp_path: Path) -> None:
+def test_with_a_higher_time_limit_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     flags = [*CNN, "--model.lr_schedule", "constant", "--trainer.max_epochs", "2"]
-    limited = [
-        "--trainer.max_time",
-        "00:00:00:00",
-        "--trainer.min_steps",
-        "5",
-    ]  # no time at all, but 5 steps, and the epoch ends
+    # The limit is reached at once; 5 steps are made all the same, and the epoch of 7 is completed.
+    limited = ["--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "5"]
     part = train(tmp_path, [*flags, *limited])
     assert part.ended and part.trainer.global_step == 7
     assert train(tmp_path, [*flags, *limited]).trainer.global_step == 7
     rest = train(tmp_path, [*flags, "--trainer.max_time", "01:00:00:00"])
     whole = train(tmp_path / "whole", flags)
-    assert rest.trainer.global_step == 14 and same(list(rest.weights.values()), list(whole.weights.values()))
+    assert rest.trainer.global_step == 14 and same_tensors(
+        list(rest.weights.values()), list(whole.weights.values())
+    )
     assert whole.points.items() <= (part.points | rest.points).items()
     (timer,) = (callback for callback in rest.trainer.callbacks if isinstance(callback, Timer))
     saved = torch.load(tmp_path / LAST)["callbacks"][timer.state_key]["time_elapsed"]["train"]
-    assert timer._offset > 0 and saved > timer._offset  # what was trained before counts
+    assert timer._offset > 0 and saved > timer._offset  # the time before the resume counts
 
 
-def test_an_earlier_versions_checkpoint_stops_for_good_only_without_limits(tmp_path: Path) -> None:
+def test_a_stopped_training_of_an_earlier_version_goes_on_only_with_more_patience(tmp_path: Path) -> None:
     assert train(tmp_path, CNN, patience=1).trainer.global_step < 28
     content = torch.load(tmp_path / LAST, weights_only=True)
     assert content[STATE].pop("stopped_otherwise") is False
-    content[STATE]["should_stop"] = True  # all that earlier versions wrote
+    content[STATE]["should_stop"] = True  # earlier versions wrote only this
     torch.save(content, tmp_path / LAST)
     assert stop_reason(content, []) == "stopped early"
     assert not train(tmp_path, CNN, patience=1).points
@@ -183,7 +181,7 @@ def test_another_optimiser_starts_without_a_history(tmp_path: Path) -> None:
 def test_another_batch_size_goes_on_after_the_same_number_of_images(tmp_path: Path) -> None:
     train(tmp_path, CNN, (11, "batch end"))  # 4 batches of 30 into the second epoch
     rest = train(tmp_path, [*CNN, "--data.batch_size", "20", "--trainer.max_epochs", "2"])
-    assert rest.trainer.global_step == 11 + 4  # the 80 images that were left
+    assert rest.trainer.global_step == 11 + 4  # the 80 images left in the epoch
 
 
 def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:
@@ -196,14 +194,14 @@ def test_the_number_of_threads_changes_neither_data_nor_noise() -> None:
         batches.append(list(data.train_dataloader()))
     torch.set_num_threads(before)
     for one, other in zip(*batches, strict=True):
-        assert same(list(one), list(other))
+        assert same_tensors(list(one), list(other))
 
 
 @pytest.mark.filterwarnings("ignore:.*random weights", r"ignore:Found \d+ module\(s\) in eval mode")
-def test_a_frozen_phase_that_is_interrupted_in_mid_epoch_equals_the_undisturbed_one(
+def test_a_frozen_phase_interrupted_in_mid_epoch_equals_the_undisturbed_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The last batch of 130 images in batches of 43 is one image, whose code's last bits depend on that."""
+    """Of 130 images, the last batch of 43 holds only one; the size of a batch affects the last bits of codes."""
     encoder = ["--model.encoder", "DenseAutoencoder", "--model.encoder_args", "{hidden_sizes: [32]}"]
     flags = ["--model", "TwoPhaseClassifier", *encoder, "--model.frozen_epochs", "3", *ADAM[4:],
              "--data", "MiniMNISTDataModule", "--data.train_per_class", "13", "--data.val_size", "100",

@@ -1,4 +1,4 @@
-"""`lit-mnist export`: networks that load where this package is not installed, and MLflow models that answer."""
+"""`lit-mnist export`: networks that load without this package, and MLflow models that can be served."""
 
 import importlib.util
 import inspect
@@ -44,7 +44,7 @@ READERS = {
     "pt2": "torch.export.load(sys.argv[1]).module()(torch.from_numpy(example['input'])).detach().numpy()",
     "onnx": "onnxruntime.InferenceSession(sys.argv[1]).run(None, {'images': example['input']})[0]",
 }
-"""What a stranger writes, without this package."""
+"""Code that runs an exported network, without this package."""
 
 
 @pytest.fixture(scope="module")
@@ -102,13 +102,15 @@ def test_the_file_loads_without_this_package(file_format: str, cnn: str, cli: Cl
         "assert np.abs(output - example['output']).max() <= 1e-5 and output.shape == (4, 10)\n"
     )
     example = path.with_name("digits_example.npz")
-    subprocess.run([sys.executable, "-c", script, path, example], check=True, cwd=project, env=_environment())
+    subprocess.run(
+        [sys.executable, "-c", script, path, example], check=True, cwd=project, env=_environment_without_package()
+    )
     described = _description(path)
     assert described["run"] == cnn and described["dataset"]["name"] == "MiniMNIST"
     assert described["metrics"]["val/acc"] > 0.5 and described["output"]["classes"] == list("0123456789")
 
 
-def test_the_best_trial_of_a_study_has_the_figure_of_its_predictions(study_run: str) -> None:
+def test_only_the_best_trial_of_a_study_has_a_figure_of_its_predictions(study_run: str) -> None:
     client = connect(find_store())
     runs = mlflow.search_runs(
         search_all_experiments=True, filter_string="tags.`sweep.trial` != ''", output_format="list"
@@ -136,11 +138,11 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
     assert stored.experiment_id == client.get_run(version.run_id).info.experiment_id
     assert stored.tags["dataset.name"] == "MiniMNIST" and model.signature.inputs.input_types()
     port = free_port()
-    # The command as it is printed, in a shell that knows nothing of the store.
+    # The printed command, in a shell without MLFLOW_TRACKING_URI.
     [command] = [line.replace("5001", str(port)) for line in out.splitlines() if "mlflow models serve" in line]
-    environment = _environment() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
+    environment = _environment_without_package() | {"MLFLOW_DISABLE_TELEMETRY": "true"}
     environment.pop("MLFLOW_TRACKING_URI", None)
-    # MLflow starts `uvicorn` by name: as after `source .venv/bin/activate`.
+    # MLflow starts `uvicorn` by its name, which is found if the environment is activated.
     environment["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with (project / "served.log").open("w") as log:
         server = subprocess.Popen(
@@ -164,16 +166,18 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "message"),
     [
         (["--register", "digits"], "--register needs --format mlflow"),
         (["--output", "."], "--output . exists"),
         (["--checkpoint", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
     ],
 )
-def test_what_cannot_be_exported_is_one_line(arguments: list[str], said: str, cnn: str, cli: Cli) -> None:
+def test_an_export_that_is_not_possible_is_a_one_line_error(
+    arguments: list[str], message: str, cnn: str, cli: Cli
+) -> None:
     code, out, err = cli("export", cnn, *arguments)
-    assert code and out == "" and said in err and err.count("\n") == 1
+    assert code and out == "" and message in err and err.count("\n") == 1
 
 
 def test_a_missing_package_is_named(cnn: str, cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -183,7 +187,7 @@ def test_a_missing_package_is_named(cnn: str, cli: Cli, monkeypatch: pytest.Monk
     assert code == 1 and "--format onnx needs onnxscript: `pip install 'lit-mnist[export]'`" in err
 
 
-def _environment() -> dict[str, str]:
+def _environment_without_package() -> dict[str, str]:
     return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
 
 

@@ -1,4 +1,4 @@
-"""The fast training step gives the weights of Lightning's own, and is not taken where it would skip something."""
+"""The fast training step gives the same weights as Lightning's, and is not used where it would skip something."""
 
 import copy
 from typing import Any
@@ -23,11 +23,10 @@ AUTOENCODER = ["--config", "zhang/autoencoder", *SHORT, "--seed_everything", "7"
 
 
 Trained = tuple[Trainer, dict[str, Tensor]]
+"""The Trainer and the weights after a training."""
 
 
-def _fit(
-    flags: list[str], fast: bool, callbacks: list[Callback] | None = None
-) -> tuple[Trainer, dict[str, Tensor]]:
+def _fit(flags: list[str], fast: bool, callbacks: list[Callback] | None = None) -> Trained:
     cli = LitCLI(flags)
     trainer = cli.make_trainer(logger=False, enable_checkpointing=False, callbacks=callbacks or [])
     if fast:
@@ -36,7 +35,7 @@ def _fit(
     return trainer, cli.model.state_dict()
 
 
-def _took_fast_step(trainer: Trainer) -> bool:
+def _used_fast_step(trainer: Trainer) -> bool:
     loop = trainer.fit_loop.epoch_loop.automatic_optimization
     return isinstance(loop, FastOptimization) and loop.is_fast
 
@@ -55,9 +54,9 @@ def _equal(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
         [*AUTOENCODER, "--trainer.precision", "bf16-mixed"],
     ],
 )
-def test_the_weights_are_those_of_lightnings_own_step(flags: list[str]) -> None:
+def test_the_fast_step_gives_the_weights_of_lightnings_step(flags: list[str]) -> None:
     trainer, weights = _fit(flags, fast=True)
-    assert _took_fast_step(trainer)
+    assert _used_fast_step(trainer)
     plain, expected = _fit(flags, fast=False)
     assert _equal(weights, expected)
     assert trainer.global_step == plain.global_step
@@ -65,7 +64,7 @@ def test_the_weights_are_those_of_lightnings_own_step(flags: list[str]) -> None:
     assert progress[0] == progress[1]
 
 
-class AfterBackward(Callback):
+class CountsBackward(Callback):
     def __init__(self) -> None:
         self.calls = 0
 
@@ -80,12 +79,14 @@ class AfterBackward(Callback):
         (["--trainer.gradient_clip_val", "1"], []),
         (["--trainer.accumulate_grad_batches", "2"], []),
         (["--trainer.detect_anomaly", "true"], []),
-        ([], [AfterBackward()]),
+        ([], [CountsBackward()]),
     ],
 )
-def test_it_is_not_taken_where_it_would_skip_something(flags: list[str], callbacks: list[Callback]) -> None:
+def test_the_fast_step_is_not_used_where_it_would_skip_something(
+    flags: list[str], callbacks: list[Callback]
+) -> None:
     trainer, _ = _fit([*CNN, "--trainer.max_epochs", "-1", "--trainer.max_steps", "2", *flags], True, callbacks)
-    assert not _took_fast_step(trainer)
+    assert not _used_fast_step(trainer)
 
 
 class Network(MLP):
@@ -97,7 +98,7 @@ class Network(MLP):
 
 class WithCallbacks(Network):
     def configure_callbacks(self) -> list[Callback]:
-        self.callback = AfterBackward()
+        self.callback = CountsBackward()
         return [self.callback]
 
 
@@ -129,19 +130,19 @@ class WithStepHook(Network):
         return optimizer
 
 
-class Custom(torch.optim.SGD):
+class CustomOptimizer(torch.optim.SGD):
     """An optimizer from outside torch, which may need the closure that Lightning always passes."""
 
 
-Custom.__module__ = "elsewhere"
+CustomOptimizer.__module__ = "elsewhere"
 
 
 class WithCustomOptimizer(Network):
     def configure_optimizers(self) -> Any:
-        return Custom(self.parameters(), lr=0.1)
+        return CustomOptimizer(self.parameters(), lr=0.1)
 
 
-def _trained(model: LightningModule, fast: bool) -> Trained:
+def _fit_model(model: LightningModule, fast: bool) -> Trained:
     torch.manual_seed(0)
     pairs = TensorDataset(torch.rand(24, 1, 28, 28), torch.randint(10, (24,)))
     trainer = Trainer(
@@ -168,19 +169,19 @@ def _trained(model: LightningModule, fast: bool) -> Trained:
         (WithCustomOptimizer, False),
     ],
 )
-def test_models_that_it_does_not_cover_take_lightnings_own_step(kind: type[Network], fast: bool) -> None:
+def test_models_that_the_fast_step_does_not_cover_use_lightnings_step(kind: type[Network], fast: bool) -> None:
     torch.manual_seed(1)
     model = kind()
     other = copy.deepcopy(model)
-    trainer, weights = _trained(model, fast=True)
-    assert _took_fast_step(trainer) == fast and trainer.fit_loop.epoch_loop.batch_progress.total.completed == 8
-    plain, expected = _trained(other, fast=False)
+    trainer, weights = _fit_model(model, fast=True)
+    assert _used_fast_step(trainer) == fast and trainer.fit_loop.epoch_loop.batch_progress.total.completed == 8
+    plain, expected = _fit_model(other, fast=False)
     assert _equal(weights, expected) and trainer.global_step == plain.global_step
     if isinstance(model, WithCallbacks):
         assert model.callback.calls == 8
 
 
-def test_an_untried_version_of_lightning_keeps_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_untried_version_of_lightning_uses_its_own_step(monkeypatch: pytest.MonkeyPatch) -> None:
     trainer = Trainer(accelerator="cpu", logger=False, enable_progress_bar=False)
     monkeypatch.setattr(lightning, "__version__", "2.99.0")
     use_fast_step(trainer)

@@ -1,4 +1,4 @@
-"""`lit-mnist fit`: all about a run is in MLflow, once; the same seed gives the same run."""
+"""`lit-mnist fit`: MLflow has everything about a run, once; the same seed gives the same run."""
 
 import json
 import re
@@ -33,11 +33,12 @@ KINDS = {
     "cnn": (CNN, 24, {"val/acc", "best/val/acc", "train/acc"}, "val_confusion_matrix.png"),
     "autoencoder": (AUTOENCODER, 4, {"val/mse", "best/val/loss"}, "val_reconstructions.png"),
 }
+"""By kind of model: arguments, number of steps, further metrics, and the figure besides the loss curves."""
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
-    """A project shared by the tests here."""
+    """A project shared by these tests."""
     with pytest.MonkeyPatch.context() as patch:
         folder = enter_project(tmp_path_factory.mktemp("fit"), patch)
         yield folder
@@ -45,7 +46,7 @@ def project(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module", params=KINDS)
 def trained(project: Path, request: pytest.FixtureRequest):
-    """A run of each kind of model: the run, its arguments, steps, further metrics and second figure."""
+    """A run of each kind of model, followed by the entries of KINDS."""
     arguments, *expected = KINDS[request.param]
     assert main(["fit", *arguments]) == 0
     newest = mlflow.search_runs(search_all_experiments=True, output_format="list", max_results=1)[0]
@@ -97,7 +98,7 @@ def test_every_metric_is_logged_and_every_point_once(trained) -> None:
     run, _, steps, further, _ = trained
     points = {name: [step for step, _ in run.history(name)] for name in run.data().data.metrics}
     assert {"train/loss", "train/loss_epoch", "val/loss", "lr", "epoch", "images_per_s"} | further <= set(points)
-    assert not {name for name in points if name.startswith("system/")}  # of a minute or more only
+    assert not {name for name in points if name.startswith("system/")}  # only of runs of a minute or more
     assert {name: at for name, at in points.items() if len(at) != len(set(at))} == {}
     assert points["train/loss"] == points["lr"] == list(range(1, steps + 1))
 
@@ -127,7 +128,7 @@ def test_the_figures_are_logged(trained) -> None:
             assert len(image.convert("L").histogram()) - image.convert("L").histogram().count(0) > 20
 
 
-def test_the_run_is_finished_and_its_folder_gone(trained) -> None:
+def test_the_run_is_finished_and_its_local_checkpoints_are_removed(trained) -> None:
     run, *_ = trained
     assert run.data().info.status == "FINISHED" and run.data().info.end_time
     assert not (run.folder / "checkpoints").exists()
@@ -143,7 +144,7 @@ def test_the_logged_config_gives_the_same_weights_and_another_seed_does_not(proj
             assert _equal(_weights(run, "last")["state_dict"], original) == same
 
 
-def test_a_fit_shorter_than_a_window_logs_its_curves(cli: Cli) -> None:
+def test_a_fit_shorter_than_a_logging_interval_logs_its_curves(cli: Cli) -> None:
     code, out, err = cli("fit", "--config", "zhang/cnn", *SHORT)
     assert code == 0, err
     with open_run("", run_id=out.split()[1]) as run:
@@ -154,7 +155,7 @@ def test_a_fit_shorter_than_a_window_logs_its_curves(cli: Cli) -> None:
 BARE = ["--tracking.system_metrics", "false", "--tracking.figures", "false"]
 
 
-def test_windows_are_equally_long_whatever_the_length_of_an_epoch(project: Path) -> None:
+def test_logging_intervals_do_not_depend_on_the_length_of_an_epoch(project: Path) -> None:
     losses = []
     for every in ("1", "5"):
         result = fit([*CNN, *BARE, "--data.batch_size", "50", "--trainer.log_every_n_steps", every])
@@ -162,7 +163,7 @@ def test_windows_are_equally_long_whatever_the_length_of_an_epoch(project: Path)
         with open_run("", run_id=result.run_id) as run:
             losses.append(dict(run.history("train/loss")))
     each, windows = losses
-    assert list(each) == list(range(1, 25)) and list(windows) == [5, 10, 15, 20]  # 8 steps are an epoch
+    assert list(each) == list(range(1, 25)) and list(windows) == [5, 10, 15, 20]  # an epoch has 8 steps
     for step, loss in windows.items():
         assert loss == pytest.approx(sum(each[s] for s in range(step - 4, step + 1)) / 5)
 
@@ -174,7 +175,7 @@ def test_callbacks_can_monitor_the_training_loss(project: Path) -> None:
     assert result is not None
     with open_run("", run_id=result.run_id) as run:
         losses = dict(run.history("train/loss"))
-        assert max(losses) == 16 and stop.wait_count == 1  # 8 steps are an epoch
+        assert max(losses) == 16 and stop.wait_count == 1  # an epoch has 8 steps
         assert float(stop.best_score) == losses[8] and float(keep.best_model_score) == min(losses[8], losses[16])
         assert "checkpoints/lowest.ckpt" in _artifacts(run, "checkpoints")
 
@@ -219,8 +220,8 @@ class Clock(Callback):
         self.now += 1000
 
 
-class Fails(Callback):
-    """Fails at a step."""
+class FailsAtStep12(Callback):
+    """Fails after step 12."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         if trainer.global_step == 12:
@@ -228,10 +229,10 @@ class Fails(Callback):
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty")  # a resumed run's
-def test_an_interrupted_fit_leaves_no_checkpoint_that_it_does_not_keep(project: Path) -> None:
+def test_a_resumed_fit_removes_the_last_checkpoint_that_it_does_not_keep(project: Path) -> None:
     flags = ("--tracking.keep_checkpoints", "best", "--checkpoint.every_n_steps", "4")
     with pytest.raises(RuntimeError, match="it fails"):
-        fit([*CNN, *BARE, *flags, "--tracking.name", "leftover"], [Fails()])
+        fit([*CNN, *BARE, *flags, "--tracking.name", "leftover"], [FailsAtStep12()])
     (failed,) = mlflow.search_runs(
         search_all_experiments=True, output_format="list", filter_string="attributes.run_name = 'leftover'"
     )
@@ -272,7 +273,7 @@ def test_mixed_float16_on_a_cpu_is_refused(cli: Cli) -> None:
     assert "--trainer.precision 16-mixed: a CPU has no float16 mixed precision; take bf16-mixed" in err
 
 
-def test_warnings_of_operations_that_are_not_deterministic_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
+def test_warnings_about_nondeterministic_operations_are_shown(capsys: pytest.CaptureFixture[str]) -> None:
     with warnings.catch_warnings():
         quiet()
         torch.use_deterministic_algorithms(True, warn_only=True)
@@ -283,10 +284,10 @@ def test_warnings_of_operations_that_are_not_deterministic_are_shown(capsys: pyt
     assert "does not have a deterministic implementation" in capsys.readouterr().err
 
 
-def test_without_validation_images_all_are_for_training(project: Path, cli: Cli) -> None:
+def test_without_validation_images_all_images_are_for_training(project: Path, cli: Cli) -> None:
     flags = [*SHORT, "--data.train_per_class", "null", "--data.val_size", "0", "--data.batch_size", "200"]
-    once = ["fit", "--config", "zhang/cnn", *flags, "--model.channels", "[2,2]", "--trainer.max_epochs"]
-    code, out, err = cli(*once, "1")
+    command = ["fit", "--config", "zhang/cnn", *flags, "--model.channels", "[2,2]", "--trainer.max_epochs"]
+    code, out, err = cli(*command, "1")
     assert code == 0 and "train/acc" in out and "val/" not in out, err
     run_id = out.split()[1]
     code, out, err = cli("fit", "--resume", run_id, "--trainer.max_epochs", "2")
@@ -306,12 +307,12 @@ def test_without_validation_images_all_are_for_training(project: Path, cli: Cli)
     assert code == 2 and "--model.patience 3 has no effect with --data.val_size 0" in err
 
 
-def test_a_line_of_progress_has_the_steps_and_no_value_twice(cli: Cli, project: Path) -> None:
+def test_a_line_of_progress_has_the_step_and_each_value_once(cli: Cli, project: Path) -> None:
     code, out, err = cli("fit", *AUTOENCODER, "--model.hidden_sizes", "[16]", "--trainer.max_steps", "4")
     assert code == 0, err
     (line,) = [line for line in out.splitlines() if line.startswith("epoch ")]
     assert "step 4 of 4" in line and "val/loss" in line
-    assert "val/mse" not in line  # it is the loss here
+    assert "val/mse" not in line  # here it equals the loss
 
 
 def test_progress_on_a_terminal_stays_on_its_line(

@@ -1,4 +1,4 @@
-"""Whatever value a flag is given, the answer is one line, never a traceback."""
+"""Generated values of flags and arguments give one-line errors, never a traceback."""
 
 import contextlib
 import io
@@ -24,11 +24,11 @@ EXAMPLES = int(os.environ.get("LIT_MNIST_SOAK", 0)) * 20 or 60
 FIT = (
     *("fit", "--offline", "--threads", "1", "--trainer.max_epochs", "1", "--trainer.max_steps", "2"),
     *("--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"),
-    # No number of devices among the values divides this batch size, so that no processes are started.
+    # This batch size is a multiple of no number of devices among the values, so that no processes are started.
     *(*MINI, "--data.train_size", "null", "--data.train_per_class", "10", "--data.batch_size", "37"),
     *("--tracking.system_metrics", "false", "--tracking.figures", "false"),
 )
-# Sizes between are left out: a layer of some 10,000 neurons would fit into the memory, slowly.
+# Without sizes of some 10,000: such a layer would fit into the memory, and take long.
 VALUES = [
     *("-1", "0", "1", "2", "1.5", "-0.5", "1e-3", "1e400", "nan", "-inf", "0x10", "1_000"),
     *("9" * 30, "-" + "9" * 30, str(2**31), str(2**63), str(10**15)),
@@ -60,7 +60,7 @@ VALUES = [
 ]
 TEXT = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=6)
 VALUE = st.sampled_from(VALUES) | TEXT
-STORED = [f"{command} {flag}" for command, flags in {
+OTHER_COMMANDS = [f"{command} {flag}" for command, flags in {
     "runs": ("--limit", "--sort", "--experiment", "--reap"),
     "compare": ("--study", "--html", ""),
     "sync": ("",),
@@ -81,11 +81,12 @@ STORED = [f"{command} {flag}" for command, flags in {
     "ui": ("",),
     "": ("",),
 }.items() for flag in flags]  # fmt: skip
+"""Other commands, with the flag or argument that gets the value."""
 
 
 @cache
 def _fit_flags() -> list[tuple[str, str]]:
-    """Every flag of `fit`, each with a model that has it."""
+    """Every flag of `fit`, as (model that has it, flag)."""
     parser = LitCLI(["--model", "MLP", *MINI]).parser
     flags = {option for action in parser._actions for option in action.option_strings if option[:2] == "--"}
     flags |= {"--resume", "--offline", "--model.class_path", "--model.init_args", "--model.dict_kwargs"}
@@ -98,7 +99,7 @@ def _fit_flags() -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="module", autouse=True)
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project with files that are no configurations; the number of torch's threads is restored."""
+    """A project with files that are no configurations. The number of torch's threads is restored at the end."""
     folder, threads = tmp_path_factory.mktemp("values"), torch.get_num_threads()
     (folder / "binary").write_bytes(bytes(range(256)))
     (folder / "twice.yaml").write_text("model: MLP\nmodel: CNN\n")
@@ -113,7 +114,7 @@ def _run(arguments: list[str]) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code: object = main(arguments)
-        except SystemExit as end:  # of `--model.help` and its like
+        except SystemExit as end:  # by `--model.help` and similar flags
             code = end.code
     lines = err.getvalue().splitlines()
     assert all(line.startswith("lit-mnist: ") for line in lines), err.getvalue()
@@ -128,7 +129,7 @@ def test_a_value_of_a_flag_of_fit_gives_no_traceback(data: st.DataObject) -> Non
 
 
 @settings(max_examples=EXAMPLES // 2, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
-@given(st.sampled_from(STORED), VALUE)
+@given(st.sampled_from(OTHER_COMMANDS), VALUE)
 def test_a_value_of_an_argument_of_another_command_gives_no_traceback(command: str, value: str) -> None:
     *words, last = command.split(" ")
     _run([*(word for word in words if word), f"{last}={value}" if last else value])

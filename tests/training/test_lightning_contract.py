@@ -60,7 +60,7 @@ USED: dict[str, Any] = {
     "_global_optimizer_pre_hooks": lambda: torch_optimizer,
 }
 REPLACED = {
-    # Public names that are overridden or replaced: without an effect if Lightning no longer calls them.
+    # Public names that are overridden or replaced, which has no effect if Lightning no longer calls them.
     "run": lambda: _AutomaticOptimization,
     "register_signal_handlers": lambda: signal_connector._SignalConnector,
     "automatic_optimization": lambda: _trainer().fit_loop.epoch_loop,
@@ -90,7 +90,7 @@ def test_callback_metrics_is_the_dictionary_that_callbacks_read() -> None:
 
 
 def _private_names(tree: ast.AST) -> Iterator[tuple[str, bool]]:
-    """Underscored names that are imported from Lightning or read from an object; True for those of `self`."""
+    """Names with a leading underscore that are imported from Lightning or read; True for attributes of `self`."""
     for node in ast.walk(tree):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(("lightning", "torch")):
             yield from ((part, False) for part in (node.module or "").split(".") if re.match("_[^_]", part))
@@ -104,19 +104,10 @@ def _private_names(tree: ast.AST) -> Iterator[tuple[str, bool]]:
 
 
 def _names_of_lightning() -> set[str]:
-    """Every underscored attribute that a class of Lightning's has, or that its source sets or reads on itself."""
+    """Every attribute with a leading underscore that Lightning's source uses on `self`, or defines as a method."""
     names: set[str] = set()
-    for package in (
-        "callbacks",
-        "loops",
-        "trainer",
-        "core",
-        "loggers",
-        "strategies",
-        "plugins",
-        "profilers",
-        "cli",
-    ):
+    packages = "callbacks", "loops", "trainer", "core", "loggers", "strategies", "plugins", "profilers", "cli"
+    for package in packages:
         module = importlib.import_module(f"lightning.pytorch.{package}")
         files = [Path(str(module.__file__))]
         if hasattr(module, "__path__"):

@@ -1,4 +1,4 @@
-"""During a training, a disk fills up, a tracking server goes away, or the machine is lost with its disk."""
+"""During a training, the disk becomes full, the tracking server fails, or the machine is lost with its disk."""
 
 import os
 import shutil
@@ -84,7 +84,7 @@ fit(sys.argv[1:], [MachineLost()])
 """
 
 
-def test_a_disk_that_fills_up_during_a_save_keeps_the_checkpoint_before(tmp_path: Path) -> None:
+def test_a_disk_that_fills_up_during_a_save_keeps_the_previous_checkpoint(tmp_path: Path) -> None:
     command = on_small_disk(tmp_path / "disk", 24, [sys.executable, "-c", FILLS_THE_DISK])
     done = subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
     after = [line for line in done.stdout.splitlines() if line.startswith("after:")]
@@ -95,10 +95,10 @@ def test_a_disk_that_fills_up_during_a_save_keeps_the_checkpoint_before(tmp_path
 
 
 class ServerTrouble(Callback):
-    """Calls one of `acts` at step 12 and the next at step 50, and notes the duration of the slowest step."""
+    """Calls the first action at step 12 and the second at step 50, and measures the slowest of the other steps."""
 
-    def __init__(self, *acts: Any) -> None:
-        self.acts = dict(zip((12, 50), acts, strict=False))
+    def __init__(self, *actions: Any) -> None:
+        self.actions = dict(zip((12, 50), actions, strict=False))
         self.slowest, self._last = 0.0, 0.0
 
     def on_train_batch_start(self, trainer: Trainer, *args: Any) -> None:
@@ -107,8 +107,8 @@ class ServerTrouble(Callback):
             time.sleep(0.05)  # else training would end before the trouble has an effect
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
-        if (act := self.acts.pop(trainer.global_step, None)) is not None:
-            act()
+        if (action := self.actions.pop(trainer.global_step, None)) is not None:
+            action()
         else:
             self.slowest = max(self.slowest, time.monotonic() - self._last)
 
@@ -131,7 +131,7 @@ def _checkpoints() -> dict[str, dict[str, list[Any]]]:
 
 
 class Interrupt(Callback):
-    """A signal after a step."""
+    """Simulates a signal after a step."""
 
     def __init__(self, watch: SignalWatch, step: int) -> None:
         self.watch, self.step = watch, step
@@ -142,7 +142,7 @@ class Interrupt(Callback):
 
 
 class StoreLost(Callback):
-    """Nobody can read the store from the beginning of training on."""
+    """Locks the store at the beginning of training, so that nobody can read it."""
 
     database: sqlite3.Connection
 
@@ -153,10 +153,10 @@ class StoreLost(Callback):
 
 
 @pytest.mark.filterwarnings("ignore")  # as on the command line
-def test_a_resumed_run_is_described_although_its_store_is_away(
+def test_a_resumed_run_is_described_although_its_store_is_locked(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that the end waits for the store
+    monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 1.0)  # seconds that a run's end waits for the store
     flags = [*FIT, "--trainer.log_every_n_steps", "1", "--tracking.figures", "false"]
     with SignalWatch() as watch, pytest.raises(Interrupted):
         fit(flags, [Interrupt(watch, 4)], watch)
@@ -173,7 +173,7 @@ def test_a_resumed_run_is_described_although_its_store_is_away(
     assert any(entry["kind"] == "dataset" for entry in entries)
 
 
-def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
+def test_a_server_outage_delays_no_step_and_loses_no_point(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch,
     recwarn: pytest.WarningsRecorder,
 ) -> None:  # fmt: skip
@@ -184,8 +184,8 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
     try:
         fit(flags)
         whole = _points()
-        for act, undo in ((server.hang, server.resume), (server.kill, server.start)):
-            trouble = ServerTrouble(act)
+        for action, undo in ((server.hang, server.resume), (server.kill, server.start)):
+            trouble = ServerTrouble(action)
             assert fit(flags, [trouble]) is not None
             assert trouble.slowest < 1
             undo()
@@ -197,11 +197,11 @@ def test_a_server_that_goes_away_costs_no_step_and_loses_no_point(
 
 
 class SlowStore(Callback):
-    """The store takes one entry of the journal a step, and the checkpoints in it are looked at after each."""
+    """After each step, sends one entry of the journal and reads the checkpoints that are in the store then."""
 
     def __init__(self) -> None:
         self.pairs: list[tuple[int, float, int, float]] = []
-        """Of the best checkpoint in the store and of the last one there: its step, and the best score it knows."""
+        """Step and best score in the store's best checkpoint, and the same in its last checkpoint."""
 
     def on_train_batch_end(self, trainer: Trainer, *args: Any) -> None:
         (run,) = (each.run for each in trainer.loggers if isinstance(each, MLflowTracker))
@@ -218,10 +218,10 @@ class SlowStore(Callback):
             self.pairs.append(tuple(pair))
 
 
-def test_the_best_checkpoint_in_the_store_is_never_older_than_the_one_that_the_last_one_there_means(
+def test_the_stores_best_checkpoint_is_never_older_than_the_last_one_needs(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """However slowly it takes them: from an older one no training could go on exactly."""
+    """However slow the upload is. With an older one, an exact resume would be impossible."""
     monkeypatch.setattr("lit_mnist.tracking.journal.uploader.SEND_INTERVAL", 600.0)
     store = SlowStore()
     flags = [*FIT, "--checkpoint.every_n_steps", "1", "--checkpoint.upload_every_n_minutes", "1e-9",
@@ -232,21 +232,21 @@ def test_the_best_checkpoint_in_the_store_is_never_older_than_the_one_that_the_l
 
 
 @pytest.mark.root
-def test_a_run_whose_machine_is_lost_with_its_disk_goes_on_from_its_uploaded_checkpoint(
+def test_a_run_of_a_lost_machine_resumes_from_its_uploaded_checkpoint(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By the restarted job, on a machine with other folders, which shares nothing but the tracking server."""
+    """The restarted job runs on another machine, which shares only the tracking server with the lost one."""
     server = Server(project)
     server.start()
     monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
-    # With this rate the first epoch stays the best one: its checkpoint has to come from the server as well.
+    # With this learning rate the first epoch stays the best one: its checkpoint has to come from the server, too.
     flags = [*FIT, "--model.lr", "0.05", "--trainer.log_every_n_steps", "1", "--tracking.figures", "false",
              "--checkpoint.upload_every_n_minutes", "1e-6", "--threads", "1", "--key", "lost"]  # fmt: skip
 
     def train(machine: str, restarts: int, *command: str) -> subprocess.CompletedProcess[str]:
         (project / machine).mkdir()
         (project / machine / "pyproject.toml").touch()
-        # The shell is process 1 there, which the kernel protects from a SIGKILL of its own.
+        # The shell is process 1 of the namespace: a process 1 could not kill itself with SIGKILL.
         inside = [*CONTAINER, "sh", "-c", f'hostname {machine}; "$@"; exit $?', "sh"]
         job = {"SLURM_JOB_ID": "7", "SLURM_JOB_NAME": "lost", "SLURM_RESTART_COUNT": str(restarts)}
         return subprocess.run([*inside, sys.executable, *command], cwd=project / machine,

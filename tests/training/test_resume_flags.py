@@ -1,4 +1,4 @@
-"""`lit-mnist fit --resume`: which run is taken, and whether it goes on."""
+"""`lit-mnist fit --resume`: which run is resumed, and whether it goes on."""
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ FIT = ("fit", "--config", "zhang/cnn", *SHORT, "--tracking.system_metrics", "fal
 
 
 def test_a_fit_that_its_time_limit_stopped_goes_on_with_a_larger_one(cli: Cli) -> None:
-    # No time at all, but 2 steps; the epoch of 8 steps is completed.
+    # The limit is reached at once; 2 steps are made all the same, and the epoch of 8 is completed.
     limits = ("--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "2", "--trainer.max_epochs", "2")
     code, out, err = cli(*FIT, *limits)
     assert code == 0, err
@@ -29,7 +29,7 @@ def test_a_fit_that_its_time_limit_stopped_goes_on_with_a_larger_one(cli: Cli) -
     assert last["global_step"] == 16
 
 
-def _killed(tags: dict[str, str]) -> str:
+def _killed_run(tags: dict[str, str]) -> str:
     with pytest.raises(Interrupted), open_run("e", system_metrics=False, tags=tags) as run:
         run.log_text("model: {}", "config.yaml")
         raise Interrupted(15)
@@ -38,9 +38,9 @@ def _killed(tags: dict[str, str]) -> str:
 
 def test_last_is_never_the_run_of_a_sweeps_trial(cli: Cli) -> None:
     trial = {STUDY: "s", TRIAL: "3"}
-    _killed(trial)
+    _killed_run(trial)
     code, _, err = cli("fit", "--resume", "last")
     assert code == 1 and "there is no unfinished run" in err
-    older = _killed({})
-    _killed(trial)
+    older = _killed_run({})
+    _killed_run(trial)
     assert find_unfinished() == older

@@ -1,6 +1,6 @@
-"""Processes killed by signals at random moments: after its resumes, the run equals the undisturbed one.
+"""Processes receive signals at random moments: after its resumes, the run equals the undisturbed one.
 
-Each signal is sent a few times here, and LIT_MNIST_SOAK times by `make soak`.
+Each signal is sent once here, and LIT_MNIST_SOAK times by `make soak`.
 """
 
 import os
@@ -19,7 +19,7 @@ from conftest import MINI, enter_project
 from lit_mnist.tracking.queries.listing import runs
 from lit_mnist.tracking.store import connect, find_store
 
-STRIKES = int(os.environ.get("LIT_MNIST_SOAK", "1"))
+SIGNALS = int(os.environ.get("LIT_MNIST_SOAK", "1"))
 SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
 FIT = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dropout", "0.3",
        "--model.optimizer", "sgd", "--model.momentum", "0.9", "--model.lr", "0.02",
@@ -29,20 +29,20 @@ FIT = ["--config", "zhang/cnn", *MINI, "--model.channels", "[4,8]", "--model.dro
        "--trainer.log_every_n_steps", "7", "--checkpoint.every_n_steps", "60",
        "--trainer.callbacks", "EarlyStopping", "--trainer.callbacks.monitor", "val/loss",
        "--trainer.callbacks.patience", "4"]  # fmt: skip
-PATIENCE = 240
-TIMED = ("images_per_s", "system/")
+TIMEOUT = 240
+TIMED = ("images_per_s", "system/")  # metrics that differ from run to run
 
 
 @dataclass
-class Left:
-    """The lasting content of a run: its points, and its checkpoints' weights and optimiser state."""
+class RunContent:
+    """What is stored of a run: its points, its status, and its checkpoints' weights and optimiser state."""
 
     points: dict[tuple[str, int], float]
     tensors: list[torch.Tensor]
     status: str
 
     def __eq__(self, other: object) -> bool:
-        assert isinstance(other, Left)
+        assert isinstance(other, RunContent)
         return (
             self.points == other.points
             and self.status == other.status
@@ -59,12 +59,12 @@ def start(*arguments: str) -> "subprocess.Popen[str]":
 
 def finish(*arguments: str) -> str:
     process = start(*arguments)
-    out, err = process.communicate(timeout=PATIENCE)
+    out, err = process.communicate(timeout=TIMEOUT)
     assert process.returncode == 0, err
     return out + err
 
 
-def left() -> Left:
+def run_content() -> RunContent:
     """The content of this project's only run."""
     client = connect(find_store())
     (run,) = runs(find_store())
@@ -81,23 +81,25 @@ def left() -> Left:
         tensors += checkpoint["state_dict"].values()
         states = checkpoint["optimizer_states"][0]["state"].values()
         tensors += [value for state in states for value in state.values() if isinstance(value, torch.Tensor)]
-    return Left(points, tensors, run["status"])
+    return RunContent(points, tensors, run["status"])
 
 
-def strike(process: "subprocess.Popen[str]", number: int, seconds: float, in_training: bool) -> tuple[bool, str]:
-    """Send the signal after some seconds; return True if the process had ended by itself, and how it ended."""
+def send_signal(
+    process: "subprocess.Popen[str]", number: int, seconds: float, in_training: bool
+) -> tuple[bool, str]:
+    """Send the signal after some seconds; returns True if the process ended by itself, and how it ended."""
     if in_training:
         assert process.stdout is not None
         process.stdout.readline()  # the run exists: training is about to start
     time.sleep(seconds)
     process.send_signal(number)
-    _, err = process.communicate(timeout=PATIENCE)
+    _, err = process.communicate(timeout=TIMEOUT)
     assert "Traceback" not in err, err
     return process.returncode == 0, f"exit code {process.returncode}: {err.strip()}"
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[RunContent, float]:
     """The content of an undisturbed run, and the seconds it trains."""
     with pytest.MonkeyPatch.context() as patch:
         enter_project(tmp_path_factory.mktemp("soak") / "whole", patch)
@@ -105,40 +107,40 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Left, float]:
         assert process.stdout is not None
         process.stdout.readline()
         began = time.monotonic()
-        _, err = process.communicate(timeout=PATIENCE)
+        _, err = process.communicate(timeout=TIMEOUT)
         assert process.returncode == 0, err
-        return left(), time.monotonic() - began
+        return run_content(), time.monotonic() - began
 
 
 @pytest.mark.parametrize("name", ["SIGTERM", "SIGKILL"])
 def test_a_run_killed_at_random_moments_equals_the_undisturbed_run(
-    name: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    name: str, undisturbed: tuple[RunContent, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, seconds = undisturbed
-    chance = random.Random(f"{SEED} {name}")
+    rng = random.Random(f"{SEED} {name}")
     print(f"seed {SEED}: LIT_MNIST_SOAK_SEED={SEED} does the same again")
-    strikes, projects = 0, 0
-    while strikes < STRIKES:
+    signals, projects = 0, 0
+    while signals < SIGNALS:
         projects += 1
         enter_project(tmp_path / str(projects), monkeypatch)
         ended = False
-        while not ended and strikes < STRIKES:
-            there = runs(find_store())
-            process = start(*(["--resume", there[0]["id"]] if there else FIT))
+        while not ended and signals < SIGNALS:
+            existing = runs(find_store())
+            process = start(*(["--resume", existing[0]["id"]] if existing else FIT))
             # At any moment of start-up or training; training takes about two thirds of the time after it.
-            in_training = strikes == 0 or chance.random() < 0.75
-            ended, how = strike(process, getattr(signal, name), chance.uniform(0, 0.7 * seconds), in_training)
-            print(f"{name} {strikes}: {how}")
-            strikes += not ended
-        there = runs(find_store())
-        if not ended or there[0]["status"] != "FINISHED":
-            finish(*(["--resume", there[0]["id"]] if there else FIT))
-        assert left() == whole, f"seed {SEED}, {name}"
+            in_training = signals == 0 or rng.random() < 0.75
+            ended, how = send_signal(process, getattr(signal, name), rng.uniform(0, 0.7 * seconds), in_training)
+            print(f"{name} {signals}: {how}")
+            signals += not ended
+        existing = runs(find_store())
+        if not ended or existing[0]["status"] != "FINISHED":
+            finish(*(["--resume", existing[0]["id"]] if existing else FIT))
+        assert run_content() == whole, f"seed {SEED}, {name}"
 
 
 @pytest.mark.parametrize("damage", ["bit flipped", "tail cut off"])
 def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(
-    damage: str, undisturbed: tuple[Left, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    damage: str, undisturbed: tuple[RunContent, float], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = undisturbed
     enter_project(tmp_path / "damaged", monkeypatch)
@@ -158,6 +160,6 @@ def test_a_damaged_newest_checkpoint_costs_steps_and_nothing_else(
         newest.write_bytes(raw)
     else:
         newest.write_bytes(raw[:-3000])
-    said = finish("--resume", "last")
-    assert damage == "bit flipped" or f"{newest.name} does not fit this model or is damaged" in said
-    assert left() == whole, f"seed {SEED}"
+    printed = finish("--resume", "last")
+    assert damage == "bit flipped" or f"{newest.name} does not fit this model or is damaged" in printed
+    assert run_content() == whole, f"seed {SEED}"

@@ -1,4 +1,4 @@
-"""A stage is trained once, whoever asks for it, and goes on where it was killed."""
+"""A stage is trained only once, and resumes after its training was killed."""
 
 import json
 import os
@@ -30,7 +30,7 @@ pytestmark = [
     pytest.mark.filterwarnings("ignore:Checkpoint directory .* not empty"),  # a resumed run's
 ]
 
-OTHERS = {
+DIFFERENT = {
     "learning rate": replace(ENCODER, flags=(*ENCODER.flags, "--model.lr", "0.01")),
     "data": replace(ENCODER, flags=(*ENCODER.flags, "--data.train_per_class", "19")),
     "added option": replace(
@@ -79,17 +79,17 @@ def _runs() -> list[dict[str, object]]:
     return runs(find_store())
 
 
-@pytest.mark.parametrize("what", OTHERS)
-def test_the_key_changes_with_what_bears_on_the_weights(what: str) -> None:
-    assert stage_key(OTHERS[what], "quick", 0) != stage_key(ENCODER, "quick", 0)
+@pytest.mark.parametrize("what", DIFFERENT)
+def test_the_key_changes_with_everything_that_affects_the_weights(what: str) -> None:
+    assert stage_key(DIFFERENT[what], "quick", 0) != stage_key(ENCODER, "quick", 0)
 
 
 @pytest.mark.parametrize("what", SAME)
-def test_the_key_does_not_change_with_what_does_not(what: str) -> None:
+def test_the_key_ignores_what_does_not_affect_the_weights(what: str) -> None:
     assert stage_key(SAME[what], "quick", 0) == stage_key(ENCODER, "full", 0)
 
 
-def test_the_key_does_not_change_with_where_the_images_lie(tmp_path: Path) -> None:
+def test_the_key_ignores_the_folder_of_the_images(tmp_path: Path) -> None:
     stage = Stage("zhang/cnn")
     assert stage_key(replace(stage, flags=("--data.root", str(tmp_path))), "quick", 0) == stage_key(
         stage, "quick", 0
@@ -103,7 +103,8 @@ def test_a_new_option_does_not_change_the_keys_of_stored_trainings() -> None:
         for group in ("model", "data"):
             names = fields[group]["init_args"].keys() - ADDED_OPTIONS[group].keys() - {"root"}
             hashed[fields[group]["class_path"].rpartition(".")[2]] = sorted(names)
-        hashed["Trainer"] = sorted({*fields["trainer"], "enable_autolog_hparams"})  # Lightning 2.5.3 lacks one
+        # Lightning 2.5.3 lacks the field enable_autolog_hparams.
+        hashed["Trainer"] = sorted({*fields["trainer"], "enable_autolog_hparams"})
     recorded = json.loads(Path(__file__).parents[1].joinpath("stored", "stage_fields.json").read_text())
     assert hashed == recorded, (
         "or every kept result is invalid: add a new field of ours to ADDED_OPTIONS, and leave one that is new in"
@@ -148,23 +149,23 @@ def _weights(run_id: str, checkpoint: str = "last") -> dict[str, torch.Tensor]:
     return torch.load(path, weights_only=True)["state_dict"]
 
 
-def test_of_two_processes_that_want_a_stage_one_waits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_of_two_processes_that_need_a_stage_one_waits(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     key = stage_key(ENCODER, "full", 7)
     other = FileLock(find_store().home / "stages" / f".{key}.lock", thread_local=False)
     Path(other.lock_file).parent.mkdir(parents=True, exist_ok=True)
     other.acquire()
     before = len(_runs())
 
-    def leave() -> None:
-        while "waiting for it" not in "".join(seen):
-            seen.append(capsys.readouterr().err)
+    def release_when_awaited() -> None:
+        while "waiting for it" not in "".join(messages):
+            messages.append(capsys.readouterr().err)
             time.sleep(0.05)
-        seen.append(str(len(_runs()) - before))
+        messages.append(str(len(_runs()) - before))
         other.release()
 
-    seen: list[str] = []
-    thread = threading.Thread(target=leave, daemon=True)
+    messages: list[str] = []
+    thread = threading.Thread(target=release_when_awaited, daemon=True)
     thread.start()
     _train(ENCODER, 7)
     thread.join(10)
-    assert seen[-1] == "0" and len(_runs()) == before + 1
+    assert messages[-1] == "0" and len(_runs()) == before + 1

@@ -1,4 +1,4 @@
-"""A run that is interrupted or fails: its status, the exit code, and what it has saved."""
+"""A run that is interrupted or fails: its status, its exit code, and what is saved."""
 
 import json
 import signal
@@ -34,7 +34,7 @@ class Slow(Callback):
 quiet()
 sys.exit(guarded(lambda: fit({ENDLESS[1:]!r}, [Slow()])))
 """
-PATIENCE = 150
+TIMEOUT = 150
 
 
 @dataclass
@@ -45,13 +45,13 @@ class Fit:
     run_id: str
 
     def end(self) -> tuple[int, str]:
-        """Exit code and errors."""
-        return self.process.wait(PATIENCE), self.process.communicate()[1]
+        """Wait for the end of the process; returns its exit code and errors."""
+        return self.process.wait(TIMEOUT), self.process.communicate()[1]
 
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory):
-    """A project shared by the tests here."""
+    """A project shared by these tests."""
     with pytest.MonkeyPatch.context() as patch:
         folder = enter_project(tmp_path_factory.mktemp("status"), patch)
         patch.setenv("OMP_NUM_THREADS", "1")
@@ -60,7 +60,7 @@ def project(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="module")
 def fits(project: Path):
-    """Processes in mid-training, started together since each takes a while to get there."""
+    """Processes in mid-training, which are started together, since each needs some time to begin."""
     commands = dict.fromkeys(("SIGTERM", "SIGINT", "SIGUSR1", "SIGUSR2"), COMMAND) | {
         "slow": [sys.executable, "-c", SLOW]
     }
@@ -68,7 +68,7 @@ def fits(project: Path):
         name: subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         for name, command in commands.items()
     }
-    watchdogs = [threading.Timer(PATIENCE, process.kill) for process in processes.values()]
+    watchdogs = [threading.Timer(TIMEOUT, process.kill) for process in processes.values()]
     for watchdog in watchdogs:
         watchdog.start()
     yield {name: _in_training(process) for name, process in processes.items()}
@@ -87,7 +87,7 @@ def _in_training(process: "subprocess.Popen[str]") -> Fit:
     pytest.fail(f"{process.args} did not get to train: {said} {process.stderr.read()}")
 
 
-def _left(run: Run) -> tuple[str, list[int], dict[str, object]]:
+def _saved_state(run: Run) -> tuple[str, list[int], dict[str, object]]:
     """Status, steps of the training loss, and the last checkpoint."""
     file = run.client.download_artifacts(run.id, "checkpoints/last.ckpt")
     assert (run.folder / "checkpoints" / "last.ckpt").read_bytes() == Path(file).read_bytes()
@@ -100,7 +100,7 @@ def test_a_signal_ends_the_run_after_the_step_in_flight(name: str, code: int, fi
     fits[name].process.send_signal(getattr(signal, name))
     assert fits[name].end() == (code, f"lit-mnist: stopped by {name}\n")
     with open_run("", run_id=fits[name].run_id) as run:
-        status, steps, last = _left(run)
+        status, steps, last = _saved_state(run)
     assert status == "KILLED" and last["global_step"] > 0
     assert steps == list(range(1, last["global_step"] + 1))
 
@@ -140,21 +140,23 @@ def test_a_diverged_training_names_the_step_and_keeps_its_metrics(cli: Cli) -> N
         (("--trainer.logger", "true"), 2),
     ],
 )
-def test_what_cannot_start_is_one_line_and_no_run(flags: tuple[str, ...], code: int, cli: Cli) -> None:
+def test_a_fit_that_cannot_start_is_a_one_line_error_without_a_run(
+    flags: tuple[str, ...], code: int, cli: Cli
+) -> None:
     before = {run["id"] for run in json.loads(cli("runs", "--json", "--limit", "99")[1])}
-    found, out, err = cli("fit", *EVERY_STEP, *flags)
-    assert (found, out) == (code, "") and err.startswith("lit-mnist: error: ") and err.count("\n") == 1
+    exit_code, out, err = cli("fit", *EVERY_STEP, *flags)
+    assert (exit_code, out) == (code, "") and err.startswith("lit-mnist: error: ") and err.count("\n") == 1
     assert {run["id"] for run in json.loads(cli("runs", "--json", "--limit", "99")[1])} == before
 
 
 @pytest.mark.parametrize("command", [ENDLESS, ["sweep", "none.yaml"]])
-def test_a_clusters_warning_during_the_start_ends_the_command_so_that_its_job_is_requeued(
+def test_a_warning_signal_during_the_start_ends_the_command_for_a_requeue(
     command: list[str], project: Path
 ) -> None:
     arguments = [sys.executable, "-X", "importtime", "-m", "lit_mnist.cli", *command]
     with subprocess.Popen(arguments, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True) as process:
         assert process.stderr is not None
-        # Its first line in the middle of torch's import, which takes longer than all that comes before.
+        # This line comes in the middle of torch's import, which takes longer than all imports before it.
         assert next((line for line in process.stderr if "torch._C" in line), None)
         process.send_signal(signal.SIGUSR1)
         said = process.stderr.read()
