@@ -1,4 +1,4 @@
-"""MLflow's UI in a real browser, as a user walks through a study: the page, the best trial, the list of trials."""
+"""MLflow's UI of a study in a real browser: the study's page, its best trial, and the list of its trials."""
 
 import os
 import re
@@ -14,9 +14,9 @@ from servers import wait_for
 
 pytestmark = pytest.mark.browser
 
-SHOTS = os.environ.get("LIT_MNIST_SCREENSHOTS")
-"""A folder for pictures of the pages, of a larger study; without it none are taken."""
-RATES, OPTIMIZERS = (5, ["rmsprop", "adam", "sgd"]) if SHOTS else (2, ["rmsprop", "adam"])
+SCREENSHOTS = os.environ.get("LIT_MNIST_SCREENSHOTS")
+"""A folder for screenshots, which are of a larger study; if it is not set, none are taken."""
+RATES, OPTIMIZERS = (5, ["rmsprop", "adam", "sgd"]) if SCREENSHOTS else (2, ["rmsprop", "adam"])
 TRIALS = RATES * len(OPTIMIZERS)
 SPEC = f"""
 study: cnn_lr
@@ -27,15 +27,15 @@ metric: val/acc
 direction: maximize
 sampler: {{name: grid}}
 space:
-  model.lr: {{low: 0.001, high: {0.016 if SHOTS else 0.004}, log: true, points: {RATES}}}
+  model.lr: {{low: 0.001, high: {0.016 if SCREENSHOTS else 0.004}, log: true, points: {RATES}}}
   model.optimizer: {{choices: [{", ".join(OPTIMIZERS)}]}}
 """
 ARGUMENTS = [
     "--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
     "--disable-component-update", "--disable-sync",
 ]  # fmt: skip
-PATIENCE = 120_000
-"""Milliseconds for a page of a server that has just started, on a machine with other work."""
+TIMEOUT = 120_000
+"""Milliseconds for a page, since the server has just started and the machine may be busy."""
 
 
 @pytest.fixture(scope="module")
@@ -62,25 +62,25 @@ def study_link(tmp_path_factory: pytest.TempPathFactory) -> Generator[str, None,
                 os.killpg(ui.pid, signal.SIGKILL)
 
 
-def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: str) -> None:
+def test_a_study_shows_its_best_trial_how_to_go_on_and_the_list_of_trials(study_link: str) -> None:
     sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: `pip install playwright`")
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path="/usr/bin/chromium", args=ARGUMENTS)
         context = browser.new_context(viewport={"width": 1280, "height": 1000})
-        context.set_default_timeout(PATIENCE)
+        context.set_default_timeout(TIMEOUT)
         context.add_init_script(
             "localStorage.setItem('mlflow.assistant.fab.autoOpenedOnFirstLoad_v1', 'true');"
             "localStorage.setItem('mlflow.assistant.panelOpen_v1', 'false')"
         )
         page = context.new_page()
-        for _ in range(60):  # the server may still start
+        for _ in range(60):  # the server may still be starting
             try:
                 page.goto(study_link)
                 break
             except sync_api.Error:
                 page.wait_for_timeout(1000)
 
-        # The study's page: best value with its interval, the five best, the picture, the commands.
+        # The study's page: best value with its interval, the five best trials, a figure, the commands.
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
         page.get_by_text("Show more").click()
         said = page.inner_text("body")
@@ -94,10 +94,10 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         picture = page.locator("img[src*='get-artifact']").first
         picture.scroll_into_view_if_needed()
         wait_for_picture(page, picture)
-        shoot(page, "study", page.get_by_text("Show less"))
+        take_screenshot(page, "study", page.get_by_text("Show less"))
 
         # The best trial: whole command, its value; a sweep keeps no checkpoint to resume a trial from.
-        page = follow(page, f"trial {answer[1]}")
+        page = open_link(page, f"trial {answer[1]}")
         page.get_by_text(re.compile(r"lit-mnist fit --config zhang/cnn")).first.wait_for()
         page.get_by_text("Show more").first.click()
         trial = page.inner_text("body")
@@ -105,13 +105,13 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         mistakes = page.locator("img[src*='val_confusion_matrix']").first
         mistakes.scroll_into_view_if_needed()
         wait_for_picture(page, mistakes)
-        shoot(page, "trial", page.get_by_text("Show less"))
+        take_screenshot(page, "trial", page.get_by_text("Show less"))
         assert "lit-mnist fit --config zhang/cnn" in trial and f"best/val/acc {float(answer[2]):.3f}" in trial
 
-        # Back to the study, and on to the list of trials: sorted, with exactly the swept columns.
-        page = follow(page, "study cnn_lr")
+        # Back to the study, and then the list of trials: sorted, with exactly the columns of the sweep.
+        page = open_link(page, "study cnn_lr")
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
-        page = follow(page, "All trials, best first")
+        page = open_link(page, "All trials, best first")
         cells = page.locator(".ag-center-cols-container .ag-cell[col-id='metrics.`val/acc`'], "
                              ".ag-cell[col-id='metrics.`val/acc`']")  # fmt: skip
         cells.first.wait_for()
@@ -127,12 +127,12 @@ def test_the_six_questions_are_answered_on_the_way_through_a_study(study_link: s
         assert sorted(shown) == [
             "metrics.`val/acc`", "params.`lr`", "params.`optimizer`", "tags.`interval`", "tags.`sweep.state`",
         ]  # fmt: skip
-        shoot(page, "trials", page.locator(f".ag-row[row-index='{TRIALS - 1}'] .ag-cell").first)
+        take_screenshot(page, "trials", page.locator(f".ag-row[row-index='{TRIALS - 1}'] .ag-cell").first)
         browser.close()
 
 
-def follow(page, name: str):
-    """Click a link of a description; returns its page, which MLflow opens in a tab of its own."""
+def open_link(page, name: str):
+    """Click a link of a description; returns the page, which MLflow opens in a new tab."""
     with page.context.expect_page() as opened:
         page.get_by_role("link", name=name).first.click()
     return opened.value
@@ -142,14 +142,14 @@ def wait_for_picture(page, picture) -> None:
     page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=picture.element_handle())
 
 
-def shoot(page, name: str, last) -> None:
-    """Take a picture of the page, as high as it must be to show everything down to the element `last`."""
-    if SHOTS:
+def take_screenshot(page, name: str, last) -> None:
+    """Take a screenshot of the page down to the element `last`, if SCREENSHOTS is set."""
+    if SCREENSHOTS:
         page.add_style_tag(content="[data-assistant-ui] { display: none }")
         page.set_viewport_size({"width": 1280, "height": 3000})
         page.wait_for_timeout(3000)
         box = last.bounding_box()
         page.screenshot(
-            path=f"{SHOTS}/mlflow_{name}.png",
+            path=f"{SCREENSHOTS}/mlflow_{name}.png",
             clip={"x": 0, "y": 0, "width": 1280, "height": box["y"] + box["height"] + 20},
         )

@@ -1,4 +1,4 @@
-"""`lit-mnist compare`: what differs between runs, grouped by seed, in the terminal and as a page."""
+"""`lit-mnist compare`: what differs between runs, with seeds grouped, in the terminal and as an HTML page."""
 
 import re
 from collections.abc import Mapping
@@ -21,7 +21,7 @@ SLOW = {0: 0.90, 1: 0.935, 2: 0.925}
 PATH = "/store/stages/{}/best.ckpt"
 
 
-def _run(
+def _log_run(
     params: Mapping[str, object], seed: int, metrics: Mapping[str, float], tags: Mapping[str, str] | None = None
 ) -> str:
     with open_run("compared", f"seed {seed}", system_metrics=False) as run:
@@ -33,19 +33,21 @@ def _run(
 
 @pytest.fixture(scope="module")
 def ids(tmp_path_factory: pytest.TempPathFactory):
-    """A project with two configurations over three seeds, each on an encoder of its seed, and a study."""
+    """Ids of runs of two configurations with three seeds, each on an encoder of its seed, and of trials."""
     with pytest.MonkeyPatch.context() as patch:
         enter_project(tmp_path_factory.mktemp("compare"), patch)
         made: dict[str, list[str]] = {"fast": [], "slow": [], "study": []}
         for seed in FAST:
-            encoder = _run({"hidden_sizes": [98]}, seed, {"val/loss": 0.1})
+            encoder = _log_run({"hidden_sizes": [98]}, seed, {"val/loss": 0.1})
             for name, lr, accuracies in (("fast", 0.5, FAST), ("slow", 0.125, SLOW)):
                 params = {"lr": lr, "encoder_checkpoint": PATH.format(encoder)}
                 accuracy = accuracies[seed]
-                made[name].append(_run(params, seed, {"val/acc": accuracy, "val/loss": 1 - accuracy, "epoch": 3}))
+                made[name].append(
+                    _log_run(params, seed, {"val/acc": accuracy, "val/loss": 1 - accuracy, "epoch": 3})
+                )
         for trial in range(6):
             tags = {"sweep.study": "lrs", "sweep.trial": str(trial), "sweep.seed": "0", "sweep.state": "complete"}
-            made["study"].append(_run({"lr": trial}, 0, {"best/val/acc": (trial * 5 % 6) / 6}, tags))
+            made["study"].append(_log_run({"lr": trial}, 0, {"best/val/acc": (trial * 5 % 6) / 6}, tags))
         yield made
 
 
@@ -58,6 +60,7 @@ MODE = "workflowType=machine_learning"
 
 
 def _lines(out: str) -> dict[str, list[str]]:
+    """The lines of a table: first column to the others."""
     return {line.split()[0]: re.split(r"  +", line.strip())[1:] for line in out.splitlines() if line.strip()}
 
 
@@ -77,12 +80,12 @@ def test_two_runs_show_only_differences_and_mark_the_best(cli: Cli, ids: dict[st
 def test_seeds_are_grouped_and_differences_are_paired(cli: Cli, ids: dict[str, list[str]]) -> None:
     code, out, err = cli("compare", *ids["fast"], *ids["slow"])
     assert (code, err) == (0, "")
-    together, apart = out.split("* the best")
-    lines = _lines(together)
+    grouped, differences = out.split("* the best")
+    lines = _lines(grouped)
     assert lines["lr"] == ["0.5", "0.125"]
-    # What scipy.stats.t.interval(0.95, 2, ...) and scipy.stats.ttest_rel(...).confidence_interval() give.
+    # As given by scipy.stats.t.interval(0.95, 2, ...) and scipy.stats.ttest_rel(...).confidence_interval().
     assert lines["val/acc"] == ["0.930 ± 0.050*", "0.920 ± 0.045"]
-    assert _lines(apart)["val/acc"] == ["-0.010 ± 0.012"]
+    assert _lines(differences)["val/acc"] == ["-0.010 ± 0.012"]
 
 
 def test_runs_of_one_configuration_are_shown_with_their_mean(cli: Cli, ids: dict[str, list[str]]) -> None:
@@ -91,14 +94,17 @@ def test_runs_of_one_configuration_are_shown_with_their_mean(cli: Cli, ids: dict
     assert _lines(out)["val/acc"] == ["0.9100", "0.9500*", "0.9300", "0.930 ± 0.050"]
 
 
-def test_a_run_from_before_an_option_existed_is_grouped_with_one_that_does_not_use_it(
+def test_a_run_without_an_added_option_is_grouped_with_one_that_does_not_use_it(
     cli: Cli, ids: dict[str, list[str]]
 ) -> None:
     params = {"data": "MNISTDataModule", "lr": 0.25}
-    made = [_run(params, 0, {"val/acc": 0.9}), _run({**params, "shift": 0, "flip": False}, 1, {"val/acc": 0.8})]
+    made = [
+        _log_run(params, 0, {"val/acc": 0.9}),
+        _log_run({**params, "shift": 0, "flip": False}, 1, {"val/acc": 0.8}),
+    ]
     out = cli("compare", *made)[1]
     assert out.splitlines()[0].split()[-1] == "mean" and "flip" not in out
-    moved = _run({**params, "shift": 2, "flip": False}, 2, {"val/acc": 0.7})
+    moved = _log_run({**params, "shift": 2, "flip": False}, 2, {"val/acc": 0.7})
     assert _lines(cli("compare", made[0], moved)[1])["shift"] == ["0", "2"]
 
 
@@ -141,7 +147,7 @@ def test_page_shows_full_values_and_links_runs_on_a_server(project: Path) -> Non
     assert all(len(cell) == 40 for cell in found.params[0].cells)
 
 
-def test_what_is_surely_worse_is_called_so(project: Path) -> None:
+def test_a_group_that_is_certainly_worse_is_marked(project: Path) -> None:
     def group(label: str, accs: tuple[float, ...]) -> Group:
         return Group(label, [
             RunData(f"{seed}" * 32, label, "FINISHED", {"seed_everything": f"{seed}"},
@@ -157,16 +163,14 @@ def test_what_is_surely_worse_is_called_so(project: Path) -> None:
     assert '<td class="metric worse" data-number="-0.09' in shown and "metric better" not in shown
 
 
-def test_no_objective_is_left_out_however_narrow_the_terminal(
-    cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_narrow_terminal_hides_no_objective(cli: Cli, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     enter_project(tmp_path, monkeypatch)
     monkeypatch.setattr("lit_mnist.tracking.queries.compare.width", lambda: 22)
     for trial in range(6):
         tags = {"sweep.study": "two", "sweep.trial": str(trial), "sweep.seed": "0",
                 "sweep.goals": "maximize val/acc, minimize parameters"}  # fmt: skip
         metrics = {"val/acc": trial / 6, "parameters": 100.0 * trial + 100, "best/val/acc": trial / 6}
-        _run({"lr": trial, "a_long_name_of_a_parameter": trial}, 0, metrics, tags)
+        _log_run({"lr": trial, "a_long_name_of_a_parameter": trial}, 0, metrics, tags)
     rows = cli("compare", "--study", "two")[1].splitlines()
     assert rows[0].split() == ["run", "val/acc", "parameters"]
     assert rows[1].split()[1:] == ["5", "0.8333*", "600"] and rows[6].split()[3] == "100*"
@@ -202,19 +206,19 @@ def test_comparing_one_run_is_an_error(cli: Cli, ids: dict[str, list[str]]) -> N
 
 def test_both_readers_return_the_same(ids: dict[str, list[str]]) -> None:
     store: Store = find_store()
-    quick, slow = open_reader(store), ClientReader(connect(store))
-    assert isinstance(quick, DatabaseReader)
+    database, client = open_reader(store), ClientReader(connect(store))
+    assert isinstance(database, DatabaseReader)
 
     def plain(runs: list[RunData]) -> list[RunData]:
         return [replace(r, params=dict(r.params), metrics=dict(r.metrics), tags=dict(r.tags)) for r in runs]
 
     wanted = [*ids["fast"], "0" * 32, *ids["study"]]
-    assert plain(quick.runs(wanted)) == plain(slow.runs(wanted))
-    assert quick.studies() == slow.studies() == ["lrs"]
-    assert plain(quick.trial_runs("lrs")) == plain(slow.trial_runs("lrs"))
-    assert [run.id for run in study_runs(store, quick, "lrs")] == ids["study"]
+    assert plain(database.runs(wanted)) == plain(client.runs(wanted))
+    assert database.studies() == client.studies() == ["lrs"]
+    assert plain(database.trial_runs("lrs")) == plain(client.trial_runs("lrs"))
+    assert [run.id for run in study_runs(store, database, "lrs")] == ids["study"]
     for start in (ids["fast"][0][:9], ids["fast"][0]):
-        assert quick.ids_beginning(start) == slow.ids_beginning(start) == [ids["fast"][0]]
+        assert database.ids_beginning(start) == client.ids_beginning(start) == [ids["fast"][0]]
 
 
 def test_paired_difference_needs_two_common_seeds() -> None:
@@ -238,14 +242,16 @@ def test_paired_difference_needs_two_common_seeds() -> None:
         ("val/loss", "minimize val/acc", False),
     ],
 )
-def test_direction_of_a_metric_by_its_name_or_by_the_study(metric: str, goal: str, upwards: bool | None) -> None:
+def test_the_direction_of_a_metric_follows_from_its_name_or_the_study(
+    metric: str, goal: str, upwards: bool | None
+) -> None:
     assert higher_is_better(metric, goal) is upwards
     values = [0.5, float("nan"), 0.25]
     better = [0.5, 0.25] if upwards else [0.25, 0.5]
     assert sorted(values, key=lambda value: sort_value(metric, value, goal))[:2] == better
 
 
-def test_models_agree_with_the_direction_of_their_metric() -> None:
+def test_the_direction_of_every_models_metric_is_that_of_the_model() -> None:
     from lit_mnist import models
 
     kinds = [kind for kind in vars(models).values() if isinstance(kind, type) and hasattr(kind, "monitor_mode")]

@@ -1,3 +1,5 @@
+"""The figures of a run: loss curves, confusion matrix with mistakes, and rows of images."""
+
 from itertools import pairwise
 
 import numpy as np
@@ -65,7 +67,7 @@ def test_missing_and_diverged_metrics_are_shown_as_text(history, text):
     assert text in texts(loss_curves(history, ""))
 
 
-def test_labels_of_lines_that_end_together_stay_apart():
+def test_labels_of_lines_that_end_at_the_same_value_do_not_overlap():
     figure = loss_curves({f"{stage}/loss": [(1, 0.5), (2, 0.25)] for stage in ("train", "val", "test")}, "")
     figure.draw_without_rendering()
     boxes = sorted((t.get_window_extent() for t in figure.axes[0].texts), key=lambda box: box.y0)
@@ -98,7 +100,7 @@ def test_steps_are_whole_numbers():
 
 
 @pytest.mark.parametrize("names", [DIGITS, [f"Ankle boot {digit}" for digit in DIGITS], ["no", "yes"]])
-def test_matrix_writes_counts_where_they_belong(names):
+def test_the_confusion_matrix_writes_each_count_into_its_cell(names):
     counts = np.diag(np.full(len(names), 980))
     counts[1, 0] = 37
     figure = confusion_matrix(counts, names, [], "errors")
@@ -110,12 +112,12 @@ def test_matrix_writes_counts_where_they_belong(names):
     assert len(figure.axes) == 2  # the matrix and its colour bar
 
 
-def test_matrix_colours_mistakes_only():
+def test_the_confusion_matrix_colours_only_mistakes():
     image = confusion_matrix(np.array([[950, 50], [1, 99]]), ["a", "b"], [], "").axes[0].images[0]
     assert image.get_array().tolist() == [[None, 0.05], [0.01, None]]
 
 
-def test_matrix_of_hundred_classes_omits_numbers_and_some_names():
+def test_a_confusion_matrix_of_100_classes_omits_numbers_and_some_names():
     figure = confusion_matrix(np.eye(100, dtype=int), [f"class {i}" for i in range(100)], [], "")
     assert not figure.axes[0].texts
     assert len(figure.axes[0].get_xticks()) == 25
@@ -132,8 +134,8 @@ def test_mistakes_are_captioned_and_at_most_25(names, caption):
 
 def test_worst_mistakes_are_the_most_confident_wrong_answers_first():
     probabilities = np.eye(10)[LABELS]
-    for image, sureness in ((5, 0.7), (3, 0.9), (8, 0.7), (1, 0.6)):
-        probabilities[image] = np.where(np.arange(10) == 7, sureness, (1 - sureness) / 9)
+    for image, confidence in ((5, 0.7), (3, 0.9), (8, 0.7), (1, 0.6)):
+        probabilities[image] = np.where(np.arange(10) == 7, confidence, (1 - confidence) / 9)
     worst = worst_mistakes(IMAGES, LABELS, probabilities, limit=3)
     assert [(m.true, m.predicted, round(m.probability, 2)) for m in worst] == [
         (0, 7, 0.9),
@@ -157,7 +159,7 @@ def test_rows_are_labelled_and_hold_their_images():
     assert image_rows({"dim": digits[:1] / 510}, "").axes[0].images[0].get_clim() == (0, 1)
 
 
-def test_rgb_images_32x32_with_seven_classes():
+def test_mistakes_and_rows_of_colour_images_with_seven_classes():
     grey = np.pad(IMAGES[:70], ((0, 0), (2, 2), (2, 2)))
     images = np.stack([grey, grey[::-1], np.full_like(grey, 90)], axis=1)
     labels = np.arange(70) % 7
@@ -176,7 +178,7 @@ def test_rgb_images_32x32_with_seven_classes():
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-def test_a_pixel_that_is_not_a_number_is_orange(channels):
+def test_a_nan_pixel_is_orange(channels):
     images = np.zeros((1, channels, 28, 28))
     images[0, 0, 3, 4] = np.nan
     figure = image_rows({"damaged": images}, "")
@@ -188,7 +190,7 @@ def test_a_pixel_that_is_not_a_number_is_orange(channels):
     assert (np.isclose(colours, orange, atol=0.01).all(axis=2)).sum() == 1
 
 
-def test_long_names_of_classes_stay_different():
+def test_long_class_names_are_shortened_and_stay_different():
     names = [f"the same beginning of class {i}" for i in range(10)]
     figure = confusion_matrix(np.eye(10, dtype=int), names, [Mistake(IMAGES[0], 4, 9, 0.99)], "")
     shown = [label.get_text() for label in figure.axes[0].get_xticklabels()]
@@ -197,7 +199,7 @@ def test_long_names_of_classes_stay_different():
 
 
 @pytest.mark.parametrize(("channels", "shape"), [(1, (4, 28, 28)), (2, (4, 28, 28)), (3, (4, 28, 28, 3))])
-def test_drawable_takes_any_number_of_channels(channels, shape):
+def test_images_with_any_number_of_channels_can_be_drawn(channels, shape):
     drawn = drawable(np.stack([IMAGES[:4]] * channels, axis=1))
     assert drawn.shape == shape
     np.testing.assert_allclose(drawn if channels != 3 else drawn[..., 1], IMAGES[:4] / 255)

@@ -1,4 +1,4 @@
-"""A disk that fills up during a run: one line says so, and the run's status is set all the same."""
+"""A disk that fills up during a run: the error is one line, and the run gets its status all the same."""
 
 import subprocess
 import sys

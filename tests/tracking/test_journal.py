@@ -1,4 +1,4 @@
-"""What is written to a journal can be read from it, whatever happens to the process or the disk in between."""
+"""Entries that were written to a journal can be read, whatever happens to the process or the disk in between."""
 
 import json
 import math
@@ -31,7 +31,7 @@ for step in range(10**9):
 """
 
 
-def _write(folder: Path) -> Journal:
+def _write_entries(folder: Path) -> Journal:
     journal = Journal(folder)
     for entry in ENTRIES:
         journal.append(entry)
@@ -43,13 +43,13 @@ def _read(journal: Journal, start: int = 0) -> list[dict[str, object]]:
 
 
 def test_entries_are_read_as_they_were_written(tmp_path: Path) -> None:
-    journal = _write(tmp_path)
+    journal = _write_entries(tmp_path)
     assert _read(journal) == _read(Journal(tmp_path)) == ENTRIES
     assert journal.waiting() == len(ENTRIES) and not journal.is_sent() and journal.status() is None
     assert [(name, value) for name, value, _, _ in journal.points()] == [("loss", step / 2) for step in range(5)]
 
 
-def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
+def test_nan_and_infinity_are_stored(tmp_path: Path) -> None:
     Journal(tmp_path).append(
         {"kind": "metrics", "points": [["a", math.nan, 1, 1], ["b", math.inf, 1, 1], ["c", -math.inf, 1, 1]]}
     )
@@ -57,8 +57,8 @@ def test_values_that_are_no_numbers_survive(tmp_path: Path) -> None:
     assert math.isnan(nan) and infinite == [math.inf, -math.inf]
 
 
-def test_how_far_the_store_got_is_remembered(tmp_path: Path) -> None:
-    journal = _write(tmp_path)
+def test_the_mark_of_what_was_sent_is_stored(tmp_path: Path) -> None:
+    journal = _write_entries(tmp_path)
     ends = [end for end, _ in journal.entries()]
     journal.advance(ends[2])
     again = Journal(tmp_path)
@@ -69,24 +69,24 @@ def test_how_far_the_store_got_is_remembered(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("mark", ["", "no number", "-"])
-def test_a_damaged_mark_means_that_all_is_sent_again(mark: str, tmp_path: Path) -> None:
-    _write(tmp_path)
+def test_with_a_damaged_mark_everything_is_sent_again(mark: str, tmp_path: Path) -> None:
+    _write_entries(tmp_path)
     (tmp_path / "spool.sent").write_text(mark)
     assert Journal(tmp_path).sent == 0
 
 
-def test_a_mark_beyond_the_end_does_not_swallow_what_comes_next(tmp_path: Path) -> None:
-    journal = _write(tmp_path)
+def test_a_mark_beyond_the_end_does_not_hide_later_entries(tmp_path: Path) -> None:
+    journal = _write_entries(tmp_path)
     journal.advance(journal.path.stat().st_size)
     os.truncate(journal.path, 0)  # as a power cut may
-    late = Journal(tmp_path)
-    assert late.sent == 0
-    late.append(ENTRIES[0])
-    assert _read(late, late.sent) == ENTRIES[:1]
+    reopened = Journal(tmp_path)
+    assert reopened.sent == 0
+    reopened.append(ENTRIES[0])
+    assert _read(reopened, reopened.sent) == ENTRIES[:1]
 
 
-def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path) -> None:
-    path = _write(tmp_path).path
+def test_a_torn_last_line_is_ignored_and_then_cut_off(tmp_path: Path) -> None:
+    path = _write_entries(tmp_path).path
     os.truncate(path, path.stat().st_size - 3)
     assert _read(Journal(tmp_path)) == ENTRIES[:-1] and Journal(tmp_path).waiting() == len(ENTRIES) - 1
     journal = Journal(tmp_path)
@@ -95,8 +95,8 @@ def test_a_torn_last_line_is_left_out_and_then_cut_off(tmp_path: Path) -> None:
     assert all(json.loads(line) for line in path.read_text().splitlines())
 
 
-def test_a_line_that_does_not_read_hides_none_after_it(tmp_path: Path) -> None:
-    journal = _write(tmp_path)
+def test_an_unreadable_line_hides_none_after_it(tmp_path: Path) -> None:
+    journal = _write_entries(tmp_path)
     with journal.path.open("a") as file:
         file.write("\0\0\0\0\n[1]\n")
     journal.append(ENTRIES[0])
@@ -104,7 +104,7 @@ def test_a_line_that_does_not_read_hides_none_after_it(tmp_path: Path) -> None:
     assert _read(journal) == [*ENTRIES, damaged, damaged, ENTRIES[0]] and len(list(journal.points())) == 5
 
 
-def test_every_thread_may_write(tmp_path: Path) -> None:
+def test_several_threads_can_write_at_once(tmp_path: Path) -> None:
     journal = Journal(tmp_path)
 
     def write(number: int) -> None:
@@ -120,7 +120,7 @@ def test_every_thread_may_write(tmp_path: Path) -> None:
     assert [[p[3] for p in written if p[0] == f"m{n}"] for n in range(4)] == [list(range(300))] * 4
 
 
-def test_what_was_written_outlives_a_killed_process(tmp_path: Path) -> None:
+def test_entries_survive_the_death_of_their_process(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     with subprocess.Popen(command, stdout=subprocess.PIPE) as process:
         assert process.stdout is not None and process.stdout.readline() == b"written\n"
@@ -129,8 +129,8 @@ def test_what_was_written_outlives_a_killed_process(tmp_path: Path) -> None:
     assert steps == list(range(len(steps))) and len(steps) > 1000
 
 
-def test_an_entry_that_does_not_fit_is_taken_back_and_named_in_one_line(tmp_path: Path) -> None:
-    journal = _write(tmp_path)
+def test_a_failed_write_is_undone_and_reported_in_one_line(tmp_path: Path) -> None:
+    journal = _write_entries(tmp_path)
     size = journal.path.stat().st_size
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     ignored = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)

@@ -1,4 +1,4 @@
-"""`lit-mnist runs`: table and JSON, filter, order, limit and errors."""
+"""`lit-mnist runs`: table, JSON, filter, order, limit and errors."""
 
 import contextlib
 import json
@@ -34,11 +34,8 @@ def project(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> Path:
-    (tmp_path / "pyproject.toml").touch()
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    return tmp_path
+def empty_project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, project: Path) -> Path:
+    return enter_project(tmp_path, monkeypatch)
 
 
 def _names(cli: Cli, *flags: str) -> list[str]:
@@ -94,7 +91,7 @@ def test_wrong_flag_is_a_one_line_error(flags: tuple[str, ...], line: str, cli: 
     assert (code, out) == (2, "") and err.startswith(f"lit-mnist: error: {line}") and err.count("\n") == 1
 
 
-def test_empty_store_prints_how_to_make_a_run(empty: Path, cli: Cli) -> None:
+def test_empty_store_prints_how_to_make_a_run(empty_project: Path, cli: Cli) -> None:
     code, out, err = cli("runs")
-    assert (code, err) == (0, "") and out.startswith(f"no runs in sqlite:///{empty}/mlruns/mlflow.db yet")
+    assert (code, err) == (0, "") and out.startswith(f"no runs in sqlite:///{empty_project}/mlruns/mlflow.db yet")
     assert cli("runs", "--json")[1] == "[]\n"

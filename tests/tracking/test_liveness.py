@@ -1,4 +1,4 @@
-"""When a run may be taken over: what proves that its process is dead, and the error where nothing does."""
+"""When a run may be taken over: what proves that its process is dead, and the error if nothing proves it."""
 
 import json
 import os
@@ -19,12 +19,12 @@ from lit_mnist.tracking.queries.lookup import find_unfinished, local_folder
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
-FIND = "from lit_mnist.tracking.queries.lookup import find_unfinished; print(find_unfinished())"
-OTHER_NAME = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
+FIND_UNFINISHED = "from lit_mnist.tracking.queries.lookup import find_unfinished; print(find_unfinished())"
+OTHER_HOST = ["unshare", "--user", "--map-root-user", "--uts", "sh", "-c", 'hostname elsewhere && exec "$@"', "sh"]
 
 
 def _move_elsewhere(run_id: str, age: float | None) -> Path:
-    """Make the killed run one of another machine, with a heartbeat `age` seconds old; returns its folder."""
+    """Turn a killed run into one of another machine, whose heartbeat is `age` seconds old; returns its folder."""
     folder = local_folder(run_id)
     assert folder is not None
     record = json.loads((folder / "run.json").read_text()) | {"host": "elsewhere", "boot": "another"}
@@ -43,33 +43,33 @@ def _move_elsewhere(run_id: str, age: float | None) -> Path:
 
 
 def _run_elsewhere(**tags: str) -> str:
-    """The id of a RUNNING run of another machine, that shares the store and no folder with this one."""
+    """The id of a RUNNING run of another machine, which shares the store with this one, and no folder."""
     where = {"host": "elsewhere", "process": "12@1.00", "boot": "another", **tags}
     return str(connect(find_store()).create_run("0", tags=where).info.run_id)
 
 
-def test_a_killed_run_is_found_under_another_host_name_of_the_same_machine(project: Path) -> None:
-    if subprocess.run([*OTHER_NAME, "true"], capture_output=True, check=False).returncode:
+def test_a_killed_run_is_found_after_the_host_name_has_changed(project: Path) -> None:
+    if subprocess.run([*OTHER_HOST, "true"], capture_output=True, check=False).returncode:
         pytest.skip("unshare --uts is not allowed here")
     run_id = killed_run()
     found = subprocess.run(
-        [*OTHER_NAME, sys.executable, "-c", FIND], capture_output=True, text=True, check=False, timeout=120
+        [*OTHER_HOST, sys.executable, "-c", FIND_UNFINISHED], capture_output=True, text=True, timeout=120
     )
     assert found.stdout == f"{run_id}\n", found.stderr
 
 
-def test_the_newest_run_on_another_machine_is_the_one_once_its_heartbeat_is_old(project: Path) -> None:
+def test_an_unfinished_run_of_another_machine_is_found_once_its_heartbeat_is_old(project: Path) -> None:
     older, newest = killed_run(), killed_run()
     assert find_unfinished() == newest
     for offline in (False, True):
         _move_elsewhere(newest, HEARTBEAT_TIMEOUT + 1)
         assert find_unfinished(offline) == newest
-        for age, said in (
+        for age, message in (
             (5, "may be alive on elsewhere: its last heartbeat was [56] s ago"),
             (None, "no heartbeat"),
         ):
             _move_elsewhere(newest, age)
-            with pytest.raises(UserError, match=f"^run {newest} .*{said}.*`--resume {newest}`$"):
+            with pytest.raises(UserError, match=f"^run {newest} .*{message}.*`--resume {newest}`$"):
                 find_unfinished(offline)
     connect(find_store()).set_terminated(newest, "FINISHED")
     (local_folder(newest) / "spool.sent").write_text(str((local_folder(newest) / "spool.jsonl").stat().st_size))
@@ -77,18 +77,18 @@ def test_the_newest_run_on_another_machine_is_the_one_once_its_heartbeat_is_old(
 
 
 @pytest.mark.parametrize(
-    ("age", "said"),
+    ("age", "message"),
     [
         (5.0, r"its last heartbeat was \d+ s ago; without another it counts as dead in \d+ s$"),
         (-350.0, r"\d+ s in the future \(do the hosts' clocks differ\?\); .* in 4\d\d s$"),
     ],
 )
-def test_a_run_that_may_be_alive_on_a_machine_without_a_shared_disk_is_refused(
-    age: float, said: str, project: Path, capsys: pytest.CaptureFixture[str]
+def test_a_run_that_may_be_alive_on_another_machine_is_refused(
+    age: float, message: str, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = _run_elsewhere(heartbeat=f"{time.time() - age:.0f}")
     with (
-        pytest.raises(BusyError, match=f"^run {run_id} may be alive on elsewhere: .*{said}"),
+        pytest.raises(BusyError, match=f"^run {run_id} may be alive on elsewhere: .*{message}"),
         open_run("", run_id=run_id, resume=True),
     ):
         pass
@@ -99,7 +99,7 @@ def test_a_run_that_may_be_alive_on_a_machine_without_a_shared_disk_is_refused(
 
 
 @pytest.mark.parametrize("tags", [{"heartbeat": f"{time.time() - HEARTBEAT_TIMEOUT - 1:.0f}"}, {}])
-def test_a_run_whose_heartbeat_is_old_or_which_never_had_one_is_taken_over_and_says_so(
+def test_a_run_with_an_old_heartbeat_or_without_one_is_taken_over(
     tags: dict[str, str], project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run_id = _run_elsewhere(**tags)
@@ -110,23 +110,23 @@ def test_a_run_whose_heartbeat_is_old_or_which_never_had_one_is_taken_over_and_s
 
 
 @pytest.mark.skipif("." not in this_boot(), reason="the start of process 1 cannot be read here")
-def test_a_process_is_looked_up_here_unless_it_ran_in_another_container() -> None:
+def test_a_process_is_checked_directly_unless_it_ran_in_another_container() -> None:
     def state(boot: str, process: str | None) -> State:
         tags = {"host": this_host(), "boot": boot, "process": str(process), HEARTBEAT: f"{time.time():.0f}"}
         return find_liveness(None, None, tags).state
 
     namespace, _, started = this_boot().rpartition(".")
-    # The second is what an earlier version stored, or a process that could not read the start of process 1.
+    # The second form is that of an earlier version, and of processes that cannot read the start of process 1.
     for boot in (this_boot(), namespace):
         assert state(boot, find_process(os.getppid())) is State.ALIVE
         assert state(boot, "1@0.00") is State.DEAD
-    # An earlier container, whose namespace's number this one has been given.
+    # An earlier container, whose namespace had the same number.
     assert state(f"{namespace}.{int(started) - 1}", "1@0.00") is State.PERHAPS
 
 
 @pytest.mark.root
-def test_the_boot_is_known_where_other_users_processes_are_hidden() -> None:
-    """Clusters mount /proc with hidepid, so that process 1, which is root's, is not there for their users."""
+def test_the_boot_is_known_if_other_users_processes_are_hidden() -> None:
+    """Clusters mount /proc with hidepid, which hides process 1, since it is root's, from their users."""
     as_user = (
         "from lit_mnist.tracking.process import *; os.setgroups([]); os.setgid(65534); os.setuid(65534);"
         "print(this_boot(), same_numbering(this_boot(), {!r}))"
@@ -137,7 +137,7 @@ def test_the_boot_is_known_where_other_users_processes_are_hidden() -> None:
     assert this_boot().startswith(boot) and "." not in boot and same == "True"
 
 
-def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
+def test_a_running_run_sends_heartbeats_that_are_not_in_its_journal(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_mnist.tracking.journal.uploader.HEARTBEAT_INTERVAL", 0.0)
@@ -148,12 +148,12 @@ def test_a_run_shows_that_it_is_alive_and_writes_nothing_to_its_journal(
             run.client.set_tag(run.id, HEARTBEAT, "0")
             os.utime(run.folder / HEARTBEAT, (0, 0)) if (run.folder / HEARTBEAT).exists() else None
             wait_for(lambda: run.data().data.tags[HEARTBEAT] != "0", "a heartbeat")
-            # That one may have touched the file before its time was set back above.
-            wait_for(lambda: (run.folder / HEARTBEAT).stat().st_mtime > 0, "a sign of life in the folder")
+            # The heartbeat in the store may have touched the file before its time was set back above.
+            wait_for(lambda: (run.folder / HEARTBEAT).stat().st_mtime > 0, "a heartbeat in the folder")
         assert (run.journal.path.read_bytes() if run.journal.path.exists() else b"") == journal
 
 
-def test_fit_does_not_keep_what_it_has_fetched_of_a_run_that_it_is_refused(project: Path) -> None:
+def test_a_refused_resume_leaves_no_local_folder(project: Path) -> None:
     from lit_mnist.training.configuration import LitCLI
     from lit_mnist.training.fit import fit
 

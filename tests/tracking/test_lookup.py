@@ -1,4 +1,4 @@
-"""One way to name a run, for every command: its id, the beginning of its id, or `last`."""
+"""All commands accept the same names of a run: its id, the beginning of its id, or `last`."""
 
 from pathlib import Path
 
@@ -13,12 +13,12 @@ from lit_mnist.tracking.queries.reader import ClientReader, Reader, open_reader
 from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
-ALIKE = [f"0000000{number}" for number in range(6)]
+AMBIGUOUS = [f"0000000{number}" for number in range(6)]
 
 
 @pytest.fixture(scope="module")
 def newest(tmp_path_factory: pytest.TempPathFactory):
-    """The id of the newest run of a project that has six more, whose ids begin alike."""
+    """The id of the newest run of a project, in which the ids of six other runs begin with the same digits."""
     with pytest.MonkeyPatch.context() as patch:
         folder = enter_project(tmp_path_factory.mktemp("lookup"), patch)
         client = connect(find_store())
@@ -52,7 +52,7 @@ def test_ambiguous_beginning_names_the_first_matches(reader: Reader) -> None:
         resolve_run_id(find_store(), reader, "0000000")
     line = str(error.value)
     assert line.startswith("more than one run begins with '0000000' in sqlite:///") and "\n" not in line
-    assert all(f"{run_id}ccc (alike), " in line for run_id in ALIKE[:4]) and ALIKE[4] not in line
+    assert all(f"{run_id}ccc (alike), " in line for run_id in AMBIGUOUS[:4]) and AMBIGUOUS[4] not in line
     assert line.endswith(", …; give more of the id")
 
 
@@ -80,7 +80,7 @@ def test_deleted_run_is_not_found(newest: str, reader: Reader) -> None:
         ("fit", "--resume", "0000000"),
     ],
 )
-def test_every_command_reports_ambiguity_alike(arguments: tuple[str, ...], cli: Cli) -> None:
+def test_every_command_reports_ambiguity_in_the_same_way(arguments: tuple[str, ...], cli: Cli) -> None:
     code, out, err = cli(*arguments)
     assert (code, out, err.count("\n")) == (2, "", 1)
     assert err.startswith("lit-mnist: error: more than one run begins with '0000000'")

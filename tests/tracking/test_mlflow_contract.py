@@ -1,4 +1,4 @@
-"""MLflow's internals are as `lit_mnist/tracking/mlflow_private.py` expects; a failure names what has changed."""
+"""MLflow's internals are as `lit_mnist/tracking/mlflow_private.py` needs them; a failure names what changed."""
 
 import base64
 import importlib
@@ -32,9 +32,7 @@ TRIED = f"MLflow {mlflow.__version__}, while mlflow_private.py was tried with {'
         (mlflow_private.CONNECTION_LOGGER, "_logger", None),
     ],
 )
-def test_a_name_in_mlflow_is_there_and_has_the_value_that_is_relied_on(
-    module: str, name: str, expected: Any
-) -> None:
+def test_a_private_name_of_mlflow_exists_and_has_the_expected_value(module: str, name: str, expected: Any) -> None:
     try:
         found = getattr(importlib.import_module(module), name)
     except (ImportError, AttributeError):
@@ -47,14 +45,14 @@ def test_the_loggers_that_are_silenced_exist() -> None:
     assert module._logger.name == mlflow_private.CONNECTION_LOGGER, f"its logger has another name in {TRIED}"
 
 
-def test_the_ui_has_the_words_that_addresses_and_saved_views_are_made_of() -> None:
+def test_the_ui_knows_the_words_used_in_links_and_saved_views() -> None:
     scripts = Path(mlflow.__file__).parent / "server" / "js" / "build" / "static" / "js"
     code = "".join(path.read_text(encoding="utf-8") for path in scripts.glob("*.js"))
-    words = {word for word in mlflow_private.UI_WORDS if word not in code}
+    missing = {word for word in mlflow_private.UI_WORDS if word not in code}
     # The UI of MLflow 3.1 has no modes yet, and ignores both words.
-    if words >= (modes := {"workflowType", "machine_learning"}) and Version(mlflow.__version__) < Version("3.6"):
-        words -= modes
-    assert code and not words, f"the UI does not know {', '.join(words)} in {TRIED}"
+    if missing >= (modes := {"workflowType", "machine_learning"}) and Version(mlflow.__version__) < Version("3.6"):
+        missing -= modes
+    assert code and not missing, f"the UI does not know {', '.join(missing)} in {TRIED}"
 
 
 def test_a_saved_view_holds_its_columns_and_order() -> None:
@@ -67,7 +65,7 @@ def test_a_saved_view_holds_its_columns_and_order() -> None:
     assert (state["orderByKey"], state["orderByAsc"]) == ("metrics.`val/acc`", False)
 
 
-def test_mlflow_knows_the_same_kinds_of_database_servers() -> None:
+def test_mlflow_supports_the_same_kinds_of_database_servers() -> None:
     from mlflow.store.db.db_types import DATABASE_ENGINES
 
     assert {*DATABASE_ENGINES} - {"sqlite"} == {*mlflow_private.DATABASE_SERVERS}, TRIED
@@ -80,7 +78,7 @@ def test_a_database_has_the_tables_and_columns_that_are_used(project: Path) -> N
     assert not missing, f"no {', '.join(missing)} in the database of {TRIED}"
 
 
-def test_the_latest_value_after_a_deletion_is_what_mlflow_makes_it(project: Path) -> None:
+def test_after_a_deletion_the_latest_values_are_those_of_the_remaining_points(project: Path) -> None:
     client = connect(find_store())
     kept = [Metric("a", 2.0, 20, 5), Metric("a", 9.0, 10, 5), Metric("a", 1.0, 20, 5), Metric("a", 9.0, 99, 4)]
     stale = [Metric("a", 7.0, 15, 6), Metric("a", float("nan"), 16, 7), Metric("gone", 1.0, 15, 6)]
@@ -99,12 +97,12 @@ def test_the_latest_value_after_a_deletion_is_what_mlflow_makes_it(project: Path
             assert history[0].replace(expected, "") == history[1].replace(changed, "")
 
 
-def test_nothing_is_deleted_where_no_database_can_be_reached_or_its_tables_are_different(project: Path) -> None:
+def test_nothing_is_deleted_from_an_unreachable_or_different_database(project: Path) -> None:
     assert not mlflow_private.delete_points("http://127.0.0.1:1", "abc", 5, 100, [])
     assert not mlflow_private.delete_points(f"sqlite:///{project}/empty.db", "abc", 5, 100, [])
 
 
-def test_an_artifact_can_be_deleted_also_one_that_is_not_there(project: Path) -> None:
+def test_deleting_an_artifact_twice_is_no_error(project: Path) -> None:
     client = connect(find_store())
     run_id = client.create_run("0").info.run_id
     for name in ("kept", "gone"):

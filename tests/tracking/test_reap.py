@@ -1,4 +1,4 @@
-"""`lit-mnist runs --reap` sets dead runs to KILLED and leaves live and foreign runs alone."""
+"""`lit-mnist runs --reap` sets dead runs to KILLED, and does not change live runs and those of other hosts."""
 
 import os
 import subprocess
@@ -16,10 +16,10 @@ from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 
 
-def test_only_runs_that_are_surely_dead_are_reaped(cli: Cli, project: Path) -> None:
+def test_only_runs_that_are_certainly_dead_are_reaped(cli: Cli, project: Path) -> None:
     dead, rebooted, foreign = killed_run(), killed_run(), killed_run()
     client = connect(find_store())
-    # This host before a power cut: the number of the process may be another one's by now.
+    # From before a reboot of this host: another process may have the number by now.
     client.set_tag(rebooted, "boot", "another/1.1")
     client.set_tag(foreign, "host", "elsewhere")
     client.set_tag(foreign, "boot", "another/1.1")
@@ -30,7 +30,7 @@ def test_only_runs_that_are_surely_dead_are_reaped(cli: Cli, project: Path) -> N
         open_run("alive", "living", system_metrics=False) as living,
         subprocess.Popen(["sleep", "600"]) as process,
     ):
-        # From another project's folder, which has its own runs but shares the store.
+        # A live run of another project, which shares only the store with this one.
         tags = {"host": this_host(), "boot": this_boot(), "process": find_process(process.pid)}
         elsewhere = client.create_run("0", run_name="elsewhere", tags=tags).info.run_id
         try:
@@ -60,7 +60,7 @@ def test_only_runs_that_are_surely_dead_are_reaped(cli: Cli, project: Path) -> N
     assert cli("runs", "--reap") == (0, "no run is RUNNING without a process\n", "")
 
 
-def test_run_that_ended_without_the_store_gets_its_own_status(cli: Cli, project: Path) -> None:
+def test_a_run_that_ended_without_the_store_gets_the_status_in_its_journal(cli: Cli, project: Path) -> None:
     run_id = killed_run()
     Journal(local_folder(run_id)).append({"kind": "status", "status": "FINISHED", "end_time": 1_700_000_000_000})
     assert (

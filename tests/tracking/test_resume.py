@@ -12,7 +12,7 @@ from lit_mnist.errors import UserError
 from lit_mnist.tracking.queries.lookup import fetch_folder, find_unfinished, local_folder, resolve_run
 from lit_mnist.tracking.run import clean_folder, open_run
 
-SECOND = """
+SECOND_PROCESS = """
 import sys
 from lit_mnist.guard import guarded
 from lit_mnist.tracking.run import open_run
@@ -34,10 +34,10 @@ def test_a_killed_run_goes_on_and_logs_no_point_twice(project: Path) -> None:
         assert run.data().info.status == "RUNNING" and run.data().data.tags["process"]
         logged = len(run.history("loss"))
         assert logged > 500
-        for step in range(logged - 200, logged + 200):  # from a checkpoint that is older than the last point
+        for step in range(logged - 200, logged + 200):  # resumed from a checkpoint before the last point
             run.log_metrics({"loss": step / 2}, step)
         assert run.history("loss") == [(step, step / 2) for step in range(logged + 200)]
-        wait_for(run.journal.is_sent, "a delivery")
+        wait_for(run.journal.is_sent, "an upload")
         assert run.data().info.status == "RUNNING" and run.data().info.end_time is None
     assert stored_history(run.client, run_id, "loss") == run.history("loss")
     assert run.data().info.status == "FINISHED"
@@ -60,7 +60,7 @@ def test_a_finished_run_whose_folder_is_gone_goes_on(project: Path) -> None:
         for step in range(10, 50, 10):
             more.log_metrics({"loss": step / 2}, step)
         raise ZeroDivisionError
-    # And again, where the first half of the history is known only because it was fetched.
+    # Once more: the first half of the history is known only because it was fetched.
     with open_run("", run_id=run.id, resume=True, system_metrics=False) as more:
         more.log_metrics({"loss": 9.0, "other": 9.0}, 20)
         more.log_metrics({"loss": 25.0}, 50)
@@ -69,31 +69,31 @@ def test_a_finished_run_whose_folder_is_gone_goes_on(project: Path) -> None:
     assert len(more.history("other")) == 3 and run.data().info.status == "FINISHED"
 
 
-def test_two_processes_do_not_work_on_one_run(project: Path) -> None:
+def test_a_run_is_refused_to_a_second_process(project: Path) -> None:
     with open_run("one", system_metrics=False) as run:
-        command = [sys.executable, "-c", SECOND, run.id]
+        command = [sys.executable, "-c", SECOND_PROCESS, run.id]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         assert run.data().info.status == "RUNNING"
     assert done.returncode == 1 and done.stdout == "" and done.stderr.count("\n") == 1
-    said = f"lit-mnist: error: run {run.id} is being worked on by another process (pid "
-    assert done.stderr.startswith(said)
+    message = f"lit-mnist: error: run {run.id} is being worked on by another process (pid "
+    assert done.stderr.startswith(message)
     assert run.data().info.status == "FINISHED"
 
 
-def test_a_visit_leaves_the_status_and_may_log_a_step_again(project: Path) -> None:
+def test_reopening_a_run_keeps_its_status_and_may_log_a_step_again(project: Path) -> None:
     with pytest.raises(ZeroDivisionError), open_run("visited", system_metrics=False) as run:
         run.log_metrics({"test/acc": 0.5}, 7)
         raise ZeroDivisionError
     before = sorted(path.name for path in run.folder.iterdir())
     for value in (0.5, 0.75):
-        with open_run("", run_id=run.id) as visit:
-            visit.log_metrics({"test/acc": value}, 7)
+        with open_run("", run_id=run.id) as reopened:
+            reopened.log_metrics({"test/acc": value}, 7)
     assert stored_history(run.client, run.id, "test/acc") == [(7, 0.5), (7, 0.5), (7, 0.75)]
     assert run.data().info.status == "FAILED"
     assert sorted(path.name for path in run.folder.iterdir()) == before
 
 
 @pytest.mark.parametrize("offline", [False, True])
-def test_a_run_that_is_not_there_is_one_line(offline: bool, project: Path) -> None:
+def test_an_unknown_run_is_a_one_line_error(offline: bool, project: Path) -> None:
     with pytest.raises(UserError, match="'abc'"), open_run("", run_id="abc", resume=True, offline=offline):
         pass

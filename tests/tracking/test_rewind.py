@@ -1,4 +1,4 @@
-"""A run killed beyond its checkpoint and resumed with another configuration has one curve: the new one."""
+"""A run that is killed after its checkpoint and resumed with another configuration has only the new curve."""
 
 import signal
 import subprocess
@@ -62,7 +62,7 @@ def _log(run: Run, steps: range, offset: float) -> None:
 
 
 def _killed_beyond_its_checkpoint() -> Run:
-    """A run with old points up to OLD_END in its store, and with metrics that no training computes."""
+    """A killed run with old points up to OLD_END in its store, and with metrics that training does not log."""
     with pytest.raises(KeyboardInterrupt), open_run("rewound", system_metrics=False) as run:
         run.log_text("lr: 0", "config.yaml")
         _log(run, range(OLD_END), 0)
@@ -72,13 +72,13 @@ def _killed_beyond_its_checkpoint() -> Run:
     return run
 
 
-def _curve(end: int) -> list[tuple[int, float]]:
-    """What remains of the old branch, and the new one."""
+def _expected_curve(end: int) -> list[tuple[int, float]]:
+    """The old points up to the checkpoint, and then the new ones."""
     return [(step, (100 if step > CHECKPOINT else 0) + step / 2) for step in range(end)]
 
 
 def _check_one_curve(run: Run) -> None:
-    assert stored_history(run.client, run.id, "loss") == _curve(NEW_END)
+    assert stored_history(run.client, run.id, "loss") == _expected_curve(NEW_END)
     metrics = run.data().data.metrics
     assert metrics == {"loss": 100 + (NEW_END - 1) / 2, "lr": 100.0, "test/acc": 0.5, "system/load": 0.5}
     assert REWOUND not in run.data().data.tags
@@ -87,35 +87,35 @@ def _check_one_curve(run: Run) -> None:
 def _resume_with_another_configuration(run_id: str, end: int = NEW_END) -> Run:
     with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
         run.rewind(CHECKPOINT)
-        assert run.history("loss") == _curve(CHECKPOINT + 1)
+        assert run.history("loss") == _expected_curve(CHECKPOINT + 1)
         _log(run, range(CHECKPOINT + 1, end), 100)
-        assert run.history("loss") == _curve(end)
+        assert run.history("loss") == _expected_curve(end)
     return run
 
 
-def test_a_database_holds_the_new_curve_alone(project: Path, cli: Cli) -> None:
+def test_a_database_holds_only_the_new_curve(project: Path, cli: Cli) -> None:
     run = _resume_with_another_configuration(_killed_beyond_its_checkpoint().id)
     _check_one_curve(run)
-    # Sending everything once more, as after a lost mark, ends in the same state.
+    # Sending everything again, as after the loss of the mark, gives the same state.
     (run.folder / "spool.sent").unlink()
     assert cli("sync", run.id)[0] == 0
     _check_one_curve(run)
 
 
-def test_a_postgresql_database_holds_the_new_curve_alone(postgres: None) -> None:
+def test_a_postgresql_database_holds_only_the_new_curve(postgres: None) -> None:
     _check_one_curve(_resume_with_another_configuration(_killed_beyond_its_checkpoint().id))
 
 
-def test_points_that_never_reached_the_store_are_not_sent_any_more(project: Path) -> None:
-    run_id = killed_run()  # before its first delivery
+def test_replaced_points_that_were_not_yet_sent_are_never_sent(project: Path) -> None:
+    run_id = killed_run()  # before its first upload
     logged = max(step for *_, step in Journal(local_folder(run_id, project / "mlruns")).points())
     assert logged > NEW_END
     run = _resume_with_another_configuration(run_id)
-    assert stored_history(run.client, run_id, "loss") == _curve(NEW_END)
+    assert stored_history(run.client, run_id, "loss") == _expected_curve(NEW_END)
     assert run.data().data.metrics["loss"] == 100 + (NEW_END - 1) / 2
 
 
-def test_an_unchanged_resume_replaces_nothing_unless_an_earlier_change_is_computed_again(project: Path) -> None:
+def test_an_unchanged_resume_replaces_points_only_from_before_an_earlier_change(project: Path) -> None:
     run_id = _killed_beyond_its_checkpoint().id
     with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
         run.rewind(CHECKPOINT, changed=False)
@@ -125,13 +125,13 @@ def test_an_unchanged_resume_replaces_nothing_unless_an_earlier_change_is_comput
     _resume_with_another_configuration(run_id)
     with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
         run.rewind(NEW_END - 10, changed=False)
-        assert run.history("loss") == _curve(NEW_END)
+        assert run.history("loss") == _expected_curve(NEW_END)
         run.rewind(CHECKPOINT - 10, changed=False)  # the newer checkpoints are damaged
-        assert run.history("loss") == _curve(CHECKPOINT - 9)
+        assert run.history("loss") == _expected_curve(CHECKPOINT - 9)
 
 
 @pytest.mark.parametrize("offset", [0, 100])
-def test_a_resume_that_is_killed_right_after_the_rewind_is_repeated_with_either_configuration(
+def test_a_resume_killed_after_its_rewind_can_be_repeated_with_any_configuration(
     offset: float, project: Path
 ) -> None:
     run_id = _killed_beyond_its_checkpoint().id
@@ -142,11 +142,13 @@ def test_a_resume_that_is_killed_right_after_the_rewind_is_repeated_with_either_
     with open_run("", run_id=run_id, resume=True, system_metrics=False) as run:
         run.rewind(CHECKPOINT)
         _log(run, range(CHECKPOINT + 1, NEW_END), offset)
-    expected = [(step, value - 100 + offset if step > CHECKPOINT else value) for step, value in _curve(NEW_END)]
+    expected = [
+        (step, value - 100 + offset if step > CHECKPOINT else value) for step, value in _expected_curve(NEW_END)
+    ]
     assert stored_history(run.client, run_id, "loss") == run.history("loss") == expected
 
 
-def test_a_clock_that_is_behind_that_of_the_host_before_does_no_harm(
+def test_a_clock_behind_that_of_the_previous_host_does_no_harm(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = _killed_beyond_its_checkpoint().id
@@ -154,9 +156,9 @@ def test_a_clock_that_is_behind_that_of_the_host_before_does_no_harm(
     _check_one_curve(_resume_with_another_configuration(run_id))
 
 
-def test_a_server_keeps_the_old_points_and_all_readers_leave_them_out(server: Server) -> None:
+def test_a_server_keeps_the_old_points_and_readers_ignore_them(server: Server) -> None:
     old = _killed_beyond_its_checkpoint()
-    # The new branch is the shorter one at first: no newer point stands at the old one's last steps.
+    # The new curve is shorter at first: the old curve's last steps have no new points.
     run = _resume_with_another_configuration(old.id, OLD_END - 5)
     client = MlflowClient(server.uri)
     assert len(client.get_metric_history(run.id, "loss")) > OLD_END
@@ -164,24 +166,24 @@ def test_a_server_keeps_the_old_points_and_all_readers_leave_them_out(server: Se
         (CHECKPOINT, True)
     ]
     curve = [(step, value) for _, value, _, step in stored_points(client, run.id, "loss")]
-    assert curve == _curve(OLD_END - 5)
-    # Without its folder, too, which another host does not have.
+    assert curve == _expected_curve(OLD_END - 5)
+    # Also without the run's folder, which another host would not have.
     (run.folder / "spool.refused").unlink(missing_ok=True)
     clean_folder(run)
     assert not run.folder.exists()
-    with open_run("", run_id=run.id) as visit:
-        assert visit.history("loss") == _curve(OLD_END - 5)
+    with open_run("", run_id=run.id) as reopened:
+        assert reopened.history("loss") == _expected_curve(OLD_END - 5)
     with open_run("", run_id=run.id, resume=True, system_metrics=False) as more:
-        assert more.history("loss") == _curve(OLD_END - 5) and more.history("late") == []
+        assert more.history("loss") == _expected_curve(OLD_END - 5) and more.history("late") == []
         _log(more, range(OLD_END - 5, NEW_END), 100)
-        assert more.history("loss") == _curve(NEW_END)
+        assert more.history("loss") == _expected_curve(NEW_END)
     curve = [(step, value) for _, value, _, step in stored_points(client, run.id, "loss")]
-    assert curve == _curve(NEW_END)
-    # What the UI shows as the last value is the new one as soon as the new branch is the longer one.
+    assert curve == _expected_curve(NEW_END)
+    # The UI shows the last value of the new curve as soon as that is the longer one.
     assert run.data().data.metrics["loss"] == 100 + (NEW_END - 1) / 2
 
 
-def test_the_tag_does_not_grow_with_rewinds_to_ever_earlier_steps() -> None:
+def test_the_tag_does_not_grow_with_rewinds_to_earlier_steps() -> None:
     tags: dict[str, str] = {}
     for time, step in enumerate((500, 900, 800, 800, 700), start=1):
         tags[REWOUND] = add_to_tag(tags, Rewind(step, time))
@@ -194,7 +196,7 @@ FLAGS = [
     "100", "--data.train_size", "null", "--data.batch_size", "10", "--trainer.max_epochs", "2",
     "--trainer.log_every_n_steps", "1", "--checkpoint.every_n_steps", "15", "--tracking.system_metrics", "false",
     "--tracking.figures", "false", "--trainer.enable_progress_bar", "false",
-    "--threads", "1",  # this process may have another number by an earlier test, and would round differently
+    "--threads", "1",  # an earlier test may have changed this number, which affects rounding
 ]  # fmt: skip
 KILLED_FIT = """
 import os, signal, sys
@@ -220,19 +222,17 @@ class _StopAt(Callback):
 
 
 def _curves(client: MlflowClient, run_id: str) -> dict[str, Any]:
-    """Every point, and the last value, of each metric that does not depend on time."""
+    """The last value and all points of each metric that does not depend on time."""
     latest = client.get_run(run_id).data.metrics
     names = [name for name in latest if name != "images_per_s"]
     return {name: (latest[name], stored_history(client, run_id, name)) for name in names}
 
 
-def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_checkpoint_on(
-    project: Path, cli: Cli
-) -> None:
+def test_a_fit_resumed_with_another_learning_rate_shows_it_from_the_checkpoint(project: Path, cli: Cli) -> None:
     changed = ["--model.lr", "0.0007"]
     before = set(run_folders(project / "mlruns"))
     watch = SignalWatch()
-    with pytest.raises(Interrupted):  # exactly at the step at which the other one has its checkpoint
+    with pytest.raises(Interrupted):  # at the step of the other run's checkpoint
         fit(FLAGS, [_StopAt(watch, 30)], watch)
     (expected,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     assert cli("fit", "--resume", expected, *changed)[0] == 0
@@ -243,14 +243,13 @@ def test_a_fit_that_goes_on_with_another_learning_rate_shows_that_rate_from_its_
     (run_id,) = (path.name for path in {*run_folders(project / "mlruns")} - before)
     client = connect(find_store())
     assert cli("sync", run_id)[0] == 0
-    assert max(stored_history(client, run_id, "train/loss"))[0] >= 41 and set(_column(client, run_id, "lr")) == {
-        0.001
-    }
+    assert max(stored_history(client, run_id, "train/loss"))[0] >= 41
+    assert set(_values(client, run_id, "lr")) == {0.001}
     assert cli("fit", "--resume", run_id, *changed)[0] == 0
     assert _curves(client, run_id) == _curves(client, expected)
-    assert _column(client, run_id, "lr") == [0.001] * 30 + [0.0007] * 20
+    assert _values(client, run_id, "lr") == [0.001] * 30 + [0.0007] * 20
     assert client.get_run(run_id).data.tags["config_diff.model.lr"] == "0.001 → 0.0007 from step 30"
 
 
-def _column(client: MlflowClient, run_id: str, metric: str) -> list[float]:
+def _values(client: MlflowClient, run_id: str, metric: str) -> list[float]:
     return [value for _, value in stored_history(client, run_id, metric)]

@@ -1,4 +1,4 @@
-"""Searches in stores with many experiments and runs: nothing is missed, and no more is transferred than needed."""
+"""Searches in stores with many experiments and runs find everything, and transfer no more than needed."""
 
 import math
 from collections.abc import Iterator
@@ -25,8 +25,8 @@ STATUS = {"FINISHED": 3, "FAILED": 4, "RUNNING": 1}
 LIMIT = 5
 
 
-class Store:
-    """A database with runs, and a client of it."""
+class FilledStore:
+    """A store's database, and a client of the store."""
 
     def __init__(self, path: Path, client: MlflowClient) -> None:
         self.path, self.client = path, client
@@ -51,9 +51,8 @@ class Store:
             elif table == "latest_metrics":
                 row["value"] = value if row["key"].startswith("best/") else value - 0.01
                 row["is_nan"] = i == 6
-                if (
-                    row["key"].startswith("best/") and i % 4 == 0
-                ):  # a run that has not ended, better than its last value
+                # A run that has not ended has no best value yet, only a last one.
+                if row["key"].startswith("best/") and i % 4 == 0:
                     return False
             return True
 
@@ -61,12 +60,12 @@ class Store:
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, Store]]:
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, FilledStore]]:
     """A tracking server with a few hundred runs."""
     server = Server(tmp_path_factory.mktemp("server"))
     try:
         server.start()
-        store = Store(server.folder / "server.db", MlflowClient(server.uri))
+        store = FilledStore(server.folder / "server.db", MlflowClient(server.uri))
         store.fill(300)
         yield server, store
     finally:
@@ -74,19 +73,19 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, S
 
 
 @pytest.fixture(scope="module")
-def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Store]:
+def local(tmp_path_factory: pytest.TempPathFactory) -> Iterator[FilledStore]:
     """A project's own store with 1,100 experiments, all newer than the one that has runs."""
     with pytest.MonkeyPatch.context() as patch:
         folder = enter_project(tmp_path_factory.mktemp("many"), patch)
         client = connect(find_store())
         path = folder / "mlruns" / "mlflow.db"
         add_experiments(path, 1100)
-        yield Store(path, client)
+        yield FilledStore(path, client)
 
 
 @pytest.mark.parametrize("sort", SORTS)
-def test_server_orders_and_limits_and_both_readers_agree(
-    sort: Sort, served: tuple[Server, Store], monkeypatch: pytest.MonkeyPatch
+def test_the_server_sorts_and_limits_and_both_readers_agree(
+    sort: Sort, served: tuple[Server, FilledStore], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server, store = served
     transferred: list[int] = []  # runs in the response to each request
@@ -108,16 +107,16 @@ def test_server_orders_and_limits_and_both_readers_agree(
 
 
 @pytest.mark.parametrize("limit", [1, 3, 230, 290])
-def test_any_limit_returns_a_prefix_of_the_same_order(limit: int, served: tuple[Server, Store]) -> None:
+def test_any_limit_returns_a_prefix_of_the_same_order(limit: int, served: tuple[Server, FilledStore]) -> None:
     _, store = served
-    every = [run.id for run in DatabaseReader(str(store.path)).list_runs("metric")]
-    assert len(every) == 301
-    assert [run.id for run in ClientReader(store.client).list_runs("metric", limit)] == every[:limit]
-    assert [run.id for run in DatabaseReader(str(store.path)).list_runs("metric", limit)] == every[:limit]
+    all_ids = [run.id for run in DatabaseReader(str(store.path)).list_runs("metric")]
+    assert len(all_ids) == 301
+    assert [run.id for run in ClientReader(store.client).list_runs("metric", limit)] == all_ids[:limit]
+    assert [run.id for run in DatabaseReader(str(store.path)).list_runs("metric", limit)] == all_ids[:limit]
 
 
 def test_runs_beyond_the_first_1000_experiments_are_found(
-    local: Store, capsys: pytest.CaptureFixture[str]
+    local: FilledStore, capsys: pytest.CaptureFixture[str]
 ) -> None:
     client, reader = local.client, ClientReader(local.client)
     assert len(list(search_experiments(client))) == 1101 == len(reader.experiments())
@@ -131,7 +130,7 @@ def test_runs_beyond_the_first_1000_experiments_are_found(
     reap()
     assert f"run {run_id}" in capsys.readouterr().out
     assert client.get_run(run_id).info.status == "KILLED"
-    # An offline run that a crash interrupted while it was sent is recognised, and not created twice.
+    # An offline run whose registration was interrupted by a crash is recognised, and not created again.
     store = find_store()
     folder = store.run_folder("f" * 32)
     with FolderLock(folder):
@@ -139,7 +138,9 @@ def test_runs_beyond_the_first_1000_experiments_are_found(
         assert register_offline_run(client, store, folder, record).name == run_id
 
 
-def test_search_follows_all_pages_and_stops_at_its_limit(local: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_search_follows_all_pages_and_stops_at_its_limit(
+    local: FilledStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     client = local.client
     ids = [client.create_run("0", tags={"paged": "yes"}).info.run_id for _ in range(5)]
     monkeypatch.setattr(search, "PAGE_SIZE", 2)
@@ -156,7 +157,7 @@ def test_search_follows_all_pages_and_stops_at_its_limit(local: Store, monkeypat
     assert list(search_runs(client, query, [])) == []
 
 
-def test_nan_sorts_after_numbers(served: tuple[Server, Store]) -> None:
+def test_nan_sorts_after_numbers(served: tuple[Server, FilledStore]) -> None:
     _, store = served
     found = [run for run in DatabaseReader(str(store.path)).list_runs("metric") if run.monitor == "val/acc"]
     values = [run.best for run in found if run.best is not None]

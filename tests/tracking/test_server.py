@@ -1,4 +1,4 @@
-"""A tracking server that hangs or dies during a run: the run goes on, and everything arrives exactly once."""
+"""A tracking server that hangs or dies during a run: the run continues, and everything arrives exactly once."""
 
 import threading
 import time
@@ -13,13 +13,13 @@ from servers import Server, artifacts, stored_history, wait_for
 
 from lit_mnist.tracking.run import Run, clean_folder, open_run
 
-PATIENCE = 10.0
-"""Seconds that `Uploader.close` takes at most, approximately."""
+CLOSE_TIMEOUT = 10.0
+"""Approximate maximum of the seconds that `Uploader.close` takes."""
 
 
 @pytest.fixture(scope="module")
-def running(tmp_path_factory: pytest.TempPathFactory):
-    """A server for the tests here, each of which leaves it answering."""
+def running_server(tmp_path_factory: pytest.TempPathFactory):
+    """A server for all tests of this file, each of which leaves it running."""
     server = Server(tmp_path_factory.mktemp("server"))
     server.start()
     yield server
@@ -27,15 +27,15 @@ def running(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture
-def server(running: Server, project: Path, monkeypatch: pytest.MonkeyPatch):
+def server(running_server: Server, project: Path, monkeypatch: pytest.MonkeyPatch):
     """The server as the project's store, with short time limits for the client."""
-    monkeypatch.setenv("MLFLOW_TRACKING_URI", running.uri)
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", running_server.uri)
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "6")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    yield running
-    if not running.answers():
-        running.kill()
-        running.start()
+    yield running_server
+    if not running_server.answers():
+        running_server.kill()
+        running_server.start()
 
 
 @pytest.fixture
@@ -44,7 +44,7 @@ def client(server: Server) -> MlflowClient:
 
 
 def _log(run: Run, steps: range) -> float:
-    """Log `steps` as a training would; returns the seconds that the slowest call took."""
+    """Log each of `steps`, as a training does; returns the seconds that the slowest call took."""
     slowest = 0.0
     for step in steps:
         start = time.perf_counter()
@@ -57,7 +57,7 @@ def _losses(steps: int) -> list[tuple[int, float]]:
     return [(step, 1 / (step + 1)) for step in range(steps)]
 
 
-def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
+def test_a_server_that_hangs_for_a_while_causes_one_warning_and_no_delay(
     server: Server, client: MlflowClient, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with open_run("hangs", "in the middle", system_metrics=False) as run:
@@ -69,7 +69,7 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
         wait_for(lambda: run.uploader.away, "the warning")
         slowest = max(slowest, _log(run, range(3000, 4000)))
         assert run.history("loss") == _losses(4000)
-        # Its next try is under way or near: what it has asked in vain will be done, too, when the server wakes.
+        # Meanwhile the uploader tries again: the resumed server will handle the requests that timed out as well.
         time.sleep(2)
         server.resume()
         wait_for(lambda: not run.uploader.away and run.journal.is_sent(), "the rest")
@@ -89,19 +89,17 @@ def test_a_server_that_hangs_for_a_while_costs_one_warning_and_no_time(
     assert not run.folder.exists()
 
 
-def test_a_run_that_ends_before_a_hanging_server_does_ends_in_time(
-    server: Server, client: MlflowClient, cli: Cli
-) -> None:
+def test_a_run_ends_in_time_although_its_server_hangs(server: Server, client: MlflowClient, cli: Cli) -> None:
     with open_run("hangs", "to the end", system_metrics=False) as run:
         _log(run, range(100))
         server.hang()
         _log(run, range(100, 1500))
         end = time.monotonic()
-    assert time.monotonic() - end < PATIENCE + 3
+    assert time.monotonic() - end < CLOSE_TIMEOUT + 3
     clean_folder(run)
     waiting = run.journal.waiting()
     assert run.folder.exists() and waiting > 0 and run.journal.status() == "FINISHED"
-    server.resume()  # and does what it was asked in vain
+    server.resume()  # and handles the requests that timed out
     wait_for(
         lambda: "lit-mnist-uploader" not in map(attrgetter("name"), threading.enumerate()), "its thread's end"
     )
@@ -145,8 +143,8 @@ def test_what_a_killed_server_missed_is_synced_once_it_is_back(
     assert "1 run has unsent entries: lit-mnist sync" in cli("runs")[1]
     assert run.data().info.status == "RUNNING"
     code, out, err = cli("sync")
-    said = f"run {run.id}: 4900 metric points, 1 parameter, 2 artifacts to {server.uri}\n"
-    assert (code, out, err) == (0, said, "")
+    printed = f"run {run.id}: 4900 metric points, 1 parameter, 2 artifacts to {server.uri}\n"
+    assert (code, out, err) == (0, printed, "")
     for _ in range(2):
         found = run.data()
         assert found.data.params == {"depth": "3", "late": "[1, 2]"}

@@ -1,4 +1,4 @@
-"""One store for a project, whichever process opens it first and from whichever folder."""
+"""A project has one store, whichever process opens it first, and from whichever of its folders."""
 
 import multiprocessing
 from pathlib import Path
@@ -21,9 +21,9 @@ def _open_first(gate, answers) -> None:
         answers.put(repr(error))
 
 
-def test_many_processes_that_open_the_store_for_the_first_time_agree(project: Path) -> None:
+def test_processes_that_create_the_store_at_the_same_time_agree(project: Path) -> None:
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["mlflow"])  # one import for all of them
+    context.set_forkserver_preload(["mlflow"])  # imported once, in the fork server
     gate, answers = context.Barrier(PROCESSES), context.Queue()
     workers = [context.Process(target=_open_first, args=(gate, answers)) for _ in range(PROCESSES)]
     for worker in workers:
@@ -78,7 +78,9 @@ def test_a_deleted_experiment_can_be_brought_back_as_the_error_says(project: Pat
     assert experiment_id(client, store, "gone") == number
 
 
-def test_a_client_of_one_store_makes_it_nobody_elses(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connecting_to_a_store_does_not_make_it_the_default(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     other = Store(f"sqlite:///{project}/other.db", project / "mlruns")
     connect(other)
     assert find_store().uri == local_uri(project / "mlruns")
@@ -88,7 +90,7 @@ def test_a_client_of_one_store_makes_it_nobody_elses(project: Path, monkeypatch:
 
 
 def test_no_connection_to_the_database_is_left_open(project: Path) -> None:
-    """Python 3.13 warns of one when it is garbage collected, during whichever test that happens."""
+    """Python 3.13 warns when an open connection is garbage collected, which may happen during any later test."""
     client = connect(find_store())
     client.search_experiments()
     client.create_run("0")
@@ -101,7 +103,7 @@ FIT = ("fit", "--config", "zhang/cnn", "--data", "MiniMNISTDataModule", "--train
 
 
 @pytest.mark.parametrize("command", [("runs",), ("compare", "ab", "cd"), FIT, ("fit", "--resume", "ab")])
-def test_an_sql_dump_is_no_database_in_one_line(
+def test_an_sql_dump_as_the_store_is_a_one_line_error(
     command: tuple[str, ...], cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (project / "dump.sql").write_text(
@@ -114,7 +116,7 @@ def test_an_sql_dump_is_no_database_in_one_line(
     assert err.count("\n") == 1
 
 
-def test_a_read_only_database_can_be_looked_at_and_refuses_a_run_in_one_line(
+def test_a_read_only_database_can_be_listed_and_a_fit_is_a_one_line_error(
     cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     connect(find_store()).create_run("0", run_name="old")

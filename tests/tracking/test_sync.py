@@ -1,4 +1,4 @@
-"""Offline runs, and runs whose process was killed: `lit-mnist sync` sends all of it to the store, once."""
+"""`lit-mnist sync` sends offline runs, and what killed processes had logged, to the store exactly once."""
 
 import json
 import os
@@ -21,7 +21,7 @@ from lit_mnist.tracking.queries.lookup import find_run, find_unfinished, local_f
 from lit_mnist.tracking.run import Run, clean_folder, open_run, register_offline_run
 from lit_mnist.tracking.store import connect, find_store
 
-WORKER = """
+LOGGING_PROCESS = """
 import sys
 from lit_mnist.tracking.run import open_run
 
@@ -37,7 +37,7 @@ with open_run("killed", "in mid-run", offline="offline" in sys.argv, system_metr
 
 def killed_run(*flags: str) -> str:
     """The id of a run whose process was killed while it logged."""
-    command = [sys.executable, "-c", WORKER, *flags]
+    command = [sys.executable, "-c", LOGGING_PROCESS, *flags]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stdin=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         run_id = process.stdout.readline().strip()
@@ -56,6 +56,7 @@ def client(project: Path) -> MlflowClient:
 
 
 def _offline_run() -> Run:
+    """A finished offline run with parameters, tags, files, a dataset, a figure and 1,200 points."""
     with open_run("away", "from home", offline=True) as run:
         run.log_params({"depth": 3, "layers": [1, 2]})
         run.set_tags({"colour": "blue"})
@@ -72,12 +73,14 @@ def _offline_run() -> Run:
     return run
 
 
-def test_an_offline_run_becomes_one_run_of_the_store_however_often_it_is_synced(
+def test_an_offline_run_is_stored_once_however_often_it_is_synced(
     cli: Cli, project: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     run = _offline_run()
-    said = f"lit-mnist: run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store\n"
-    assert capsys.readouterr().err == said
+    message = (
+        f"lit-mnist: run {run.id} is offline in {run.folder}: `lit-mnist sync` sends it to a tracking store\n"
+    )
+    assert capsys.readouterr().err == message
     began = read_record(run.folder)
     assert not (project / "mlruns" / "mlflow.db").exists() and began is not None and began.offline
     code, out, err = cli("runs")
@@ -103,12 +106,12 @@ def test_an_offline_run_becomes_one_run_of_the_store_however_often_it_is_synced(
 
 
 def test_an_offline_run_imports_no_mlflow(project: Path) -> None:
-    program = WORKER.replace("sys.stdin.read(1)", "break") + "\nassert 'mlflow' not in sys.modules\n"
+    program = LOGGING_PROCESS.replace("sys.stdin.read(1)", "break") + "\nassert 'mlflow' not in sys.modules\n"
     subprocess.run([sys.executable, "-W", "error", "-c", program, "offline"], check=True)
 
 
 @pytest.mark.parametrize("crash", ["before it is recorded", "before the folder is renamed"])
-def test_a_sync_that_was_killed_at_the_worst_moment_makes_no_second_run(
+def test_a_sync_that_is_killed_while_it_registers_a_run_creates_no_second_run(
     crash: str, cli: Cli, client: MlflowClient
 ) -> None:
     run = _offline_run()
@@ -125,27 +128,27 @@ def test_a_sync_that_was_killed_at_the_worst_moment_makes_no_second_run(
 
 
 @pytest.mark.parametrize("torn", [False, True])
-def test_what_a_killed_process_had_logged_arrives(torn: bool, cli: Cli, client: MlflowClient) -> None:
+def test_everything_that_a_killed_process_logged_is_sent(torn: bool, cli: Cli, client: MlflowClient) -> None:
     run_id = killed_run()
     folder = local_folder(run_id)
     assert folder is not None
     logged = list(Journal(folder).points())
     assert len(logged) > 500 and [step for *_, step in logged] == list(range(len(logged)))
-    assert stored_history(client, run_id, "loss") == []  # its first delivery was three seconds away
+    assert stored_history(client, run_id, "loss") == []  # killed before its first upload, after three seconds
     if torn:
         with Journal(folder).path.open("a") as file:
             file.write('{"kind":"metrics","poi')
     assert cli("sync")[0] == 0
     assert stored_history(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
     assert artifacts(client, run_id) == {"config.yaml"} and folder.exists()
-    # Even if nobody had remembered what was sent.
+    # Also if the mark of what was sent is lost.
     (folder / "spool.sent").unlink()
     assert cli("sync", run_id[:12])[0] == 0
     assert stored_history(client, run_id, "loss") == [(step, value) for _, value, _, step in logged]
     assert cli("sync", run_id) == (0, "nothing waits to be sent\n", "")
 
 
-def test_an_offline_run_that_was_killed_goes_on_offline_and_then_in_the_store(cli: Cli, project: Path) -> None:
+def test_a_killed_offline_run_is_resumed_offline_and_then_in_the_store(cli: Cli, project: Path) -> None:
     first = killed_run("offline")
     assert find_unfinished(offline=True) == find_unfinished() == first
     with open_run("", run_id=first[:9], resume=True, offline=True, system_metrics=False) as run:
@@ -167,12 +170,12 @@ def test_an_offline_run_that_was_killed_goes_on_offline_and_then_in_the_store(cl
     assert cli("sync")[1] == "nothing waits to be sent\n"
 
 
-def test_a_run_that_is_being_worked_on_is_left_alone(cli: Cli, project: Path) -> None:
+def test_a_run_with_a_live_process_is_not_synced(cli: Cli, project: Path) -> None:
     run = _offline_run()
     with FolderLock(run.folder):
         code, out, err = cli("sync")
-    said = f"lit-mnist: run {run.id} is being worked on by another process (pid {os.getpid()} on "
-    assert (code, out) == (0, "") and err.splitlines()[-1].startswith(said)
+    message = f"lit-mnist: run {run.id} is being worked on by another process (pid {os.getpid()} on "
+    assert (code, out) == (0, "") and err.splitlines()[-1].startswith(message)
     assert read_record(run.folder).offline
 
 
@@ -187,19 +190,19 @@ def test_neither_sync_nor_reap_imports_torch(project: Path) -> None:
     assert "metric points" in done.stdout and "is KILLED: its process is gone" in done.stdout
 
 
-def test_sync_of_a_run_that_is_not_here_is_one_line(cli: Cli, project: Path) -> None:
+def test_sync_of_an_unknown_run_is_a_one_line_error(cli: Cli, project: Path) -> None:
     code, out, err = cli("sync", "abc")
     assert (code, out) == (2, "") and "'abc'" in err and err.count("\n") == 1
 
 
-def test_what_a_test_could_not_send_is_synced_and_leaves_nothing_behind(cli: Cli, client: MlflowClient) -> None:
+def test_entries_of_a_reopened_run_are_synced_and_its_folder_is_removed(cli: Cli, client: MlflowClient) -> None:
     with open_run("visited", system_metrics=False) as run:
         run.log_metrics({"loss": 1.0}, 1)
     clean_folder(run)
-    with open_run("", run_id=run.id) as visit:
-        assert visit.history("loss") == [(1, 1.0)]
+    with open_run("", run_id=run.id) as reopened:
+        assert reopened.history("loss") == [(1, 1.0)]
     assert not run.folder.exists()
-    visit.journal.append({"kind": "metrics", "points": [["test/acc", 0.5, 1, 1], ["loss", 2.0, 1, 1]]})
+    reopened.journal.append({"kind": "metrics", "points": [["test/acc", 0.5, 1, 1], ["loss", 2.0, 1, 1]]})
     assert cli("sync")[0] == 0
     assert (
         stored_history(client, run.id, "loss") == [(1, 1.0), (1, 2.0)]
@@ -208,7 +211,7 @@ def test_what_a_test_could_not_send_is_synced_and_leaves_nothing_behind(cli: Cli
     assert not run.folder.exists() and run.data().info.status == "FINISHED"
 
 
-def test_a_moved_project_takes_its_unsent_entries_along(
+def test_unsent_entries_of_a_moved_project_are_synced(
     cli: Cli, project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run_id = killed_run()

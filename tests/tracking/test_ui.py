@@ -38,7 +38,7 @@ def port(taken_port: int) -> int:
 
 
 def _response(address: str, body: dict[str, object] | None = None) -> str:
-    """Return the server's response; waits until it responds."""
+    """The server's response; waits until it answers."""
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(address, data, {"Content-Type": "application/json"})
     deadline = time.monotonic() + TIMEOUT
@@ -64,16 +64,16 @@ def test_ui_shows_the_projects_experiments_on_loopback_only(project: Path, port:
         try:
             assert "MLflow" in _response(f"http://127.0.0.1:{port}/")
             found = _response(f"http://127.0.0.1:{port}/api/2.0/mlflow/experiments/search", {"max_results": 9})
-            family = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
-            listening = {c.laddr for p in family for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
+            processes = [psutil.Process(server.pid), *psutil.Process(server.pid).children(recursive=True)]
+            listening = {c.laddr for p in processes for c in p.net_connections() if c.status == psutil.CONN_LISTEN}
         finally:
             os.killpg(server.pid, signal.SIGKILL)
     assert "to be seen" in [experiment["name"] for experiment in json.loads(found)["experiments"]]
     assert listening == {("127.0.0.1", port)}
-    said = (project / "log").read_text()
-    assert f"MLflow on sqlite:///{project}/mlruns/mlflow.db\n" in said
-    assert f"all experiments   http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n" in said
-    assert f"ssh -L {port}:127.0.0.1:{port} " in said
+    printed = (project / "log").read_text()
+    assert f"MLflow on sqlite:///{project}/mlruns/mlflow.db\n" in printed
+    assert f"all experiments   http://127.0.0.1:{port}/#/experiments?workflowType=machine_learning\n" in printed
+    assert f"ssh -L {port}:127.0.0.1:{port} " in printed
 
 
 def test_links_of_the_newest_studies_are_printed_without_a_server(cli: Cli) -> None:

@@ -1,4 +1,4 @@
-"""Everything that is logged reaches the store, and no failure on the way stops the run."""
+"""Everything that is logged reaches the store, and no failure of the upload stops the run."""
 
 import math
 import sqlite3
@@ -14,7 +14,7 @@ from lit_mnist.tracking.store import connect, find_store
 
 
 def _lock(store_uri: str) -> sqlite3.Connection:
-    """Keep every other process from writing to the database."""
+    """Lock the database, so that no other connection can use it."""
     connection = sqlite3.connect(store_uri.removeprefix("sqlite:///"), isolation_level=None)
     connection.execute("BEGIN EXCLUSIVE")
     return connection
@@ -46,7 +46,7 @@ def test_everything_is_in_the_store_when_the_run_ends(project: Path) -> None:
     assert not run.folder.exists()
 
 
-def test_more_points_than_one_call_takes_all_arrive(project: Path) -> None:
+def test_more_points_than_one_request_may_hold_are_all_stored(project: Path) -> None:
     with open_run("upload", system_metrics=False) as run:
         for step in range(2500):
             run.log_metrics({"loss": step / 2, "epoch": 0}, step)
@@ -65,7 +65,7 @@ def test_no_step_is_logged_twice_in_a_fit(project: Path) -> None:
     assert run.history("late") == [(6, 1.0)]
 
 
-def test_a_background_task_of_a_background_task_is_done_before_the_run_ends(project: Path) -> None:
+def test_nested_background_tasks_are_done_before_the_run_ends(project: Path) -> None:
     with open_run("upload", system_metrics=False) as run:
         run.submit(lambda: run.submit(lambda: run.set_tags({"deep": "down"})))
     assert run.data().data.tags["deep"] == "down" and run.data().info.status == "FINISHED"
@@ -73,18 +73,18 @@ def test_a_background_task_of_a_background_task_is_done_before_the_run_ends(proj
 
 
 def test_a_background_task_that_fails_is_a_warning(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    def hopeless() -> None:
+    def fail() -> None:
         raise ConnectionError("gone for good")
 
     with open_run("upload", system_metrics=False) as run:
-        run.submit(hopeless)
+        run.submit(fail)
         run.submit(lambda: run.set_tags({"after": "all"}))
     assert run.data().data.tags["after"] == "all" and run.data().info.status == "FINISHED"
-    said = "lit-mnist: warning: a part of the run's description is missing: gone for good\n"
-    assert capsys.readouterr().err == said
+    warning = "lit-mnist: warning: a part of the run's description is missing: gone for good\n"
+    assert capsys.readouterr().err == warning
 
 
-def test_what_is_refused_keeps_nothing_else_back(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_refused_entries_do_not_hold_back_others(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with open_run("upload", system_metrics=False) as run:
         run.log_params({"lr": 1, "depth": 2})
         run.log_metrics({"good": 1.0, "not a name: \0": 2.0, "better": 3.0}, 1)
@@ -105,7 +105,7 @@ def test_what_is_refused_keeps_nothing_else_back(project: Path, capsys: pytest.C
     assert run.folder.exists()
 
 
-def test_a_store_that_is_locked_to_the_end_keeps_the_run_finished(
+def test_a_run_is_finished_in_its_journal_if_its_store_stays_locked(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_mnist.tracking.run.PATIENCE", 0.5)
@@ -121,14 +121,14 @@ def test_a_store_that_is_locked_to_the_end_keeps_the_run_finished(
 
 
 @pytest.mark.parametrize(("raised", "status"), [(KeyboardInterrupt, "KILLED"), (ZeroDivisionError, "FAILED")])
-def test_how_a_run_ended_is_told(raised: type[BaseException], status: str, project: Path) -> None:
+def test_the_status_tells_how_a_run_ended(raised: type[BaseException], status: str, project: Path) -> None:
     with pytest.raises(raised), open_run("upload", system_metrics=False) as run:
         raise raised
     assert run.data().info.status == status and run.journal.status() == status
     assert ("error" in run.data().data.tags) == (status == "FAILED")
 
 
-def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -> None:
+def test_system_metrics_have_mlflows_names(project: Path) -> None:
     with open_run("upload") as run:
         wait_for(lambda: run.history("system/cpu_utilization_percentage"), "a sample")
     metrics = run.data().data.metrics
@@ -141,7 +141,7 @@ def test_the_load_of_the_machine_is_sampled_under_mlflows_names(project: Path) -
     assert len(set(steps)) == len(steps) >= 3 and steps[-1] > first
 
 
-def test_short_runs_have_no_charts_of_the_machines_load_unless_asked_for(project: Path) -> None:
+def test_short_runs_have_no_system_metrics_unless_asked_for(project: Path) -> None:
     for asked, sampled in ((None, False), (True, True), (False, False)):
         with open_run("upload", system_metrics=asked) as run:
             run.log_metrics({"loss": 1.0}, 0)
@@ -149,7 +149,7 @@ def test_short_runs_have_no_charts_of_the_machines_load_unless_asked_for(project
         assert ("system/cpu_utilization_percentage" in names) == sampled and "loss" in names
 
 
-def test_runs_that_log_the_same_data_at_once_all_have_them(project: Path) -> None:
+def test_runs_that_log_the_same_dataset_at_once_all_have_it(project: Path) -> None:
     runs, rounds = 8, 5
     barrier = threading.Barrier(runs)
 
