@@ -1,4 +1,4 @@
-"""Jobs on a real SLURM: each is disturbed, starts again, and ends as the run that an undisturbed job would be."""
+"""Jobs on a real SLURM: each is disturbed and starts again, and its run equals that of an undisturbed job."""
 
 import json
 import math
@@ -25,7 +25,7 @@ from lit_mnist.tracking.store import connect, find_store
 
 pytestmark = [pytest.mark.slurm, pytest.mark.root]
 LIMIT = 240.0
-"""Seconds that a test waits at most; a job takes ten."""
+"""Seconds that a test waits at most, for a job that takes ten."""
 FIT = ["fit", "--config", "zhang/cnn", *MINI, "--model.channels", "[4,4]", "--model.dropout", "0.3",
        "--data.train_size", "null", "--data.train_per_class", "100", "--data.val_size", "500",
        "--data.batch_size", "10", "--trainer.max_epochs", "30", "--trainer.log_every_n_steps", "10",
@@ -48,13 +48,14 @@ def lit_mnist(*arguments: str) -> str:
     return done.stdout
 
 
-def row(name: str) -> dict[str, Any]:
-    """What `lit-mnist jobs` says of the job."""
+def job_row(name: str) -> dict[str, Any]:
+    """The job's row in `lit-mnist jobs --json`."""
     [found] = json.loads(lit_mnist("jobs", name, "--json"))
     return found
 
 
 def wait_for(condition: Callable[[], Any], what: str, limit: float = LIMIT) -> Any:
+    """Wait until the condition returns something true, and return that."""
     end = time.monotonic() + limit
     while time.monotonic() < end:
         if found := condition():
@@ -68,7 +69,7 @@ def state(job: str) -> str:
 
 
 def submit(name: str, *options: str, command: list[str] = FIT) -> str:
-    """Submit the job; returns SLURM's id."""
+    """Submit the job; returns the id that SLURM gives it."""
     output = lit_mnist("submit", "--name", name, *options, "--", *command)
     return output.partition("submitted as ")[2].partition(";")[0]
 
@@ -77,7 +78,7 @@ def log_of(name: str, project: Path) -> str:
     return "".join(path.read_text() for path in sorted((project / "mlruns" / "jobs" / name).glob("log-*.txt")))
 
 
-def in_training(name: str, project: Path) -> None:
+def wait_for_checkpoint(name: str, project: Path) -> None:
     """Wait until the job's run has a checkpoint."""
 
     def reached() -> bool:
@@ -99,7 +100,7 @@ def steps_done(name: str, project: Path) -> int:
 
 
 def result(name: str) -> tuple[str, dict[str, list[tuple[int, float]]], dict[str, torch.Tensor]]:
-    """Status, metric history and weights of the one run with that key."""
+    """Status, points and weights of the only run with that key."""
     client = connect(find_store())
     experiments = [found.experiment_id for found in client.search_experiments()]
     [run] = client.search_runs(experiments, f"tags.key = '{name}'")
@@ -113,7 +114,7 @@ def result(name: str) -> tuple[str, dict[str, list[tuple[int, float]]], dict[str
 
 
 def logged_at(name: str) -> list[float]:
-    """When the run with that key logged its training loss, which it does every 10 steps."""
+    """The times at which the run with that key logged its training loss, which is every 10 steps."""
     client = connect(find_store())
     experiments = [found.experiment_id for found in client.search_experiments()]
     [run] = client.search_runs(experiments, f"tags.key = '{name}'")
@@ -136,7 +137,8 @@ def assert_same(name: str, undisturbed: tuple[dict[str, Any], dict[str, torch.Te
     assert all(torch.equal(weights[key], value) for key, value in undisturbed[1].items())
 
 
-def finish(name: str, job: str, project: Path, limit: float = LIMIT) -> None:
+def wait_until_completed(name: str, job: str, project: Path, limit: float = LIMIT) -> None:
+    """Wait until SLURM has completed the job; the error has the job's output."""
     try:
         wait_for(lambda: state(job) == "COMPLETED", f"end of job {name}", limit)
     except AssertionError:
@@ -144,7 +146,7 @@ def finish(name: str, job: str, project: Path, limit: float = LIMIT) -> None:
 
 
 def training_of(name: str, rank: int = 0) -> psutil.Process | None:
-    """The process of the job's training, of that rank; None if it does not run."""
+    """The process of that rank in the job's training; None if it does not run."""
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if "--key" not in words or name not in words or "srun" in words[0]:
@@ -156,7 +158,7 @@ def training_of(name: str, rank: int = 0) -> psutil.Process | None:
 
 
 def kill(name: str, rank: int = 0) -> None:
-    """Kill the job's training hard."""
+    """Send SIGKILL to the process of that rank in the job's training."""
     process = training_of(name, rank)
     assert process is not None, f"{name} does not run"
     process.kill()
@@ -165,66 +167,66 @@ def kill(name: str, rank: int = 0) -> None:
 def test_a_requeued_job_continues_its_run_and_dependent_jobs_wait(project: Path, undisturbed) -> None:
     job = submit("requeued")
     after = submit("after", "--after", "requeued", command=["reproduce"])
-    in_training("requeued", project)
+    wait_for_checkpoint("requeued", project)
     slurm("scontrol", "requeue", job)
     assert state(after) == "PENDING"
-    finish("requeued", job, project)
-    finish("after", after, project)
-    assert row("requeued")["restarts"] == 1
+    wait_until_completed("requeued", job, project)
+    wait_until_completed("after", after, project)
+    assert job_row("requeued")["restarts"] == 1
     assert_same("requeued", undisturbed)
 
 
 def test_a_warning_before_the_time_limit_puts_the_job_back_into_the_queue(project: Path, undisturbed) -> None:
     job = submit("warned")
-    in_training("warned", project)
-    # As --signal=B:USR1@... does. SLURM's shortest limit is a minute: `make soak` waits for a real one.
+    wait_for_checkpoint("warned", project)
+    # As with --signal=B:USR1@... SLURM's shortest time limit is a minute: only `make soak` waits for a real one.
     slurm("scancel", "--batch", "--signal", "USR1", job)
-    finish("warned", job, project)
-    assert row("warned")["restarts"] == 1 and "requeued (restart 1 of 20)" in log_of("warned", project)
+    wait_until_completed("warned", job, project)
+    assert job_row("warned")["restarts"] == 1 and "requeued (restart 1 of 20)" in log_of("warned", project)
     assert_same("warned", undisturbed)
 
 
 def test_a_preempted_job_continues_when_there_is_room_again(project: Path, undisturbed) -> None:
     job = submit("preempted", "--sbatch=--exclusive", "--sbatch=--nodelist=n1")
-    in_training("preempted", project)
+    wait_for_checkpoint("preempted", project)
     urgent = slurm("sbatch", "--parsable", "--partition=urgent", "--exclusive", "--nodelist=n1",
                    "--output=/dev/null", "--wrap", "sleep 3").strip()  # fmt: skip
     wait_for(lambda: state(urgent) == "COMPLETED", "end of the urgent job")
-    finish("preempted", job, project)
+    wait_until_completed("preempted", job, project)
     assert_same("preempted", undisturbed)
 
 
 def test_a_cancelled_job_is_saved_and_continues_when_it_is_submitted_again(project: Path, undisturbed) -> None:
     job = submit("cancelled")
-    in_training("cancelled", project)
+    wait_for_checkpoint("cancelled", project)
     lit_mnist("jobs", "--cancel", "cancelled")
     wait_for(lambda: state(job) == "CANCELLED", "cancelled job")
-    wait_for(lambda: row("cancelled")["status"] == "KILLED", "saved run")
-    finish("cancelled", submit("cancelled"), project)
+    wait_for(lambda: job_row("cancelled")["status"] == "KILLED", "saved run")
+    wait_until_completed("cancelled", submit("cancelled"), project)
     assert_same("cancelled", undisturbed)
 
 
 def test_a_killed_job_continues_when_it_is_submitted_again(project: Path, undisturbed) -> None:
     job = submit("killed")
-    in_training("killed", project)
+    wait_for_checkpoint("killed", project)
     kill("killed")
     wait_for(lambda: state(job) == "FAILED", "failed job")
-    finish("killed", submit("killed"), project)
+    wait_until_completed("killed", submit("killed"), project)
     assert_same("killed", undisturbed)
 
 
 def test_a_job_whose_node_goes_down_continues_on_another(project: Path, undisturbed) -> None:
     slurm("scontrol", "update", "NodeName=n2", "State=DRAIN", "Reason=test")
     job = submit("stranded")
-    in_training("stranded", project)
+    wait_for_checkpoint("stranded", project)
     slurm("scontrol", "update", "NodeName=n2", "State=RESUME")
     slurm("scontrol", "update", "NodeName=n1", "State=DOWN", "Reason=test")
     try:
-        finish("stranded", job, project)
+        wait_until_completed("stranded", job, project)
     finally:
-        # A node that answers again may have returned to service by itself.
+        # The node may have returned to service by itself.
         subprocess.run(["scontrol", "update", "NodeName=n1", "State=RESUME"], capture_output=True, check=False)
-    assert row("stranded")["restarts"] == 1
+    assert job_row("stranded")["restarts"] == 1
     assert_same("stranded", undisturbed)
 
 
@@ -232,21 +234,21 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [*FIT, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "1"]
-    # Both nodes are this machine, whose name does not lead to its loopback interface.
+    # Both nodes are this machine, whose name may not resolve to the address of the loopback interface.
     monkeypatch.setenv("MASTER_ADDR", "127.0.0.1")
     monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
 
     def start(name: str) -> str:
         return submit(name, "--nodes", "2", command=command)
 
-    finish("whole", start("whole"), project)
+    wait_until_completed("whole", start("whole"), project)
     status, *whole = result("whole")
     assert status == "FINISHED"
 
     job = start("pair")
-    in_training("pair", project)
+    wait_for_checkpoint("pair", project)
     slurm("scancel", "--batch", "--signal", "USR1", job)
-    wait_for(lambda: row("pair")["restarts"] == 1 and row("pair")["state"] == "RUNNING", "restarted job")
+    wait_for(lambda: job_row("pair")["restarts"] == 1 and job_row("pair")["state"] == "RUNNING", "restarted job")
     step = wait_for(lambda: steps_done("pair", project), "resumed training")
     wait_for(lambda: steps_done("pair", project) > step, "checkpoint of the resumed training")
     kill("pair", rank=1)
@@ -256,9 +258,9 @@ def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_can
     lit_mnist("jobs", "--cancel", "pair")
     wait_for(lambda: state(job) == "CANCELLED", "cancelled job")
     wait_for(lambda: result("pair")[0] == "KILLED", "saved run")
-    finish("pair", start("pair"), project)
+    wait_until_completed("pair", start("pair"), project)
     assert_same("pair", (whole[0], whole[1]))
-    finish("pair", start("pair"), project)  # nothing is left, and no rank waits for the other
+    wait_until_completed("pair", start("pair"), project)  # nothing is left, and no rank waits for the other
     assert "nothing left to do" in log_of("pair", project)
 
 
@@ -266,7 +268,7 @@ def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
     project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     controller = psutil.Process(int(Path(os.environ["SLURM_CONF"]).with_name("slurmctld.pid").read_text()))
-    # The controller is stopped as soon as it is asked to take the job, and goes on after the answer is due.
+    # The controller is suspended when the job is submitted, and resumed after `sbatch` has timed out.
     (tmp_path / "sbatch").write_text(f'#!/bin/sh\nkill -STOP {controller.pid}; exec {which("sbatch")} "$@"\n')
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
@@ -291,13 +293,13 @@ def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
     slurm("scancel", found["id"])
 
 
-def longer(epochs: int) -> list[str]:
-    """A training of so many epochs, a tenth of a second each or more."""
+def long_fit(epochs: int) -> list[str]:
+    """A training of so many epochs, which take at least a tenth of a second each."""
     return [*FIT, "--trainer.max_epochs", str(epochs), "--checkpoint.every_n_steps", "200"]
 
 
 def undisturbed_result(epochs: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-    lit_mnist(*longer(epochs), "--key", f"undisturbed-{epochs}")
+    lit_mnist(*long_fit(epochs), "--key", f"undisturbed-{epochs}")
     status, points, weights = result(f"undisturbed-{epochs}")
     assert status == "FINISHED"
     return points, weights
@@ -305,27 +307,27 @@ def undisturbed_result(epochs: int) -> tuple[dict[str, Any], dict[str, torch.Ten
 
 @dataclass
 class Restart:
-    """A restart of a training; moments in seconds since 1970."""
+    """An interruption of a training and its restart; times are in seconds since 1970."""
 
     way: str
     step: int
-    """Of the newest checkpoint before."""
+    """Step of the newest checkpoint before the interruption."""
     signal: float
     ended: float = 0.0
-    """When the process was gone."""
+    """When the process had ended."""
     started: float = 0.0
-    """When the next one was there."""
+    """When the next process started."""
     first_step: float = 0.0
-    """When a step was logged that no start before had logged."""
+    """When the next process first logged a step."""
 
     def parts(self) -> list[float]:
-        """Seconds to save, in the queue, to start, and in all."""
+        """Seconds to save, in the queue and to start, and their sum."""
         moments = [self.signal, self.ended, self.started, self.first_step]
         return [*(after - before for before, after in pairwise(moments)), moments[-1] - moments[0]]
 
 
 def disturb(name: str, job: str, way: str, command: list[str], project: Path) -> tuple[str, Restart] | None:
-    """Interrupt the job's training; returns the job that continues it, and the restart. None if it is over."""
+    """Interrupt the job's training; returns the job that continues it, and the restart. None if it has ended."""
     if (process := training_of(name)) is None:
         return None
     restart = Restart(way, steps_done(name, project), time.time())
@@ -366,13 +368,13 @@ def print_restarts(restarts: list[Restart]) -> None:
 def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: Path) -> None:
     seed = int(os.environ.get("LIT_MNIST_SOAK_SEED", random.randrange(10**6)))
     print(f"seed {seed}: LIT_MNIST_SOAK_SEED={seed} does the same again")
-    chance, command = random.Random(seed), longer(10 * SOAK)
+    rng, command = random.Random(seed), long_fit(10 * SOAK)
     whole = undisturbed_result(10 * SOAK)
     job, restarts = submit("soaked", command=command), list[Restart]()
-    in_training("soaked", project)
+    wait_for_checkpoint("soaked", project)
     while len(restarts) < SOAK:
-        time.sleep(chance.uniform(0, 1))
-        done = disturb("soaked", job, chance.choice(["warning", "requeue", "cancel", "kill"]), command, project)
+        time.sleep(rng.uniform(0, 1))
+        done = disturb("soaked", job, rng.choice(["warning", "requeue", "cancel", "kill"]), command, project)
         if done is None:
             break
         job, restart = done
@@ -383,10 +385,10 @@ def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: P
             return state(job) == "COMPLETED" or steps_done("soaked", project) > before + 200
 
         wait_for(goes_on, f"progress: {log_of('soaked', project)[-2000:]}")
-    finish("soaked", job, project, limit=1200)
+    wait_until_completed("soaked", job, project, limit=1200)
     assert_same("soaked", whole)
     times = logged_at("soaked")
-    for restart in restarts:  # one that came after the last logged step has no new one
+    for restart in restarts:  # a restart after the last logged step has no first step
         restart.first_step = next((moment for moment in times if moment > restart.started), math.nan)
     print_restarts([restart for restart in restarts if not math.isnan(restart.first_step)])
 
@@ -394,11 +396,13 @@ def test_a_job_disturbed_at_random_moments_equals_the_undisturbed_one(project: P
 @pytest.mark.soak
 def test_a_job_that_takes_longer_than_its_time_limit_is_finished_by_its_restarts(project: Path) -> None:
     epochs, took = 25, 0.0
-    while took < 75:  # more than what a minute leaves to one start of the job, which the warning ends after 45 s
+    while took < 75:  # more than one start of the job can do, which the warning ends after 45 s
         epochs, start = 2 * epochs, time.monotonic()
         whole = undisturbed_result(epochs)
         took = time.monotonic() - start
-    finish("limited", submit("limited", "--time", "1", command=longer(epochs)), project, limit=1200)
-    print(f"{row('limited')['restarts']} restarts\n{log_of('limited', project)}")
-    assert row("limited")["restarts"] >= 1
+    wait_until_completed(
+        "limited", submit("limited", "--time", "1", command=long_fit(epochs)), project, limit=1200
+    )
+    print(f"{job_row('limited')['restarts']} restarts\n{log_of('limited', project)}")
+    assert job_row("limited")["restarts"] >= 1
     assert_same("limited", whole)

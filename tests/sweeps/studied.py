@@ -1,4 +1,4 @@
-"""A small study with real runs, as the loop of a sweep leaves it."""
+"""Studies as a sweep leaves them, with trials that are made up or have real runs."""
 
 import math
 import random
@@ -21,6 +21,7 @@ SPACE = {
 }
 QUIET = ("--trainer.enable_progress_bar", "false", "--tracking.figures", "false")
 GIVEN = {"model.lr": 0.05, "model.momentum": 0.99}
+"""The point that the user gave to be tried first."""
 # The config comes first: it names a dataset that --data then replaces.
 BASE = ("--config", "zhang/cnn", *MINI, "--model.channels", "[2,4]", "--data.train_size", "null",
         "--data.train_per_class", "8", "--data.val_size", "100", "--trainer.max_epochs", "2",
@@ -55,16 +56,18 @@ def add_trial(
     mean: tuple[float, ...] | None = None,
     **attrs: Any,
 ) -> None:
-    """A trial that ended so, or is in it."""
+    """Add a trial in this state, with `mean` as its value of each objective."""
     params = {"model.lr": lr, "model.momentum": momentum, "model.batch_norm": lr > 0.3}
     attrs = {"point": {**params, "model.channels": [2, 4]}, "seconds": 2.0, **attrs}
     reported = attrs.pop("reported", {})
-    told = {"values": mean, "params": params, "distributions": SPACE, "intermediate_values": reported}
-    study.add_trial(create_trial(state=state, user_attrs=attrs, **told))
+    fields = {"values": mean, "params": params, "distributions": SPACE, "intermediate_values": reported}
+    study.add_trial(create_trial(state=state, user_attrs=attrs, **fields))
 
 
-def searched(count: int, objectives: tuple[tuple[str, str], ...] = (("val/acc", "maximize"),)) -> optuna.Study:
-    """A study of which momentum does nothing; every sixth trial is pruned, and one failed."""
+def made_up_study(
+    count: int, objectives: tuple[tuple[str, str], ...] = (("val/acc", "maximize"),)
+) -> optuna.Study:
+    """A study with made-up values: momentum has no effect, every sixth trial is pruned, and one failed."""
     study = make_study(objectives=objectives, trials=count, points=(GIVEN,))
     numbers = random.Random(0)
     for number in range(count):
@@ -77,7 +80,7 @@ def searched(count: int, objectives: tuple[tuple[str, str], ...] = (("val/acc", 
 
 
 def train(seed: int, lr: float) -> tuple[str, float]:
-    """A real run; its id and its best accuracy."""
+    """Train a run; returns its id and its best accuracy."""
     flags = ["--model.lr", str(lr), "--model.momentum", "0.5", "--seed_everything", str(seed)]
     result = fit([*BASE, *flags], tags={"sweep.study": "lrs", "sweep.seed": str(seed)})
     assert result is not None
@@ -85,10 +88,10 @@ def train(seed: int, lr: float) -> tuple[str, float]:
 
 
 def real_study(dead: str) -> optuna.Study:
-    """In the project's own storage: two complete trials of two seeds, one pruned, one failed, two unfinished.
+    """A study in the project's storage; its two complete trials have real runs with two seeds, the others none.
 
     Args:
-        dead: A process that is no more.
+        dead: A process that has ended, the owner of one of the unfinished trials.
 
     """
     study = make_study(seeds=(0, 1), trials=8, storage=open_storage(None))
@@ -105,6 +108,6 @@ def real_study(dead: str) -> optuna.Study:
     return study
 
 
-def complete(study: optuna.Study) -> list[FrozenTrial]:
-    """Its complete trials."""
+def complete_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """The complete trials of the study."""
     return study.get_trials(states=(TrialState.COMPLETE,))

@@ -31,7 +31,7 @@ TWO = {"metric": None, "direction": None, "objectives": [
         ({"space": NUMBERS, "constraints": [{"metric": "seconds", "at_most": 9}]}, 0, "tpe"),
     ],
 )  # fmt: skip
-def test_auto_follows_the_rule_of_autosampler(changes: dict[str, Any], number: int, chosen: str) -> None:
+def test_auto_chooses_by_the_rule_of_autosampler(changes: dict[str, Any], number: int, chosen: str) -> None:
     spec = parse_spec(spec_text(sampler="auto", trials=300, **changes), "small")
     assert auto_sampler(spec, number) == chosen
     kind = {"gp": GPSampler, "cmaes": CmaEsSampler, "tpe": TPESampler}[chosen]
@@ -40,7 +40,7 @@ def test_auto_follows_the_rule_of_autosampler(changes: dict[str, Any], number: i
 
 @pytest.mark.filterwarnings("ignore::optuna.exceptions.ExperimentalWarning")
 def test_cmaes_goes_on_from_what_the_gaussian_process_has_found() -> None:
-    """The 250 trials lie around one point of the space; CMA-ES by itself would begin in the middle."""
+    """The 250 trials are near one point of the space; CMA-ES by itself would begin in the middle of the space."""
     spec = parse_spec(spec_text(sampler="auto", trials=300, space=NUMBERS), "small")
     study = optuna.create_study(direction="maximize")
     space = {d.name: d.distribution for d in spec.space.dimensions()}

@@ -1,4 +1,4 @@
-"""`lit-mnist sweep confirm`: the leaders with further seeds, and which of them are tied."""
+"""`lit-mnist sweep confirm`: training the best points with further seeds, and which of them are tied."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -7,7 +7,7 @@ import optuna
 import pytest
 from conftest import Cli
 from scipy.stats import ttest_1samp
-from small import trial_runs, work
+from small import run_small_study, trial_runs
 
 from lit_mnist.sweeps.confirm import confirm
 from lit_mnist.sweeps.results.confirmation import compare, read_confirmation
@@ -17,18 +17,18 @@ from lit_mnist.tracking.store import connect, find_store
 
 
 class Killed(BaseException):
-    """Ends a process in the middle of its work."""
+    """Raised instead of killing the process."""
 
 
-def test_the_paired_test_is_that_of_scipy_and_holm_is_that_of_its_definition() -> None:
+def test_the_paired_test_equals_scipys_and_holm_its_definition() -> None:
     differences = [0.01, 0.03, 0.02, -0.01, 0.015]
     assert p_value(differences) == pytest.approx(ttest_1samp(differences, 0).pvalue)
     assert p_value([0.0, 0.0]) == 1 and p_value([0.1] * 3) == 0
     assert holm([0.04, 0.01, 0.03]) == pytest.approx([0.06, 0.03, 0.06])
 
 
-def test_the_seeds_own_variance_does_not_hide_a_small_difference() -> None:
-    """Both intervals are wide and overlap; with the same seed, one is always better by 0.01."""
+def test_the_variance_over_seeds_does_not_hide_a_small_paired_difference() -> None:
+    """The intervals overlap, but one point is better by 0.01 with each seed."""
     by_seed = {seed: 0.8 + 0.02 * seed for seed in range(5)}
     worse = {seed: value - 0.01 - 0.0005 * seed for seed, value in by_seed.items()}
     noisy = {seed: value + 0.012 * (-1) ** seed - 0.005 for seed, value in by_seed.items()}
@@ -39,10 +39,8 @@ def test_the_seeds_own_variance_does_not_hide_a_small_difference() -> None:
     assert [candidate for candidate, *_ in compare({7: worse, 8: by_seed}, False)] == [7, 8]
 
 
-def test_leaders_are_trained_with_new_seeds_and_more_seeds_train_only_the_new_ones(
-    cli: Cli, project: Path
-) -> None:
-    study = work(trials=3, flags={"trainer.limit_train_batches": 2})
+def test_leaders_are_trained_with_new_seeds_and_no_seed_twice(cli: Cli, project: Path) -> None:
+    study = run_small_study(trials=3, flags={"trainer.limit_train_batches": 2})
     assert cli("sweep", "confirm", "small", "--top", "2", "--seeds", "2")[0] == 0
     storage = open_storage(None)
     (name,) = confirmation_names(storage, "small")
@@ -71,20 +69,20 @@ def test_leaders_are_trained_with_new_seeds_and_more_seeds_train_only_the_new_on
     assert len(study.get_trials()) == 3
 
 
-def test_a_confirmation_whose_creator_is_killed_between_two_writes_is_completed_by_the_next(
+def test_a_half_created_confirmation_is_completed_by_the_next_command(
     cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    study = work(trials=1, flags={"trainer.limit_train_batches": 2})
+    study = run_small_study(trials=1, flags={"trainer.limit_train_batches": 2})
     write = optuna.Study.set_user_attr
     for writes in range(5):
         left = iter(range(writes))
 
-        def killed_at_last(study: optuna.Study, name: str, value: object, left: Iterator[int] = left) -> None:
+        def write_until_killed(study: optuna.Study, name: str, value: object, left: Iterator[int] = left) -> None:
             if next(left, None) is None:
                 raise Killed
             write(study, name, value)
 
-        monkeypatch.setattr(optuna.Study, "set_user_attr", killed_at_last)
+        monkeypatch.setattr(optuna.Study, "set_user_attr", write_until_killed)
         with pytest.raises(Killed):
             confirm("small", top=1, seeds=2, workers=1, url=None)
         monkeypatch.setattr(optuna.Study, "set_user_attr", write)
@@ -100,13 +98,13 @@ def test_a_confirmation_whose_creator_is_killed_between_two_writes_is_completed_
 
 def test_several_objectives_are_refused(cli: Cli, project: Path) -> None:
     objectives = [{"metric": m, "direction": "minimize"} for m in ("val/loss", "parameters")]
-    work(trials=1, objectives=objectives, metric=None, direction=None)
+    run_small_study(trials=1, objectives=objectives, metric=None, direction=None)
     code, _, err = cli("sweep", "confirm", "small")
     assert code == 2 and "has 2 objectives" in err
 
 
-def test_a_stored_study_goes_on_by_its_name(cli: Cli, project: Path) -> None:
-    study = work(trials=1)
+def test_a_stored_study_can_be_continued_by_its_name(cli: Cli, project: Path) -> None:
+    study = run_small_study(trials=1)
     assert not Path("small.yaml").exists()
     code, _, err = cli("sweep", "small", "--trials", "2")
     assert (code, len(study.get_trials())) == (0, 2), err

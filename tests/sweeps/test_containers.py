@@ -1,4 +1,4 @@
-"""Two containers with one host name and numbers of processes of their own: nothing that lives is taken over."""
+"""Two containers with the same host name and separate PID namespaces: nothing that is alive is taken over."""
 
 import subprocess
 import sys
@@ -50,10 +50,10 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         yield request.param
 
 
-def test_a_trial_and_a_run_in_another_container_are_taken_over_only_after_its_death(
+def test_the_trial_and_run_of_another_container_are_taken_over_only_when_it_is_dead(
     storage: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # They share the study and the tracking store, but no folder.
+    # The containers share the study and the tracking store, but no folder.
     monkeypatch.setenv("MLFLOW_TRACKING_URI", f"sqlite:///{tmp_path}/store.db")
     monkeypatch.setattr("lit_mnist.sweeps.study.leases.HEARTBEAT_TIMEOUT", 3.0)
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))

@@ -1,4 +1,4 @@
-"""A trial on two devices is one set of parameters, one run, one report a validation."""
+"""A trial on two devices has one set of parameters, one run, and one report per validation."""
 
 import contextlib
 import os
@@ -13,7 +13,7 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 from optuna.trial import TrialState, create_trial
 from servers import wait_for
-from small import spec_text, trial_runs, work, write_spec
+from small import run_small_study, spec_text, trial_runs, write_spec
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.search.spec import parse_spec
@@ -41,7 +41,7 @@ def test_a_trial_on_two_devices_has_one_run_and_is_pruned_on_both(project: Path)
         intermediate_values={0: 0.2, 1: 0.1},
     )
     study.add_trial(good)
-    _, trial = work(**fields).get_trials()
+    _, trial = run_small_study(**fields).get_trials()
     assert trial.state == TrialState.PRUNED and trial.params == {"model.lr": 1e-7}
     assert list(trial.intermediate_values) == [0]
     (run,) = trial_runs(study)
@@ -72,10 +72,10 @@ def test_a_training_that_ignores_sigterm_is_killed_with_all_its_ranks(
         other_rank = psutil.Process(int(process.stdout.readline()))
         signals = SignalWatch()
         signals.received = signal.SIGTERM
-        failure = threading.Timer(30, os.killpg, (process.pid, signal.SIGUSR1))  # so that a failure does not hang
-        failure.start()
+        watchdog = threading.Timer(30, os.killpg, (process.pid, signal.SIGUSR1))  # so that a failure does not hang
+        watchdog.start()
         wait_or_kill(process, signals)
-        failure.cancel()
+        watchdog.cancel()
         assert process.returncode == -signal.SIGKILL
         try:
             wait_for(lambda: not other_rank.is_running() or other_rank.status() == "zombie", "its death", 10)
@@ -102,10 +102,10 @@ def test_a_process_that_hangs_after_its_parent_has_died_is_killed() -> None:
     with subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True) as process:
         assert process.stdin is not None
         process.stdin.close()  # as the system does with the pipes of a dead process
-        failure = threading.Timer(30, process.terminate)  # so that a failure does not hang
-        failure.start()
+        watchdog = threading.Timer(30, process.terminate)  # so that a failure does not hang
+        watchdog.start()
         assert process.wait() == -signal.SIGKILL
-        failure.cancel()
+        watchdog.cancel()
 
 
 def test_a_sweep_in_a_job_of_several_tasks_trains_and_logs(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:

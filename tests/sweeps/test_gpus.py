@@ -1,4 +1,4 @@
-"""Workers and their trials share a node's GPUs. No GPU is needed: what counts is CUDA_VISIBLE_DEVICES."""
+"""Workers and their trials share a node's GPUs. These tests need no GPU, only CUDA_VISIBLE_DEVICES."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.search.validation import check
 from lit_mnist.sweeps.study.storage import open_storage, open_study
 
-FOUR = ["4", "5", "6", "GPU-7"]
+GPUS = ["4", "5", "6", "GPU-7"]
 """Names as in CUDA_VISIBLE_DEVICES; they need not begin at 0."""
 TWO_RANKS = {"trainer.strategy": "ddp", "trainer.max_epochs": 1}
 
@@ -36,12 +36,12 @@ TWO_RANKS = {"trainer.strategy": "ddp", "trainer.max_epochs": 1}
         (1, ["0,1"], []),
     ],
 )
-def test_workers_have_gpus_of_their_own(workers: int, devices: list, expected: list[str]) -> None:
-    assert worker_gpus(FOUR, workers, devices) == expected
+def test_each_worker_has_its_own_gpus(workers: int, devices: list, expected: list[str]) -> None:
+    assert worker_gpus(GPUS, workers, devices) == expected
 
 
 @pytest.mark.parametrize(
-    ("workers", "devices", "said"),
+    ("workers", "devices", "message"),
     [
         (3, [2], "3 workers with trainer.devices 2 need 6 GPUs, and there are 4 here"),
         (1, [1, 8], "1 worker with trainer.devices 8 need 8 GPUs, and there are 4 here"),
@@ -49,9 +49,9 @@ def test_workers_have_gpus_of_their_own(workers: int, devices: list, expected: l
         (1, [[4]], r"trainer.devices \[4\]: there are 4 GPUs here, counted from 0"),
     ],
 )
-def test_too_few_gpus_are_said_before_the_first_trial(workers: int, devices: list, said: str) -> None:
-    with pytest.raises(UsageError, match=said):
-        worker_gpus(FOUR, workers, devices)
+def test_too_few_gpus_are_reported_before_the_first_trial(workers: int, devices: list, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        worker_gpus(GPUS, workers, devices)
 
 
 @pytest.mark.parametrize(
@@ -90,42 +90,44 @@ def test_two_workers_train_on_two_gpus_each(project: Path, monkeypatch: pytest.M
 
     Without a GPU, Lightning trains the same processes on the CPU.
     """
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(FOUR))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", ",".join(GPUS))
     devices = {"choices": [1, 2]}
     points = [{"model.lr": 0.01, "trainer.devices": count} for count in (2, 2, 1)]
     space = {"model.lr": {"low": 1e-3, "high": 0.1}, "trainer.devices": devices}
     path = write_spec(flags=TWO_RANKS, trials=3, space=space, points=points)
     command = [sys.executable, "-m", "lit_mnist.cli", "sweep", path, "--workers", "2"]
-    seen: dict[str, set[str]] = {}
+    visible_gpus: dict[str, set[str]] = {}
 
-    def look() -> bool:
-        """Note the GPUs that each trial's processes see, by the job that they were started with."""
+    def record_visible_gpus() -> bool:
+        """Record the GPUs that each trial's processes see; returns True when the sweep has ended."""
         for process in psutil.Process(sweep.pid).children(recursive=True):
             try:
                 words = process.cmdline()
                 if "trial" in words:
-                    seen.setdefault(words[-1], set()).add(process.environ().get("CUDA_VISIBLE_DEVICES", "all"))
+                    visible_gpus.setdefault(words[-1], set()).add(
+                        process.environ().get("CUDA_VISIBLE_DEVICES", "all")
+                    )
             except psutil.Error:
                 continue
         return sweep.poll() is not None
 
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as sweep:
-        wait_for(look, "end of the sweep", 400)
+        wait_for(record_visible_gpus, "end of the sweep", 400)
         assert sweep.stderr is not None
         assert sweep.returncode == 0, sweep.stderr.read()
-    assert sorted(map(list, seen.values())) == [["4,5"], ["6,GPU-7"]]
+    assert sorted(map(list, visible_gpus.values())) == [["4,5"], ["6,GPU-7"]]
     runs = trial_runs(open_study(open_storage(None), "small"))
     assert [run.info.status for run in runs] == ["FINISHED"] * 3
     assert [run.data.tags["device"].startswith("cpu × 2") for run in runs] == [True, True, False]
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("flags", "message"),
     [
         ({"trainer.num_nodes": 2}, r"trainer.num_nodes 2: a trial runs on one node; .*submit --array N"),
         ({"trainer.devices": 3}, "batch_size 20 cannot be shared equally by 3 devices"),
     ],
 )
-def test_trials_that_no_node_can_train_are_refused(flags: dict[str, int], said: str) -> None:
-    with pytest.raises(UsageError, match=said):
+def test_trials_that_no_single_node_can_train_are_refused(flags: dict[str, int], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
         check(parse_spec(spec_text(flags=flags), "small"))

@@ -1,4 +1,4 @@
-"""Leases without any training: what is written to the study, and what counts as progress of a trial."""
+"""Leases of trials, without training: what is written to the study, and what counts as a trial's progress."""
 
 import json
 import subprocess
@@ -35,10 +35,10 @@ def acquire(study: optuna.Study) -> Trial:
     return trial
 
 
-def test_what_the_command_line_asks_for_is_stored_in_the_study_until_the_next_command(
+def test_options_of_the_command_line_are_stored_in_the_study(
     tmp_path: Path,
 ) -> None:
-    """Workers, and a sweep that continues the study by its name, read it from there."""
+    """Workers and a sweep that continues the study by its name read them there, until a command replaces them."""
     storage, spec = open_storage(str(tmp_path / "sweeps.journal")), parse_spec(spec_text(trials=1), "small")
     study = create_or_open_study(storage, spec, trials=4, keep="all")
     asked = stored_spec(study)
@@ -49,7 +49,7 @@ def test_what_the_command_line_asks_for_is_stored_in_the_study_until_the_next_co
     assert (reset.trials, reset.keep_checkpoints) == (1, "best")
 
 
-def test_the_time_that_two_sweeps_spend_on_a_study_adds_up(study: optuna.Study, tmp_path: Path) -> None:
+def test_the_times_that_two_sweeps_spend_on_a_study_are_added(study: optuna.Study, tmp_path: Path) -> None:
     together = threading.Barrier(2)
 
     def spend(_: int) -> None:
@@ -80,21 +80,21 @@ def test_a_trial_whose_later_seeds_get_further_is_not_given_up(study: optuna.Stu
         trial = acquire(study)
         if progresses:
             trial.set_user_attr(UNREPORTED, {"1": validations})  # as `Reporter` counts them, for the second seed
-        # Its worker dies: the process 1 of another start.
+        # Its worker dies: no process has this number and start time.
         trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": "1@0.00"})
     assert trial.number == 0 and (reason_to_give_up(acquire(study)) is None) == progresses
 
 
-def test_a_living_worker_of_an_earlier_version_keeps_its_trial_and_its_file(
+def test_a_live_worker_of_an_earlier_version_keeps_its_trial_and_its_journal(
     study: optuna.Study, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It sends no heartbeats to a journal, and its lease lacks the start of the container's first process."""
+    """Such a worker sends no heartbeats to a journal, and its lease lacks the start time of process 1."""
     monkeypatch.setattr("lit_mnist.sweeps.study.leases.HEARTBEAT_TIMEOUT", 0.0)
     if "." not in this_boot():
         pytest.skip("the start of process 1 cannot be read here")
     leases, trial = Leases(study, stored_spec(study), worker=0, validations=1), acquire(study)
     earlier = {**trial.user_attrs["owner"], "boot": this_boot().rpartition(".")[0]}
-    # It lives, and is another process than the one that asks.
+    # The worker is alive, and not this process.
     with subprocess.Popen(["sleep", "600"]) as worker:
         try:
             trial.set_user_attr("owner", {**earlier, "process": find_process(worker.pid)})

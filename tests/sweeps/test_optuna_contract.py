@@ -1,4 +1,4 @@
-"""What the code relies on in Optuna beyond its documented interface; a failure names what an upgrade changed."""
+"""Optuna's internals are as `optuna_private.py` needs them; a failure names what an upgrade has changed."""
 
 import ast
 from collections.abc import Callable
@@ -68,7 +68,7 @@ def _constraints() -> None:
     assert study.best_value == 1.0
 
 
-def _the_number_of_a_sequences_element() -> None:
+def _the_index_in_a_qmc_sequence() -> None:
     space = {"a": FloatDistribution(0, 1), "b": CategoricalDistribution(("x", "y"))}
     found = []
     for number in (0, 1, 1):
@@ -99,13 +99,13 @@ CONTRACT: dict[str, Callable[[], None]] = {
     "Trial._cached_frozen_trial": _reported_steps,
     "Study._thread_local.cached_all_trials": _the_cache_of_trials,
     "Trial.set_constraint or the system attribute `constraints`": _constraints,
-    "QMCSampler._find_sample_id": _the_number_of_a_sequences_element,
+    "QMCSampler._find_sample_id": _the_index_in_a_qmc_sequence,
     "HyperbandPruner._try_initialization, ._get_bracket_id, ._create_bracket_study": _the_brackets_of_hyperband,
 }
 
 
 @pytest.mark.parametrize("name", CONTRACT)
-def test_optuna_has_what_is_relied_on(name: str) -> None:
+def test_a_private_name_of_optuna_works_as_needed(name: str) -> None:
     try:
         CONTRACT[name]()
     except (AttributeError, TypeError, KeyError, AssertionError) as error:
@@ -130,8 +130,8 @@ def test_private_names_of_optuna_are_used_in_one_module() -> None:
         for name in dir(owner)
         if name.startswith("_") and not name.startswith("__")
     }
-    own = {"_storage", "_cached_frozen_trial", "_trial_id", "_study_id", "_thread_local", "_get_trials"}
-    assert own <= private
+    used = {"_storage", "_cached_frozen_trial", "_trial_id", "_study_id", "_thread_local", "_get_trials"}
+    assert used <= private
     wrong = []
     for path in Path(lit_mnist.__file__).parent.rglob("*.py"):
         if path.name == "optuna_private.py":
@@ -145,14 +145,14 @@ def test_private_names_of_optuna_are_used_in_one_module() -> None:
                 for part in (*module.split("."), *(alias.name for alias in node.names))  # type: ignore[union-attr]
             ):
                 wrong.append(f"{path.name}:{node.lineno}: {module}")
-            is_self = isinstance(node, ast.Attribute) and _root(node) in ("self", "cls")
-            if isinstance(node, ast.Attribute) and node.attr in own - defined and not is_self:
+            is_self = isinstance(node, ast.Attribute) and _owner_name(node) in ("self", "cls")
+            if isinstance(node, ast.Attribute) and node.attr in used - defined and not is_self:
                 wrong.append(f"{path.name}:{node.lineno}: {node.attr}")
     assert not wrong
 
 
-def _root(node: ast.Attribute) -> Any:
-    """The name that an attribute is looked up on, if it is looked up on a name."""
+def _owner_name(node: ast.Attribute) -> Any:
+    """The name before the dot of an attribute; None if something else is before the dot."""
     return node.value.id if isinstance(node.value, ast.Name) else None
 
 

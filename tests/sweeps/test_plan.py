@@ -1,4 +1,4 @@
-"""`--plan` estimates what a sweep takes, and leaves nothing behind."""
+"""`--plan` estimates the time and disk space of a sweep, and leaves nothing behind."""
 
 from pathlib import Path
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import Cli
-from small import spec_text, work
+from small import run_small_study, spec_text
 
 from lit_mnist.sweeps.timing import step_seconds
 
@@ -34,7 +34,7 @@ def test_a_plan_estimates_the_disk_and_compares_with_the_stored_study(cli: Cli, 
     wide = {"model.channels": [16, 16]}
     _, out, _ = _plan(cli, trials=1, flags=wide)
     planned = float(next(line for line in out.splitlines() if line.startswith("disk")).split()[2])
-    work(trials=1, flags=wide)
+    run_small_study(trials=1, flags=wide)
     taken = sum(path.stat().st_size for path in project.joinpath("mlruns").rglob("*.ckpt")) / 1e6
     assert planned == pytest.approx(taken, rel=0.3, abs=0.1)
 
@@ -46,7 +46,7 @@ def test_a_plan_estimates_the_disk_and_compares_with_the_stored_study(cli: Cli, 
 
 
 @pytest.mark.filterwarnings("ignore:.*encoder.* has random weights")
-def test_a_plan_tries_both_phases_of_a_training_whose_encoder_is_frozen_at_first(cli: Cli, project: Path) -> None:
+def test_a_plan_tries_both_phases_of_a_training_that_unfreezes_its_encoder(cli: Cli, project: Path) -> None:
     disk = {}
     for frozen in (1, 2):
         flags = {
@@ -62,28 +62,28 @@ def test_a_plan_tries_both_phases_of_a_training_whose_encoder_is_frozen_at_first
         code, out, err = cli("sweep", "phases.yaml", "--plan", "--trials", "1")
         assert code == 0, err
         disk[frozen] = next(line for line in out.splitlines() if line.startswith("disk"))
-    # Adam has a state of what it trains: of the encoder (0.3 MB), too, only where it is not frozen to the end.
+    # Adam stores a state of all weights that it trains: of the encoder's (0.3 MB) only if it is unfrozen.
     assert disk[1] != disk[2]
 
 
-def test_a_step_takes_all_batches_whose_gradients_it_accumulates() -> None:
+def test_the_time_of_a_step_includes_all_batches_that_it_accumulates() -> None:
     warm_up = [9.0] * 4
-    assert step_seconds([*warm_up, 1, 1, 1, 7, 1], 1) == 1  # a single slow one does not count
+    assert step_seconds([*warm_up, 1, 1, 1, 7, 1], 1) == 1  # a single slow batch does not count
     assert step_seconds([*warm_up, 1, 3, 1, 3, 1], 2) == 4
     assert step_seconds([*warm_up, 1, 3], 8) == 16
 
 
 @pytest.mark.parametrize("plan", [["--plan"], []])
-@pytest.mark.parametrize(("flags", "said"), [
+@pytest.mark.parametrize(("flags", "message"), [
     ({"data": "MNISTDataModule", "data.root": "nowhere"}, "MNIST not found: looked for nowhere"),
     ({"data.train_per_class": 391}, "MiniMNIST's class 0 has only 390 images"),
 ])  # fmt: skip
 def test_missing_data_are_reported_before_a_study_exists(
-    cli: Cli, project: Path, flags: dict[str, Any], said: str, plan: list[str]
+    cli: Cli, project: Path, flags: dict[str, Any], message: str, plan: list[str]
 ) -> None:
     Path("small.yaml").write_text(spec_text(flags=flags))
     code, _, err = cli("sweep", "small.yaml", *plan)
-    assert code and said in err and "Traceback" not in err
+    assert code and message in err and "Traceback" not in err
     assert "no study" in cli("sweep", "status", "small")[2]
 
 

@@ -1,4 +1,4 @@
-"""What is wrong with one point, or with the spec, is told in time and does not end the study of the others."""
+"""An error in one point or in the spec is reported early, and does not end the study of the other points."""
 
 import errno
 import os
@@ -9,7 +9,7 @@ import pytest
 from conftest import Cli
 from lightning.pytorch import Callback, LightningModule, Trainer
 from optuna.trial import TrialState
-from small import spec_text, trial_runs, work, write_spec
+from small import run_small_study, spec_text, trial_runs, write_spec
 from studied import add_trial, make_study
 
 from lit_mnist.errors import UsageError
@@ -28,13 +28,14 @@ class Poison(Callback):
             raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
 
 
-def test_a_trial_that_raises_the_same_oserror_each_time_fails_and_the_others_are_trained(project: Path) -> None:
+def test_a_trial_that_repeats_an_oserror_fails_and_the_others_are_trained(project: Path) -> None:
     lrs = {"choices": [0.06, 0.01, 0.02]}
     search = {"space": {"model.lr": lrs}, "sampler": "grid", "flags": {"trainer.callbacks": "test_poison.Poison"}}
     released = 0
     while True:
         try:
-            study = work(**search)  # a worker ends when it releases a trial, and the sweep starts another one
+            # A worker that releases a trial ends, and a sweep would start another worker.
+            study = run_small_study(**search)
             break
         except ReleasedError:
             released += 1
@@ -50,7 +51,7 @@ def test_a_trial_that_raises_the_same_oserror_each_time_fails_and_the_others_are
     assert statuses.pop(str(failed.number)) == "FAILED" and set(statuses.values()) == {"FINISHED"}
 
 
-def test_a_trial_on_two_devices_is_released_three_times_before_it_fails_and_the_others_go_on(
+def test_a_distributed_trial_is_released_three_times_before_it_fails(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = {"space": {"model.lr": {"choices": [0.06, 0.01]}}, "sampler": "grid", "trials": 2,
@@ -59,13 +60,13 @@ def test_a_trial_on_two_devices_is_released_three_times_before_it_fails_and_the_
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), *sys.path]))
     for _ in range(3):
         with pytest.raises(ReleasedError, match="Cannot allocate memory"):
-            work(**search)
-    failed, complete = sorted(work(**search).get_trials(), key=lambda trial: -trial.params["model.lr"])
+            run_small_study(**search)
+    failed, complete = sorted(run_small_study(**search).get_trials(), key=lambda trial: -trial.params["model.lr"])
     assert (failed.state, complete.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert failed.user_attrs["reason"] == "OSError: [Errno 12] Cannot allocate memory (3 times in a row)"
 
 
-def test_a_machine_on_which_no_trial_can_start_is_refused_before_there_is_a_study(cli: Cli) -> None:
+def test_flags_with_which_no_trial_can_start_are_refused_before_a_study_exists(cli: Cli) -> None:
     code, _, err = cli("sweep", write_spec(flags={"trainer.accelerator": "tpu"}))
     assert code == 2 and "error: --trainer: " in err and len(err.splitlines()) == 1
     assert cli("sweep", "list")[1].startswith("no studies yet")
@@ -73,8 +74,8 @@ def test_a_machine_on_which_no_trial_can_start_is_refused_before_there_is_a_stud
 
 def test_a_point_too_large_for_this_machine_is_a_warning(capsys: pytest.CaptureFixture[str]) -> None:
     sizes = {"choices": [[2, 4], [200, 10**9]]}  # the second has 20 TB of weights
-    kinds = check(parse_spec(spec_text(space={"model.channels": sizes}), "small"))
-    assert [kind.point["model.channels"] for kind in kinds] == [[2, 4]]
+    probes = check(parse_spec(spec_text(space={"model.channels": sizes}), "small"))
+    assert [probe.point["model.channels"] for probe in probes] == [[2, 4]]
     (line,) = capsys.readouterr().err.splitlines()
     assert "not enough memory here" in line and "[200, 1000000000]" in line
 
@@ -101,18 +102,18 @@ def test_a_file_that_is_no_journal_is_refused_and_left_as_it_is(content: bytes, 
     assert path.read_bytes() == content
 
 
-def test_an_empty_spec_is_told_what_a_spec_needs() -> None:
+def test_the_error_for_an_empty_spec_names_the_fields_that_it_needs() -> None:
     with pytest.raises(UsageError, match="it is empty: a spec needs config"):
         parse_spec("# nothing but a comment\n", "empty")
 
 
-def test_the_time_left_counts_whole_trials_and_what_running_ones_have_done() -> None:
+def test_the_time_left_counts_whole_trials_and_the_progress_of_running_ones() -> None:
     study = make_study(trials=6)
     for _ in range(2):
         add_trial(study, TrialState.COMPLETE, mean=(0.9,), seconds=60.0, reported={0: 0.5, 1: 0.9})
     add_trial(study, TrialState.RUNNING, reported={0: 0.5})  # half done: 30 s
     trials = study.get_trials()
-    # Two workers: one is free after 30 s, the other at once; the three trials left take each a whole minute.
+    # Of two workers, one is free after 30 s and the other at once; each of the three trials left takes a minute.
     assert seconds_left(trials, 6, 2) == pytest.approx(120)
     assert seconds_left(trials, 6, 2, until_stop=40) == pytest.approx(90)
     assert seconds_left(make_study(name="new").get_trials(), 6, 2) is None

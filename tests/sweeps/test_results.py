@@ -1,4 +1,4 @@
-"""`lit-mnist sweep status`, `best`, `export` and `list`, and what the parent run of a study receives."""
+"""`lit-mnist sweep status`, `best`, `export` and `list`, and what is stored in the run of a study."""
 
 import json
 import re
@@ -14,7 +14,7 @@ import yaml
 from conftest import Cli, enter_project
 from optuna.trial import TrialState
 from PIL import Image
-from studied import QUIET, add_trial, complete, make_study, real_study, searched
+from studied import QUIET, add_trial, complete_trials, made_up_study, make_study, real_study
 
 from lit_mnist.errors import UserError
 from lit_mnist.sweeps.results import export
@@ -51,27 +51,30 @@ def test_status_shows_progress_and_running_trials(cli: Cli, study: optuna.Study)
     assert (code, err) == (0, "")
     lines = out.splitlines()
     assert lines[0] == "study lrs: 4 of 8 trials finished (2 complete, 1 pruned, 1 failed, 2 unfinished)"
-    winner = read_summary(study).best()[0]
-    assert re.match(rf"best: trial {winner.number}, best/val/acc 0\.\d+ ± 0\.\d+; lr ", lines[1])
+    best = read_summary(study).best()[0]
+    assert re.match(rf"best: trial {best.number}, best/val/acc 0\.\d+ ± 0\.\d+; lr ", lines[1])
     alive, stale = (next(line for line in lines if line.startswith(number)) for number in ("4 ", "5 "))
     assert alive.split()[2:5] == ["1", "2", "0.5"]
     assert "stale" in stale and "stale" not in alive
-    assert lines[-1] == "about 6.0 s left with 1 worker"  # 4 trials of 2 s, of which one has all its validations
+    # 4 trials of 2 s are left, and one of them has had all its validations.
+    assert lines[-1] == "about 6.0 s left with 1 worker"
 
 
-def test_the_best_configuration_reproduces_the_value_exactly(cli: Cli, study: optuna.Study, project: Path) -> None:
-    winner = read_summary(study).best()[0]
+def test_the_best_configuration_reproduces_the_best_value_exactly(
+    cli: Cli, study: optuna.Study, project: Path
+) -> None:
+    best = read_summary(study).best()[0]
     code, out, err = cli("sweep", "best", "lrs")
     assert (code, err) == (0, "")
-    assert all(run_id in out for run_id in runs(winner))
-    assert f"trial {winner.number} again" in out.splitlines()[-3]
+    assert all(run_id in out for run_id in runs(best))
+    assert f"trial {best.number} again" in out.splitlines()[-3]
     assert out.splitlines()[-2:] == [f"  lit-mnist fit --config lrs_best{end}.yaml" for end in ("", "_seed_1")]
     values = []
     for end in ("", "_seed_1"):
         result = fit(["--config", f"lrs_best{end}.yaml", *QUIET])
         assert result is not None
         values.append([result.metrics["best/val/acc"]])
-    assert values == winner.user_attrs["values"]
+    assert values == best.user_attrs["values"]
     assert yaml.safe_load((project / "lrs_best_seed_1.yaml").read_text())["seed_everything"] == 1
 
 
@@ -91,7 +94,7 @@ def test_export_writes_a_row_per_trial(cli: Cli, study: optuna.Study, project: P
     table = read(project / f"t.{suffix}")
     assert table["state"].tolist() == ["complete", "complete", "pruned", "failed", "unfinished", "unfinished"]
     assert table["model.lr"].tolist() == [0.03, 0.5, 0.02, 0.9, 0.2, 0.3]
-    first = complete(study)[0]
+    first = complete_trials(study)[0]
     assert table["best/val/acc"][0] == first.value
     assert [[table[f"best/val/acc/seed_{seed}"][0]] for seed in (0, 1)] == first.user_attrs["values"]
     assert table["runs"][0].split() == list(runs(first))
@@ -137,8 +140,8 @@ def test_status_imports_neither_torch_nor_mlflow() -> None:
     subprocess.run([sys.executable, "-c", program], check=True)
 
 
-def test_the_parent_run_receives_summary_figures_and_page_and_no_chart_of_one_dot(project: Path) -> None:
-    study = searched(30)
+def test_the_run_of_a_study_has_summary_figures_and_page_but_no_metrics(project: Path) -> None:
+    study = made_up_study(30)
     with open_run("sweeps/lrs", "lrs", system_metrics=False) as run:
         log_summary(study, run)
         log_summary(study, run)  # a sweep that was interrupted logs again at its end
@@ -181,7 +184,7 @@ def test_best_is_the_pareto_front_and_respects_constraints() -> None:
     assert [trial.number for trial in read_summary(study).best()] == [3, 0, 1]
     one = make_study("one")
     for accuracy, excess in ((0.5, -1.0), (0.9, 1.0), (0.6, 0.0)):
-        trial = one.ask(SPACE_OF_ONE)
+        trial = one.ask(LR_SPACE)
         set_constraint(trial, "seconds", excess)
         one.tell(trial, accuracy)
     assert [trial.number for trial in read_summary(one).best()] == [2]
@@ -194,7 +197,7 @@ def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.Monkey
         export.best("empty", None, None)
 
 
-SPACE_OF_ONE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}
+LR_SPACE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}
 
 
 SPEC = """\

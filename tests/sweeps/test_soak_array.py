@@ -1,7 +1,7 @@
-"""A job array on one study: tasks are killed hard or requeued, and the study ends as if nothing had happened.
+"""A job array on one study: tasks are killed or requeued, and the study ends like an undisturbed one.
 
-LIT_MNIST_SOAK=N does this with N trials, a disturbance every few seconds until they are done, and also on clusters
-whose nodes have one host name, with common and with separate numbers of processes.
+LIT_MNIST_SOAK=N does this with N trials, which are disturbed every few seconds until they are done, and also on
+clusters whose nodes have the same host name, with a common and with separate PID namespaces.
 """
 
 import os
@@ -32,13 +32,13 @@ TRIALS = int(os.environ.get("LIT_MNIST_SOAK", "0"))
 SEED = int(os.environ.get("LIT_MNIST_SOAK_SEED", str(random.randrange(10**6))))
 TASKS = 4
 LIMIT = 600.0
-"""Seconds without any validation after which a study is stuck."""
+"""Seconds without a validation after which the study counts as stuck."""
 FLAGS = {"data.train_per_class": 50, "data.batch_size": 5, "trainer.max_epochs": 3, "checkpoint.every_n_steps": 30}
 
 
 @contextmanager
 def servers(folder: Path, patch: pytest.MonkeyPatch, nodes: Nodes) -> Iterator[Any]:
-    """SLURM, PostgreSQL and an MLflow server, and a project that uses them; yields the studies' storage."""
+    """Start SLURM, PostgreSQL, an MLflow server and a project that uses them; yields the storage of studies."""
     with tempfile.TemporaryDirectory() as name, cluster(folder / "slurm", nodes) as environment:
         Path(name).chmod(0o755)  # PostgreSQL does not run as root
         postgres, mlflow = Postgres(Path(name) / "postgres"), Server(folder)
@@ -61,7 +61,7 @@ def servers(folder: Path, patch: pytest.MonkeyPatch, nodes: Nodes) -> Iterator[A
 
 
 def submit_array(spec: str) -> str:
-    """Submit the sweep as an array, or submit it again; returns SLURM's id."""
+    """Submit the sweep as an array, or submit it again; returns the job's id."""
     command = [sys.executable, "-m", "lit_mnist.cli", "submit", "--name", "swept", "--array", str(TASKS),
                "--cpus", "1", "--", "sweep", spec]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -88,34 +88,34 @@ def kill_hard(task: str) -> None:
             continue
 
 
-def disturb(job: str, chance: random.Random) -> str:
+def disturb(job: str, rng: random.Random) -> str:
     """Kill or requeue one of the job's running tasks; returns what was done, empty if none runs."""
     if not (running := tasks_in("RUNNING", job)):
         return ""
-    task = chance.choice(running)
-    # A killed task has FAILED for good; some must be left to take its trial over.
-    if len(running) > 2 and chance.random() < 0.5:
+    task = rng.choice(running)
+    # A killed task is not restarted: other tasks must be left to take over its trial.
+    if len(running) > 2 and rng.random() < 0.5:
         kill_hard(task)
         return f"{task} killed"
-    # A task that has just ended is refused.
+    # SLURM refuses to requeue a task that has just ended.
     done = subprocess.run(["scontrol", "requeue", task], capture_output=True, check=False)
     return f"{task} requeued" if done.returncode == 0 else ""
 
 
 def validations(storage: Any) -> int:
-    """How many validations all trials have had."""
+    """The number of validations of all trials."""
     trials = open_study(storage, "small").trials if "small" in study_names(storage) else []
     return sum(len(trial.intermediate_values) for trial in trials)
 
 
 def check_study(storage: Any, trials: int) -> None:
-    """N trials, each with one finished run without a double point, and one run of the study."""
+    """Check that each trial has one finished run without duplicate points, and the study has one run."""
     study = open_study(storage, "small")
     assert [trial.state for trial in study.trials] == [COMPLETE] * trials
     runs = trial_runs(study)
     assert [run.data.tags["sweep.trial"] for run in runs] == [str(number) for number in range(trials)]
     assert {run.info.status for run in runs} == {"FINISHED"}
-    # By these names `sweep status` tells the tasks apart.
+    # `sweep status` distinguishes the tasks by these names.
     assert len({trial.user_attrs["owner"]["task"] for trial in study.trials}) > 1
     client = connect(find_store())
     for run in runs:
@@ -128,16 +128,16 @@ def check_study(storage: Any, trials: int) -> None:
 
 
 def run_disturbed(storage: Any, trials: int, most: int, every: float) -> list[str]:
-    """Carry out a study as an array, with so many disturbances at most, some seconds apart; returns them."""
-    spec, chance, done, seen = write_spec(flags=FLAGS, trials=trials), random.Random(SEED), [], 0
+    """Run a study as an array, with at most `most` disturbances about `every` seconds apart; returns them."""
+    spec, rng, done, seen = write_spec(flags=FLAGS, trials=trials), random.Random(SEED), [], 0
     job, known, since = submit_array(spec), 0, time.monotonic()
     while tasks_in("PENDING,RUNNING,COMPLETING", job):
         if (now := validations(storage)) > known:
             known, since = now, time.monotonic()
         assert time.monotonic() < since + LIMIT, f"seed {SEED}: {done}\n{logs()}"
-        time.sleep(chance.uniform(0.5, 1.5) * every)
-        # On a busy machine a task may take a minute to start, and all of them would be disturbed for ever.
-        if len(done) < most and validations(storage) > seen and (what := disturb(job, chance)):
+        time.sleep(rng.uniform(0.5, 1.5) * every)
+        # On a busy machine, a task may take a minute to start: without progress between disturbances, none would.
+        if len(done) < most and validations(storage) > seen and (what := disturb(job, rng)):
             seen = validations(storage)
             done.append(what)
             print(f"{len(done)} {what} after {seen} validations, load {os.getloadavg()[0]:.1f}", flush=True)

@@ -1,7 +1,7 @@
-"""Four workers, one of them killed every few seconds until the study is done: it is the undisturbed study.
+"""One of four workers is killed every few seconds until the study is done: it equals the undisturbed study.
 
-LIT_MNIST_SOAK=N does this with N trials, on the journal and on PostgreSQL, whose server is restarted meanwhile;
-without it, PostgreSQL gets a short look.
+LIT_MNIST_SOAK=N does this with N trials, in a journal and in PostgreSQL, whose server is restarted meanwhile.
+Without it, only the short tests of studies in PostgreSQL run.
 """
 
 import contextlib
@@ -24,7 +24,7 @@ from optuna.storages import BaseStorage
 from optuna.trial import TrialState
 from postgres import Postgres, running_postgres
 from servers import wait_for
-from small import history, spec_text, trial_runs, work, write_spec
+from small import history, run_small_study, spec_text, trial_runs, write_spec
 from sqlalchemy import text
 
 from lit_mnist.sweeps.search.optuna_private import storage_of
@@ -50,8 +50,8 @@ def postgres() -> Iterator[Postgres]:
 
 
 @pytest.fixture
-def opened() -> Iterator[Callable[[str], BaseStorage]]:
-    """Opens storages, and closes their connections in the end."""
+def open_for_test() -> Iterator[Callable[[str], BaseStorage]]:
+    """A function that opens storages, whose connections are closed at the end of the test."""
     storages: list[Any] = []
 
     def open_(url: str) -> BaseStorage:
@@ -68,9 +68,9 @@ def opened() -> Iterator[Callable[[str], BaseStorage]]:
 
 @pytest.mark.soak
 @pytest.mark.parametrize("kind", ["journal", pytest.param("postgres", marks=pytest.mark.postgres)])
-def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
+def test_a_study_whose_workers_are_killed_equals_the_undisturbed_study(
     kind: str,
-    opened: Callable[[str], BaseStorage],
+    open_for_test: Callable[[str], BaseStorage],
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     request: pytest.FixtureRequest,
@@ -79,36 +79,29 @@ def test_a_study_whose_workers_are_killed_is_the_undisturbed_study(
     server = request.getfixturevalue("postgres") if kind == "postgres" else None
     url = server.create("soak") if server else str(tmp_path / "sweeps.journal")
     monkeypatch.setenv("LIT_MNIST_STORAGE", url)
-    command = [
-        sys.executable,
-        "-m",
-        "lit_mnist.cli",
-        "sweep",
-        write_spec(flags=LONG, trials=TRIALS),
-        "--workers",
-        "4",
-    ]
+    spec = write_spec(flags=LONG, trials=TRIALS)
+    command = [sys.executable, "-m", "lit_mnist.cli", "sweep", spec, "--workers", "4"]
     sweep = subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"})
     kills = _kill_until_done(sweep, server)
     assert sweep.returncode == 0 and kills > TRIALS / 2
 
-    study = open_study(opened(url), "small")
+    study = open_study(open_for_test(url), "small")
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * TRIALS
     runs = trial_runs(study)
     assert [run.data.tags["sweep.trial"] for run in runs] == [str(number) for number in range(TRIALS)]
     assert {run.info.status for run in runs} == {"FINISHED"}
     monkeypatch.setenv("LIT_MNIST_STORAGE", str(tmp_path / "undisturbed.journal"))
-    whole = work(flags=LONG, trials=TRIALS, study="whole")
+    whole = run_small_study(flags=LONG, trials=TRIALS, study="whole")
     for disturbed, undisturbed in zip(runs, trial_runs(whole), strict=True):
         assert history(disturbed.info.run_id) == history(undisturbed.info.run_id), f"seed {SEED}"
 
 
 def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) -> int:
-    """Kill a worker, or what they are copies of, now and then; restart the server once; how many were killed."""
-    chance, kills = random.Random(SEED), 0
+    """Kill workers, or the process that they are forked from, and restart the server once; returns the kills."""
+    rng, kills = random.Random(SEED), 0
     print(f"seed {SEED}: LIT_MNIST_SOAK_SEED={SEED} does the same again")
     while sweep.poll() is None:
-        time.sleep(chance.uniform(0.3, 1) * EVERY)
+        time.sleep(rng.uniform(0.3, 1) * EVERY)
         if server is not None and kills == TRIALS // 2:
             server.stop()
             time.sleep(5)
@@ -116,25 +109,25 @@ def _kill_until_done(sweep: "subprocess.Popen[bytes]", server: Postgres | None) 
             server = None
         if sweep.poll() is None and (workers := psutil.Process(sweep.pid).children(recursive=True)):
             with contextlib.suppress(psutil.NoSuchProcess):
-                chance.choice(workers).send_signal(signal.SIGKILL)
+                rng.choice(workers).send_signal(signal.SIGKILL)
                 kills += 1
     return kills
 
 
-def test_many_first_starts_at_once_make_one_database(
-    postgres: Postgres, opened: Callable[[str], BaseStorage]
+def test_many_processes_can_open_a_new_database_at_once(
+    postgres: Postgres, open_for_test: Callable[[str], BaseStorage]
 ) -> None:
     with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(opened, [postgres.create("fresh")] * 8))
+        found = list(pool.map(open_for_test, [postgres.create("fresh")] * 8))
     assert [study_names(storage) for storage in found] == [[]] * 8
 
 
-def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
-    postgres: Postgres, opened: Callable[[str], BaseStorage], capsys: pytest.CaptureFixture[str]
+def test_a_study_in_postgres_is_shared_and_survives_a_restart_of_the_server(
+    postgres: Postgres, open_for_test: Callable[[str], BaseStorage], capsys: pytest.CaptureFixture[str]
 ) -> None:
     url = postgres.create("shared")
-    first = create_or_open_study(opened(url), parse_spec(spec_text(trials=1), "small"))
-    second = open_study(opened(url), "small")
+    first = create_or_open_study(open_for_test(url), parse_spec(spec_text(trials=1), "small"))
+    second = open_study(open_for_test(url), "small")
     leases = Leases(first, stored_spec(first), 0, 1)
     trial = leases.acquire()
     assert trial is not None and len(second.get_trials()) == 1
@@ -150,15 +143,15 @@ def test_a_study_in_postgres_is_shared_and_outlives_a_restart_of_the_server(
     assert capsys.readouterr().err.count("is unreachable: trying again") == 1
 
 
-def test_heartbeats_need_no_lock_and_outlive_an_error(
+def test_heartbeats_need_no_lock_and_continue_after_an_error(
     postgres: Postgres,
-    opened: Callable[[str], BaseStorage],
+    open_for_test: Callable[[str], BaseStorage],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.study.heartbeats.HEARTBEAT_INTERVAL", 0.05)
     url = postgres.create("beats")
-    study = create_or_open_study(opened(url), parse_spec(spec_text(trials=1), "small"))
+    study = create_or_open_study(open_for_test(url), parse_spec(spec_text(trials=1), "small"))
     leases = Leases(study, stored_spec(study), 0, 1)
     trial = leases.acquire()
     assert trial is not None
@@ -168,8 +161,8 @@ def test_heartbeats_need_no_lock_and_outlive_an_error(
     def count() -> int:
         return int(study.get_trials()[0].user_attrs.get("heartbeat", {"count": 0})["count"])
 
-    # Another worker holds the study's lock, as it may do for long.
-    with study_lock(opened(url), "small"), Heartbeats(leases, trial):
+    # Another worker holds the study's lock, which may take long.
+    with study_lock(open_for_test(url), "small"), Heartbeats(leases, trial):
         wait_for(lambda: count() > 1, "two heartbeats")
         with engine.begin() as connection:
             connection.execute(text("ALTER TABLE trial_user_attributes RENAME TO moved"))
@@ -180,12 +173,12 @@ def test_heartbeats_need_no_lock_and_outlive_an_error(
         wait_for(lambda: count() > before, "a heartbeat after the error")
 
 
-def test_processes_that_wait_for_a_lock_leave_their_connections_to_others(
-    postgres: Postgres, opened: Callable[[str], BaseStorage]
+def test_processes_that_wait_for_a_lock_hold_no_connection(
+    postgres: Postgres, open_for_test: Callable[[str], BaseStorage]
 ) -> None:
     url = postgres.create("waiting")
     taken: list[BaseStorage] = []
-    storages = [opened(url) for _ in range(4)]
+    storages = [open_for_test(url) for _ in range(4)]
 
     def take(storage: BaseStorage) -> None:
         with study_lock(storage, "small"):
@@ -197,6 +190,7 @@ def test_processes_that_wait_for_a_lock_leave_their_connections_to_others(
         time.sleep(0.5)
         with cast(RetryingStorage, storages[0]).engine.connect() as connection:
             query = "SELECT count(*) FROM pg_locks WHERE locktype = 'advisory'"
-            assert connection.execute(text(query)).scalar() == 1  # that of the holder: nobody queues for it
+            # Only the holder's: the others do not wait in the database.
+            assert connection.execute(text(query)).scalar() == 1
         assert not taken
     assert len(taken) == 3

@@ -1,4 +1,4 @@
-"""Points of a search space, and samplers, which suggest the same point for the same trial of a study."""
+"""Points of a search space, samplers, which suggest the same point for the same trial, and pruners."""
 
 from collections import Counter
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import optuna
 import pytest
 from optuna.trial import FixedTrial, create_trial
-from test_spec import SPACE, text
+from test_spec import SPACE, spec_yaml
 
 from lit_mnist.sweeps.search.optuna_private import BracketHyperbandPruner
 from lit_mnist.sweeps.search.samplers import make_pruner, make_sampler
@@ -17,13 +17,14 @@ from lit_mnist.sweeps.search.validation import check
 
 def _space(parameters: dict[str, Any]) -> Space:
     sampler = "grid" if any("points" in parameter for parameter in parameters.values()) else "random"
-    return parse_spec(text(space=parameters, sampler=sampler), "x").space
+    return parse_spec(spec_yaml(space=parameters, sampler=sampler), "x").space
 
 
 SIZES = {"depth": {"low": 1, "high": 3}, "width": {"low": 4, "high": 128, "log": True}}
 
 
 def _sizes(rule: str, **parameters: int) -> Any:
+    """The point that these suggestions of depth and width give by the rule."""
     space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     return space.suggest(FixedTrial({f"model.hidden_sizes.{name}": v for name, v in parameters.items()}))
 
@@ -53,13 +54,13 @@ def test_choices_may_be_lists_and_set_further_fields() -> None:
 
 
 @pytest.mark.parametrize("rule", ["equal", "halving", "free"])
-def test_a_point_is_encoded_as_the_suggestions_that_give_it(rule: str) -> None:
+def test_the_encoding_of_a_point_gives_the_point_again(rule: str) -> None:
     space = _space({"model.hidden_sizes": {**SIZES, "rule": rule}})
     point = {"model.hidden_sizes": {"equal": [32, 32], "halving": [32, 16], "free": [32, 9]}[rule]}
     assert space.suggest(FixedTrial(space.encode(point))) == point
 
 
-def test_probe_points_have_every_branch_and_both_ends_without_all_combinations() -> None:
+def test_probe_points_cover_branches_and_ends_without_all_combinations() -> None:
     nested = {
         "model.hidden_sizes": {**SIZES, "rule": "free"},
         "data.corruption": {"choices": [None, "gaussian"]},
@@ -90,7 +91,7 @@ def _spec(sampler: str, **changes: Any) -> Spec:
     if sampler == "grid":
         space["model.lr"] = {**space["model.lr"], "points": 3}
         space["model.momentum"] = {**space["model.momentum"], "points": [0, 0.9]}
-    return parse_spec(text(sampler={"name": sampler, **changes}, space=space, trials=8), "x")
+    return parse_spec(spec_yaml(sampler={"name": sampler, **changes}, space=space, trials=8), "x")
 
 
 def _points(spec: Spec, study: optuna.Study, count: int) -> list[dict[str, Any]]:
@@ -106,31 +107,31 @@ def _points(spec: Spec, study: optuna.Study, count: int) -> list[dict[str, Any]]
 
 @pytest.mark.parametrize("sampler", ["tpe", "random", "grid", "cmaes", "gp", "qmc"])
 def test_a_resumed_study_has_the_points_of_an_uninterrupted_one(sampler: str) -> None:
-    small = {"n_startup_trials": 3} if sampler in ("tpe", "gp") else {}
-    whole = _points(_spec(sampler, **small), optuna.create_study(), 6)
+    few_startup_trials = {"n_startup_trials": 3} if sampler in ("tpe", "gp") else {}
+    whole = _points(_spec(sampler, **few_startup_trials), optuna.create_study(), 6)
     resumed = optuna.create_study()
-    _points(_spec(sampler, **small), resumed, 3)
-    assert _points(_spec(sampler, **small), resumed, 3) == whole
+    _points(_spec(sampler, **few_startup_trials), resumed, 3)
+    assert _points(_spec(sampler, **few_startup_trials), resumed, 3) == whole
     if sampler == "grid":
         assert len({str(point) for point in whole}) == 6
-    assert _points(_spec(sampler, seed=9, **small), optuna.create_study(), 6) != whole
+    assert _points(_spec(sampler, seed=9, **few_startup_trials), optuna.create_study(), 6) != whole
 
 
 @pytest.mark.parametrize("sampler", ["grid", "qmc"])
-def test_workers_at_once_get_different_points(sampler: str) -> None:
+def test_concurrent_workers_get_different_points(sampler: str) -> None:
     spec, study = _spec(sampler), optuna.create_study()
     points = []
-    for number in range(8):  # none has finished when the last one starts
+    for number in range(8):  # all are started before any is finished
         study.sampler = make_sampler(spec, number)
         points.append(str(spec.space.suggest(study.ask())))
     assert len(set(points)) == 8
 
 
-def test_a_grid_does_not_repeat_the_points_that_are_tried_first() -> None:
+def test_a_grid_does_not_repeat_the_given_points() -> None:
     first = {"model.lr": 0.01, "model.optimizer": "adam"}
     space = {"model.lr": {"low": 0.001, "high": 0.1, "points": [0.001, 0.01, 0.1]},
              "model.optimizer": SPACE["model.optimizer"]}  # fmt: skip
-    spec = parse_spec(text(sampler="grid", space=space, trials=None, points=[first]), "x")
+    spec = parse_spec(spec_yaml(sampler="grid", space=space, trials=None, points=[first]), "x")
     study = optuna.create_study()
     study.enqueue_trial(spec.space.encode(spec.points[0]))
     points = []
@@ -147,24 +148,24 @@ def test_a_qmc_sequence_covers_both_halves_of_every_interval_equally() -> None:
 
 
 @pytest.mark.parametrize("pruner", ["median", "hyperband", {"name": "patient", "patience": 1}])
-def test_a_pruner_ends_a_trial_that_falls_behind(pruner: Any) -> None:
-    spec = parse_spec(text(pruner=pruner), "x")
-    # The study needs a name, by which Hyperband assigns trials to brackets; one bracket prunes none.
+def test_a_pruner_prunes_a_trial_that_is_worse_than_the_others(pruner: Any) -> None:
+    spec = parse_spec(spec_yaml(pruner=pruner), "x")
+    # Hyperband assigns trials to brackets by the name of the study, and one of its brackets prunes nothing.
     study = optuna.create_study(study_name="x", direction="maximize", pruner=make_pruner(spec, 9))
-    ended = []
+    pruned = []
     for quality in (*([1.0] * 12), *([0.0] * 4)):
         trial = study.ask()
-        ended.append(False)
+        pruned.append(False)
         for epoch in range(1, 10):
             trial.report(quality * epoch if quality else -epoch, epoch)
-            ended[-1] = ended[-1] or trial.should_prune()
+            pruned[-1] = pruned[-1] or trial.should_prune()
         study.tell(trial, quality)
-    assert any(ended[12:])
+    assert any(pruned[12:])
 
 
 def test_a_step_of_hyperband_is_a_validation() -> None:
     flags = {"data": "MiniMNISTDataModule", "trainer.max_epochs": 9, "trainer.check_val_every_n_epoch": 3}
-    spec = parse_spec(text(pruner="hyperband", flags=flags, space={"model.lr": SPACE["model.lr"]}), "x")
+    spec = parse_spec(spec_yaml(pruner="hyperband", flags=flags, space={"model.lr": SPACE["model.lr"]}), "x")
     (validations,) = {probe.validations for probe in check(spec)}
     assert validations == 3
     pruner = make_pruner(spec, validations)
@@ -175,7 +176,7 @@ def test_a_step_of_hyperband_is_a_validation() -> None:
 @pytest.mark.parametrize("sampler", ["tpe", "gp"])
 def test_a_sampler_learns_from_the_trials_of_its_hyperband_bracket(sampler: str) -> None:
     options = {"name": sampler, "n_startup_trials": 4}
-    spec = parse_spec(text(sampler=options, pruner="hyperband", space={"model.lr": SPACE["model.lr"]}), "x")
+    spec = parse_spec(spec_yaml(sampler=options, pruner="hyperband", space={"model.lr": SPACE["model.lr"]}), "x")
 
     def study_of(values: list[float]) -> optuna.Study:
         study = optuna.create_study(study_name="x", direction="maximize")
@@ -187,10 +188,8 @@ def test_a_sampler_learns_from_the_trials_of_its_hyperband_bracket(sampler: str)
 
     def suggestion(values: list[float]) -> float:
         study = study_of(values)
-        study.sampler, study.pruner = (
-            make_sampler(spec, len(values)),
-            make_pruner(spec, 9),
-        )  # new ones, as in a sweep
+        # New ones for each trial, as in a sweep.
+        study.sampler, study.pruner = make_sampler(spec, len(values)), make_pruner(spec, 9)
         return study.ask().suggest_float("model.lr", 1e-4, 0.1, log=True)
 
     values = [float(number * 7 % 11) for number in range(40)]

@@ -1,4 +1,4 @@
-"""A specification is checked before anything is trained, and every error is one line that names the key."""
+"""A specification is checked before any training, and every error is one line that names the key."""
 
 import json
 import os
@@ -24,8 +24,8 @@ SPACE = {
 }
 
 
-def text(**changes: Any) -> str:
-    """YAML of a sweep of a dense network; None removes a key."""
+def spec_yaml(**changes: Any) -> str:
+    """YAML of a sweep of a dense network with these fields; None removes a field."""
     fields: dict[str, Any] = {
         "config": "dutta/backprop_net",
         "flags": {"data": "MiniMNISTDataModule"},
@@ -39,7 +39,7 @@ def text(**changes: Any) -> str:
 
 
 def on_mini(spec: Spec) -> Spec:
-    """The same search on the 4,000 bundled images, without sizes that need more."""
+    """The same search with the bundled images, and without sizes that need more of them."""
     fields = yaml.safe_load(spec.text)
     small = {
         "data": "MiniMNISTDataModule",
@@ -68,7 +68,7 @@ def test_a_shipped_specification_can_be_built_on_its_own_data(path: Path) -> Non
     assert len(check(spec)) == len(spec.space.probe_points())
 
 
-WRONG: dict[str, tuple[dict[str, Any], str]] = {
+WRONG_SPECS: dict[str, tuple[dict[str, Any], str]] = {
     "unknown key": ({"trails": 3}, "trails: no such key; did you mean trials?"),
     "wrong type": ({"trials": "many"}, "trials: expected an integer, not 'many'"),
     "no trials": ({"trials": None}, "trials is missing"),
@@ -207,7 +207,8 @@ WRONG: dict[str, tuple[dict[str, Any], str]] = {
     ),
     "layers": ({"source": {"config": "yaramsetty/layer_{depth}"}}, "goes with layers: true"),
 }  # fmt: skip
-BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
+"""Fields of a specification that is refused when it is read, and a part of the error."""
+WRONG_WHEN_BUILT: dict[str, tuple[dict[str, Any], str]] = {
     "misspelt in space": (
         {"space": {"model.lrr": {"low": 0.1, "high": 1}}},
         "--model.lrr: MLP has no lrr; did you mean lr? (at model.lrr 1.0)",
@@ -245,21 +246,22 @@ BUILT_WRONG: dict[str, tuple[dict[str, Any], str]] = {
         "yaramsetty/layer_4: no such file or packaged configuration; did you mean yaramsetty/layer_",
     ),
 }
+"""Fields of a specification that is refused when its model and data are built, and a part of the error."""
 
 
-@pytest.mark.parametrize("what", WRONG)
+@pytest.mark.parametrize("what", WRONG_SPECS)
 def test_a_wrong_value_is_refused_in_one_line_that_names_it(what: str) -> None:
-    changes, message = WRONG[what]
+    changes, message = WRONG_SPECS[what]
     with pytest.raises(UserError) as error:
-        parse_spec(text(**changes), "x")
+        parse_spec(spec_yaml(**changes), "x")
     assert message in str(error.value) and "\n" not in str(error.value)
 
 
-@pytest.mark.parametrize("what", BUILT_WRONG)
-def test_what_model_or_data_refuse_is_refused_with_the_point(what: str) -> None:
-    changes, message = BUILT_WRONG[what]
+@pytest.mark.parametrize("what", WRONG_WHEN_BUILT)
+def test_an_error_of_model_or_data_is_reported_with_the_point(what: str) -> None:
+    changes, message = WRONG_WHEN_BUILT[what]
     with pytest.raises(UserError) as error:
-        check(parse_spec(text(**changes), "x"))
+        check(parse_spec(spec_yaml(**changes), "x"))
     assert message in str(error.value) and "\n" not in str(error.value) and " (at " in str(error.value)
 
 
@@ -295,7 +297,7 @@ def test_a_file_that_cannot_be_read_is_refused_with_the_reason(tmp_path: Path) -
     (tmp_path / "sweeps").mkdir()
     with pytest.raises(UsageError, match="sweeps: cannot be read: Is a directory"):
         load_spec(tmp_path / "sweeps")
-    (unreadable := tmp_path / "x.yaml").write_text(text())
+    (unreadable := tmp_path / "x.yaml").write_text(spec_yaml())
     unreadable.chmod(0)
     if not os.access(unreadable, os.R_OK):  # root may read everything
         with pytest.raises(UsageError, match=r"x\.yaml: cannot be read: Permission denied"):
@@ -307,7 +309,7 @@ STORED = json.loads((Path(__file__).parents[1] / "stored" / "specifications.json
 
 @pytest.mark.parametrize("name", STORED)
 def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
-    """Otherwise no study of that version could be continued: what it has stored is compared with the file."""
+    """Studies of that version can be continued only if what they have stored equals the present specification."""
     spec = parse_spec(STORED[name]["text"], name)
     assert json.loads(json.dumps(spec.stored())) == STORED[name]["stored"]
     renamed = parse_spec(STORED[name]["text"].replace("goals:", "objectives:"), name)
@@ -315,23 +317,23 @@ def test_a_specification_is_stored_as_version_0_1_did(name: str) -> None:
 
 
 def test_a_stored_specification_can_be_read_again() -> None:
-    spec = parse_spec(text(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
+    spec = parse_spec(spec_yaml(repeats=3, seed=4, points=[{"model.lr": 0.05, "model.optimizer": "adam"}]), "x")
     assert spec.seeds == (4, 5, 6) and spec.seed == 4
     again = replace(parse_spec(spec.text, "x"), trials=50)
     assert again.stored() == spec.stored() and again.trials == 50
-    other = parse_spec(text(space={**SPACE, "model.lr": {"low": 1e-4, "high": 0.2, "log": True}}), "x")
+    other = parse_spec(spec_yaml(space={**SPACE, "model.lr": {"low": 1e-4, "high": 0.2, "log": True}}), "x")
     assert other.stored()["space"] != spec.stored()["space"]
 
 
-def test_numbers_are_read_as_on_the_command_line() -> None:
+def test_numbers_like_1e_4_are_read_as_on_the_command_line() -> None:
     spec = parse_spec("config: zhang/cnn\nmetric: val/acc\ndirection: maximize\ntrials: 2\nspace:\n"
                       "  model.lr: {low: 1e-4, high: 1e-1, log: true}\n", "x")  # fmt: skip
     assert spec.space.probe_points() == [{"model.lr": 0.1}, {"model.lr": 0.0001}]
 
 
-def test_a_trial_starts_from_a_stack_of_its_hidden_sizes() -> None:
+def test_a_trial_has_a_source_stage_for_each_of_its_hidden_layers() -> None:
     spec = parse_spec(
-        text(
+        spec_yaml(
             config="yaramsetty/finetune",
             flags={},
             source={"config": "yaramsetty/layer_{depth}", "layers": True, "take": "last",
@@ -365,7 +367,7 @@ def test_an_example_of_the_documentation_is_a_valid_specification(example: str) 
     parse_spec(yaml.safe_dump(fields, sort_keys=False), "x")
 
 
-def test_the_documentation_has_every_key() -> None:
+def test_the_documentation_mentions_every_key() -> None:
     assert len(EXAMPLES) > 8
     keys = {field.alias or name for model in _models(SpecFile) for name, field in model.model_fields.items()}
     assert {"space", "sampler", "low", "int", "depth", "n_startup_trials", "at_most", "share"} <= keys
@@ -374,7 +376,7 @@ def test_the_documentation_has_every_key() -> None:
 
 
 def _models(model: type[StrictModel]) -> set[type[StrictModel]]:
-    """The model, and those of its fields."""
+    """The model and, recursively, the models of its fields."""
     found, pending = {model}, [field.annotation for field in model.model_fields.values()]
     while pending:
         annotation = pending.pop()

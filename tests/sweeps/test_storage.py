@@ -1,4 +1,4 @@
-"""Studies survive whatever kills a process in the middle of a write."""
+"""The storage of studies survives processes that are killed in the middle of a write."""
 
 import subprocess
 import sys
@@ -20,7 +20,7 @@ def make_study(url: str, name: str = "first") -> optuna.Study:
     return open_study(storage, name)
 
 
-def test_a_journal_whose_last_line_is_torn_loses_that_line_only(tmp_path: Path) -> None:
+def test_a_journal_with_a_torn_last_line_loses_only_that_line(tmp_path: Path) -> None:
     path = tmp_path / "sweeps.journal"
     study = make_study(str(path))
     study.set_user_attr("kept", 1)
@@ -32,7 +32,7 @@ def test_a_journal_whose_last_line_is_torn_loses_that_line_only(tmp_path: Path) 
     assert open_study(open_storage(str(path)), "first").user_attrs == {"kept": 1, "written after": 2}
 
 
-def test_a_line_torn_while_others_have_the_journal_open_is_mended_by_whoever_writes_next(tmp_path: Path) -> None:
+def test_a_torn_line_in_an_open_journal_is_repaired_by_the_next_write(tmp_path: Path) -> None:
     path = tmp_path / "sweeps.journal"
     study = make_study(str(path))
     with path.open("ab") as file:
@@ -43,7 +43,7 @@ def test_a_line_torn_while_others_have_the_journal_open_is_mended_by_whoever_wri
     assert open_study(open_storage(str(path)), "first").user_attrs == {"next": 1}
 
 
-def test_the_locks_of_a_killed_process_are_free(tmp_path: Path) -> None:
+def test_the_locks_of_a_killed_process_are_released(tmp_path: Path) -> None:
     urls = [str(tmp_path / "journal"), f"sqlite:///{tmp_path / 'studies.db'}"]
     studies = [make_study(url) for url in urls]
     program = (
@@ -63,7 +63,7 @@ def test_the_locks_of_a_killed_process_are_free(tmp_path: Path) -> None:
         assert study.user_attrs == {"written": True}
 
 
-def test_the_lock_of_a_study_is_held_by_one_at_a_time_and_not_by_other_studies(tmp_path: Path) -> None:
+def test_the_lock_of_a_study_excludes_others_and_does_not_lock_other_studies(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "studies"))
     order: list[str] = []
 
@@ -82,7 +82,7 @@ def test_the_lock_of_a_study_is_held_by_one_at_a_time_and_not_by_other_studies(t
 
 
 @pytest.mark.parametrize(
-    ("url", "said"),
+    ("url", "message"),
     [
         ("postgresql+psycopg://nobody:secret@127.0.0.1:1/none", "cannot open the studies' storage .*127.0.0.1"),
         ("mysql://host/name", "take a file's path, sqlite:/// or postgresql"),
@@ -90,13 +90,13 @@ def test_the_lock_of_a_study_is_held_by_one_at_a_time_and_not_by_other_studies(t
         ("/proc/there/is/none", "cannot open the studies' storage"),
     ],
 )
-def test_a_storage_that_cannot_be_opened_is_said_in_one_line(url: str, said: str) -> None:
-    with pytest.raises(UserError, match=said) as caught:
+def test_a_storage_that_cannot_be_opened_is_a_one_line_error(url: str, message: str) -> None:
+    with pytest.raises(UserError, match=message) as caught:
         open_storage(url)
     assert "\n" not in str(caught.value) and "secret" not in str(caught.value)
 
 
-def test_a_misspelt_study_is_met_with_the_nearest(tmp_path: Path) -> None:
+def test_the_error_for_a_misspelt_study_names_the_nearest_one(tmp_path: Path) -> None:
     storage = open_storage(str(tmp_path / "studies"))
     with pytest.raises(UserError, match="there is no study yet"):
         open_study(storage, "zhang")
@@ -106,7 +106,7 @@ def test_a_misspelt_study_is_met_with_the_nearest(tmp_path: Path) -> None:
     assert study_names(storage) == ["zhang_rates"]
 
 
-def test_a_missing_postgres_driver_is_said_with_the_extra_that_brings_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "psycopg", None)  # what find_spec sees where it is not installed
+def test_the_error_for_a_missing_postgres_driver_names_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "psycopg", None)  # as if it were not installed
     with pytest.raises(UserError, match=r"needs psycopg: `pip install 'lit-mnist\[postgres\]'`"):
         open_storage("postgresql://127.0.0.1:1/none")

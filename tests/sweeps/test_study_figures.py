@@ -9,7 +9,7 @@ import pytest
 from matplotlib.text import Text
 from optuna.distributions import CategoricalDistribution, FloatDistribution
 from optuna.trial import TrialState, create_trial
-from studied import add_trial, make_study, searched
+from studied import add_trial, made_up_study, make_study
 
 from lit_mnist.sweeps.results.figures import draw_figures, history, learning_curves, pareto_front
 from lit_mnist.sweeps.results.heat_map import heat_map, heat_map_parameters
@@ -36,8 +36,8 @@ NUMERIC = {
 }
 
 
-def marked(figure) -> dict[str, list[tuple[float, float]]]:
-    """The places of the trials that are marked in the figure's first axes, by the label of their mark."""
+def marked_points(figure) -> dict[str, list[tuple[float, float]]]:
+    """The coordinates of the trials that are marked in the figure's first axes, by the label of the marks."""
     return {
         str(found.get_label()): [tuple(place) for place in found.get_offsets().tolist()]
         for found in figure.axes[0].collections
@@ -46,7 +46,7 @@ def marked(figure) -> dict[str, list[tuple[float, float]]]:
 
 
 def add(study: optuna.Study, mean, params=None, distributions=None, reported=None, **attrs) -> None:
-    """A trial that is complete with this mean of each objective, or pruned if there is none."""
+    """Add a trial, which is complete with this mean of each objective, or pruned if `mean` is None."""
     state = TrialState.PRUNED if mean is None else TrialState.COMPLETE
     study.add_trial(create_trial(
         state=state, values=mean, params=params or {}, distributions=distributions or {}, user_attrs=attrs,
@@ -55,6 +55,7 @@ def add(study: optuna.Study, mean, params=None, distributions=None, reported=Non
 
 
 def grid_of_choices(seeds: tuple[int, ...] = (0, 1)) -> optuna.Study:
+    """A complete grid of three learning rates and two momenta, each with the seeds."""
     study = make_study("grid", seeds=seeds)
     for lr in (0.01, 0.1, 0.3):
         for momentum in (0, 0.9):
@@ -73,20 +74,20 @@ def grid_of_choices(seeds: tuple[int, ...] = (0, 1)) -> optuna.Study:
     ],
 )
 def test_only_figures_with_enough_trials_are_drawn(count, objectives, names) -> None:
-    figures = draw_figures(read_summary(searched(count, objectives)))
+    figures = draw_figures(read_summary(made_up_study(count, objectives)))
     assert figures.keys() == names
     for figure in figures.values():
         assert texts(figure)
 
 
 def test_axes_of_parallel_coordinates_have_round_numbers() -> None:
-    shown = texts(draw_figures(read_summary(searched(30)))["parallel_coordinates"])
+    shown = texts(draw_figures(read_summary(made_up_study(30)))["parallel_coordinates"])
     assert {"0.01", "0.02", "0.05", "0.1", "0.2", "0.5", "1"} <= set(shown)  # the learning rate
     assert {"0", "0.4", "0.8"} <= set(shown) and not {"0.0251", "0.198", "0.99"} & set(shown)
 
 
-def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_momentum() -> None:
-    summary = read_summary(searched(40))
+def test_importances_rank_the_learning_rate_first_and_the_heat_map_shows_it() -> None:
+    summary = read_summary(made_up_study(40))
     importances = estimate_importances(summary)
     assert importances is not None and next(iter(importances.shares)) == "model.lr"
     assert importances.shares.keys() == {"model.lr", "model.momentum", "model.batch_norm"}
@@ -94,8 +95,8 @@ def test_importances_find_the_parameter_that_matters_and_the_map_shows_rate_and_
     assert heat_map_parameters(summary, list(importances.shares)) == ("model.lr", "model.momentum")
 
 
-def test_importances_count_pruned_trials_at_the_last_step_that_all_reached() -> None:
-    """The optimizer decides which trials are pruned, and is the same in all that are not."""
+def test_importances_compare_pruned_trials_at_the_last_step_that_all_reached() -> None:
+    """All trials with one optimizer are pruned, so that all complete trials have the other one."""
     study = make_study()
     space = {"optimizer": CategoricalDistribution(["sgd", "adam"]), "lr": FloatDistribution(0, 1)}
     for number in range(24):
@@ -109,19 +110,19 @@ def test_importances_count_pruned_trials_at_the_last_step_that_all_reached() -> 
 
 
 def test_the_heat_map_marks_every_trial_and_the_given_point() -> None:
-    study = searched(30)
+    study = made_up_study(30)
     add_trial(study, TrialState.PRUNED, 0.2, 0.3, reported={0: 0.4})
     figure = heat_map(read_summary(study), "model.lr", "model.momentum")
     axes = figure.axes[0]
     assert (axes.get_xscale(), axes.get_yscale()) == ("log", "linear")
     assert {"given point: 11.35 %", "pruned, at its last value", "failed", "95 %"} <= set(texts(figure))
-    places = marked(figure)
+    places = marked_points(figure)
     assert [len(places[label]) for label in ("complete", "failed", "best")] == [24, 1, 1]
     assert places["pruned, at its last value"] == [(0.2, 0.3)]  # the others reported nothing
     assert axes.get_xlim()[0] < 0.01 and axes.get_xlim()[1] > 1.0  # the whole space
 
 
-def test_the_history_shows_the_best_so_far_and_pruned_trials_at_their_last_value() -> None:
+def test_the_history_shows_the_best_value_so_far_and_pruned_trials() -> None:
     study = make_study(objectives=TWO[:1])
     for value in (0.5, 0.7, 0.3, 0.4):
         add(study, (value,))
@@ -129,11 +130,11 @@ def test_the_history_shows_the_best_so_far_and_pruned_trials_at_their_last_value
     figure = history(read_summary(study))
     (line,) = figure.axes[0].lines
     assert line.get_ydata().tolist() == [0.5, 0.5, 0.3, 0.3, 0.3]
-    assert marked(figure)["pruned, at its last value"] == [(4, 0.9)]
-    assert marked(figure)["best"] == [(2, 0.3)]
+    assert marked_points(figure)["pruned, at its last value"] == [(4, 0.9)]
+    assert marked_points(figure)["best"] == [(2, 0.3)]
 
 
-def test_learning_curves_show_every_trial_and_end_hollow_where_it_was_pruned() -> None:
+def test_learning_curves_show_every_trial_and_mark_where_it_was_pruned() -> None:
     study = make_study(objectives=TWO[:1])
     add(study, [0.2], reported=[0.9, 0.4, 0.2])
     add(study, None, reported=[2.3])
@@ -141,10 +142,10 @@ def test_learning_curves_show_every_trial_and_end_hollow_where_it_was_pruned() -
     figure = learning_curves(read_summary(study))
     assert figure is not None
     assert sorted(len(line.get_xdata()) for line in figure.axes[0].lines) == [1, 2, 3]
-    assert sorted(marked(figure)["pruned, at its last value"]) == [(1, 2.3), (2, 1.8)]
+    assert sorted(marked_points(figure)["pruned, at its last value"]) == [(1, 2.3), (2, 1.8)]
 
 
-def test_a_grid_of_numeric_choices_is_a_table_with_the_interval_of_each_cell() -> None:
+def test_the_heat_map_of_a_grid_of_numeric_choices_shows_intervals() -> None:
     summary = read_summary(grid_of_choices())
     figure = draw_figures(summary)["heat_map"]
     cells = [text for text in texts(figure) if "±" in text]
@@ -153,7 +154,7 @@ def test_a_grid_of_numeric_choices_is_a_table_with_the_interval_of_each_cell() -
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.01", "0.1", "0.3"]
 
 
-def test_numeric_choices_are_numbers_and_lists_are_sorted_by_size() -> None:
+def test_numeric_choices_have_a_numeric_scale_and_lists_are_sorted_by_size() -> None:
     study = grid_of_choices()
     scale = scale_of("model.lr", study.get_trials())
     assert (scale.kind, scale.values, scale.low, scale.high) == ("log", (0.01, 0.1, 0.3), 0.01, 0.3)
@@ -189,8 +190,8 @@ def test_the_pareto_front_is_labelled_with_trials_and_their_parameters() -> None
     assert labels == ["trial 1: sizes [400]", "trial 0: sizes [10]"]
 
 
-def test_every_mark_has_the_address_of_its_trial() -> None:
-    """Matplotlib writes only the first address of a collection whose marks all look the same."""
+def test_every_mark_has_the_link_of_its_trial() -> None:
+    """Matplotlib writes only the first link of a collection whose marks all look the same."""
     study = make_study(objectives=TWO[:1])
     for number in range(3):
         add(study, [0.1 * number])
@@ -212,7 +213,7 @@ def test_a_parameter_that_never_varied_has_no_importance_and_no_axis() -> None:
 def test_drawing_leaves_the_global_state_of_matplotlib_alone() -> None:
     """Optuna's matplotlib functions set the ggplot style for the whole process and leave pyplot figures open."""
     before = dict(matplotlib.rcParams)
-    summary = read_summary(searched(9, TWO))
+    summary = read_summary(made_up_study(9, TWO))
     draw_figures(summary)
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.pyplot.get_fignums() == []

@@ -1,4 +1,4 @@
-"""What MLflow's UI shows of a study: its description, its trials' names and intervals, the saved view."""
+"""What MLflow's UI shows of a study: its description, the names and intervals of its trials, the saved view."""
 
 import base64
 import json
@@ -11,7 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
-from small import trial_runs, work
+from small import run_small_study, trial_runs
 from studied import add_trial, make_study
 
 from lit_mnist.sweeps.results.description import StudyPlace, best_first, describe_study, ties
@@ -36,8 +36,8 @@ MODE = "workflowType=machine_learning"
 PLACE = StudyPlace("7", "c" * 32, "lit-mnist sweep a.yaml --trials=4 --workers 2", images=1000)
 
 
-def of_seeds(*values: tuple[float, ...]) -> optuna.Study:
-    """A study whose trials have these values of their seeds."""
+def study_of_seed_values(*values: tuple[float, ...]) -> optuna.Study:
+    """A study with a complete trial for each tuple, which holds the values of its seeds."""
     study = make_study(objectives=(("val/acc", "maximize"),), seeds=(0, 1, 2), trials=len(values))
     for number, each in enumerate(values):
         mean = (sum(each) / len(each),)
@@ -46,9 +46,9 @@ def of_seeds(*values: tuple[float, ...]) -> optuna.Study:
     return study
 
 
-def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> None:
-    # A learning rate so small that nothing is learnt is pruned at its first validation.
-    study = work(
+def test_the_page_of_a_real_study_says_which_point_is_best(project: Path) -> None:
+    # With a learning rate of 1e-6 nothing is learnt, and the trial is pruned at its first validation.
+    study = run_small_study(
         trials=4,
         space={"model.lr": {"low": 1e-6, "high": 0.1, "log": True}},
         points=[{"model.lr": rate} for rate in (0.01, 0.02, 1e-6, 1e-6)],
@@ -80,7 +80,7 @@ def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> 
         assert ("interval" in run.data.tags) == (number not in pruned)
         assert f"Trial {number} of the [study small](#/experiments/" in run.data.tags[DESCRIPTION]
     assert {run.info.status for run in runs} == {"FINISHED"}
-    # Another sweep of the study sends only what no earlier one has sent.
+    # Another sweep of the study does not send again what an earlier one has sent.
     client.set_tag(best.user_attrs["runs"][0], "interval", "sent before")
     again = StudyPage(study, spec)
     again.write(read_summary(study))
@@ -98,7 +98,7 @@ def test_the_page_of_a_real_study_answers_which_point_is_best(project: Path) -> 
     assert {run.info.run_id for run in found} == {run.info.run_id for run in runs}
 
 
-def test_tags_that_several_tasks_set_for_the_first_time_at_once_are_set(project: Path) -> None:
+def test_several_tasks_can_set_new_tags_at_the_same_time(project: Path) -> None:
     client = connect(find_store())
     run_id = client.create_run("0").info.run_id
     together, errors = threading.Barrier(4), []
@@ -119,9 +119,9 @@ def test_tags_that_several_tasks_set_for_the_first_time_at_once_are_set(project:
     assert not errors and sum(tag == "set" for tag in client.get_run(run_id).data.tags.values()) == 40
 
 
-def test_over_seeds_the_paired_difference_decides_which_are_tied() -> None:
-    # Trial 1 is worse with every seed by the same amount, trial 2 only in the mean.
-    study = of_seeds((0.90, 0.92, 0.94), (0.89, 0.91, 0.93), (0.95, 0.90, 0.90))
+def test_with_several_seeds_paired_differences_decide_which_trials_are_tied() -> None:
+    # Trial 1 is worse by the same amount with every seed, trial 2 is worse only in the mean.
+    study = study_of_seed_values((0.90, 0.92, 0.94), (0.89, 0.91, 0.93), (0.95, 0.90, 0.90))
     summary = read_summary(study)
     assert ties(summary, best_first(summary), images=1000) == [2]
     said = describe_study(summary, PLACE)
@@ -132,8 +132,8 @@ def test_over_seeds_the_paired_difference_decides_which_are_tied() -> None:
     )
 
 
-def test_of_one_seed_shares_of_the_validation_images_decide() -> None:
-    study = of_seeds((0.95,), (0.94,), (0.90,))
+def test_with_one_seed_the_number_of_validation_images_decides_which_trials_are_tied() -> None:
+    study = study_of_seed_values((0.95,), (0.94,), (0.90,))
     summary = read_summary(study)
     assert ties(summary, best_first(summary), images=1000) == [1]
     assert ties(summary, best_first(summary), images=100_000) == []
@@ -144,7 +144,7 @@ def test_of_one_seed_shares_of_the_validation_images_decide() -> None:
 
 
 def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
-    study = of_seeds((0.9, 0.8, 0.9))
+    study = study_of_seed_values((0.9, 0.8, 0.9))
     study.set_user_attr("trials", 5)
     said = describe_study(read_summary(study), PLACE)
     assert re.search(r"\n    lit-mnist sweep a.yaml --trials=4 --workers 2 +# the trials that are left\n", said)
@@ -158,7 +158,7 @@ def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
     assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n[All trials")
 
 
-def test_intervals_are_those_of_the_textbooks() -> None:
+def test_intervals_equal_published_ones() -> None:
     # Wilson 1927 as in Newcombe 1998, table I: 81 of 263.
     assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)
     assert wilson(1.0, 50)[1] == pytest.approx(1.0) and wilson(0.0, 50)[0] == pytest.approx(0.0)
@@ -166,7 +166,7 @@ def test_intervals_are_those_of_the_textbooks() -> None:
     assert show_mean(0.78333, 0.0521) == "0.783 ± 0.052" and show_mean(0.78333, None) == "0.7833"
 
 
-def test_names_put_the_most_telling_values_into_the_first_twenty_characters() -> None:
+def test_run_names_begin_with_the_most_important_values() -> None:
     point = {"model.optimizer": "rmsprop", "model.lr": 0.01123, "model.hidden_sizes": [500], "data.batch_size": 20}
     assert run_name(3, point, 30) == "03 lr=0.0112 rmsprop [500] bs=20"
     assert run_name(3, point, 1001, seed=2, mark=PRUNED_MARK).startswith("0003 ✂ s2 lr=0.0112")
@@ -174,14 +174,14 @@ def test_names_put_the_most_telling_values_into_the_first_twenty_characters() ->
     assert run_name(3, point, 30, shares=shares) == "03 [500] rmsprop lr=0.0112 bs=20"
 
 
-def test_once_importances_are_known_the_names_begin_with_the_most_important_value(project: Path) -> None:
+def test_runs_are_renamed_when_importances_are_known(project: Path) -> None:
     client = connect(find_store())
     experiment = client.create_experiment("sweeps/lrs")
     study = make_study(objectives=(("val/acc", "maximize"),), trials=15)
     study.set_user_attr("spec", SPEC)
     study.set_user_attr("experiment_id", experiment)
     study.set_user_attr("run_id", client.create_run(experiment).info.run_id)
-    for number in range(15):  # of which only the momentum matters
+    for number in range(15):  # only the momentum has an effect
         lr, momentum = 0.01 * (1 + number * 7 % 15), number / 15
         names = {"model.lr": lr, "model.momentum": momentum}
         run = client.create_run(experiment, run_name=run_name(number, names, 15)).info.run_id

@@ -1,4 +1,4 @@
-"""The run of a study that several sweeps work on, and sweeps in jobs that are about to end."""
+"""The run of a study in which several sweeps take part, and sweeps in jobs that end soon."""
 
 import json
 import signal
@@ -13,7 +13,7 @@ from optuna.distributions import FloatDistribution
 from optuna.trial import TrialState, create_trial
 from servers import wait_for
 from slurm import cluster, slurm
-from small import spec_text, trial_runs, work, write_spec
+from small import run_small_study, spec_text, trial_runs, write_spec
 from studied import add_trial, make_study
 
 from lit_mnist.cli import main
@@ -48,10 +48,10 @@ def work():
 
 raise SystemExit(guarded(work))
 """
-"""A sweep whose training never ends, in this one process."""
+"""A sweep with a single process, whose training never ends."""
 
 
-def test_the_run_of_a_study_is_running_until_its_last_sweep_is_interrupted(project: Path) -> None:
+def test_the_run_of_a_study_is_running_until_its_last_sweep_ends(project: Path) -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
     sweeps = [subprocess.Popen([sys.executable, "-c", SWEEP], stdout=subprocess.PIPE) for _ in range(2)]
     try:
@@ -61,7 +61,7 @@ def test_the_run_of_a_study_is_running_until_its_last_sweep_is_interrupted(proje
             assert sweep.wait() == 128 + signal.SIGTERM
             run = connect(find_store()).get_run(study.user_attrs["run_id"])
             assert run.info.status == status
-            # The process that the run's tags name, by which `runs --reap` judges it, is one that is alive.
+            # `runs --reap` looks at the process in the run's tags, which has to be the one that is still alive.
             assert status == "KILLED" or run.data.tags["process"].startswith(f"{sweeps[1].pid}@")
     finally:
         for sweep in sweeps:
@@ -69,19 +69,19 @@ def test_the_run_of_a_study_is_running_until_its_last_sweep_is_interrupted(proje
             sweep.communicate()
 
 
-def test_a_sweep_that_goes_on_marks_the_run_of_its_study_as_running_again(
+def test_a_running_sweep_sets_the_run_of_its_study_to_running_again(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.study.study_run.HEARTBEAT_INTERVAL", 0.0)
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     with study_run(study, stored_spec(study)) as run:
-        run.run.client.set_terminated(run.run.id, "KILLED")  # as another sweep does that has seen no other worker
+        run.run.client.set_terminated(run.run.id, "KILLED")  # as by another sweep that has found no other worker
         run.keep_running(get_trials(study))
         run.run.uploader.flush()
         assert run.run.data().info.status == "RUNNING"
 
 
-def in_job(monkeypatch: pytest.MonkeyPatch, job: str, since: float, left: float) -> None:
+def set_job_environment(monkeypatch: pytest.MonkeyPatch, job: str, since: float, left: float) -> None:
     """Set the environment of a job that began `since` seconds ago and ends in `left` seconds."""
     now = time.time()
     variables = {"JOB_ID": job, "JOB_NAME": "sweep", "JOB_START_TIME": now - since, "JOB_END_TIME": now + left}
@@ -90,9 +90,9 @@ def in_job(monkeypatch: pytest.MonkeyPatch, job: str, since: float, left: float)
 
 
 def test_a_sweep_begins_no_trial_shortly_before_its_job_ends(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
-    study = work(trials=1)
+    study = run_small_study(trials=1)
     assert 0 < study.get_trials()[0].user_attrs[FIRST_SAVE] < 60
-    in_job(monkeypatch, "7", since=3600, left=100)
+    set_job_environment(monkeypatch, "7", since=3600, left=100)
     code, _, err = cli("sweep", write_spec(trials=2))
     assert (
         code == 75 and "and a trial takes" in err and "to its first checkpoint: the next start of the job" in err
@@ -106,11 +106,11 @@ def test_a_trial_that_fits_into_no_job_is_an_error_that_does_not_requeue(monkeyp
     study = make_study()
     add_trial(study, TrialState.COMPLETE, mean=(0.9,), **{FIRST_SAVE: 300.0})
     assert reason_to_stop(study.get_trials()) is None  # not in a job
-    in_job(monkeypatch, "8", since=0, left=3600)
+    set_job_environment(monkeypatch, "8", since=0, left=3600)
     assert reason_to_stop(study.get_trials()) is None
-    in_job(monkeypatch, "9", since=3300, left=300)
+    set_job_environment(monkeypatch, "9", since=3300, left=300)
     assert isinstance(reason_to_stop(study.get_trials()), JobEndsError)
-    in_job(monkeypatch, "10", since=0, left=400)
+    set_job_environment(monkeypatch, "10", since=0, left=400)
     error = reason_to_stop(study.get_trials())
     assert type(error) is UserError and "more than the 5 min 00 s that this job's time limit leaves" in str(error)
 
@@ -120,7 +120,7 @@ def test_a_trial_that_fits_into_no_job_is_an_error_that_does_not_requeue(monkeyp
 def test_a_job_on_slurm_begins_no_trial_that_would_not_be_saved_before_its_limit(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of 20 min, 2 are for the warning; a second of the rest has passed when the sweep looks: 1,079 s are not left.
+    # Of 20 minutes, 2 are for the warning, and when the sweep checks, a second has passed: 1,079 s are too many.
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
     distribution = FloatDistribution(1e-3, 0.1, log=True)
     study.add_trial(
@@ -129,8 +129,8 @@ def test_a_job_on_slurm_begins_no_trial_that_would_not_be_saved_before_its_limit
     )  # fmt: skip
     spec = write_spec(trials=2)
 
-    def finished(limit: str) -> tuple[str, str]:
-        """SLURM's state of the job at its end, and its output."""
+    def submit_and_wait(limit: str) -> tuple[str, str]:
+        """Submit a job with this time limit and wait for its end; returns its state and its output."""
         command = ["submit", "--name", "timed", "--time", limit, "--restarts", "0", "--", "sweep", spec]
         assert main(command) == 0
         job = json.loads((project / "mlruns/jobs/timed/job.json").read_text())["ids"][-1]
@@ -141,10 +141,10 @@ def test_a_job_on_slurm_begins_no_trial_that_would_not_be_saved_before_its_limit
     with cluster(tmp_path_factory.mktemp("slurm") / "c") as environment:
         for name, value in environment.items():
             monkeypatch.setenv(name, value)
-        state, output = finished("20")
+        state, output = submit_and_wait("20")
         assert state == "FAILED" and "was restarted 0 times (--restarts)" in output, output
         assert "a trial takes 17 min 59 s to its first checkpoint: the next start of the job goes on" in output
         assert len(get_trials(study)) == 1
-        state, output = finished("60")
+        state, output = submit_and_wait("60")
         assert state == "COMPLETED", output
         assert [trial.state for trial in get_trials(study)] == [TrialState.COMPLETE] * 2

@@ -1,4 +1,4 @@
-"""`lit-mnist sweep` with real workers: killed, interrupted, started again, a study has its trials once each."""
+"""`lit-mnist sweep` with real workers: however they are killed and started again, each trial is there once."""
 
 import json
 import os
@@ -14,7 +14,7 @@ import pytest
 from conftest import Cli
 from optuna.trial import TrialState
 from servers import wait_for
-from small import history, spec_text, trial_runs, work, write_spec
+from small import history, run_small_study, spec_text, trial_runs, write_spec
 
 from lit_mnist.sweeps.search.spec import parse_spec
 from lit_mnist.sweeps.study.storage import default_storage, open_storage, open_study
@@ -35,15 +35,15 @@ TIMEOUT = 200.0
 
 @pytest.fixture(autouse=True)
 def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Sums over several threads would differ in their last bits from those that they are compared with."""
+    """Use one thread, as the trainings to compare with: more threads would change the last bits of sums."""
     monkeypatch.setattr("lit_mnist.sweeps.resources.cores", lambda: 1)
 
 
-def small() -> optuna.Study:
+def open_small_study() -> optuna.Study:
     return open_study(open_storage(None), "small")
 
 
-def meanwhile(act: Callable[[], None]) -> threading.Thread:
+def start_thread(act: Callable[[], None]) -> threading.Thread:
     thread = threading.Thread(target=act, daemon=True)
     thread.start()
     return thread
@@ -54,18 +54,19 @@ def is_training(number: int) -> bool:
     journal = Path("mlruns/sweeps.journal")
     if not journal.exists() or '"trials"' not in journal.read_text():
         return False
-    trials = small().get_trials()
+    trials = open_small_study().get_trials()
     return len(trials) > number and bool(trials[number].intermediate_values)
 
 
 def kill_worker_of(number: int) -> None:
-    """Kill the worker of trial `number`, and the process that it is a copy of."""
+    """Kill the worker of trial `number`, and the process that it was forked from."""
     wait_for(lambda: is_training(number), f"trial {number} to be in training", TIMEOUT)
-    worker = psutil.Process(int(small().get_trials()[number].user_attrs["owner"]["process"].partition("@")[0]))
-    copied = worker.parent()
+    owner = open_small_study().get_trials()[number].user_attrs["owner"]["process"]
+    worker = psutil.Process(int(owner.partition("@")[0]))
+    fork_server = worker.parent()
     worker.kill()
-    assert copied is not None and copied.pid != os.getpid()
-    copied.kill()
+    assert fork_server is not None and fork_server.pid != os.getpid()
+    fork_server.kill()
 
 
 def interrupt_in(number: int) -> None:
@@ -73,9 +74,9 @@ def interrupt_in(number: int) -> None:
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> None:
+def test_a_study_has_each_trial_once_however_its_workers_end(cli: Cli) -> None:
     spec = write_spec(flags=LONG, trials=3)
-    killer = meanwhile(lambda: kill_worker_of(0))
+    killer = start_thread(lambda: kill_worker_of(0))
     code, out, err = cli("sweep", spec, "--workers", "2")
     killer.join()
     assert code == 0, err
@@ -84,38 +85,40 @@ def test_a_study_has_its_trials_once_each_however_its_workers_end(cli: Cli) -> N
         "best", "next", "page", "page", "study small", "trial 0", "trial 1", "trial 2",
     ]  # fmt: skip
     assert "study small: 3 of 3 trials (3 complete)\n" in out
-    best = small().best_trial
+    best = open_small_study().best_trial
     assert f"best: trial {best.number}, val/acc {best.value:.2f}" in out
     assert lines[-1] == "next: lit-mnist sweep confirm small --top 3 --seeds 5"
 
     code, out, _ = cli("sweep", spec)
     assert code == 0 and "finished, nothing left to do" in out
 
-    stopper = meanwhile(lambda: interrupt_in(3))
+    stopper = start_thread(lambda: interrupt_in(3))
     code, _, err = cli("sweep", spec, "--trials", "5")
     stopper.join()
     assert code == 130 and "stopped by SIGINT" in err
-    assert [trial.state for trial in small().get_trials()] == [*[TrialState.COMPLETE] * 3, TrialState.RUNNING]
-    assert small().get_trials()[3].user_attrs["owner"] is None
-    assert trial_runs(small())[3].info.status == "KILLED"
-    # No figures after a signal, which may leave little time: the last summary is that of the finished study.
-    summary = connect(find_store()).download_artifacts(small().user_attrs["run_id"], "summary.json")
+    trials = open_small_study().get_trials()
+    assert [trial.state for trial in trials] == [*[TrialState.COMPLETE] * 3, TrialState.RUNNING]
+    assert trials[3].user_attrs["owner"] is None
+    assert trial_runs(open_small_study())[3].info.status == "KILLED"
+    # After a signal there may be little time, so no summary is written: it is still that of the finished study.
+    summary = connect(find_store()).download_artifacts(open_small_study().user_attrs["run_id"], "summary.json")
     assert json.loads(Path(summary).read_text())["trials"]["wanted"] == 3
-    assert psutil.Process().children(recursive=True) == psutil.Process().children()  # which workers are not
+    # No worker is left: they are grandchildren of this process.
+    assert psutil.Process().children(recursive=True) == psutil.Process().children()
 
-    study = work(flags=LONG, trials=5)
+    study = run_small_study(flags=LONG, trials=5)
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE] * 5
     runs = trial_runs(study)
     assert [run.data.tags["sweep.trial"] for run in runs] == ["0", "1", "2", "3", "4"]
     assert {run.info.status for run in runs} == {"FINISHED"}
 
-    whole = work(flags=LONG, trials=4, study="whole")
+    whole = run_small_study(flags=LONG, trials=4, study="whole")
     for number in (0, 3):
         assert history(trial_runs(whole)[number].info.run_id) == history(runs[number].info.run_id)
     assert whole.get_trials()[0].intermediate_values == study.get_trials()[0].intermediate_values
 
 
-def test_a_worker_whose_supervisor_is_gone_saves_its_trial_and_ends(project: Path) -> None:
+def test_a_worker_whose_parent_is_dead_saves_its_trial_and_ends(project: Path) -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(flags=LONG, trials=1), "small"))
     with study_run(study, stored_spec(study)):
         pool = WorkerPool("small", default_storage(), 1)
@@ -126,15 +129,13 @@ def test_a_worker_whose_supervisor_is_gone_saves_its_trial_and_ends(project: Pat
     assert trial_runs(study)[0].info.status == "KILLED"
 
 
-def fall(config: WorkerConfig) -> None:
-    """What a worker does in place of its work."""
+def die_at_once(config: WorkerConfig) -> None:
+    """Replaces the work of a worker: prints an error and ends."""
     os.write(config.stderr.fileno(), b"it fell\n")
     sys.exit(3)
 
 
-def test_workers_that_cannot_work_are_given_up_with_their_own_words(
-    cli: Cli, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.worker_main", fall)
+def test_a_sweep_whose_workers_die_ends_with_their_last_error(cli: Cli, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.workers.spawn.worker_main", die_at_once)
     code, _, err = cli("sweep", write_spec())
     assert code == 1 and "workers die and no trial gets any further; the last one: it fell" in err

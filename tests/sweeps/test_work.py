@@ -1,4 +1,4 @@
-"""What a worker makes of a study's trials, in this process."""
+"""A worker trains the trials of a study, in this process."""
 
 import os
 import signal
@@ -16,7 +16,7 @@ from conftest import Cli, enter_project
 from lightning.pytorch import Callback
 from optuna.trial import TrialState
 from servers import wait_for
-from small import history, spec_text, trial_runs, work, write_spec
+from small import history, run_small_study, spec_text, trial_runs, write_spec
 
 from lit_mnist.cli import main
 from lit_mnist.errors import Interrupted, UserError
@@ -38,36 +38,43 @@ LR = {"low": 1e-3, "high": 0.1, "log": True}
 
 
 @pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project that these tests share, since a new store takes longer than a trial."""
+def shared_project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A project that all tests of this file share, since a new store takes longer than a trial."""
     with pytest.MonkeyPatch.context() as patch:
         yield enter_project(tmp_path_factory.mktemp("sweeps") / "project", patch)
 
 
 @pytest.fixture(autouse=True)
-def own_storage(shop: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Studies of its own for each test."""
+def own_storage(shared_project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Give each test a storage of studies of its own."""
     monkeypatch.setenv("LIT_MNIST_STORAGE", str(tmp_path / "sweeps.journal"))
 
 
-def told(study: optuna.Study) -> list[object]:
+def dead_process() -> str:
+    """A process that has ended, as the owner of a trial."""
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return f"{process.pid}@{time.time():.2f}"
+
+
+def outcomes(study: optuna.Study) -> list[object]:
     return [(trial.params, trial.values, trial.state) for trial in study.get_trials()]
 
 
-def test_two_and_two_more_trials_are_those_of_four_in_one_go() -> None:
+def test_two_trials_and_two_more_equal_four_trials_in_one_sweep() -> None:
     search = {
         "sampler": {"name": "tpe", "n_startup_trials": 1},
         "space": {"model.lr": LR, "model.dropout": {"low": 0.0, "high": 0.5}},
     }
-    whole = work(**search, study="whole", trials=4)
-    work(**search, trials=2)
-    parts = work(**search, trials=4)
-    assert told(parts) == told(whole) and len(told(whole)) == 4
+    whole = run_small_study(**search, study="whole", trials=4)
+    run_small_study(**search, trials=2)
+    parts = run_small_study(**search, trials=4)
+    assert outcomes(parts) == outcomes(whole) and len(outcomes(whole)) == 4
     assert [run.data.tags["sweep.trial"] for run in trial_runs(parts)] == [str(i) for i in range(4)]
 
 
 def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on() -> None:
-    study = work(space={"model.lr": {"choices": [1e30, 0.01]}}, sampler="grid", trials=2)
+    study = run_small_study(space={"model.lr": {"choices": [1e30, 0.01]}}, sampler="grid", trials=2)
     failed, done = sorted(study.get_trials(), key=lambda trial: -trial.params["model.lr"])
     assert (failed.state, done.state) == (TrialState.FAIL, TrialState.COMPLETE)
     assert "train/loss is nan at step" in failed.user_attrs["reason"]
@@ -78,8 +85,8 @@ def test_a_trial_that_diverges_fails_with_its_reason_and_the_others_go_on() -> N
     assert runs[str(done.number)].data.tags["sweep.state"] == "complete"
 
 
-def test_a_pruned_trial_ends_early_and_says_when() -> None:
-    study = work(
+def test_a_pruned_trial_ends_early_with_its_reason() -> None:
+    study = run_small_study(
         metric="val/loss", direction="minimize", trials=2, sampler="grid",
         points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
         pruner={"name": "median", "n_startup_trials": 1},
@@ -95,7 +102,7 @@ def test_a_pruned_trial_ends_early_and_says_when() -> None:
 
 
 def test_repeats_are_grouped_with_mean_and_interval() -> None:
-    study = work(repeats=2, trials=1, metric="val/loss", direction="minimize")
+    study = run_small_study(repeats=2, trials=1, metric="val/loss", direction="minimize")
     (trial,) = study.get_trials()
     values = [value for (value,) in trial.user_attrs["values"]]
     assert trial.value == pytest.approx(sum(values) / 2) and values[0] != values[1]
@@ -105,16 +112,15 @@ def test_repeats_are_grouped_with_mean_and_interval() -> None:
     assert found.data.tags["mlflow.parentRunId"] == study.user_attrs["run_id"]
     assert found.data.metrics["val/loss"] == pytest.approx(trial.value)
     assert found.data.metrics["val/loss/interval"] > 0 and "val/acc" in found.data.metrics
-    assert not {"train/loss", "epoch", "lr", "val/acc/interval"} & set(
-        found.data.metrics
-    )  # charts of a single dot
+    # No metrics that would be a chart with a single dot.
+    assert not {"train/loss", "epoch", "lr", "val/acc/interval"} & set(found.data.metrics)
     assert float(found.data.params["lr"]) == trial.params["model.lr"]
     assert found.info.run_name == f"00 lr={trial.params['model.lr']:.3g}" and trial.user_attrs["group"] == group
     assert [run.info.run_name[:5] for run in trial_runs(study)] == ["00 s0", "00 s1"]
 
 
 def test_a_network_that_is_too_large_is_not_trained() -> None:
-    study = work(
+    study = run_small_study(
         space={"model.channels": {"choices": [[2, 2], [40, 40]]}}, sampler="grid", trials=2,
         constraints=[{"metric": "parameters", "at_most": 10_000}],
         objectives=[{"metric": "val/acc", "direction": "maximize"}, {"metric": "parameters", "direction": "minimize"}],  # noqa: E501
@@ -129,7 +135,7 @@ def test_a_network_that_is_too_large_is_not_trained() -> None:
 
 @pytest.fixture
 def training_images(tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with full MNIST, but for the test images."""
+    """A folder with full MNIST, without the test images."""
     raw = tmp_path / "images" / "MNIST" / "raw"
     raw.mkdir(parents=True)
     for path in Path(full_data).glob("MNIST/raw/train-*"):
@@ -139,19 +145,21 @@ def training_images(tmp_path: Path, full_data: str, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_sweep_never_reads_a_test_image(training_images: Path) -> None:
-    study = work(trials=1, flags={"data": "MNISTDataModule"})
+    study = run_small_study(trials=1, flags={"data": "MNISTDataModule"})
     assert study.get_trials()[0].state == TrialState.COMPLETE
 
 
 @pytest.mark.parametrize("devices", [1, 2])
-def test_a_trial_waits_for_data_that_are_away(training_images: Path, devices: int) -> None:
+def test_a_trial_whose_data_were_missing_is_trained_when_they_are_back(
+    training_images: Path, devices: int
+) -> None:
     flags = {"data": "MNISTDataModule", "trainer.devices": devices, "trainer.accelerator": "cpu",
              "trainer.strategy": "auto" if devices == 1 else "ddp"}  # fmt: skip
     away = training_images.rename(training_images.with_name("away"))
     with pytest.raises(UserError, match="MNIST not found"):
-        work(trials=1, flags=flags)
+        run_small_study(trials=1, flags=flags)
     away.rename(training_images)
-    study = work(trials=1, flags=flags)
+    study = run_small_study(trials=1, flags=flags)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and len(trial_runs(study)) == 1
 
@@ -163,21 +171,19 @@ def test_a_study_whose_space_has_changed_is_refused(capsys: pytest.CaptureFixtur
     assert "space model.lr high is 0.1 there and 0.2 here; give the spec another `study`" in err
 
 
-def test_a_living_trial_is_never_taken_over_and_a_dead_one_at_once() -> None:
+def test_the_trial_of_a_live_worker_is_not_taken_over_and_that_of_a_dead_one_is() -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     trial = Leases(study, stored_spec(study), 0, 1).acquire()
     assert trial is not None
     other = Leases(open_study(open_storage(None), "small"), stored_spec(study), 1, 1)
     other.owner["process"] = "1@0.00"
     assert other.acquire() is None
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
+    trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": dead_process()})
     again = other.acquire()
     assert again is not None and again.number == 0 and again.user_attrs["owner"]["worker"] == 1
 
 
-def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
+def test_a_worker_of_another_host_is_dead_when_its_heartbeat_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
@@ -187,9 +193,9 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     monkeypatch.setattr(time, "monotonic", lambda: clock)
     watch = OwnerWatch(storage_of(study))
 
-    def is_dead(beat: int) -> bool:
+    def is_dead(count: int) -> bool:
         trial.set_user_attr("owner", {"host": "another", "process": this_process(), "worker": 0})
-        trial.set_user_attr("heartbeat", {"process": this_process(), "count": beat})
+        trial.set_user_attr("heartbeat", {"process": this_process(), "count": count})
         return watch.is_dead(study.get_trials()[0])
 
     assert this_host() != "another" and not is_dead(1)
@@ -197,23 +203,23 @@ def test_a_worker_of_another_host_is_dead_when_its_beat_stands_still(
     assert not is_dead(2)
     clock += HEARTBEAT_TIMEOUT - 1
     assert not is_dead(2)
-    storage_of(study).outages += 1  # a storage that was away has told nothing meanwhile
+    storage_of(study).outages += 1  # while the storage was unreachable, no heartbeat could arrive
     clock += 2
     assert not is_dead(2)
     clock += HEARTBEAT_TIMEOUT + 1
     assert is_dead(2)
 
 
-def test_a_worker_killed_before_it_knew_its_parameters_leaves_a_trial_that_is_taken_up() -> None:
+def test_a_trial_without_parameters_of_a_killed_worker_is_taken_over() -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=1), "small"))
     storage_of(study).create_new_trial(study._study_id)
-    study = work(trials=1)
+    study = run_small_study(trials=1)
     (trial,) = study.get_trials()
     assert trial.state == TrialState.COMPLETE and trial.user_attrs["point"].keys() == {"model.lr"}
 
 
-class Thief(Callback):
-    """Another worker, which takes the trial over at one moment of its training."""
+class TakesOver(Callback):
+    """Simulates another worker that takes over the trial at one moment of its training."""
 
     moment = ""
 
@@ -233,29 +239,29 @@ class Thief(Callback):
 
 
 class Exited(BaseException):
-    """Takes the place of `os._exit`, which would end the tests."""
+    """Raised instead of calling `os._exit`, which would end the tests."""
 
 
 @pytest.mark.parametrize(("moment", "reports"), [("start", 0), ("end", 1)])
 def test_a_worker_whose_trial_was_taken_over_neither_reports_nor_ends_it(
     moment: str, reports: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def leave(code: int) -> None:
+    def raise_exited(code: int) -> None:
         raise Exited(code)
 
-    monkeypatch.setattr("lit_mnist.sweeps.study.leases.os._exit", leave)
-    monkeypatch.setattr(Thief, "moment", moment)
+    monkeypatch.setattr("lit_mnist.sweeps.study.leases.os._exit", raise_exited)
+    monkeypatch.setattr(TakesOver, "moment", moment)
     with pytest.raises(Exited, match="3"):
-        work(trials=1, flags={"trainer.callbacks": "test_work.Thief"})
+        run_small_study(trials=1, flags={"trainer.callbacks": "test_work.TakesOver"})
     [trial] = open_study(open_storage(None), "small").get_trials()
     assert trial.state == TrialState.RUNNING and trial.user_attrs["owner"]["process"] == "1@0.00"
     assert len(trial.intermediate_values) == reports
 
 
-KILLED_LAST = """
+KILLED_BEFORE_FINISHED = """
 import os, signal, sys
 from lit_mnist.tracking.journal.mlflow_writer import MLflowWriter
-from small import work
+from small import run_small_study
 
 send = MLflowWriter._send
 def send_or_die(self, kind, items):
@@ -264,18 +270,18 @@ def send_or_die(self, kind, items):
     send(self, kind, items)
 
 MLflowWriter._send = send_or_die
-work(trials=1)
+run_small_study(trials=1)
 """
 
 
 @pytest.mark.filterwarnings("ignore:Checkpoint directory")
-def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing() -> None:
+def test_a_worker_killed_before_its_run_is_finished_in_the_store_costs_nothing() -> None:
     folders = [str(Path(__file__).parent), str(Path(__file__).parents[1]), os.environ.get("PYTHONPATH", "")]
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, folders))}
-    killed = subprocess.run([sys.executable, "-c", KILLED_LAST], env=environment, capture_output=True)
+    killed = subprocess.run([sys.executable, "-c", KILLED_BEFORE_FINISHED], env=environment, capture_output=True)
     assert killed.returncode == -signal.SIGKILL, killed.stderr
-    study, whole = work(trials=1), work(trials=1, study="whole")
-    assert told(study) == told(whole) and study.get_trials()[0].state == TrialState.COMPLETE
+    study, whole = run_small_study(trials=1), run_small_study(trials=1, study="whole")
+    assert outcomes(study) == outcomes(whole) and study.get_trials()[0].state == TrialState.COMPLETE
     (run,), (other,) = trial_runs(study), trial_runs(whole)
     assert run.info.status == "FINISHED" and history(run.info.run_id) == history(other.info.run_id)
 
@@ -283,20 +289,18 @@ def test_a_worker_killed_before_the_store_knew_of_its_trials_end_costs_nothing()
 def test_a_trial_that_kills_its_workers_fails_and_the_others_go_on(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.study.leases.MAX_DEATHS", 3)
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
-    gone = subprocess.Popen(["true"])
-    gone.wait()
-    for _ in range(3):  # times that it is taken up by somebody who dies of it
+    for _ in range(3):  # workers that take the trial and die
         trial = Leases(study, stored_spec(study), 0, 1).acquire()
         assert trial is not None and trial.number == 0
-        trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": f"{gone.pid}@{time.time():.2f}"})
-    study = work(trials=2)
+        trial.set_user_attr("owner", {**trial.user_attrs["owner"], "process": dead_process()})
+    study = run_small_study(trials=2)
     assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL, TrialState.COMPLETE]
     assert study.get_trials()[0].user_attrs["reason"].startswith("its worker was killed 3 times")
     assert [run.info.status for run in trial_runs(study)] == ["FAILED", "FINISHED"]
 
 
-def test_a_finished_study_that_nobody_summed_up_is_summed_up(cli: Cli) -> None:
-    study = work(trials=2)
+def test_a_finished_study_without_a_summary_gets_one(cli: Cli) -> None:
+    study = run_small_study(trials=2)
     client = connect(find_store())
     assert "sweep.result" not in client.get_run(study.user_attrs["run_id"]).data.tags
     for _ in range(2):
@@ -315,17 +319,18 @@ def test_a_finished_study_that_nobody_summed_up_is_summed_up(cli: Cli) -> None:
 
 def test_the_best_configuration_repeats_a_trial_with_its_number_of_threads(cli: Cli) -> None:
     before = torch.get_num_threads()
-    study = work(trials=1, metric="val/loss", direction="minimize")  # with one thread
+    study = run_small_study(trials=1, metric="val/loss", direction="minimize")  # with one thread
     assert cli("sweep", "best", "small")[0] == 0
-    torch.set_num_threads(2)  # which rounds sums otherwise
+    torch.set_num_threads(2)  # which would round sums differently
     result = fit(["--config", "small_best.yaml"])
     assert torch.get_num_threads() == 1
     torch.set_num_threads(before)
     assert result is not None and result.metrics["val/loss"] == study.best_value
 
 
-def test_trials_are_compared_by_what_their_study_looks_for(cli: Cli) -> None:
-    study = work(trials=5, metric="val/loss", direction="minimize")  # where the model's own monitor is an accuracy
+def test_trials_are_compared_by_the_objective_of_their_study(cli: Cli) -> None:
+    # The model's own monitor is an accuracy.
+    study = run_small_study(trials=5, metric="val/loss", direction="minimize")
     order = sorted(study.get_trials(), key=lambda trial: trial.value or 0)
     code, out, _ = cli("compare", "--study", "small")
     rows = [line for line in out.splitlines() if line.startswith("trial ")]
@@ -335,12 +340,12 @@ def test_trials_are_compared_by_what_their_study_looks_for(cli: Cli) -> None:
 def test_no_password_of_a_storage_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
     url = "--storage=postgresql+psycopg://me:open-sesame@host/db"
     monkeypatch.setattr("sys.argv", ["lit-mnist", "sweep", "small.yaml", url])
-    (run,) = trial_runs(work(trials=1))
+    (run,) = trial_runs(run_small_study(trials=1))
     assert run.data.tags["mlflow.source.name"].endswith("postgresql+psycopg://me:***@host/db")
     assert not [path for path in Path("mlruns").rglob("*") if path.is_file() and b"sesame" in path.read_bytes()]
 
 
-def test_a_signal_before_the_next_trial_ends_the_work() -> None:
+def test_a_signal_before_the_next_trial_ends_the_worker() -> None:
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(), "small"))
     with SignalWatch() as watch, pytest.raises(Interrupted):
         watch.received = 15
@@ -374,8 +379,10 @@ def test_a_trial_of_several_seeds_is_killed_by_a_signal_until_it_continues() -> 
 
 
 @pytest.mark.parametrize("keep", [None, "all", "none"])
-def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, project: Path, cli: Cli) -> None:
-    study = work(
+def test_finished_trials_keep_the_checkpoints_that_are_asked_for(
+    keep: str | None, project: Path, cli: Cli
+) -> None:
+    study = run_small_study(
         trials=2,
         space={"model.lr": {"low": 1e-7, "high": 0.1, "log": True}},
         points=[{"model.lr": 0.01}, {"model.lr": 1e-7}],
@@ -401,8 +408,8 @@ def test_ended_trials_keep_the_checkpoints_that_are_asked_for(keep: str | None, 
     assert keep == "all" or history(ids[0]) == history_before
 
 
-def test_wilcoxon_ends_a_trial_after_the_seeds_that_suffice() -> None:
-    study = work(
+def test_wilcoxon_prunes_a_trial_after_as_many_seeds_as_are_needed() -> None:
+    study = run_small_study(
         metric="val/loss", direction="minimize", trials=2, sampler="grid", repeats=5, pruner="wilcoxon",
         points=[{"model.lr": 0.01}], space={"model.lr": {"choices": [0.01, 1e-7]}},
         flags={"data.train_per_class": 40, "data.batch_size": 10},
@@ -413,7 +420,7 @@ def test_wilcoxon_ends_a_trial_after_the_seeds_that_suffice() -> None:
     # Four of four worse: p = 1/16, the first below the threshold of 0.1.
     assert list(pruned.intermediate_values) == [0, 1, 2, 3] and len(pruned.user_attrs["runs"]) == 4
     assert pruned.user_attrs["reason"] == "after seed 3: 4 seeds are worse than those of the best trial"
-    # A worker that takes the trial over, after the one that decided was killed, does not train on.
+    # If the worker that decided this was killed, the one that takes over the trial does not go on with it.
     spec = stored_spec(study)
     taken = TrialWork(Leases(study, spec, 0, 1), load_trial(study, 1), SignalWatch(), plan_trials(spec))
     taken.metrics = [{"val/loss": value} for value in pruned.intermediate_values.values()]
