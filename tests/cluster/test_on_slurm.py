@@ -230,7 +230,7 @@ def test_a_job_whose_node_goes_down_continues_on_another(project: Path, undistur
     assert_same("stranded", undisturbed)
 
 
-def test_a_training_on_two_nodes_goes_on_after_a_requeue_a_killed_rank_and_a_cancellation(
+def test_a_training_on_two_nodes_survives_requeue_killed_rank_and_cancellation(
     project: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     command = [*FIT, "--trainer.accelerator", "cpu", "--trainer.strategy", "ddp", "--trainer.devices", "1"]
@@ -273,7 +273,7 @@ def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
     (tmp_path / "sbatch").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
     submitted = ["submit", "--name", "busy", "--sbatch=--hold", "--", "reproduce", "--table"]
-    for arguments, said in (
+    for arguments, message in (
         (submitted, "`sbatch`: looking"),
         (["jobs", "busy", "--json"], "`squeue`: asking again"),
     ):
@@ -283,7 +283,7 @@ def test_a_controller_that_is_busy_is_asked_again_and_takes_a_job_once(
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             assert process.stdout is not None and process.stderr is not None
             try:
-                assert said in process.stderr.readline()
+                assert message in process.stderr.readline()
             finally:
                 controller.resume()
             output, errors = process.stdout.read(), process.stderr.read()

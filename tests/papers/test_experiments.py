@@ -18,7 +18,8 @@ def test_every_stage_parses_and_only_equal_stages_share_a_key() -> None:
     # The flags of the quick preset include those of the full one.
     keys = {stage: stage_key(stage, "quick", 0) for stage in STAGES}
     shared = [stages for key in set(keys.values()) if len(stages := [s for s in STAGES if keys[s] == key]) > 1]
-    # The stages with such a configuration are the same training, at full length and with the quick preset.
+    # The stages of each of these configurations are one training at full length, and the quick preset shortens
+    # them in the same way.
     same_training = ({"panagakis/classifier"}, {"zhang/autoencoder"}, {"yaramsetty/layer_1"})
     assert all({stage.config for stage in stages} in same_training for stages in shared)
 

@@ -88,7 +88,9 @@ def train(seed: int, lr: float) -> tuple[str, float]:
 
 
 def real_study(dead: str) -> optuna.Study:
-    """A study in the project's storage; its two complete trials have real runs with two seeds, the others none.
+    """A study in the project's storage with two complete trials, one pruned, one failed and two unfinished ones.
+
+    The complete trials have real runs with two seeds.
 
     Args:
         dead: A process that has ended, the owner of one of the unfinished trials.

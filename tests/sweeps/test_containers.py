@@ -50,7 +50,7 @@ def storage(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.
         yield request.param
 
 
-def test_the_trial_and_run_of_another_container_are_taken_over_only_when_it_is_dead(
+def test_another_containers_trial_and_run_are_taken_over_only_after_its_death(
     storage: str, project: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # The containers share the study and the tracking store, but no folder.

@@ -136,7 +136,7 @@ def run_disturbed(storage: Any, trials: int, most: int, every: float) -> list[st
             known, since = now, time.monotonic()
         assert time.monotonic() < since + LIMIT, f"seed {SEED}: {done}\n{logs()}"
         time.sleep(rng.uniform(0.5, 1.5) * every)
-        # On a busy machine, a task may take a minute to start: without progress between disturbances, none would.
+        # On a busy machine a task may take a minute to start: the next disturbance waits until there is progress.
         if len(done) < most and validations(storage) > seen and (what := disturb(job, rng)):
             seen = validations(storage)
             done.append(what)

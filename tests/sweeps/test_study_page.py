@@ -63,16 +63,16 @@ def test_the_page_of_a_real_study_says_which_point_is_best(project: Path) -> Non
     experiment = client.get_experiment_by_name("sweeps/small")
     best, runs = study.best_trial, trial_runs(study)
     tags = client.get_run(study.user_attrs["run_id"]).data.tags
-    said = tags[DESCRIPTION]
-    assert experiment.tags[DESCRIPTION] == said
-    answer = said.splitlines()[0]
+    description = tags[DESCRIPTION]
+    assert experiment.tags[DESCRIPTION] == description
+    answer = description.splitlines()[0]
     own = f"#/experiments/{experiment.experiment_id}/runs/{best.user_attrs['runs'][0]}?{MODE}"
     assert answer.startswith(f"Best: [trial {best.number}]({own}), val/acc **{best.value:.2f}")
     low, high = wilson(best.value, 100)
     assert f"binomial interval {low:.3f} to {high:.3f} from 100 validation images" in answer
     assert re.fullmatch(rf"val/acc 0\.\d+ ± 0\.\d+ \(trial {best.number}\)", tags["sweep.result"])
     pruned = [trial.number for trial in study.get_trials() if trial.state == TrialState.PRUNED]
-    assert pruned and f"4 of 4 finished ({4 - len(pruned)} complete, {len(pruned)} pruned)" in said
+    assert pruned and f"4 of 4 finished ({4 - len(pruned)} complete, {len(pruned)} pruned)" in description
     for run in runs:
         number = int(run.data.tags["sweep.trial"])
         assert (PRUNED_MARK in run.info.run_name) == (number in pruned)
@@ -124,15 +124,16 @@ def test_with_several_seeds_paired_differences_decide_which_trials_are_tied() ->
     study = study_of_seed_values((0.90, 0.92, 0.94), (0.89, 0.91, 0.93), (0.95, 0.90, 0.90))
     summary = read_summary(study)
     assert ties(summary, best_first(summary), images=1000) == [2]
-    said = describe_study(summary, PLACE)
-    assert "val/acc **0.920 ± 0.050** (mean of 3 seeds, 95 % interval)" in said
-    assert "Possibly as good, 1 of the 2 others: [trial 2](#/experiments/7/runs/group2?" in said
-    assert f"| [trial 1](#/experiments/7/runs/group1?{MODE}) | 0.910 ± 0.050 | 0.05 | 0.5 |" in said.replace(
-        "&emsp;", ""
+    description = describe_study(summary, PLACE)
+    assert "val/acc **0.920 ± 0.050** (mean of 3 seeds, 95 % interval)" in description
+    assert "Possibly as good, 1 of the 2 others: [trial 2](#/experiments/7/runs/group2?" in description
+    assert (
+        f"| [trial 1](#/experiments/7/runs/group1?{MODE}) | 0.910 ± 0.050 | 0.05 | 0.5 |"
+        in description.replace("&emsp;", "")
     )
 
 
-def test_with_one_seed_the_number_of_validation_images_decides_which_trials_are_tied() -> None:
+def test_with_one_seed_the_validation_images_decide_which_trials_are_tied() -> None:
     study = study_of_seed_values((0.95,), (0.94,), (0.90,))
     summary = read_summary(study)
     assert ties(summary, best_first(summary), images=1000) == [1]
@@ -146,9 +147,11 @@ def test_with_one_seed_the_number_of_validation_images_decides_which_trials_are_
 def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
     study = study_of_seed_values((0.9, 0.8, 0.9))
     study.set_user_attr("trials", 5)
-    said = describe_study(read_summary(study), PLACE)
-    assert re.search(r"\n    lit-mnist sweep a.yaml --trials=4 --workers 2 +# the trials that are left\n", said)
-    assert r"| \[2, 4\]&emsp; |" in said
+    description = describe_study(read_summary(study), PLACE)
+    assert re.search(
+        r"\n    lit-mnist sweep a.yaml --trials=4 --workers 2 +# the trials that are left\n", description
+    )
+    assert r"| \[2, 4\]&emsp; |" in description
     study.set_user_attr("trials", 1)
     more = describe_study(read_summary(study), PLACE)
     assert re.search(r"\n    lit-mnist sweep a.yaml --workers 2 --trials 2 +# more trials\n", more)

@@ -120,7 +120,7 @@ def test_a_trial_that_fits_into_no_job_is_an_error_that_does_not_requeue(monkeyp
 def test_a_job_on_slurm_begins_no_trial_that_would_not_be_saved_before_its_limit(
     project: Path, tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    # Of 20 minutes, 2 are for the warning, and when the sweep checks, a second has passed: 1,079 s are too many.
+    # Of 20 minutes, 2 are for the warning, and when the sweep checks, a second has passed: 1,079 s are not left.
     study = create_or_open_study(open_storage(None), parse_spec(spec_text(trials=2), "small"))
     distribution = FloatDistribution(1e-3, 0.1, log=True)
     study.add_trial(

@@ -1,4 +1,4 @@
-"""A disk that fills up during a run: the error is one line, and the run gets its status all the same."""
+"""A disk that fills up during a run: the error is one line, and the run is set to FAILED."""
 
 import subprocess
 import sys

@@ -30,7 +30,7 @@ CHECKPOINT, OLD_END, NEW_END = 40, 60, 80
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """A project shared by the tests here: creating MLflow's database takes longer than any of them."""
+    """A project shared by these tests, since creating MLflow's database takes longer than any of them."""
     with pytest.MonkeyPatch.context() as patch:
         yield enter_project(tmp_path_factory.mktemp("rewind"), patch)
 

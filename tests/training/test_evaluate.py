@@ -158,8 +158,8 @@ def test_a_checkpoint_can_be_last_or_a_file(cnn: str, cli: Cli) -> None:
     with open_run("", run_id=cnn) as run:
         file = run.client.download_artifacts(cnn, "checkpoints/last.ckpt")
         last = dict(run.history("val/loss"))[max(step for step, _ in run.history("val/loss"))]
-    said = [_values(_output(cli, "validate", "--run", cnn, "--checkpoint", name)) for name in ("last", file)]
-    assert said[0] == said[1] and said[0]["val/loss"] == f"{last:.4f}"
+    losses = [_values(_output(cli, "validate", "--run", cnn, "--checkpoint", name)) for name in ("last", file)]
+    assert losses[0] == losses[1] and losses[0]["val/loss"] == f"{last:.4f}"
 
 
 @pytest.mark.parametrize("run_id", ["0123456789", "", "%", "____", "it's"])

@@ -137,7 +137,7 @@ def test_with_more_patience_a_stopped_training_equals_one_that_never_stopped(tmp
 
 def test_with_a_higher_time_limit_a_training_goes_on_where_it_stopped(tmp_path: Path) -> None:
     flags = [*CNN, "--model.lr_schedule", "constant", "--trainer.max_epochs", "2"]
-    # The limit is reached at once; 5 steps are made all the same, and the epoch of 7 is completed.
+    # The time limit is reached at once, but 5 steps are the minimum, and the epoch of 7 steps is completed.
     limited = ["--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "5"]
     part = train(tmp_path, [*flags, *limited])
     assert part.ended and part.trainer.global_step == 7

@@ -24,11 +24,11 @@ EXAMPLES = int(os.environ.get("LIT_MNIST_SOAK", 0)) * 20 or 60
 FIT = (
     *("fit", "--offline", "--threads", "1", "--trainer.max_epochs", "1", "--trainer.max_steps", "2"),
     *("--trainer.limit_val_batches", "1", "--trainer.enable_progress_bar", "false"),
-    # This batch size is a multiple of no number of devices among the values, so that no processes are started.
+    # No number of devices among the values divides this batch size, so that no processes are started.
     *(*MINI, "--data.train_size", "null", "--data.train_per_class", "10", "--data.batch_size", "37"),
     *("--tracking.system_metrics", "false", "--tracking.figures", "false"),
 )
-# Without sizes of some 10,000: such a layer would fit into the memory, and take long.
+# No sizes of about 10,000: a layer of that size would fit into the memory, but it would be slow.
 VALUES = [
     *("-1", "0", "1", "2", "1.5", "-0.5", "1e-3", "1e400", "nan", "-inf", "0x10", "1_000"),
     *("9" * 30, "-" + "9" * 30, str(2**31), str(2**63), str(10**15)),
@@ -114,7 +114,7 @@ def _run(arguments: list[str]) -> None:
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
         try:
             code: object = main(arguments)
-        except SystemExit as end:  # by `--model.help` and similar flags
+        except SystemExit as end:  # raised by `--model.help` and similar flags
             code = end.code
     lines = err.getvalue().splitlines()
     assert all(line.startswith("lit-mnist: ") for line in lines), err.getvalue()

@@ -13,7 +13,7 @@ FIT = ("fit", "--config", "zhang/cnn", *SHORT, "--tracking.system_metrics", "fal
 
 
 def test_a_fit_that_its_time_limit_stopped_goes_on_with_a_larger_one(cli: Cli) -> None:
-    # The limit is reached at once; 2 steps are made all the same, and the epoch of 8 is completed.
+    # The time limit is reached at once, but 2 steps are the minimum, and the epoch of 8 steps is completed.
     limits = ("--trainer.max_time", "00:00:00:00", "--trainer.min_steps", "2", "--trainer.max_epochs", "2")
     code, out, err = cli(*FIT, *limits)
     assert code == 0, err

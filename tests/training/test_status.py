@@ -79,12 +79,12 @@ def fits(project: Path):
 
 
 def _in_training(process: "subprocess.Popen[str]") -> Fit:
-    said = []
+    lines = []
     for line in process.stdout:
-        said.append(line)
+        lines.append(line)
         if line.startswith("epoch "):
-            return Fit(process, said[0].split()[1])
-    pytest.fail(f"{process.args} did not get to train: {said} {process.stderr.read()}")
+            return Fit(process, lines[0].split()[1])
+    pytest.fail(f"{process.args} did not begin to train: {lines} {process.stderr.read()}")
 
 
 def _saved_state(run: Run) -> tuple[str, list[int], dict[str, object]]:
@@ -159,6 +159,6 @@ def test_a_warning_signal_during_the_start_ends_the_command_for_a_requeue(
         # This line comes in the middle of torch's import, which takes longer than all imports before it.
         assert next((line for line in process.stderr if "torch._C" in line), None)
         process.send_signal(signal.SIGUSR1)
-        said = process.stderr.read()
-    assert process.returncode == 75 and "lit-mnist: stopped by SIGUSR1" in said
-    assert "lit_mnist.training.fit\n" not in said
+        errors = process.stderr.read()
+    assert process.returncode == 75 and "lit-mnist: stopped by SIGUSR1" in errors
+    assert "lit_mnist.training.fit\n" not in errors
