@@ -162,7 +162,7 @@ def test_the_run_of_a_study_has_summary_figures_and_page_but_no_metrics(project:
     assert page.count("<svg") == len(images) and "src=" not in page and "https://" not in page.split("<script>")[1]
     assert all(f'xlink:href="#trial-{number}"' in page for number in range(30) if number % 6 != 5)
     assert len(page) < 1.5e6
-    # Without the mode, MLflow 3.17 opens among the tools for language models.
+    # Without this mode in the link, MLflow 3.17 opens the view for language models.
     assert f"#/experiments/{run.experiment_id}/runs/RUN?workflowType=machine_learning" in page
 
 

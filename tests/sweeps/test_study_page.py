@@ -155,7 +155,7 @@ def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
     study.set_user_attr("trials", 1)
     more = describe_study(read_summary(study), PLACE)
     assert re.search(r"\n    lit-mnist sweep a.yaml --workers 2 --trials 2 +# more trials\n", more)
-    # Every point of a grid was tried.
+    # All points of a grid were tried.
     assert "# more trials" not in describe_study(read_summary(study), replace(PLACE, most_trials=1))
     nothing = make_study(trials=5)
     assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n[All trials")

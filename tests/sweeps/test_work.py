@@ -353,7 +353,7 @@ def test_a_signal_before_the_next_trial_ends_the_worker() -> None:
     assert not study.get_trials()
 
 
-def test_a_trial_of_several_seeds_is_killed_by_a_signal_until_it_continues() -> None:
+def test_the_run_of_a_trials_seeds_is_killed_by_a_signal_and_running_when_resumed() -> None:
     text = spec_text(repeats=2, trials=1, flags={"trainer.max_epochs": 500})
     study, client = create_or_open_study(open_storage(None), parse_spec(text, "small")), connect(find_store())
 

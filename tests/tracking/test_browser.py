@@ -83,17 +83,17 @@ def test_a_study_shows_its_best_trial_how_to_go_on_and_the_list_of_trials(study_
         # The study's page: best value with its interval, the five best trials, a figure, the commands.
         page.get_by_text(re.compile(r"Best: ")).first.wait_for()
         page.get_by_text("Show more").click()
-        said = page.inner_text("body")
+        text = page.inner_text("body")
         answer = re.search(
-            r"Best: trial (\d+), val/acc (0\.\d+) ± 0\.\d+ \(one seed; 95 % binomial interval", said
+            r"Best: trial (\d+), val/acc (0\.\d+) ± 0\.\d+ \(one seed; 95 % binomial interval", text
         )
-        assert answer is not None, said
+        assert answer is not None, text
         assert page.locator("table", has_text="optimizer").first.locator("tbody tr").count() == min(5, TRIALS)
         # All points of the grid were tried: there are no more trials to add.
-        assert "lit-mnist sweep best cnn_lr" in said and "--trials" not in said
-        picture = page.locator("img[src*='get-artifact']").first
-        picture.scroll_into_view_if_needed()
-        wait_for_picture(page, picture)
+        assert "lit-mnist sweep best cnn_lr" in text and "--trials" not in text
+        image = page.locator("img[src*='get-artifact']").first
+        image.scroll_into_view_if_needed()
+        wait_for_image(page, image)
         take_screenshot(page, "study", page.get_by_text("Show less"))
 
         # The best trial: whole command, its value; a sweep keeps no checkpoint to resume a trial from.
@@ -104,7 +104,7 @@ def test_a_study_shows_its_best_trial_how_to_go_on_and_the_list_of_trials(study_
         assert "cannot be resumed" in trial and "fit --resume" not in trial
         mistakes = page.locator("img[src*='val_confusion_matrix']").first
         mistakes.scroll_into_view_if_needed()
-        wait_for_picture(page, mistakes)
+        wait_for_image(page, mistakes)
         take_screenshot(page, "trial", page.get_by_text("Show less"))
         assert "lit-mnist fit --config zhang/cnn" in trial and f"best/val/acc {float(answer[2]):.3f}" in trial
 
@@ -138,8 +138,8 @@ def open_link(page, name: str):
     return opened.value
 
 
-def wait_for_picture(page, picture) -> None:
-    page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=picture.element_handle())
+def wait_for_image(page, image) -> None:
+    page.wait_for_function("image => image.complete && image.naturalWidth > 100", arg=image.element_handle())
 
 
 def take_screenshot(page, name: str, last) -> None:

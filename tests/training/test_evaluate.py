@@ -127,7 +127,7 @@ def test_an_autoencoder_logs_its_images_once_per_epoch(project: Path, cli: Cli) 
         )
 
     steps = [step for step, _ in shown()]
-    # Two files an image; the page opens at step 0, and would be empty without the untrained network's.
+    # Each image has two files. The page opens at step 0, whose image is that of the untrained network.
     assert len(steps) == 6 and sorted(set(steps))[0] == 0 and len(set(steps)) == 3
     assert {width for _, width in shown()} == {8 * 28 * 2}
     assert cli("fit", "--resume", run_id, "--trainer.max_epochs", "3")[0] == 0
