@@ -162,7 +162,7 @@ def time_limit() -> TimeLimit | None:
 
 @lru_cache(maxsize=1)
 def _job_span(job: str, restarts: int) -> tuple[float, float] | None:
-    """Start and time limit of the job in seconds since 1970; `restarts` is there for the cache only."""
+    """Start of the job and end of its time limit, in seconds since 1970; `restarts` is for the cache only."""
     words = [os.environ.get(f"SLURM_JOB_{name}_TIME", "") for name in ("START", "END")]
     if not all(map(str.isdecimal, words)):  # SLURM 22.05 does not set these two, newer versions do
         # SLURM_JOB_ID of one task of an array is the id of the whole array, for which squeue lists every task.

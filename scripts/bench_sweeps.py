@@ -89,7 +89,7 @@ class FashionMNISTData(LightningDataModule):
 
 
 class Report(Callback):
-    """A copy of the pruning callback of optuna-integration."""
+    """Works like the pruning callback of optuna-integration."""
 
     def __init__(self, trial: optuna.Trial) -> None:
         self.trial = trial

@@ -40,8 +40,8 @@ def checkout() -> Path:
 def code_files(source: Path) -> list[Path]:
     """The files of the code, relative to `source`.
 
-    In a checkout these are all tracked files and all untracked files that git does not ignore. Otherwise, or if
-    git is not installed, they are the files of the package.
+    In a checkout these are all tracked files, with uncommitted changes, and all untracked files that git does not
+    ignore. Otherwise, or if git is not installed, they are the files of the package.
     """
     # `.git` may also be a file, in a git worktree.
     listed = ""

@@ -356,7 +356,10 @@ def _class(path: str) -> type:
 
 
 def _type_without_null(cls: type, name: str) -> str | None:
-    """Name of the type of the argument `name` of `cls`, or None if that type includes None."""
+    """Name of the type of the argument `name` of `cls`, or None if that type includes None.
+
+    For the check of null, which jsonargparse accepts for every type.
+    """
     for base in cls.__mro__:
         if "__init__" in vars(base) and name in inspect.signature(vars(base)["__init__"]).parameters:
             hint = get_type_hints(vars(base)["__init__"]).get(name, Any)

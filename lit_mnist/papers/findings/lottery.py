@@ -69,7 +69,7 @@ def count_inconsistent(printed: Sequence[str], images: int) -> int:
 def draw_labels(labels: Tensor, draws: int, most: int, generator: torch.Generator) -> Tensor:
     """Draw `most` images of each class in random order, `draws` times: their indices (draws, classes, most)."""
     members = [(labels == label).nonzero().squeeze(1) for label in torch.unique(labels)]
-    # The positions of the largest of uniform random numbers are a random sample without repetition.
+    # The positions of the largest uniform random numbers, largest first, are a random sequence without repetition.
     return torch.stack(
         [each[torch.rand(draws, len(each), generator=generator).topk(most).indices] for each in members], 1
     )

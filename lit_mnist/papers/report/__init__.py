@@ -12,5 +12,5 @@
     description.py descriptions of results and papers in MLflow's UI
     drawing.py     bars, marks and curves with the spread over the seeds
 
-Mean and confidence interval over the seeds are computed in `lit_mnist.tracking.queries.statistics`.
+Mean, confidence interval, Student's test and Holm's correction are in `lit_mnist.tracking.queries.statistics`.
 """

@@ -238,7 +238,6 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
             "p_sign_flip": judgement.p_sign_flip,
             "seeds_needed": judgement.seeds_needed,
         })  # fmt: skip
-    # Fill in the means into the experiment's finding.
     try:
         result["finding"] = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
     except KeyError:  # no stored seed has the number
@@ -270,7 +269,7 @@ def seed_list(seeds: Sequence[int]) -> str:
 @cache  # git and package metadata are read once, not for every seed
 def _circumstances(device: str) -> Result:
     versions = version_tags(package_versions())
-    # Without changes of the results themselves.
+    # Only changes of the code count: the results themselves change with every seed.
     state = git_state(exclude=("docs/results", str(PAGE)))
     changed = "" if state.get("git.dirty") == "false" else " with uncommitted changes"
     if digest := state.get("code.digest"):  # a submitted job runs a copy of the code

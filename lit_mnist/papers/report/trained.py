@@ -74,7 +74,7 @@ class TrainedStage:
         return value
 
     def cached_json(self, name: str, compute: Callable[["TrainedStage"], Any]) -> Any:
-        """The result of `compute(self)`, a small value of plain types, computed once and stored as a tag."""
+        """The result of `compute(self)`, of plain types, computed once and stored as the tag `reproduce.NAME`."""
         # A tag is read together with the run, while an artifact would take another request.
         tag = f"reproduce.{name}"
         text = self.client.get_run(self.run_id).data.tags.get(tag)

@@ -41,7 +41,7 @@ class StudyPlace:
     figures: Sequence[tuple[str, str]] = ()
     """Run and path of each artifact to show."""
     most_trials: int | None = None
-    """How many trials the study can have, which of a grid is the number of its points; None without a limit."""
+    """Maximum number of trials of the study: the number of points of a grid; None without a limit."""
 
 
 def describe_study(summary: StudySummary, place: StudyPlace) -> str:

@@ -4,9 +4,9 @@
 
 - its history does not show pruned and failed trials, or, with several objectives, the line of the best value;
 - its parallel coordinates print tick labels over the lines, and logarithmic ticks on top of each other;
-- its Pareto front has neither trial numbers nor logarithmic axes, so that parameter counts are crowded in a
-corner; - its importances use only complete trials, and include parameters that never varied; - all of them use
-pyplot and call `plt.style.use("ggplot")`, which changes every later figure of the process.
+- its Pareto front has neither trial numbers nor logarithmic axes, so parameter counts are crowded in a corner;
+- its importances use only complete trials, and include parameters that never varied;
+- all of them use pyplot and call `plt.style.use("ggplot")`, which changes every later figure of the process.
 """
 
 import math

@@ -92,7 +92,7 @@ def _describe(summary: StudySummary, spec: Spec | None, trial: FrozenTrial) -> d
         values.append("" if value is None else show_metric(metric, value, summary.interval(trial, i)))
     result = ", ".join(f"{metric} {value}" for metric, value in zip(summary.objectives, values, strict=True))
     reason = str(trial.user_attrs.get("reason", ""))
-    # The reason of a pruned trial includes its value.
+    # The reason of a pruner that compares validations includes the value; the table has the values of all trials.
     outcomes = {COMPLETE: result, PRUNED: f"pruned {reason}".strip(), FAIL: f"failed: {reason}"}
     # The command that trains this point from the start, or otherwise the one that resumes its run.
     run_ids = list(runs(trial))

@@ -13,7 +13,7 @@ from lit_mnist.training.stages import Checkpoint, Stage
 
 SIZES = "model.hidden_sizes"
 BELOW = "--model.below_checkpoint"
-# Flags that the sweep sets for each trial.
+# Flags that the sweep sets for each trial: with one value for all trials, every seed would write to the same run.
 SET_BY_SWEEP = ("seed_everything", "config", "tracking.experiment", "tracking.name")
 
 

@@ -116,7 +116,7 @@ def try_advisory_lock(engine: Engine, name: str) -> Connection | None:
 
 @contextmanager
 def one_host(storage: BaseStorage) -> Iterator[Callable[[], None]]:
-    """Ensure that sweeps on one machine or container only use a storage that is a file.
+    """Ensure that only one machine or container at a time runs sweeps on a storage that is a file.
 
     File locks may work on one machine only (NFS, Lustre), and processes on other machines cannot be looked up: two
     machines would damage the file and take over each other's trials. A second file next to it says which machine

@@ -51,7 +51,7 @@ def prepare(workers: int) -> None:
     if CAN_FORK:
         from multiprocessing.forkserver import ensure_running, set_forkserver_preload
 
-        # The number of threads is set first, since OpenMP reads it when it is imported.
+        # The number of threads is set first, since libraries read it when the server imports them.
         set_forkserver_preload(["lit_mnist.sweeps.workers.preload"])
         with _thread_limit(threads_each(workers)):
             ensure_running()

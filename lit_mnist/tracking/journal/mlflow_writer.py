@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 TEMPORARY_STATUS = {401, 403, 404, 408, 425, 429}
-"""HTTP status codes that may be temporary; a proxy may answer 404 while its server is down."""
+"""HTTP status codes that a login, a restored run or time may change; a proxy may answer 404 without its server."""
 
 
 class Refused(Exception):  # noqa: N818 - handled here, never shown as an error
@@ -80,7 +80,7 @@ class MLflowWriter:
     def _batches(self) -> Iterator[tuple[int, Entry]]:
         """Yield the unsent entries and their ends; consecutive metrics are joined up to what one call takes.
 
-        Points that a later rewind replaces are left out, because the store cannot delete them once they are sent.
+        Points that a later rewind replaces are left out: a store that cannot delete points never gets them.
         """
         # All rewinds of the journal, including those that come after the points.
         rewinds = self.journal.rewinds()

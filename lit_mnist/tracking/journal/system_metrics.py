@@ -59,7 +59,7 @@ class SystemMetrics:
     def _cpu_and_memory(self) -> dict[str, float]:
         memory = psutil.virtual_memory()
         return {
-            # The mean since the last call, and so over the whole interval.
+            # The mean since the thread's last call, and so over the whole interval; the first call returns 0.
             "cpu_utilization_percentage": psutil.cpu_percent(),
             "system_memory_usage_megabytes": round(memory.used / 1e6, 1),
             "system_memory_usage_percentage": _percent(memory.used, memory.total),

@@ -44,7 +44,7 @@ def is_share(metric: str) -> bool:
 
 
 def without_repeats(metrics: Mapping[str, float]) -> dict[str, float]:
-    """Return the metrics without those that repeat the loss beside them, as an autoencoder's `val/mse` does."""
+    """Return the metrics without those that equal the loss beside them, such as an autoencoder's `val/mse`."""
     losses = {name.rpartition("/")[0]: value for name, value in metrics.items() if "/loss" in name}
     return {k: v for k, v in metrics.items() if "/loss" in k or losses.get(k.rpartition("/")[0]) != v}
 

@@ -74,7 +74,7 @@ def find_run_to_resume(
 ) -> tuple[FoundRun | None, Mapping[str, Any] | None]:
     """Find the run that `--resume` or `--key` names, and make sure that its folder has its configuration.
 
-    If the run has no folder here, its artifacts are fetched from the store.
+    If they are not on this machine, the configuration and the checkpoints are fetched from the store.
 
     Args:
         options: `resume` is a run's id, its beginning, or `last`: the newest unfinished run that belongs to no
@@ -160,7 +160,7 @@ def is_done(
     Rank 0 decides, and sends the run and the checkpoint to the ranks that were launched together with it.
     """
     if peers is not None and peers.rank > 0:
-        return False  # otherwise `fit` has returned after the message of rank 0
+        return False  # if nothing was left, rank 0's message has made `fit` return before this call
     reason = None
     if point is not None and point.checkpoint is not None:
         reason = nothing_left(point.checkpoint.content, trainer, model)

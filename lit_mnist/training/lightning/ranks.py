@@ -313,7 +313,7 @@ class HangGuard(Callback):
             if not received:
                 return
             number = received[0]
-        # The time counts from the start of the current batch, so that a slow batch is not treated as a hang.
+        # The time counts from the signal, or from the start of a later batch of training or validation.
         start = time.monotonic()
         while not closing.wait(0.2):
             if time.monotonic() - max(start, self._last_batch) > HANG_TIMEOUT:
