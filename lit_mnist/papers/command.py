@@ -57,7 +57,7 @@ def reproduce(arguments: list[str]) -> None:
 
 
 def parse_seeds(text: str) -> list[int]:
-    """The seeds in the value of `--seeds`: "3" means 0, 1, 2; "5-9,12-12" means 5 to 9 and 12.
+    """The seeds in the value of `--seeds`: "3" means 0, 1, 2; "5-9,12" means 5 to 9 and 12; "12-12" means 12.
 
     Raises:
         UsageError: `text` contains no seed, or has another form.
@@ -81,5 +81,5 @@ def parse_seeds(text: str) -> list[int]:
     if not seeds:
         raise UsageError(f"--seeds {text} must name at least 1 seed")
     if max(seeds) >= 2**32:
-        raise UsageError(f"--seeds {text}: {max(seeds)} is no seed, which goes from 0 to {2**32 - 1}")
+        raise UsageError(f"--seeds {text}: {max(seeds)} is too large: seeds go from 0 to {2**32 - 1}")
     return list(dict.fromkeys(seeds))  # without duplicates, in the order given

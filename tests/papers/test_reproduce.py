@@ -260,7 +260,7 @@ def test_seeds_are_a_count_or_ranges() -> None:
     for many in (str(2**31), "9" * 30, f"0-{2**31},5"):  # a list of them would fill the memory
         with pytest.raises(UsageError, match=f"--seeds {many} names more than 10,000 seeds"):
             parse_seeds(many)
-    with pytest.raises(UsageError, match=r"4294967296 is no seed, which goes from 0 to 4294967295"):
+    with pytest.raises(UsageError, match=r"4294967296 is too large: seeds go from 0 to 4294967295"):
         parse_seeds("4294967296-4294967296")
 
 

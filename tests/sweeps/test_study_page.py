@@ -161,6 +161,16 @@ def test_the_description_says_how_to_go_on_and_escapes_values() -> None:
     assert describe_study(read_summary(nothing), PLACE).startswith("No trial is complete yet.\n[All trials")
 
 
+def test_no_trials_are_added_to_a_confirmation() -> None:
+    place = replace(PLACE, command="lit-mnist sweep confirm lrs --top 1")
+    study = make_study("lrs/confirm-1", trials=1)
+    said = describe_study(read_summary(study), place)
+    assert re.search(r"\n    lit-mnist sweep confirm lrs --top 1 +# the trials that are left\n", said)
+    add_trial(study, TrialState.COMPLETE, mean=(0.9,))
+    said = describe_study(read_summary(study), place)
+    assert "How to go on:" in said and "--trials" not in said and "sweep confirm" not in said
+
+
 def test_intervals_equal_published_ones() -> None:
     # Wilson 1927 as in Newcombe 1998, table I: 81 of 263.
     assert wilson(81 / 263, 263) == pytest.approx((0.2553, 0.3662), abs=5e-5)

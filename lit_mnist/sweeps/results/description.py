@@ -52,7 +52,9 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     # The link to the view is in the first lines, which are visible before the description is unfolded.
     progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
     command = _without_trials(place.command)
-    if left <= 0:
+    if is_confirmation(summary.name):  # its points are given, and `sweep confirm` has no --trials
+        commands = {place.command: "the trials that are left"} if left > 0 else {}
+    elif left <= 0:
         more = min(2 * summary.budget, place.most_trials or 2 * summary.budget)
         commands = {f"{command} --trials {more}": "more trials"} if more > summary.budget else {}
     elif "--trials" in place.command:

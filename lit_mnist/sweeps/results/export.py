@@ -134,8 +134,7 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
         UserError: a run was deleted, or an unrelated file would be overwritten.
 
     """
-    # Checked before writing any file, so that unrelated files are not overwritten and either all files are written
-    # or none.
+    # Nothing is written before all files are checked and all runs are read: all of the files, or none.
     paths = [out if n == 0 else out.with_stem(f"{out.stem}_seed_{seed}") for n, seed in enumerate(summary.seeds)]
     mark = f"# Study {summary.name}, "
     for path in paths:
@@ -143,7 +142,8 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
             raise UserError(f"{path} is not a configuration of this study's: move it, or take another --out")
     client = connect(find_store())
     by_seed = trial.user_attrs.get("values") or [trial.values]
-    for path, seed, run_id, values in zip(paths, summary.seeds, runs(trial), by_seed, strict=True):
+    texts: list[str] = []
+    for seed, run_id, values in zip(summary.seeds, runs(trial), by_seed, strict=True):
         try:
             with fetched(client, run_id, CONFIG) as file:
                 config: dict[str, Any] = yaml.safe_load(file.read_text())
@@ -154,5 +154,7 @@ def _write_configs(summary: StudySummary, trial: FrozenTrial, out: Path) -> list
         config["trainer"].pop("enable_progress_bar", None)
         reached = ", ".join(f"{metric} {v!r}" for metric, v in zip(summary.objectives, values, strict=True))
         head = f"{mark}trial {trial.number}, seed {seed}, run {run_id}: {reached}\n"
-        replace_text(path, head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+        texts.append(head + yaml.safe_dump(config, sort_keys=False, allow_unicode=True))
+    for path, text in zip(paths, texts, strict=True):
+        replace_text(path, text)
     return paths

@@ -94,13 +94,14 @@ class Scale:
             return {show(value): self.height(self.place(value)) for value in self.values}
         few_decades = self.kind == "log" and self.high < 300 * self.low
         log = LogLocator(subs=(1, 2, 5) if few_decades else (1,))
-        locator = log if self.kind == "log" else MaxNLocator(count - 1)
+        is_whole = all(float(value).is_integer() for value in self.values)
+        locator = log if self.kind == "log" else MaxNLocator(count - 1, integer=is_whole)
         # Locators also return ticks beyond the ends. A tick at an end is kept despite rounding errors.
         places = [tick for tick in map(float, locator.tick_values(self.low, self.high))
                   if -1e-9 <= self.height(tick) <= 1 + 1e-9]  # fmt: skip
         if len(places) < 2:  # an interval without round numbers
             places = [self.low, self.high]
-        return {f"{tick:.4g}": self.height(tick) for tick in places}
+        return {f"{tick:.6g}": self.height(tick) for tick in places}
 
     def apply(self, axes: Axes, which: Which) -> None:
         """Give matplotlib's axis the scale, limits, ticks and name."""

@@ -56,9 +56,9 @@ def status(name: str, storage: str | None) -> None:
         print_table(header, rows)
     attributes = open_study(opened, name).user_attrs
     if left <= 0:
-        # Of a grid, all points may have been tried. Whether they were is not known without reading its space.
-        is_grid, more = attributes[STORED]["sampler"] == "grid", 2 * summary.budget
-        print("finished" if is_grid else f"finished; `lit-mnist sweep {name} --trials {more}` adds more")
+        # A confirmation has all of its points. A grid may have, which is not known without reading its space.
+        is_complete, more = is_confirmation(name) or attributes[STORED]["sampler"] == "grid", 2 * summary.budget
+        print("finished" if is_complete else f"finished; `lit-mnist sweep {name} --trials {more}` adds more")
     elif not workers:
         print(f"no worker is running; `lit-mnist sweep {name}` runs what is left, {left} trials")
     elif (estimate := seconds_left(summary.trials, summary.budget, len(workers))) is not None:

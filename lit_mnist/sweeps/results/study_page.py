@@ -67,6 +67,7 @@ class StudyPage:
         """Numbers of the trials whose runs show how they ended; None until the store has been asked."""
         self.images: int | None = None
         """Number of validation images, as soon as it is known."""
+        self._most_trials = spec.most_trials()  # lists the whole grid, and so not for each update
         self._pending: StudySummary | None = None
         self._lock = threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
@@ -113,8 +114,7 @@ class StudyPage:
         if ranked and self.images is None:
             self.images = self._count_images(ranked[0])
         shown = self._find_figures(ranked) if figures else ()
-        most = self.spec.most_trials()
-        place = StudyPlace(self.experiment_id, self.run_id, self.command, self.images, shown, most)
+        place = StudyPlace(self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials)
         text = describe_study(summary, place)
         tags = {DESCRIPTION: text}
         if ranked:

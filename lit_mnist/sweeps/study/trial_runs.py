@@ -9,12 +9,14 @@ study run (sweep.role=study)
 
 import json
 import shutil
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from lit_mnist.tracking.folder import CONFIG, run_folders
+from lit_mnist.tracking.journal.uploader import PATIENCE
 from lit_mnist.tracking.mlflow_private import MAX_PARAM_LENGTH
 from lit_mnist.tracking.provenance import source_tags
 from lit_mnist.tracking.queries.reader import GOAL, GOALS, MONITOR, ROLE, SEED, STUDY, STUDY_RUN, TRIAL
@@ -34,7 +36,7 @@ PRUNED_MARK = "✂"
 FINAL_METRICS = ("best/", "val/", "test/")
 """Prefixes of the metrics by which trials are compared."""
 MAX_NAME_LENGTH = 250
-"""Length of a run's name that MLflow stores on every database."""
+"""Maximum length of a run's name that MLflow stores on every database."""
 STATE, REASON = "sweep.state", "sweep.reason"
 """Tags of a trial's runs: how the trial ended, and why if it was pruned or failed."""
 
@@ -157,9 +159,18 @@ class TrialRuns:
 
     def interrupt_group(self) -> None:
         """Set the parent run's status to KILLED, as a fit does with its own; the next worker continues both."""
-        if self.group is not None:
-            with suppress(Exception):  # the store may be away, and the time until SIGKILL short
-                self.client.set_terminated(self.group, "KILLED")
+        if (group := self.group) is None:
+            return
+
+        def end() -> None:
+            with suppress(Exception):  # the store may be unreachable
+                self.client.set_terminated(group, "KILLED")
+
+        # With a time limit: the trial is released after this, and the time until SIGKILL may be short. A request
+        # to a server that does not answer takes half a minute.
+        thread = threading.Thread(target=end, daemon=True)
+        thread.start()
+        thread.join(PATIENCE)
 
     def close_group(self, state: str, reason: str | None, metrics: Sequence[Mapping[str, float]]) -> None:
         """End the parent run; log the mean of each final value over the seeds, and the objectives' intervals.
