@@ -100,8 +100,9 @@ def connect(store: Store) -> "MlflowClient":
     os.environ.pop(URI, None)
     if named is not None:
         os.environ[URI] = named
-    # When MLflow 3.1 creates a database, its migrations write a dozen INFO lines to stderr.
-    disabled = logging.root.manager.disable
+    # When MLflow 3.1 creates a database, its migrations write a dozen INFO lines to stderr. They also give the
+    # root logger a handler, which would print the messages of all libraries from then on.
+    disabled, handlers, level = logging.root.manager.disable, logging.root.handlers[:], logging.root.level
     logging.disable(logging.INFO)
     try:
         if uri.startswith(SQLITE):
@@ -116,6 +117,8 @@ def connect(store: Store) -> "MlflowClient":
         raise StoreError(f"cannot open the tracking store {store.name}: {reason(error)}{choice}") from None
     finally:
         logging.disable(disabled)
+        logging.root.handlers[:] = handlers
+        logging.root.setLevel(level)
 
 
 def with_time_limit(uri: str) -> str:

@@ -180,7 +180,12 @@ class ReconstructionSeries(Callback):
 
 def show(result: Result, verb: str) -> None:
     """Print the metrics that the command `verb` measured, and the locations of its figures."""
-    rows = [[name, f"{value:.4f}"] for name, value in without_repeats(result.metrics).items()]
+    distinct, rows = without_repeats(result.metrics), []
+    for name, value in distinct.items():
+        stage = name.rpartition("/")[0]
+        # An autoencoder's loss is its `mse`: one line for both.
+        equal = [other for other in result.metrics if other not in distinct and other.rpartition("/")[0] == stage]
+        rows.append([", ".join([name, *(equal if "/loss" in name else ())]), f"{value:.4f}"])
     print_table(["metric", "value"], rows, f"run {result.run_id}: {verb} took {seconds(result.seconds)}")
     for path in result.figures:
         print(shorten(path))

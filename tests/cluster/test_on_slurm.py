@@ -95,7 +95,10 @@ def steps_done(name: str, project: Path) -> int:
     [record] = [
         path for path in (project / "mlruns" / "runs").glob("*/run.json") if f'"key": "{name}"' in path.read_text()
     ]
-    content = torch.load(record.parent / "checkpoints" / "last.ckpt", weights_only=True)
+    try:
+        content = torch.load(record.parent / "checkpoints" / "last.ckpt", weights_only=True)
+    except FileNotFoundError:  # between the two renames of a save
+        content = torch.load(record.parent / "checkpoints" / "previous.ckpt", weights_only=True)
     return int(content["global_step"])
 
 

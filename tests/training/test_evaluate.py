@@ -63,7 +63,8 @@ def _train(arguments: tuple[str, ...]) -> str:
 
 
 def _values(out: str) -> dict[str, str]:
-    return dict(re.findall(r"^(\w+/\w+) +([0-9.]+) *$", out, re.MULTILINE))
+    rows = re.findall(r"^(\w+/\w+(?:, \w+/\w+)*) +([0-9.]+) *$", out, re.MULTILINE)
+    return {name: value for names, value in rows for name in names.split(", ")}
 
 
 def _output(cli: Cli, *arguments: str) -> str:

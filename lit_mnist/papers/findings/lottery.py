@@ -153,9 +153,7 @@ def _feature(stage: TrainedStage, name: str, images: Tensor) -> Callable[[Tensor
 
 
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    figure = new_figure(
-        9, 5, "Fashion-MNIST with few labels: what the choice of the labelled images decides, and the features"
-    )
+    figure = new_figure(9, 5, "Fashion-MNIST with few labels: accuracy over 1,000 choices of labelled images")
     axes = figure.subplots()
     series = FEATURES | {"softmax": "784-100, trained, with the paper's softmax layer"}
     for i, (colour, (name, label)) in enumerate(zip(COLOURS, series.items(), strict=False)):
@@ -169,9 +167,9 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
         axes.errorbar(places, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
     papers = [(n, value) for table in STACKS.values() for row in table.values() for n, value in row.items()]
     x, y = zip(*papers, (10, TEN_LABELS), strict=True)
-    label = "the paper: three stacks, one draw each"
+    label = "the paper: three stacks, one choice each"
     axes.scatter(x, y, marker="*", s=45, color="#222222", zorder=4, label=label)
-    axes.plot([], [], " ", label="mean of 1,000 draws, and the range of the middle 90 %")
+    axes.plot([], [], " ", label="mean, and the middle 90 % of 1,000 choices:")
     axes.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy, %")
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
     axes.minorticks_off()
@@ -209,10 +207,10 @@ LOTTERY = Experiment(
     _draw,
     "",
     {"quick": 10, "full": 10},
-    "With 1 and with 5 labels per class the middle 90 % of 1,000 draws span {spread_softmax_1:.1%} and"
-    " {spread_softmax_5:.1%} on one and the same stack, where the paper ranks its three stacks by 3.9 and 5.5"
-    " points of one draw each. With the nearest class mean and 5 labels the trained stack has {stack_5:.1%},"
-    " random weights {random_5:.1%}, raw pixels {pixels_5:.1%}. Of the paper's 18 test accuracies"
-    " {inconsistent_600:.0f} cannot come from 600 test images, and {inconsistent_6000:.0f} are no mean of ten such"
-    " tests either.",
+    "With 1 and 5 labels per class, the middle 90 % of 1,000 random choices of labels span"
+    " {spread_softmax_1:.1%} and {spread_softmax_5:.1%} for the same stack. The paper ranks its three stacks by"
+    " differences of 3.9 and 5.5 points, from one choice each. With 5 labels, the nearest class mean reaches"
+    " {stack_5:.1%} on the trained stack's code, {random_5:.1%} on that of random weights, and {pixels_5:.1%} on"
+    " raw pixels. Of the paper's 18 test accuracies, {inconsistent_600:.0f} cannot be shares of 600 test images,"
+    " and {inconsistent_6000:.0f} are not means of ten such shares either.",
 )  # fmt: skip

@@ -214,11 +214,11 @@ PHASE = Experiment(
     _draw,
     "",
     {"quick": 10, "full": 10},
-    "On raw pixels and on standardised codes the largest learning rate that works goes with 1 - m to the power of"
-    " {exponent_pixels:.2f} and {exponent_standardised:.2f}; 1 would mean that only the long step lr / (1 - m)"
-    " counts. On the codes as they are the power is {exponent_codes:.2f}: the limit is {limit_codes_09:.2f} with"
-    " momentum 0.9 and {limit_codes_099:.3f} with 0.99, that of standardised codes {limit_standardised_09:.2f} and"
-    " {limit_standardised_099:.3f}. Zhang's 0.05 and 0.99 gives {paper_codes:.0%} on the codes,"
-    " {paper_standardised:.0%} on standardised ones and {paper_pixels:.0%} on raw pixels, here in a network a"
-    " tenth as wide as the paper's.",
+    "The largest learning rate that works is proportional to (1 - m)^{exponent_pixels:.2f} on raw pixels and (1"
+    " - m)^{exponent_standardised:.2f} on standardised codes, where m is the momentum; an exponent of 1 would"
+    " mean that only lr / (1 - m) matters. On the original codes the exponent is {exponent_codes:.2f}: the limit"
+    " is {limit_codes_09:.2f} with momentum 0.9 and {limit_codes_099:.3f} with 0.99, and on standardised codes"
+    " {limit_standardised_09:.2f} and {limit_standardised_099:.3f}. Zhang's 0.05 and 0.99 give {paper_codes:.0%}"
+    " on the codes, {paper_standardised:.0%} on standardised codes and {paper_pixels:.0%} on raw pixels, in a"
+    " network with a tenth of the paper's width.",
 )  # fmt: skip

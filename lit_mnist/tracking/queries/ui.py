@@ -68,12 +68,13 @@ def serve(port: int, links_only: bool = False) -> None:
     command = [
         sys.executable, "-m", "mlflow", "server", "--host", HOST, "--port", str(port), "--workers", "1",
         "--artifacts-destination", f"{store.home / 'artifacts'}",
-        "--uvicorn-opts", "--log-level warning",
     ]  # fmt: skip
     settings = {
         "MLFLOW_SERVER_ENABLE_JOB_EXECUTION": "false",
         "MLFLOW_DISABLE_TELEMETRY": "true",
         "PYTHONWARNINGS": "ignore",
+        # Not as an argument, which MLflow 3.1 does not know: its server is gunicorn.
+        "MLFLOW_UVICORN_OPTS": "--log-level warning",
         # Not as an argument, which all users of the machine can read: the URI may contain a password.
         "MLFLOW_BACKEND_STORE_URI": with_time_limit(store.uri),
     }
