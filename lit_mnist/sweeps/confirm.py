@@ -19,6 +19,7 @@ from optuna.storages import BaseStorage
 from lit_mnist.errors import UsageError, UserError
 from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.status import load_summary
+from lit_mnist.sweeps.results.study_page import StudyPage
 from lit_mnist.sweeps.search.spec import Spec, parse_spec
 from lit_mnist.sweeps.study.storage import (
     confirmation_names,
@@ -75,7 +76,9 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     wanted = range(max(spec.seeds) + 1, max(spec.seeds) + 1 + seeds)
     for confirmation in _confirmations(storage, study, spec, list(leaders.values())[:top], wanted):
         run_spec(confirmation, workers, url)
-    for line in verdict(summary, read_confirmation(storage, name)):
+    lines = verdict(summary, read_confirmation(storage, name))
+    StudyPage(study, spec, f"lit-mnist sweep {name}", lines).finish(summary)
+    for line in lines:
         say(line)
     say(f"next: lit-mnist sweep best {name}")
 

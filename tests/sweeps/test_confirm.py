@@ -1,5 +1,6 @@
 """`lit-mnist sweep confirm`: training the best points with further seeds, and which of them are tied."""
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from small import run_small_study, trial_runs
 from lit_mnist.sweeps.confirm import confirm
 from lit_mnist.sweeps.results.confirmation import compare, read_confirmation
 from lit_mnist.sweeps.study.storage import confirmation_names, open_storage, open_study, study_names
+from lit_mnist.tracking.descriptions import escape
+from lit_mnist.tracking.mlflow_private import DESCRIPTION, VIEW_TAG
 from lit_mnist.tracking.queries.statistics import holm, p_value
 from lit_mnist.tracking.store import connect, find_store
 
@@ -62,6 +65,14 @@ def test_leaders_are_trained_with_new_seeds_and_no_seed_twice(cli: Cli, project:
     assert "best: " not in out  # of the confirmation, whose trials have other numbers
     assert out.splitlines()[-2].startswith(f"trial {read_confirmation(storage, 'small')[0].number} ")
     assert out.splitlines()[-1] == "next: lit-mnist sweep best small"
+
+    # The study's page has the result; the pages of its confirmations leave the experiment's own as it is.
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    result = escape("confirmed with 3 seeds that the search had not used (val/acc, trials of the study small):")
+    for text in (tags[DESCRIPTION], client.get_run(study.user_attrs["run_id"]).data.tags[DESCRIPTION]):
+        assert f"\n{result}\n- trial " in text and "lit-mnist sweep small --trials 6" in text
+    shown = {key: json.loads(tags[VIEW_TAG + key])["state"] for key in ("trials", "confirm-1", "confirm-2")}
+    assert len(set(shown.values())) == 3
 
     code, out, _ = cli("sweep", "best", "small")
     assert code == 0 and "confirmed with 3 seeds" in out

@@ -25,7 +25,7 @@ BEST_TRIALS = 5
 MOST_NAMED = 8
 """Maximum number of trials that are listed by name."""
 VIEW = "trials"
-"""Key of the saved view "trials, best first"."""
+"""Key of the saved view "trials, best first" of a study; those of its confirmations are in the same experiment."""
 
 
 @dataclass(frozen=True)
@@ -42,12 +42,19 @@ class StudyPlace:
     """Run and path of each artifact to show."""
     most_trials: int | None = None
     """Maximum number of trials of the study: the number of points of a grid; None without a limit."""
+    confirmed: Sequence[str] = ()
+    """What `lit-mnist sweep confirm` found, as lines."""
+
+
+def view_key(name: str) -> str:
+    """Return the key of the saved view of the study called `name`."""
+    return name.rpartition("/")[2] if is_confirmation(name) else VIEW
 
 
 def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     """Return the study's description as Markdown, the result first, since the UI initially shows four lines."""
     ranked = best_first(summary)
-    view = link("All trials, best first", ui_path(place.experiment_id, view=VIEW))
+    view = link("All trials, best first", ui_path(place.experiment_id, view=view_key(summary.name)))
     done, left = len(summary.finished), summary.budget - len(summary.finished)
     # The link to the view is in the first lines, which are visible before the description is unfolded.
     progress = f"{view}: {done} of {summary.budget} finished ({summary.counts()})."
@@ -65,6 +72,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     return join([
         f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
         _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
+        "\n".join(["- " * (i > 0) + escape(line.strip()) for i, line in enumerate(place.confirmed)]),
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
         *(

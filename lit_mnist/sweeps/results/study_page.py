@@ -8,23 +8,24 @@ import contextlib
 import json
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from types import TracebackType
 
 import optuna
 from optuna.trial import FrozenTrial
 
 from lit_mnist.sweeps.results.description import (
-    VIEW,
     StudyPlace,
     best_first,
     bounds,
     describe_study,
     show_result,
     trial_run,
+    view_key,
 )
 from lit_mnist.sweeps.results.importances import estimate_importances
 from lit_mnist.sweeps.search.spec import Spec
+from lit_mnist.sweeps.study.storage import is_confirmation
 from lit_mnist.sweeps.study.study import COMPLETE, PRUNED
 from lit_mnist.sweeps.study.summary import StudySummary, point, runs
 from lit_mnist.sweeps.study.trial_runs import PRUNED_MARK, STATE, param_name, run_name
@@ -54,14 +55,18 @@ class StudyPage:
     Args:
         study: The study, whose own MLflow run must exist.
         spec: Its specification.
+        command: The command that continues the study; None for the current one.
+        confirmed: What `lit-mnist sweep confirm` found, as lines.
 
     """
 
-    def __init__(self, study: optuna.Study, spec: Spec) -> None:
-        self.spec = spec
+    def __init__(
+        self, study: optuna.Study, spec: Spec, command: str | None = None, confirmed: Sequence[str] = ()
+    ) -> None:
+        self.spec, self.confirmed = spec, confirmed
         attributes = study.user_attrs
         self.experiment_id, self.run_id = attributes["experiment_id"], attributes["run_id"]
-        self.command = shlex.join(["lit-mnist", *shown_arguments()])
+        self.command = command or shlex.join(["lit-mnist", *shown_arguments()])
         self._client = connect(find_store())
         self._shown: set[int] | None = None
         """Numbers of the trials whose runs show how they ended; None until the store has been asked."""
@@ -114,7 +119,9 @@ class StudyPage:
         if ranked and self.images is None:
             self.images = self._count_images(ranked[0])
         shown = self._find_figures(ranked) if figures else ()
-        place = StudyPlace(self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials)
+        place = StudyPlace(
+            self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials, self.confirmed
+        )
         text = describe_study(summary, place)
         tags = {DESCRIPTION: text}
         if ranked:
@@ -123,8 +130,10 @@ class StudyPage:
             tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number}{front})"
         for name, value in tags.items():
             set_shared_tag(self._client.set_tag, self.run_id, name, value)
-        # The experiment has the same description, since the UI opens there and not at the study's run.
-        set_shared_tag(self._client.set_experiment_tag, self.experiment_id, DESCRIPTION, text)
+        # The experiment has the same description, since the UI opens there and not at the study's run. A
+        # confirmation is in its study's experiment, whose description has its result.
+        if not is_confirmation(self.spec.name):
+            set_shared_tag(self._client.set_experiment_tag, self.experiment_id, DESCRIPTION, text)
 
     def save_view(self) -> None:
         """Save the view "trials, best first", with the swept parameters, the objectives, state and result."""
@@ -137,7 +146,8 @@ class StudyPage:
         trials = f"tags.`{ROLE}` = 'trial'" if len(self.spec.seeds) > 1 else f"tags.`{TRIAL}` LIKE '%'"
         ascending = self.spec.objectives[0].direction == "minimize"
         view = saved_view("trials, best first", columns, objectives[0], ascending, f"{mine} AND {trials}")
-        set_shared_tag(self._client.set_experiment_tag, self.experiment_id, VIEW_TAG + VIEW, view)
+        key = VIEW_TAG + view_key(self.spec.name)
+        set_shared_tag(self._client.set_experiment_tag, self.experiment_id, key, view)
 
     def finish(self, summary: StudySummary) -> None:
         """Update the page with the logged figures, after the thread has ended."""
