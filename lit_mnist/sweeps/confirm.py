@@ -76,10 +76,10 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     wanted = range(max(spec.seeds) + 1, max(spec.seeds) + 1 + seeds)
     for confirmation in _confirmations(storage, study, spec, list(leaders.values())[:top], wanted):
         run_spec(confirmation, workers, url)
-    lines = verdict(summary, read_confirmation(storage, name))
-    StudyPage(study, spec, f"lit-mnist sweep {name}", lines).finish(summary)
-    for line in lines:
+    for line in verdict(summary, read_confirmation(storage, name)):
         say(line)
+    if "experiment_id" in study.user_attrs:  # a study of version 0.1 has no page until it is continued
+        StudyPage(study, spec, f"lit-mnist sweep {name}").finish(summary)
     say(f"next: lit-mnist sweep best {name}")
 
 

@@ -79,6 +79,10 @@ def test_leaders_are_trained_with_new_seeds_and_no_seed_twice(cli: Cli, project:
     assert "confirm" not in cli("sweep", "list")[1]
     assert len(study.get_trials()) == 3
 
+    assert cli("sweep", "small", "--trials", "4")[0] == 0
+    tags = client.get_experiment(parent.info.experiment_id).tags
+    assert len(study.get_trials()) == 4 and f"\n{result}\n- trial " in tags[DESCRIPTION]
+
 
 def test_a_half_created_confirmation_is_completed_by_the_next_command(
     cli: Cli, project: Path, monkeypatch: pytest.MonkeyPatch

@@ -43,13 +43,16 @@ def read_confirmation(storage: BaseStorage, name: str) -> list[ConfirmedPoint]:
         name: The study.
 
     """
+    confirmations = confirmation_names(storage, name)
+    if not confirmations:
+        return []
     main = read_summary(open_study(storage, name))
     # A confirmation's trial belongs to the study's first trial with the same point.
     numbers = {_key(point(trial)): trial.number for trial in reversed(main.complete)}
     # Several confirmations may have trained the same point with different seeds, which are combined.
     points: dict[int, Mapping[str, Any]] = {}
     values: dict[int, dict[int, float]] = {}
-    for confirmation in confirmation_names(storage, name):
+    for confirmation in confirmations:
         summary = read_summary(open_study(storage, confirmation))
         for trial in summary.complete:
             number = numbers.get(_key(point(trial)))

@@ -8,12 +8,13 @@ import contextlib
 import json
 import shlex
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from types import TracebackType
 
 import optuna
 from optuna.trial import FrozenTrial
 
+from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.description import (
     StudyPlace,
     best_first,
@@ -24,6 +25,7 @@ from lit_mnist.sweeps.results.description import (
     view_key,
 )
 from lit_mnist.sweeps.results.importances import estimate_importances
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.search.spec import Spec
 from lit_mnist.sweeps.study.storage import is_confirmation
 from lit_mnist.sweeps.study.study import COMPLETE, PRUNED
@@ -56,14 +58,11 @@ class StudyPage:
         study: The study, whose own MLflow run must exist.
         spec: Its specification.
         command: The command that continues the study; None for the current one.
-        confirmed: What `lit-mnist sweep confirm` found, as lines.
 
     """
 
-    def __init__(
-        self, study: optuna.Study, spec: Spec, command: str | None = None, confirmed: Sequence[str] = ()
-    ) -> None:
-        self.spec, self.confirmed = spec, confirmed
+    def __init__(self, study: optuna.Study, spec: Spec, command: str | None = None) -> None:
+        self.spec = spec
         attributes = study.user_attrs
         self.experiment_id, self.run_id = attributes["experiment_id"], attributes["run_id"]
         self.command = command or shlex.join(["lit-mnist", *shown_arguments()])
@@ -73,6 +72,7 @@ class StudyPage:
         self.images: int | None = None
         """Number of validation images, as soon as it is known."""
         self._most_trials = spec.most_trials()  # lists the whole grid, and so not for each update
+        self._confirmed = read_confirmation(storage_of(study), study.study_name)
         self._pending: StudySummary | None = None
         self._lock = threading.Lock()
         self._changed, self._closing = threading.Event(), threading.Event()
@@ -119,8 +119,9 @@ class StudyPage:
         if ranked and self.images is None:
             self.images = self._count_images(ranked[0])
         shown = self._find_figures(ranked) if figures else ()
+        confirmed = verdict(summary, self._confirmed)
         place = StudyPlace(
-            self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials, self.confirmed
+            self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials, confirmed
         )
         text = describe_study(summary, place)
         tags = {DESCRIPTION: text}

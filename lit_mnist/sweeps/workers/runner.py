@@ -11,7 +11,6 @@ from optuna.storages import BaseStorage
 
 from lit_mnist.signals import SignalWatch
 from lit_mnist.sweeps.resources import visible_gpus, worker_gpus
-from lit_mnist.sweeps.results.confirmation import read_confirmation, verdict
 from lit_mnist.sweeps.results.description import closing_lines
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
@@ -96,8 +95,7 @@ def run_spec(
             with study_run(study, spec) as run:
                 address = show_page(run.run.store, run.run.experiment_id, run.run.id)
                 say(address)
-                known = read_summary(study)
-                page = StudyPage(study, spec, confirmed=verdict(known, read_confirmation(storage, spec.name)))
+                page = StudyPage(study, spec)
                 with page:
                     _monitor(study, spec, run, launcher, signals, renew, page)
                 # After a signal there may be no time for figures: SLURM kills a job 30 s later (KillWait), and
