@@ -68,7 +68,7 @@ def test_leaders_are_trained_with_new_seeds_and_no_seed_twice(cli: Cli, project:
 
     # The study's page has the result; the pages of its confirmations leave the experiment's own as it is.
     tags = client.get_experiment(parent.info.experiment_id).tags
-    result = escape("confirmed with 3 seeds that the search had not used (val/acc, trials of the study small):")
+    result = escape("Confirmed with 3 seeds that the search had not used (val/acc, trials of the study small):")
     for text in (tags[DESCRIPTION], client.get_run(study.user_attrs["run_id"]).data.tags[DESCRIPTION]):
         assert f"\n{result}\n- trial " in text and "lit-mnist sweep small --trials 6" in text
     shown = {key: json.loads(tags[VIEW_TAG + key])["state"] for key in ("trials", "confirm-1", "confirm-2")}

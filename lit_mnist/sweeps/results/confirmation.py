@@ -99,8 +99,8 @@ def compare(
     return [(c, means[c], differences.get(c), adjusted.get(c)) for c in order]
 
 
-def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[str]:
-    """The confirmation as text: a line for each point, and a last line with the best point and ties."""
+def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint], with_points: bool = True) -> list[str]:
+    """The confirmation as text: a line for each trial, with or without its point, then the best and the ties."""
     if not confirmed:
         return []
     metric, best = summary.objectives[0], confirmed[0]
@@ -114,7 +114,7 @@ def verdict(summary: StudySummary, confirmed: Sequence[ConfirmedPoint]) -> list[
             # Of two percentages: 90 % is not 10 % worse than 100 %, but 10 points.
             worse = show_metric(metric, found.difference.mean, found.difference.interval).replace(" %", " points")
             text += f", worse by {worse} ({'tied, ' if found.is_tied else ''}p {found.p:.2g} after Holm)"
-        lines.append(f"{text}; {show_short(found.point)}")
+        lines.append(f"{text}; {show_short(found.point)}" if with_points else text)
     # With too few common seeds for a test, points are treated as tied.
     tied = [str(found.number) for found in confirmed[1:] if found.is_tied or found.p is None]
     if len(confirmed) == 1:

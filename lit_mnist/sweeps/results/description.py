@@ -72,7 +72,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     return join([
         f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
         _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
-        "\n".join(["- " * (i > 0) + escape(line.strip()) for i, line in enumerate(place.confirmed)]),
+        _confirmed(place.confirmed),
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
         *(
@@ -81,6 +81,13 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
             for run, path in place.figures
         ),
     ])  # fmt: skip
+
+
+def _confirmed(lines: Sequence[str]) -> str:
+    """The lines of a confirmation as a heading and a list; empty if there are none."""
+    if not lines:
+        return ""
+    return "\n".join([escape(lines[0][0].upper() + lines[0][1:]), *(f"- {escape(line)}" for line in lines[1:])])
 
 
 def next_commands(summary: StudySummary) -> dict[str, str]:

@@ -119,7 +119,8 @@ class StudyPage:
         if ranked and self.images is None:
             self.images = self._count_images(ranked[0])
         shown = self._find_figures(ranked) if figures else ()
-        confirmed = verdict(summary, self._confirmed)
+        # Without the points, which are in the description's table: long lines are cut at the page's edge.
+        confirmed = verdict(summary, self._confirmed, with_points=False)
         place = StudyPlace(
             self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials, confirmed
         )
