@@ -82,12 +82,22 @@ def test_a_single_seed_decides_only_an_exact_count() -> None:
     assert count.verdict == "contradicted"
 
 
+def test_the_rule_of_a_share_is_in_percent() -> None:
+    shares = [at_least(0.975), within(0.5, 0.475), close_to("low", 0.02), no_worse("low", 0.01), above("low")]
+    shown = ["at least 97.5 %", "within 47.5 % of 50 %", "within 2 % of low", "at most 1 % below low", "above low"]
+    assert [Claim("", "number", rule, percent=True).show_rule() for rule in shares] == shown
+    assert Claim("", "number", at_most(0.0903)).show_rule() == "at most 0.0903"
+    assert Claim("", "number").show_rule() is None
+
+
 def test_orderings_are_paired_over_seeds() -> None:
     """Seeds differ by 1, the variants of one seed by 0.1: only paired differences are significant."""
     paired = {seed: {"a": seed + 0.1 + 0.001 * seed, "b": float(seed)} for seed in range(6)}
     (judgement,) = judge([Claim("", "a", above("b"))], paired)
     assert judgement.verdict == "holds" and judgement.why == "closest part: +0.102 ± 0.002"
     assert judgement.p_sign_flip == 2 / 64
+    (share,) = judge([Claim("", "a", above("b"), percent=True)], paired)
+    assert share.why == "closest part: +10.2 ± 0.2 points"
     crossed = {seed: {"a": paired[5 - seed]["a"], "b": paired[seed]["b"]} for seed in range(6)}
     (judgement,) = judge([Claim("", "a", above("b"))], crossed)
     assert judgement.verdict == "undecided"
@@ -149,7 +159,8 @@ def test_few_seeds_with_the_same_value_decide_nothing() -> None:
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
 def test_a_number_that_is_not_finite_can_be_shown(value: float) -> None:
-    assert Claim("", "loss").show(value, value)
+    assert Claim("", "loss").show(value, value) == str(value)
+    assert Claim("", "acc", percent=True).show(value, value) == f"{value} ± {value} %"
     assert math.isnan(summarise([1.0, value, -value]).mean)
 
 

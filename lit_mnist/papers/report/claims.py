@@ -22,45 +22,50 @@ class Rule:
     """A condition on an experiment's numbers. It consists of parts, which must all be met."""
 
     text: str
+    """The condition in words, with a `{}` for each of `bounds`."""
     slack: Callable[[Row, str], list[float]]
     """Returns by how much each part is met (negative if not), from one seed's numbers and the claim's key."""
     strict: bool = False
     """True if a slack of exactly 0 does not meet the condition."""
     exclusive: bool = False
     """True if at most one part can fail at a time, so that no correction for several parts is needed."""
+    bounds: tuple[float, ...] = ()
+    """The numbers of `text`, which a claim about a share shows in percent."""
 
 
 def at_least(bound: float) -> Rule:
     """The number is `bound` or more."""
-    return Rule(f"at least {bound:g}", lambda row, key: [row[key] - bound])
+    return Rule("at least {}", lambda row, key: [row[key] - bound], bounds=(bound,))
 
 
 def at_most(bound: float) -> Rule:
     """The number is `bound` or less."""
-    return Rule(f"at most {bound:g}", lambda row, key: [bound - row[key]])
+    return Rule("at most {}", lambda row, key: [bound - row[key]], bounds=(bound,))
 
 
 def within(value: float, margin: float) -> Rule:
     """The number differs from `value` by at most `margin`: an equivalence, decided by two one-sided tests."""
     return Rule(
-        f"within {margin:g} of {value:g}",
+        "within {} of {}",
         lambda row, key: [row[key] - (value - margin), value + margin - row[key]],
         exclusive=True,  # a number cannot lie below and above the range at once
+        bounds=(margin, value),
     )
 
 
 def close_to(other: str, margin: float) -> Rule:
     """The number differs from the number `other` of the same seed by at most `margin`: an equivalence."""
     return Rule(
-        f"within {margin:g} of {other}",
+        f"within {{}} of {other}",
         lambda row, key: [row[key] - row[other] + margin, row[other] - row[key] + margin],
         exclusive=True,
+        bounds=(margin,),
     )
 
 
 def no_worse(other: str, margin: float) -> Rule:
     """The number is at most `margin` below the number `other` of the same seed."""
-    return Rule(f"at most {margin:g} below {other}", lambda row, key: [row[key] - row[other] + margin])
+    return Rule(f"at most {{}} below {other}", lambda row, key: [row[key] - row[other] + margin], bounds=(margin,))
 
 
 def above(*others: str) -> Rule:
@@ -105,6 +110,13 @@ class Claim:
     """Missing information in the paper that makes a verdict impossible; empty if there is a verdict."""
     exact: bool = False
     """True if the number does not depend on the seed, such as a count of parameters: one seed decides."""
+
+    def show_rule(self) -> str | None:
+        """The rule in words, with its bounds in the unit of the claim's number; None without a rule."""
+        if self.rule is None:
+            return None
+        shown = (f"{100 * bound:g} %" if self.percent else f"{bound:g}" for bound in self.rule.bounds)
+        return self.rule.text.format(*shown)
 
     def show(self, value: float | None, interval: float | None = None) -> str:
         """Format a value, with its interval if there is one, for a table."""
@@ -228,8 +240,10 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
     difference = summarise(closest)
     why = ""
     if len(parts) > 1 or strict:
-        why = f"closest part: {difference.mean:+.3g}"
-        why += f" ± {difference.interval:.2g}" if difference.interval is not None else ""
+        scale, unit = (100, " points") if claim.percent else (1, "")
+        why = f"closest part: {scale * difference.mean:+.3g}"
+        why += f" ± {scale * difference.interval:.2g}" if difference.interval is not None else ""
+        why += unit
     # For "holds" all parts must be met, while a single failing part contradicts the claim.
     flips = None if count < 2 else max(map(sign_flip, parts)) if meets else sign_flip(closest)
     # If all slacks are 0, there are no signs to flip.

@@ -77,7 +77,7 @@ def list_experiments(folder: Path) -> None:
     for experiment in experiments():
         result = best_result(folder, experiment)
         # Claims are matched by number and rule, so that a reworded claim still has its result.
-        known = {(claim.key, claim.rule and claim.rule.text) for claim in experiment.claims}
+        known = {(claim.key, claim.show_rule()) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
         # The number of claims per verdict; additional numbers ("ours") have no verdict.
         counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)

@@ -224,7 +224,7 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
         result["claims"].append({
             "claim": claim.text,
             "number": claim.key,
-            "rule": None if claim.rule is None else claim.rule.text,
+            "rule": claim.show_rule(),
             "margin": claim.margin,
             "paper": claim.paper,
             "paper_shown": claim.show(claim.paper),
