@@ -117,9 +117,10 @@ def test_a_private_name_of_optuna_works_as_needed(name: str) -> None:
 
 
 def test_arguments_of_samplers_are_known_to_optuna() -> None:
+    # An unknown argument is a TypeError.
     for sampler in (TPESampler, GPSampler, QMCSampler):
-        sampler(seed=0, **optuna_private.sampler_options(sampler, has_constraints=True))
-    assert HyperbandPruner(max_resource=9)
+        options = optuna_private.sampler_options(sampler, has_constraints=True)
+        assert isinstance(sampler(seed=0, **options), sampler)
 
 
 def test_private_names_of_optuna_are_used_in_one_module() -> None:
@@ -176,7 +177,7 @@ def test_samplers_of_a_large_study_see_the_best_the_running_and_the_newest_trial
             return super().sample_relative(study, trial, search_space)
 
     study.sampler = sampler = Spy(multivariate=True, group=True, constant_liar=True, seed=0)
-    with limit_trials(study, 40, best=10):
+    with limit_trials(study, study.get_trials(), 40, has_constraints=False, best=10):
         study.ask(space)
     numbers = [trial.number for trial in sampler.seen]
     assert numbers == sorted(numbers) and len(numbers) == 40

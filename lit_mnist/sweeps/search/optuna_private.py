@@ -7,7 +7,7 @@ import copy
 import heapq
 import inspect
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,29 +80,32 @@ def forget_cached_trials(study: optuna.Study) -> None:
 
 
 @contextmanager
-def limit_trials(study: optuna.Study, count: int | None, best: int = 100) -> Iterator[None]:
-    """While entered, samplers use about `count` trials: the best, all running ones, and the newest.
+def limit_trials(
+    study: optuna.Study, trials: Sequence[FrozenTrial], count: int, has_constraints: bool, best: int = 100
+) -> Iterator[None]:
+    """While entered, samplers use about `count` of the trials: the best, all running ones, and the newest.
 
-    The trials are read once. Otherwise TPE reads all trials for each group of parameters, and compares each
+    The trials are not read again. Otherwise TPE reads all trials for each group of parameters, and compares each
     candidate with all of them.
 
     Args:
         study: A study with a single objective.
-        count: Number of trials; None for no limit.
+        trials: All its trials.
+        count: Number of trials that samplers use.
+        has_constraints: True if trials may break a constraint.
         best: Number of the best finished trials that are always included. TPE distinguishes the 25 best from the
             others; with Hyperband, it sees the trials of one bracket only.
 
     """
-    # Not copied, since they are only read.
-    trials = study.get_trials(deepcopy=False) if count is not None else []
-    if count is None or len(trials) <= count:
+    if len(trials) <= count:
         yield
         return
     # Ranked as in Optuna, so that TPE has the same good trials as without the limit.
     sign = -1.0 if study.direction == StudyDirection.MAXIMIZE else 1.0
 
     def rank(trial: FrozenTrial) -> tuple[float, ...]:
-        violation = sum(max(0.0, excess) for excess in constraints_of(trial).values())
+        # Reading the constraints of 10,000 trials takes as long as all else here.
+        violation = sum(max(0.0, excess) for excess in constraints_of(trial).values()) if has_constraints else 0.0
         # Feasible trials first, then complete trials before pruned ones, and pruned ones by their last step.
         if trial.state == TrialState.COMPLETE:
             return violation, 0, 0, sign * trial.values[0]
