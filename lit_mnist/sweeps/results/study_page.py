@@ -71,6 +71,8 @@ class StudyPage:
         """Numbers of the trials whose runs show how they ended; None until the store has been asked."""
         self.images: int | None = None
         """Number of validation images, as soon as it is known."""
+        self._result = ""
+        """The tag RESULT as it was last sent: it rarely changes, and each tag takes 7 ms of a processor."""
         self._most_trials = spec.most_trials()  # lists the whole grid, and so not for each update
         self._confirmed = read_confirmation(storage_of(study), study.study_name)
         self._pending: StudySummary | None = None
@@ -125,13 +127,14 @@ class StudyPage:
             self.experiment_id, self.run_id, self.command, self.images, shown, self._most_trials, confirmed
         )
         text = describe_study(summary, place)
-        tags = {DESCRIPTION: text}
+        set_shared_tag(self._client.set_tag, self.run_id, DESCRIPTION, text)
         if ranked:
-            result = show_result(summary, ranked[0], self.images)
+            shown_result = show_result(summary, ranked[0], self.images)
             front = f", of {len(ranked)} on the Pareto front" if len(summary.objectives) > 1 < len(ranked) else ""
-            tags[RESULT] = f"{summary.objectives[0]} {result} (trial {ranked[0].number}{front})"
-        for name, value in tags.items():
-            set_shared_tag(self._client.set_tag, self.run_id, name, value)
+            result = f"{summary.objectives[0]} {shown_result} (trial {ranked[0].number}{front})"
+            if result != self._result or figures:  # in the end always: another task may have sent an older one
+                set_shared_tag(self._client.set_tag, self.run_id, RESULT, result)
+                self._result = result
         # The experiment has the same description, since the UI opens there and not at the study's run. A
         # confirmation is in its study's experiment, whose description has its result.
         if not is_confirmation(self.spec.name):
