@@ -14,6 +14,7 @@ import yaml
 from conftest import Cli, enter_project
 from optuna.trial import TrialState
 from PIL import Image
+from small import write_spec
 from studied import QUIET, add_trial, complete_trials, made_up_study, make_study, real_study
 
 from lit_mnist.errors import UserError
@@ -131,6 +132,18 @@ def test_status_tells_the_tasks_of_a_job_array_apart(project: Path, cli: Cli) ->
     header, first, second = lines[1:4]
     assert header.split()[:4] == ["trial", "host", "job", "worker"]
     assert first.split()[:4] == ["0", "node7", "7_0", "0"] and second.split()[:4] == ["1", "node7", "7_1", "0"]
+
+
+def test_printed_commands_work_for_a_study_in_another_storage(cli: Cli, project: Path) -> None:
+    elsewhere = ("--storage", "other.journal")
+    next_command = re.compile(r"(?:next: |`)lit-mnist ([^`\n]*)")
+    code, out, err = cli("sweep", write_spec(), "--trials", "1", *elsewhere)
+    assert code == 0, err
+    status = cli("sweep", "status", "small", *elsewhere)[1]
+    for words in (next_command.findall(out)[-1], next_command.findall(status)[0]):
+        code, out, err = cli(*words.split())
+        assert code == 0 and words.count("--storage other.journal") == 1, err
+    assert next_command.findall(out)[-1] == "sweep confirm small --storage other.journal --top 3 --seeds 5"
 
 
 def test_status_imports_neither_torch_nor_mlflow() -> None:

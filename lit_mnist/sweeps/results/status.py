@@ -54,13 +54,13 @@ def status(name: str, storage: str | None) -> None:
         if not any(row[2] for row in rows):  # outside SLURM
             header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
         print_table(header, rows)
-    attributes = open_study(opened, name).user_attrs
+    attributes, command = open_study(opened, name).user_attrs, f"lit-mnist sweep {name}{summary.storage_option}"
     if left <= 0:
         # A confirmation has all of its points. A grid may have, which is not known without reading its space.
         is_complete, more = is_confirmation(name) or attributes[STORED]["sampler"] == "grid", 2 * summary.budget
-        print("finished" if is_complete else f"finished; `lit-mnist sweep {name} --trials {more}` adds more")
+        print("finished" if is_complete else f"finished; `{command} --trials {more}` adds more")
     elif not workers:
-        print(f"no worker is running; `lit-mnist sweep {name}` runs what is left, {left} trials")
+        print(f"no worker is running; `{command}` runs what is left, {left} trials")
     elif (estimate := seconds_left(summary.trials, summary.budget, len(workers))) is not None:
         count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
         print(f"about {seconds(estimate)} left with {count}")

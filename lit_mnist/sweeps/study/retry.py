@@ -41,6 +41,8 @@ class RetryingStorage:
 
     def __init__(self, wrapped: BaseStorage, name: str, engine: Engine | None, file: Path | None) -> None:
         self.wrapped, self.name, self.engine, self.file = wrapped, name, engine, file
+        self.option = ""
+        """The option with which commands find it, such as ` --storage a.journal`; empty for the default."""
         self.outages = 0
         """How many calls have failed because the database was unreachable."""
         # In the past, so that the first outage is reported.

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shlex
 import time
 from contextlib import suppress
 from pathlib import Path
@@ -19,6 +20,7 @@ from sqlalchemy.pool import NullPool
 
 from lit_mnist.errors import UsageError, UserError, nearest
 from lit_mnist.redaction import redact
+from lit_mnist.sweeps.search.optuna_private import storage_of
 from lit_mnist.sweeps.study.locks import FIRST_PAUSE, JournalLock, try_advisory_lock
 from lit_mnist.sweeps.study.retry import RetryingStorage
 from lit_mnist.tracking.store import find_store, reason, with_time_limit
@@ -54,7 +56,8 @@ def open_storage(url: str | None) -> BaseStorage:
 
     """
     optuna.logging.set_verbosity(optuna.logging.WARNING)
-    url = url or default_storage()
+    default = default_storage()
+    url = url or default
     try:
         # A path is a journal file.
         if "://" not in url:
@@ -74,7 +77,18 @@ def open_storage(url: str | None) -> BaseStorage:
         raise UsageError(f"--storage {redact(url)}: {reason(error)}; {hint}") from None
     except (SQLAlchemyError, StorageInternalError, OSError, ValueError, KeyError) as error:
         raise UserError(f"cannot open the studies' storage {redact(url)}: {reason(error)}") from None
+    if url != default:
+        storage.option = f" --storage {shlex.quote(redact(url))}"
     return cast(BaseStorage, storage)
+
+
+def storage_option(study: optuna.Study) -> str:
+    """Return ` --storage URL`, for commands on a study that is not in the default storage; otherwise nothing.
+
+    Passwords are replaced by ***.
+    """
+    storage = storage_of(study)
+    return storage.option if isinstance(storage, RetryingStorage) else ""
 
 
 def open_study(storage: BaseStorage, name: str) -> optuna.Study:

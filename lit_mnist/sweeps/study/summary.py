@@ -12,7 +12,7 @@ from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, TrialState
 
 from lit_mnist.sweeps.search.optuna_private import constraints_of
-from lit_mnist.sweeps.study.storage import STORED
+from lit_mnist.sweeps.study.storage import STORED, storage_option
 from lit_mnist.tracking.queries.statistics import show_mean, summarise
 
 UNREPORTED = "validations"
@@ -32,6 +32,8 @@ class StudySummary:
     """A study at one moment."""
 
     name: str
+    storage_option: str
+    """The option that a command on the study needs, see `storage_option`."""
     objectives: tuple[str, ...]
     """The metrics that are optimised, in the order of a trial's values."""
     upwards: tuple[bool, ...]
@@ -126,6 +128,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
     stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
+        storage_option=storage_option(study),
         objectives=tuple(objective["metric"] for objective in stored["goals"]),
         upwards=tuple(direction == StudyDirection.MAXIMIZE for direction in study.directions),
         seeds=tuple(stored["seeds"]),
