@@ -183,7 +183,13 @@ def _check(options: argparse.Namespace, command: Sequence[str]) -> None:
     if command[0] == "sweep" and options.nodes > 1:
         raise UsageError("--nodes: a trial runs on one node; take --array, whose tasks share the study")
     # The tasks can share the study only through a database.
-    storage = flag_value(command, "--storage") or os.environ.get("LIT_MNIST_STORAGE", "")
+    given_storage = flag_value(command, "--storage") or ""
+    if redact_urls(given_storage) != given_storage:
+        raise UsageError(
+            f"--storage {redact_urls(given_storage)}: the job's script would show the password; set it in"
+            " LIT_MNIST_STORAGE, which SLURM hands on to the job"
+        )
+    storage = given_storage or os.environ.get("LIT_MNIST_STORAGE", "")
     if options.array and ("://" not in storage or storage.startswith("sqlite")):
         raise UsageError(
             "--array: tasks on several nodes need a study in a database: set LIT_MNIST_STORAGE to"
