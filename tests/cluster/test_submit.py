@@ -1,5 +1,6 @@
 """`lit-mnist submit` and `jobs` on a machine without SLURM: the script, the copy of the code, the errors."""
 
+import json
 import shutil
 import subprocess
 from pathlib import Path
@@ -7,10 +8,13 @@ from pathlib import Path
 import pytest
 from conftest import Cli
 
+from lit_mnist.cluster.job import Job, jobs_folder
 from lit_mnist.cluster.script import parse_time
 from lit_mnist.cluster.snapshot import PACKAGE, code_digest, take_snapshot
 from lit_mnist.cluster.submit import _study
 from lit_mnist.errors import UsageError
+from lit_mnist.tracking.store import find_store
+from lit_mnist.training.config_files import config_path
 
 
 @pytest.fixture(autouse=True)
@@ -77,6 +81,10 @@ def test_a_sweep_gets_as_many_workers_as_its_trials_leave_gpus_for(
         ("--array 4 -- fit --config zhang/cnn", "--array: several tasks can share a sweep only"),
         ("--array 4 -- sweep demo.yaml", "need a study in a database"),
         ("--array 4 -- sweep demo.yaml --storage sqlite:///here.db", "need a study in a database"),
+        (
+            "-- sweep demo.yaml --storage postgresql://me:secret@db/x",
+            "--storage postgresql://me:***@db/x: the job's",
+        ),
         ("--nodes 2 -- sweep demo.yaml", "--nodes: a trial runs on one node"),
         ("--time soon -- fit --config zhang/cnn", "--time soon"),
         ("--name a/b -- fit --config zhang/cnn", "--name a/b"),
@@ -92,7 +100,7 @@ def test_a_job_that_cannot_work_is_a_one_line_error(arguments: str, message: str
 
 
 def test_jobs_without_slurm_and_without_jobs(cli: Cli, project: Path) -> None:
-    assert cli("jobs")[0] == 0
+    assert cli("jobs") == (0, "no jobs; `lit-mnist submit -- fit --config zhang/cnn` submits one\n", "")
     code, _, err = cli("jobs", "nobody")
     assert code == 2 and "there is no job 'nobody'" in err
 
@@ -123,14 +131,28 @@ def test_the_copy_has_uncommitted_changes_and_stays_as_it_was_submitted(
     (package / "job.py").write_text("edited = True\n")
     (package / "untracked.py").write_text("added = True\n")
     (package / "training.log").write_text("ignored\n")
+    (package / "script.py").unlink()  # git still lists it
+    (package / "run.sh").touch()
+    (package / "run.sh").chmod(0o755)
     monkeypatch.setattr("lit_mnist.cluster.snapshot.PACKAGE", package)
 
+    before = code_digest(package.parent)
     snapshot = take_snapshot(tmp_path / "code")
     (package / "job.py").write_text("edited_later = True\n")
     copy = snapshot.folder / "lit_mnist"
     assert (copy / "job.py").read_text() == "edited = True\n"
     assert (copy / "untracked.py").exists() and not (copy / "training.log").exists()
-    assert snapshot.digest != code_digest(package.parent)  # the code of the checkout has changed since
+    assert not (copy / "script.py").exists() and (copy / "run.sh").stat().st_mode & 0o100
+    assert snapshot.digest == before != code_digest(package.parent)  # the code of the checkout has changed since
+
+
+def test_a_configuration_in_the_checkout_is_replaced_by_its_copy(cli: Cli, project: Path) -> None:
+    (project / "mine.yaml").write_text("model: CNN\n")
+    packaged = config_path("zhang/cnn")
+    words = ["fit", f"--config={packaged}", "--config", "mine.yaml"]
+    script = cli("submit", "--dry-run", "--name", "first", "--", *words)[1]
+    copy = project / "mlruns/jobs/first/code" / packaged.relative_to(PACKAGE.parent)
+    assert f"--config={copy} --config mine.yaml --key first" in script
 
 
 def test_without_git_the_copy_has_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,6 +168,11 @@ def test_fit_with_a_key_starts_a_run_once(cli: Cli, project: Path) -> None:
     assert "in experiment zhang/cnn" in cli(*command, "1")[1]
     assert "nothing left to do" in cli(*command, "1")[1]
     assert "goes on from step 2" in cli(*command, "2")[1]
+    folder = jobs_folder(find_store().home) / "mine"
+    folder.mkdir(parents=True)
+    Job("mine", ["fit"]).write(folder)
+    [row] = json.loads(cli("jobs", "mine", "--json")[1])
+    assert row["status"] == "FINISHED" and row["best"].startswith("val/acc ")
     for wrong in (["--key"], ["--key", "a'b"], ["--key", "mine", "--resume", "last"]):
         code, _, err = cli("fit", "--config", "zhang/cnn", *wrong)
         assert code == 2 and "--key" in err and err.count("\n") == 1

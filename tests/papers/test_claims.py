@@ -60,6 +60,16 @@ def test_the_verdict_depends_on_the_interval(rule: Rule, right: float, wrong: fl
     assert judge_one(rule, numbers_by_seed(wrong, [1000 * each for each in SPREAD])).verdict == "undecided"
 
 
+def test_an_undecided_claim_says_how_many_more_seeds_would_decide_it() -> None:
+    # Mean and standard deviation are 1, see `test_the_number_of_seeds_that_would_decide`.
+    measured = {seed: {"number": float(seed)} for seed in range(3)}
+    claim = Claim("", "number", at_least(0.0))
+    (alone,) = judge([claim], measured, fewest=3)
+    assert (alone.why, alone.seeds_needed) == ("about 4 more seeds would decide it", 7)
+    # Each of two claims needs p = 0.0125 on one side: t = 2.752 with 8 degrees of freedom, below sqrt(9).
+    assert [judged.seeds_needed for judged in judge([claim, claim], measured, fewest=3)] == [9, 9]
+
+
 def test_a_claim_that_is_not_tested_has_a_reason() -> None:
     rule = at_least(0.0)
     short = judge_one(rule, numbers_by_seed(1.0), cut="2 epochs instead of 10")

@@ -3,7 +3,9 @@
 import pytest
 
 from lit_mnist.errors import UsageError
+from lit_mnist.papers.report.drawing import bars, curves
 from lit_mnist.papers.report.experiment import PAPERS, Experiment, experiments, select
+from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.training.config_files import config_names
 from lit_mnist.training.configuration import LitCLI
 from lit_mnist.training.stages import Stage, stage_key
@@ -68,3 +70,14 @@ def test_a_name_selects_a_paper_or_an_experiment() -> None:
 
 def _is_shortened(stage: Stage) -> bool:
     return bool(stage.quick) or (stage.source is not None and _is_shortened(stage.source))
+
+
+def test_curves_have_only_the_steps_that_all_seeds_share() -> None:
+    figure = curves({"loss": [[(1, 4.0), (2, 2.0), (3, 1.0)], [(1, 2.0), (2, 1.0)]]}, "", "loss")
+    assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
+
+
+def test_bars_are_means_with_shares_in_percent() -> None:
+    (axes,) = bars({"a": summarise([0.9, 0.94, 0.95])}, "", "test accuracy, %", {"paper": 0.98}).axes
+    assert axes.patches[0].get_height() == pytest.approx(0.93)
+    assert axes.yaxis.get_major_formatter()(0.98) == "98"

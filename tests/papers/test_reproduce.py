@@ -31,9 +31,11 @@ from lit_mnist.papers.report.results import (
     seed_list,
 )
 from lit_mnist.papers.report.table import BEGIN, END, make_table, write_table
+from lit_mnist.papers.report.trained import TrainedStage
 from lit_mnist.signals import SignalWatch
 from lit_mnist.tracking.mlflow_private import DESCRIPTION
 from lit_mnist.tracking.queries.listing import runs
+from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import Preset
 
@@ -58,9 +60,11 @@ def _training_runs() -> set[str]:
 def test_an_experiment_is_trained_once_and_its_results_are_stored(
     project: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(reproduce, "REPORT_INTERVAL", 0.0)
     one = _run_experiment(seeds=(0,))
     before = _training_runs()
     out = capsys.readouterr().out
+    assert "  encoder: 50% trained, about " in out
     assert "quick: 4 steps instead of 6; numbers only" in out and "2 of 2 stages" in out and "left" in out
     assert "run " not in out  # the output of each fit is suppressed
     result = _run_experiment()
@@ -268,7 +272,7 @@ def test_a_pipe_in_a_claim_does_not_break_the_table(project: Path) -> None:
     piped = replace(TINY, claims=(replace(TINY.claims[0], text="a|b"),))
     result = _merge(project / "x.json", {seed: 1 + seed / 100 for seed in range(6)}, experiment=piped)
     assert (
-        r"| `zhang/tiny`<br>full, 6 seeds | a\|b | 10.00 % | 102.50 ± 1.96 % | holds (at least -1) |"
+        r"| `zhang/tiny`<br>full, 6 seeds | a\|b | 10.00 % | 102.50 ± 1.96 % | holds (at least -100 %) |"
         in make_table([result])
     )
     few = _merge(project / "y.json", {0: 1.0}, experiment=piped)
@@ -306,3 +310,22 @@ def test_the_time_left_is_estimated_from_earlier_stages(monkeypatch: pytest.Monk
     assert progress.seconds_left() == 8.0
     now[0] += 1.0
     assert progress.seconds_left(0.25) == 3.0 + 6.0  # at this pace stage a takes 4 seconds
+
+
+def test_a_measurement_is_made_once_and_is_known_after_a_signal(project: Path) -> None:
+    with open_run("measured", system_metrics=False) as run:
+        pass
+    watch, calls = SignalWatch(), list[object]()
+    stage = TrainedStage(run.id, run.client, find_store(), watch)
+
+    def measure(stage: TrainedStage, *arguments: object) -> float:
+        calls.append(arguments)
+        return 0.5
+
+    assert [stage.cached_metric("a", measure, 2) for _ in range(2)] == [0.5] * 2
+    assert [stage.cached_json("a", measure) for _ in range(2)] == [0.5] * 2
+    assert calls == [(2,), ()]
+    watch.received = signal.SIGTERM
+    assert stage.cached_metric("a", measure, 2) == 0.5
+    with pytest.raises(Interrupted):
+        stage.cached_metric("b", measure)

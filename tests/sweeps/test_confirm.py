@@ -9,10 +9,12 @@ import pytest
 from conftest import Cli
 from scipy.stats import ttest_1samp
 from small import run_small_study, trial_runs
+from studied import make_study
 
 from lit_mnist.sweeps.confirm import confirm
-from lit_mnist.sweeps.results.confirmation import compare, read_confirmation
+from lit_mnist.sweeps.results.confirmation import ConfirmedPoint, compare, read_confirmation, verdict
 from lit_mnist.sweeps.study.storage import confirmation_names, open_storage, open_study, study_names
+from lit_mnist.sweeps.study.summary import read_summary
 from lit_mnist.tracking.descriptions import escape
 from lit_mnist.tracking.mlflow_private import DESCRIPTION, VIEW_TAG
 from lit_mnist.tracking.queries.statistics import holm, p_value
@@ -76,12 +78,33 @@ def test_leaders_are_trained_with_new_seeds_and_no_seed_twice(cli: Cli, project:
 
     code, out, _ = cli("sweep", "best", "small")
     assert code == 0 and "confirmed with 3 seeds" in out
+    winner = read_confirmation(storage, "small")[0].number
+    assert Path("small_best.yaml").read_text().startswith(f"# Study small, trial {winner}, seed 0, run ")
     assert "confirm" not in cli("sweep", "list")[1]
     assert len(study.get_trials()) == 3
 
     assert cli("sweep", "small", "--trials", "4")[0] == 0
     tags = client.get_experiment(parent.info.experiment_id).tags
     assert len(study.get_trials()) == 4 and f"\n{result}\n- trial " in tags[DESCRIPTION]
+
+
+def test_the_verdict_names_ties_and_says_when_the_best_is_sure() -> None:
+    summary = read_summary(make_study(objectives=(("val/acc", "maximize"),)))
+    by_seed = {seed: 0.8 + 0.02 * seed for seed in range(5)}
+    worse = {seed: value - 0.01 - 0.0005 * seed for seed, value in by_seed.items()}
+    noisy = {seed: value + 0.012 * (-1) ** seed - 0.005 for seed, value in by_seed.items()}
+
+    def lines(values: dict[int, dict[int, float]]) -> list[str]:
+        found = [ConfirmedPoint(n, {"model.lr": 0.1}, values[n], *rest) for n, *rest in compare(values, True)]
+        return verdict(summary, found)
+
+    sure = lines({7: worse, 8: by_seed})
+    assert sure[-1] == "trial 8 is surely the best of these (95 %, paired by seed, Holm)"
+    assert "worse by 1.100 ± 0.098 points (p " in sure[-2]
+    tied = "trial 8 has the best mean; trial 9 cannot be told apart from it"
+    assert lines({7: worse, 8: by_seed, 9: noisy})[-1] == tied
+    few = lines({1: {5: 0.90, 6: 0.91, 7: 0.92}, 2: {5: 0.99}})
+    assert few[-1] == "trial 1 has the best mean; trial 2 cannot be told apart from it"
 
 
 def test_a_half_created_confirmation_is_completed_by_the_next_command(

@@ -17,8 +17,10 @@ from PIL import Image
 from small import write_spec
 from studied import QUIET, add_trial, complete_trials, made_up_study, make_study, real_study
 
-from lit_mnist.errors import UserError
-from lit_mnist.sweeps.results import export
+from lit_mnist.cluster.job import Job, jobs_folder
+from lit_mnist.sweeps.results.description import StudyPlace, closing_lines, describe_study
+from lit_mnist.sweeps.results.figures import draw_figures
+from lit_mnist.sweeps.results.html import page
 from lit_mnist.sweeps.results.parent_run import log_summary
 from lit_mnist.sweeps.results.progress import ProgressDisplay
 from lit_mnist.sweeps.search.optuna_private import set_constraint
@@ -203,11 +205,50 @@ def test_best_is_the_pareto_front_and_respects_constraints() -> None:
     assert [trial.number for trial in read_summary(one).best()] == [2]
 
 
-def test_a_study_without_a_complete_trial_has_no_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    study = make_study("empty")
-    monkeypatch.setattr(export, "load_summary", lambda storage, name: read_summary(study))
-    with pytest.raises(UserError, match=r"no complete trial that keeps to its constraints \(none yet\)"):
-        export.best("empty", None, None)
+def test_a_study_without_a_complete_trial_has_no_best(cli: Cli, project: Path) -> None:
+    make_study("empty", storage=open_storage("empty.journal"))
+    code, _, err = cli("sweep", "best", "empty", "--storage", "empty.journal")
+    assert code == 1 and "study empty has no complete trial that keeps to its constraints (none yet)" in err
+
+
+def test_several_objectives_are_shown_as_a_pareto_front(cli: Cli, project: Path) -> None:
+    goals = (("val/acc", "maximize"), ("parameters", "minimize"))
+    study = make_study("front", goals, storage=open_storage("front.journal"))
+    for values in ((0.9, 100.0), (0.8, 50.0), (0.7, 60.0)):
+        add_trial(study, TrialState.COMPLETE, mean=values)
+    lines = cli("sweep", "status", "front", "--storage", "front.journal")[1].splitlines()
+    assert [line.split(",")[0] for line in lines[1:3]] == [f"on the Pareto front: trial {n}" for n in (0, 1)]
+    assert "2 trials on the Pareto front" in cli("sweep", "list", "--storage", "front.journal")[1]
+    summary = read_summary(study)
+    assert closing_lines(summary, "")[1:] == [
+        "      of 2 on the Pareto front, the one with the best val/acc",
+        "next: lit-mnist sweep best front --storage front.journal",
+    ]
+    said = describe_study(summary, StudyPlace("7", "c" * 32, "lit-mnist sweep a.yaml"))
+    assert said.startswith("Best val/acc: trial 0") and "2 trials are on the Pareto front" in said
+
+
+def test_the_page_has_commands_but_neither_a_password_nor_figures_that_do_not_fit(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("lit_mnist.sweeps.results.html.MAX_FIGURES", 1)
+    study = made_up_study(9)
+    study.set_user_attr("spec", SPEC)
+    text = page(study, draw_figures(read_summary(study)), "https://me:secret@server:5000/mlflow/", "7")
+    assert "<svg" not in text and "Too large for this page: history.png" in text
+    assert "lit-mnist fit --config zhang/cnn --model.lr 0.05 --model.momentum 0.99" in text
+    assert '"https://server:5000/mlflow"' in text and "secret" not in text
+
+
+def test_jobs_show_the_progress_of_their_study(cli: Cli, study: optuna.Study, project: Path) -> None:
+    folder, best = jobs_folder(find_store().home) / "swept", read_summary(study).best()[0]
+    folder.mkdir(parents=True)
+    known = ("lrs", "4 of 8 trials", f"best/val/acc {best.values[0]:.4g}")
+    for flags, shown in (([], known), (["--storage", "gone.journal"], ("lrs", "", ""))):
+        Job("swept", ["sweep", "lrs", *flags], study="lrs").write(folder)
+        [row] = json.loads(cli("jobs", "swept", "--json")[1])
+        assert (row["state"], row["run"], row["status"], row["best"]) == ("ended", *shown)
+    assert not (project / "gone.journal").exists()
 
 
 LR_SPACE = {"model.lr": optuna.distributions.FloatDistribution(0.1, 1.0)}

@@ -4,6 +4,7 @@ import io
 
 import matplotlib
 import matplotlib.pyplot
+import numpy as np
 import optuna
 import pytest
 from matplotlib.text import Text
@@ -15,6 +16,7 @@ from lit_mnist.sweeps.results.figures import draw_figures, history, learning_cur
 from lit_mnist.sweeps.results.heat_map import heat_map, heat_map_parameters
 from lit_mnist.sweeps.results.importances import estimate_importances
 from lit_mnist.sweeps.results.plotting import address, colour_map, scale_of
+from lit_mnist.sweeps.search.optuna_private import set_constraint
 from lit_mnist.sweeps.study.summary import read_summary
 
 TWO = (("val/loss", "minimize"), ("parameters", "minimize"))
@@ -169,6 +171,8 @@ def test_seeds_give_error_bars() -> None:
     figure = history(read_summary(grid_of_choices()))
     bars = figure.axes[0].containers
     assert len(bars) == 6 and all(bar.has_yerr for bar in bars)
+    (_, _, (drawn,)) = bars[0]
+    assert drawn.get_segments()[0][:, 1].tolist() == pytest.approx([0.015 - 0.06353, 0.015 + 0.06353], abs=1e-4)
     assert not history(read_summary(grid_of_choices(seeds=(0,)))).axes[0].containers
 
 
@@ -217,3 +221,61 @@ def test_drawing_leaves_the_global_state_of_matplotlib_alone() -> None:
     draw_figures(summary)
     assert dict(matplotlib.rcParams) == before
     assert matplotlib.pyplot.get_fignums() == []
+
+
+def test_a_conditional_parameter_has_a_gap_in_its_line_and_only_its_trials_in_its_panel() -> None:
+    study = make_study()
+    space = {"optimizer": CategoricalDistribution(["sgd", "adam"]), "lr": FloatDistribution(0, 1)}
+    for number in range(9):
+        params, own = {"optimizer": "adam", "lr": number / 9}, dict(space)
+        if number % 2 == 0:
+            params |= {"optimizer": "sgd", "momentum": number / 9}
+            own["momentum"] = FloatDistribution(0, 1)
+        add(study, [number / 10], params, own)
+    figures = draw_figures(read_summary(study))
+    drawn = [line.get_ydata() for line in figures["parallel_coordinates"].axes[0].lines]
+    assert sum(bool(np.isnan(np.asarray(y, float)).any()) for y in drawn if len(y) == 3) == 4
+    (panel,) = (axes for axes in figures["slices"].axes if axes.get_xlabel() == "momentum")
+    (marks,) = (found for found in panel.collections if found.get_label() == "complete")
+    assert len(marks.get_offsets()) == 5
+
+
+def test_a_trial_that_breaks_a_constraint_is_marked_and_never_the_best() -> None:
+    study = make_study(objectives=TWO[:1])
+    for value, excess in ((0.5, -1.0), (0.1, 1.0), (0.4, 0.0)):
+        trial = study.ask()
+        set_constraint(trial, "parameters", excess)
+        study.tell(trial, value)
+    figure = history(read_summary(study))
+    places = marked_points(figure)
+    assert (places["breaks a constraint"], places["best"]) == ([(1, 0.1)], [(2, 0.4)])
+    assert figure.axes[0].lines[0].get_ydata().tolist() == [0.5, 0.4, 0.4]
+
+
+def test_cells_without_a_complete_trial_say_so() -> None:
+    study = make_study("grid")
+    points = [{"model.lr": lr, "model.momentum": m} for lr in (0.01, 0.1) for m in (0, 0.9)]
+    add(study, [0.5], points[0], NUMERIC)
+    add(study, None, points[1], NUMERIC, reported=[0.4])
+    study.add_trial(create_trial(state=TrialState.FAIL, params=points[2], distributions=NUMERIC))
+    add(study, [0.7], points[3], NUMERIC)
+    shown = texts(heat_map(read_summary(study), "model.lr", "model.momentum"))
+    assert {"50.00 %", "40.00 %\npruned", "failed", "70.00 %"} <= set(shown)
+
+
+@pytest.mark.parametrize(
+    ("metric", "values", "scale"),
+    [
+        ("val/acc", (0.1, 0.97), "logit"),
+        ("val/acc", (0.95, 0.97), "linear"),
+        ("val/loss", (0.01, 0.5), "log"),
+        ("val/loss", (0.1, 0.5), "linear"),
+    ],
+)
+def test_the_axis_of_an_objective_depends_on_its_values(
+    metric: str, values: tuple[float, ...], scale: str
+) -> None:
+    study = make_study(objectives=((metric, "maximize"),))
+    for value in values:
+        add(study, [value])
+    assert history(read_summary(study)).axes[0].get_yscale() == scale

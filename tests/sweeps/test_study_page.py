@@ -11,6 +11,7 @@ from pathlib import Path
 import optuna
 import pytest
 from optuna.trial import TrialState
+from servers import wait_for
 from small import run_small_study, trial_runs
 from studied import add_trial, make_study
 
@@ -56,13 +57,14 @@ def test_the_page_of_a_real_study_says_which_point_is_best(project: Path) -> Non
         flags={"trainer.max_epochs": 2, "data.train_per_class": 40},
     )
     spec = stored_spec(study)
+    client, own_run = connect(find_store()), study.user_attrs["run_id"]
     with StudyPage(study, spec) as page:
         page.update(read_summary(study))
+        wait_for(lambda: "sweep.result" in client.get_run(own_run).data.tags, "the update by the page's thread")
     page.finish(read_summary(study))
-    client = connect(find_store())
     experiment = client.get_experiment_by_name("sweeps/small")
     best, runs = study.best_trial, trial_runs(study)
-    tags = client.get_run(study.user_attrs["run_id"]).data.tags
+    tags = client.get_run(own_run).data.tags
     description = tags[DESCRIPTION]
     assert experiment.tags[DESCRIPTION] == description
     answer = description.splitlines()[0]
@@ -202,3 +204,15 @@ def test_runs_are_renamed_when_importances_are_known(project: Path) -> None:
     StudyPage(study, stored_spec(study)).finish(read_summary(study))
     name = client.get_run(study.get_trials()[3].user_attrs["runs"][0]).info.run_name
     assert name == "03 mom=0.2 lr=0.07"
+
+
+def test_a_store_that_refuses_the_page_is_noted_once(project: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    study = make_study(objectives=(("val/acc", "maximize"),), trials=15)
+    number = connect(find_store()).create_experiment("sweeps/lrs")
+    for name, value in {"spec": SPEC, "experiment_id": number, "run_id": "0" * 32}.items():  # there is no such run
+        study.set_user_attr(name, value)
+    add_trial(study, TrialState.COMPLETE, mean=(0.9,))
+    with StudyPage(study, stored_spec(study)) as page:
+        page.update(read_summary(study))
+    page.finish(read_summary(study))
+    assert capsys.readouterr().err.count("the study's page is not up to date: ") == 1

@@ -88,6 +88,13 @@ def test_seeds_are_grouped_and_differences_are_paired(cli: Cli, ids: dict[str, l
     assert _lines(differences)["val/acc"] == ["-0.010 ± 0.012"]
 
 
+def test_repetitions_with_the_same_seed_are_different_groups(cli: Cli, ids: dict[str, list[str]]) -> None:
+    made = [_log_run({"lr": 0.75}, 0, {"val/acc": value}) for value in (0.9, 0.8)]
+    out = cli("compare", *made)[1]
+    assert out.splitlines()[0].split() == [run_id[:8] for run_id in made]
+    assert _lines(out)["val/acc"] == ["0.9000*", "0.8000"]
+
+
 def test_runs_of_one_configuration_are_shown_with_their_mean(cli: Cli, ids: dict[str, list[str]]) -> None:
     out = cli("compare", *ids["fast"])[1]
     assert out.splitlines()[0].split() == [*(run_id[:8] for run_id in ids["fast"]), "mean"]

@@ -12,10 +12,10 @@ from lit_mnist.tracking.run import open_run
 RUNS = [
     # name, experiment, monitor, value; oldest first
     ("first", "cnn", "val/acc", 0.91),
+    ("broken", "cnn", None, None),
     ("second", "cnn", "val/acc", 0.97),
     ("third", "autoencoder", "val/loss", 0.02),
     ("fourth", "autoencoder", "val/loss", 0.01),
-    ("broken", "cnn", None, None),
 ]
 
 
@@ -51,8 +51,8 @@ def test_table_lists_runs_newest_first(cli: Cli) -> None:
     assert head.split() == ["id", "name", "experiment", "status", "best", "duration"]
     assert [line.split()[1] for line in lines] == [name for name, *_ in reversed(RUNS)]
     assert len(lines[0].split()[0]) == 8  # the beginning of an id names a run everywhere
-    assert lines[0].split()[2:4] == ["cnn", "FAILED"]
-    assert lines[1].split()[2:6] == ["autoencoder", "FINISHED", "val/loss", "0.0100"]
+    assert lines[3].split()[2:4] == ["cnn", "FAILED"]
+    assert lines[0].split()[2:6] == ["autoencoder", "FINISHED", "val/loss", "0.0100"]
     assert all(line.endswith(" s") for line in map(str.rstrip, lines))
 
 
@@ -66,11 +66,11 @@ def test_json_contains_all_metrics(cli: Cli) -> None:
 @pytest.mark.parametrize(
     ("flags", "names"),
     [
-        (("--experiment", "cnn"), ["broken", "second", "first"]),
+        (("--experiment", "cnn"), ["second", "broken", "first"]),
         (("--sort", "metric"), ["second", "first", "fourth", "third", "broken"]),
         (("--sort", "name"), ["broken", "first", "fourth", "second", "third"]),
         (("--experiment", "cnn", "--sort", "status"), ["broken", "second", "first"]),
-        (("--limit", "2"), ["broken", "fourth"]),
+        (("--limit", "2"), ["fourth", "third"]),
         (("--sort", "metric", "--limit", "1"), ["second"]),
     ],
 )

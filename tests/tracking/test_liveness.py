@@ -65,7 +65,7 @@ def test_an_unfinished_run_of_another_machine_is_found_once_its_heartbeat_is_old
         _move_elsewhere(newest, HEARTBEAT_TIMEOUT + 1)
         assert find_unfinished(offline) == newest
         for age, message in (
-            (5, "may be alive on elsewhere: its last heartbeat was [56] s ago"),
+            (5, r"may be alive on elsewhere: its last heartbeat was \d+ s ago"),
             (None, "no heartbeat"),
         ):
             _move_elsewhere(newest, age)

@@ -93,4 +93,7 @@ def test_last_names_the_newest_local_folder(cli: Cli) -> None:
     with open_run("lookup", system_metrics=False, offline=True) as run:
         pass
     assert older.folder != run.folder == local_folder("last")
+    code, _, err = cli("test", "--run", run.id[:12])
+    error = err.splitlines()[-1]  # after the lines of the runs that have ended
+    assert code == 2 and error.startswith(f"lit-mnist: error: run {run.id} is offline: `lit-mnist sync` sends it")
     assert f"(offline it was {run.id})" in cli("sync", "last")[1]

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from interrupting import CNN, same_tensors, train
+from interrupting import CNN, assert_same, same_tensors, train
 
 from lit_mnist.errors import UserError
-from lit_mnist.training.checkpoints.files import BEST, LAST, PREVIOUS, AtomicCheckpointIO
+from lit_mnist.training.checkpoints.files import BEST, LAST, NEXT, PREVIOUS, AtomicCheckpointIO
 from lit_mnist.training.checkpoints.resume_point import choose_checkpoint
 from lit_mnist.training.configuration import LitCLI
 
@@ -94,3 +94,15 @@ def test_an_error_in_the_saved_state_is_not_reported_as_a_disk_error(tmp_path: P
     with pytest.raises(RuntimeError, match="this state cannot be saved"):
         AtomicCheckpointIO().save_checkpoint({"state": Broken()}, tmp_path / "last.ckpt")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("renamed", [False, True])
+def test_a_training_killed_between_the_renames_of_a_save_goes_on_from_the_new_checkpoint(
+    renamed: bool, tmp_path: Path
+) -> None:
+    whole, folder = train(tmp_path / "whole", CNN), tmp_path / "parts"
+    part = train(folder, CNN, (12, "batch end"), checkpoint_every=5)
+    (folder / LAST).rename(folder / NEXT)
+    if not renamed:
+        (folder / PREVIOUS).rename(folder / LAST)
+    assert_same(whole, [part, train(folder, CNN)])

@@ -171,11 +171,16 @@ def test_a_schedule_added_on_resume_has_the_value_of_its_step(tmp_path: Path) ->
     assert rest.points["lr", 15] == whole.points["lr", 15]
 
 
-def test_another_optimiser_starts_without_a_history(tmp_path: Path) -> None:
-    train(tmp_path, CNN, (10, "batch end"))
+@pytest.mark.parametrize(
+    ("first", "then"), [([], ADAM), (ADAM, RMSPROP), (RMSPROP, [*RMSPROP, "--model.momentum", "0"])]
+)
+def test_another_optimiser_starts_without_a_history(first: list[str], then: list[str], tmp_path: Path) -> None:
+    train(tmp_path, [*CNN, *first], (10, "batch end"))
     with pytest.warns(UserWarning, match="another optimiser than the checkpoint's"):
-        rest = train(tmp_path, [*CNN, *ADAM])
+        rest = train(tmp_path, [*CNN, *then])
     assert rest.ended and rest.trainer.global_step == 28
+    steps = {float(state["step"]) for state in rest.trainer.optimizers[0].state_dict()["state"].values()}
+    assert steps == {18.0}  # of 28, without the 10 of the other optimiser
 
 
 def test_another_batch_size_goes_on_after_the_same_number_of_images(tmp_path: Path) -> None:

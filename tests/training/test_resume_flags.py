@@ -36,6 +36,13 @@ def _killed_run(tags: dict[str, str]) -> str:
     return run.id
 
 
+def test_last_is_never_a_run_that_fit_did_not_make(cli: Cli) -> None:
+    older = _killed_run({})
+    with pytest.raises(Interrupted), open_run("by hand", system_metrics=False):
+        raise Interrupted(15)
+    assert find_unfinished() == older
+
+
 def test_last_is_never_the_run_of_a_sweeps_trial(cli: Cli) -> None:
     trial = {STUDY: "s", TRIAL: "3"}
     _killed_run(trial)
