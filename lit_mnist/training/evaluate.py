@@ -14,6 +14,7 @@ from lit_mnist.data.image_files import read_image
 from lit_mnist.errors import UserError
 from lit_mnist.models import Classifier
 from lit_mnist.signals import SignalWatch
+from lit_mnist.terminal import note
 from lit_mnist.tracking.folder import CONFIG, upgrade_config
 from lit_mnist.tracking.queries.lookup import fetched
 from lit_mnist.tracking.run import Run, find_run, open_run
@@ -38,7 +39,7 @@ def evaluate(
     """Measure a run's checkpoint and print the metrics; test metrics are also logged to the run.
 
     Figures of the predictions are logged as well: for test images always, for validation images only if the
-    checkpoint is the best one.
+    checkpoint is the best one. With other data or another model than the run's, everything is only printed.
 
     Args:
         verb: `validate` or `test`.
@@ -65,13 +66,18 @@ def evaluate(
         took = time.perf_counter() - start
         metrics = {name: value for name, value in measured.items() if "/" in name}
         drawn = []
-        if verb == "test" and trainer.is_global_zero:
+        # In the run, results with other data or another model would look like its own. A root has the same data.
+        changes = [flag.partition("=")[0] for flag in overrides if flag.startswith(("--data", "--model"))]
+        changes = [flag for flag in changes if flag != "--data.root"]
+        if changes and trainer.is_global_zero:
+            note(f"with {changes[0]} this is not the run's own result, and it is not logged to the run")
+        if verb == "test" and trainer.is_global_zero and not changes:
             # A repeated test gives the same values, which are logged once.
             known = run.data().data.metrics
             run.log_metrics({name: value for name, value in metrics.items() if known.get(name) != value}, step)
             drawn = test_figures(run, cli.model, cli.datamodule)
-        if verb == "validate" and trainer.is_global_zero and checkpoint == "best" and not overrides:
-            drawn = val_figures(run, cli.model, cli.datamodule)  # with overrides they would not show this run
+        if verb == "validate" and trainer.is_global_zero and checkpoint == "best" and not changes:
+            drawn = val_figures(run, cli.model, cli.datamodule)
         result = Result(run.id, metrics, took, drawn)
     if trainer.is_global_zero:
         show(result, verb)

@@ -90,6 +90,18 @@ def test_test_logs_its_metrics_to_the_same_run(cnn: str, cli: Cli) -> None:
     )
 
 
+def test_a_test_on_other_data_is_printed_and_not_logged(cnn: str, cli: Cli) -> None:
+    cli("test", "--run", cnn)
+    with open_run("", run_id=cnn) as run:
+        before = run.data().to_dictionary(), run.history("test/acc")
+        code, out, err = cli("test", "--run", cnn, "--data.corruption", "gaussian", "--data.noise", "0.9")
+        assert code == 0 and f"{before[1][-1][1]:.4f}" not in out and "figures/" not in out
+        assert err == (
+            "lit-mnist: with --data.corruption this is not the run's own result, and it is not logged to the run\n"
+        )
+        assert (run.data().to_dictionary(), run.history("test/acc")) == before
+
+
 @pytest.mark.parametrize("kind", ["cnn", "autoencoder"])
 def test_validate_prints_the_best_value_of_the_fit_and_logs_nothing(
     kind: str, cli: Cli, request: pytest.FixtureRequest
