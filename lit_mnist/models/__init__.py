@@ -46,8 +46,16 @@ from lit_mnist.models.stacked_autoencoder import StackedAutoencoder
 from lit_mnist.models.stacked_classifier import StackedClassifier
 from lit_mnist.models.two_phase_classifier import TwoPhaseClassifier
 
-for _module in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
-    importlib.import_module(_module.name)
+for _found in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
+    _module = importlib.import_module(_found.name)
+    # So that `lit_mnist.models.NAME` works for the class of a new file as well.
+    globals().update(
+        {
+            name: cls
+            for name, cls in vars(_module).items()
+            if isinstance(cls, type) and issubclass(cls, LitModel) and cls.__module__ == _module.__name__
+        }
+    )
 
 __all__ = [
     "CNN",

@@ -91,6 +91,11 @@ def explain(message: str) -> str:
     if found := re.search(pattern, text):
         names = class_names(GROUPS[found[1]])
         return f"--{found[1]} {found[2]}: there is no such class{nearest(found[2], names, listed=True)}"
+    # A class path in a file gives another message than one in a flag.
+    if found := re.search(r"Parser key \"(model|data)\".*Given value: .*?'class_path': '([^']+)'", text):
+        names = class_names(GROUPS[found[1]])
+        if (name := found[2].rpartition(".")[2]) not in names:
+            return f"--{found[1]} {found[2]}: there is no such class{nearest(name, names, listed=True)}"
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
         group, option = found.groups()
         hint = nearest(option, parameters(GROUPS[group])) if group in GROUPS else ""

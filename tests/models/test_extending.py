@@ -1,11 +1,13 @@
 """The examples of docs/extending.md work as they are written."""
 
+import os
 import re
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
-import pytest
-from conftest import Cli
-
+import lit_mnist
 from lit_mnist.data import ImageDataModule
 from lit_mnist.data.datasets import DatasetSpec
 from lit_mnist.tracking.run import open_run
@@ -15,24 +17,29 @@ PYTHON = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
 (YAML,) = re.findall(r"```yaml\n(.*?)```", PAGE, re.DOTALL)
 
 
-def test_a_new_architecture_is_one_file_and_one_yaml(
-    project: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_new_architecture_is_one_file_and_one_yaml(project: Path) -> None:
     (source,) = (text for text in PYTHON if "class WideNet" in text)
-    (project / "wide_net.py").write_text(source)
-    (project / "wide_net.yaml").write_text(YAML.replace("lit_mnist.models.WideNet", "wide_net.WideNet"))
-    monkeypatch.syspath_prepend(project)
+    package = project / "lit_mnist"
+    shutil.copytree(Path(lit_mnist.__file__).parent, package, ignore=shutil.ignore_patterns("__pycache__"))
+    (package / "models" / "wide_net.py").write_text(source)
+    (package / "configs" / "mine").mkdir()
+    (package / "configs" / "mine" / "wide_net.yaml").write_text(YAML)
+    environment = {**os.environ, "PYTHONPATH": str(project)}
+
+    def run(*arguments: str) -> str:
+        command = [sys.executable, "-m", "lit_mnist.cli", *arguments]
+        done = subprocess.run(command, capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     small = ("--data", "MiniMNISTDataModule", "--data.train_per_class", "20", "--trainer.max_steps", "4")
-    code, out, err = cli("fit", "--config", "wide_net.yaml", *small, "--model.channels", "16")
-    assert code == 0, err
-    with open_run("", run_id=out.split()[1]) as run:
-        params = run.data().data.params
+    out = run("fit", "--config", "mine/wide_net", *small, "--model.channels", "16")
+    with open_run("", run_id=out.split()[1]) as found:
+        params = found.data().data.params
     assert (params["model"], params["channels"], params["num_classes"], params["lr"]) == (
         "WideNet", "16", "10", "0.003",
     )  # fmt: skip
-    with pytest.raises(SystemExit):
-        cli("fit", "--model.help", "wide_net.WideNet")
-    assert "Output channels of the convolution." in " ".join(capsys.readouterr().out.split())
+    assert "Output channels of the convolution." in " ".join(run("fit", "--model.help", "WideNet").split())
 
 
 def test_models_and_data_modules_work_without_the_command_line() -> None:
