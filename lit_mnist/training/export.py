@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
+import lit_mnist
 from lit_mnist.errors import DataError, UsageError, UserError, one_line
 from lit_mnist.models import Classifier, LitModel
 from lit_mnist.terminal import note
@@ -101,8 +102,18 @@ def export(
     # First all checks that need no loading.
     if register is not None and file_format != "mlflow":
         raise UsageError(f"--register needs --format mlflow: a {file_format} file is no MLflow model")
+    if register is not None and (not register.strip() or set("/:") & set(register)):
+        raise UsageError(f"--register {register!r}: the name of a model has no / and no :, and is not empty")
+    wanted = "a new folder" if file_format == "mlflow" else "a file"
     if output is not None and (output.is_dir() or (file_format == "mlflow" and output.exists())):
-        raise UsageError(f"--output {output} exists")
+        raise UsageError(f"--output {output} exists: name {wanted}")
+    if output is not None:
+        try:
+            # torch reports a file that cannot be written as a RuntimeError.
+            output.parent.mkdir(parents=True, exist_ok=True)
+            tempfile.TemporaryFile(dir=output.parent).close()
+        except OSError as error:
+            raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
     _check_packages(file_format)
     store = find_store()
     client = connect(store)
@@ -114,7 +125,6 @@ def export(
             _log_to_mlflow(exported, run, output, register, is_best)
             return
         path = output or Path(f"{type(cli.model).__name__.lower()}-{run.id[:8]}.{file_format}")
-        path.parent.mkdir(parents=True, exist_ok=True)
         # Written under a temporary name and renamed after the check, so that `path` is always complete and
         # correct.
         temporary = path.with_name(f".{path.stem}.partial.{file_format}")
@@ -185,7 +195,7 @@ def describe(run: Run, cli: LitCLI, step: int) -> dict[str, Any]:
         "output": {**output, "dtype": "float32"},
         "metrics": _metrics(run, step),
         "dataset": {"name": tags.get("dataset.name"), "digest": tags.get("dataset.digest")},
-        "versions": {name: versions[name] for name in ("lit-mnist", "torch") if name in versions},
+        "versions": {"lit-mnist": lit_mnist.__version__, "torch": versions["torch"]},
     }
 
 
@@ -312,7 +322,7 @@ def _trial_run(client: "MlflowClient", run_id: str) -> tuple[str, bool]:
     """Return the run to export, and True if it belongs to the best trial of its study.
 
     Raises:
-        UserError: `run_id` is the run of a study without a complete trial.
+        UserError: `run_id` is the run of a study without a complete trial, or its best trial's run is deleted.
 
     """
     study_run = client.get_run(run_id).data.tags.get(STUDY_RUN)
@@ -329,6 +339,11 @@ def _trial_run(client: "MlflowClient", run_id: str) -> tuple[str, bool]:
         return run_id, run_id in runs
     if not runs:
         raise UserError(f"run {run_id} is that of a study without a complete trial: there is nothing to export")
+    if client.get_run(runs[0]).info.lifecycle_stage == "deleted":
+        raise UserError(
+            f"run {runs[0]} of the study's best trial is deleted: restore it (`mlflow runs restore --run-id"
+            f" {runs[0]}`), or export the run of another trial"
+        )
     return str(runs[0]), True
 
 

@@ -169,13 +169,18 @@ def test_the_best_trial_of_a_study_is_served_as_champion(study_run: str, cli: Cl
     ("arguments", "message"),
     [
         (["--register", "digits"], "--register needs --format mlflow"),
-        (["--output", "."], "--output . exists"),
+        (["--output", "."], "--output . exists: name a file"),
+        (["--output", "/proc/x.pt2"], "--output /proc/x.pt2 cannot be written"),
+        (["--output", "file/x.pt2"], "--output file/x.pt2 cannot be written"),
+        (["--format", "mlflow", "--register", "a/b"], "--register 'a/b': the name of a model has no /"),
+        (["--format", "mlflow", "--register", ""], "--register '': the name of a model"),
         (["--checkpoint", "nowhere.ckpt"], "there is no checkpoint nowhere.ckpt"),
     ],
 )
 def test_an_export_that_is_not_possible_is_a_one_line_error(
     arguments: list[str], message: str, cnn: str, cli: Cli
 ) -> None:
+    Path("file").touch()
     code, out, err = cli("export", cnn, *arguments)
     assert code and out == "" and message in err and err.count("\n") == 1
 
