@@ -82,7 +82,8 @@ def verify(datasets: Iterable[str], root: str | None) -> None:
                 wrong.append(f"{spec.name}/{name}")
     # After the whole list, so that one run shows everything that is wrong.
     if wrong:
-        raise UserError(f"{len(wrong)} files are wrong or missing: {', '.join(wrong)}")
+        names = ", ".join(wrong)
+        raise UserError(f"files that are wrong, missing or have no known checksum ({len(wrong)}): {names}")
     if not found:
         raise UserError(f"nothing to verify: {' and '.join(datasets)} not found")
 

@@ -32,15 +32,15 @@ def reproduce(arguments: list[str]) -> None:
     # A flag without effect is an error.
     known = parser.parse_args(arguments)
     running = known.names or known.all
-    if known.table and (running or known.seeds or known.preset or known.replace):
+    if known.table and (running or known.seeds is not None or known.preset or known.replace):
         raise UsageError("--table writes what is kept: it takes no other arguments than --results")
     if known.all and known.names:
         raise UsageError("--all is every experiment: leave the names out")
-    if not running and (known.seeds or known.preset or known.replace):
+    if not running and (known.seeds is not None or known.preset or known.replace):
         raise UsageError(
             "--seeds, --preset and --replace have no effect without an experiment: name one, or take --all"
         )
-    seeds = parse_seeds(known.seeds or "3")
+    seeds = parse_seeds("3" if known.seeds is None else known.seeds)
     # Imported late, since torch, Lightning and MLflow take seconds, and `--help` and argument errors should be
     # fast.
     from lit_mnist.papers.report.experiment import experiments
@@ -73,7 +73,7 @@ def parse_seeds(text: str) -> list[int]:
             if not all(ranges):
                 raise UsageError(f"--seeds {text}: a range begins with its smaller number")
     except ValueError:
-        raise UsageError(f"--seeds {text} must be a count (10) or ranges (5-9,12)") from None
+        raise UsageError(f"--seeds {text!r} must be a count (10) or ranges (5-9,12)") from None
     # Checked before the ranges become a list; `len` overflows above 2**63.
     if sum(seeds.stop - seeds.start for seeds in ranges) > MOST_SEEDS:
         raise UsageError(f"--seeds {text} names more than {MOST_SEEDS:,} seeds")

@@ -79,8 +79,8 @@ def confirm(name: str, top: int, seeds: int, workers: int, url: str | None) -> N
     for line in verdict(summary, read_confirmation(storage, name)):
         say(line)
     if "experiment_id" in study.user_attrs:  # a study of version 0.1 has no page until it is continued
-        StudyPage(study, spec, f"lit-mnist sweep {name}{summary.storage_option}").finish(summary)
-    say(f"next: lit-mnist sweep best {name}{summary.storage_option}")
+        StudyPage(study, spec, f"lit-mnist sweep {summary.arguments}").finish(summary)
+    say(f"next: lit-mnist sweep best {summary.arguments}")
 
 
 def _confirmations(

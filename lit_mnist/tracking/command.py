@@ -1,5 +1,6 @@
 """The commands `runs`, `compare`, `sync` and `ui`: arguments and help. Heavy imports are inside functions."""
 
+import sys
 from pathlib import Path
 
 from lit_mnist.errors import UsageError
@@ -20,6 +21,7 @@ def runs(arguments: list[str]) -> None:
     known = parser.parse_args(arguments)
     if known.limit < 1:
         raise UsageError(f"--limit {known.limit} must be at least 1")
+    known.limit = min(known.limit, sys.maxsize)
     if known.reap:
         from lit_mnist.tracking.queries.reap import reap
 

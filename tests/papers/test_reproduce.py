@@ -256,8 +256,8 @@ def test_results_of_other_settings_are_not_merged(project: Path, capsys: pytest.
 def test_seeds_are_a_count_or_ranges() -> None:
     for text, seeds in (("3", [0, 1, 2]), ("5-7", [5, 6, 7]), ("0-2,5-7", [0, 1, 2, 5, 6, 7]), ("4-4", [4])):
         assert parse_seeds(text) == seeds and seed_list(seeds) == text
-    for wrong in ("0", "x", "3-", "-1"):
-        with pytest.raises(UsageError, match=f"--seeds {wrong} must"):
+    for wrong in ("0", "x", "3-", "-1", ""):
+        with pytest.raises(UsageError, match=f"--seeds '?{wrong}'? must"):
             parse_seeds(wrong)
     with pytest.raises(UsageError, match="--seeds 7-5: a range begins with its smaller number"):
         parse_seeds("7-5")

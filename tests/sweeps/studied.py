@@ -42,6 +42,7 @@ def make_study(
         "goals": [{"metric": m, "direction": d} for m, d in objectives],
         "seeds": seeds,
         "points": points,
+        "sampler": "tpe",
     }
     for key, value in {"stored": stored, "spec": "", "trials": trials}.items():
         study.set_user_attr(key, value)

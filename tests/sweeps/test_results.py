@@ -136,6 +136,16 @@ def test_status_tells_the_tasks_of_a_job_array_apart(project: Path, cli: Cli) ->
     assert first.split()[:4] == ["0", "node7", "7_0", "0"] and second.split()[:4] == ["1", "node7", "7_1", "0"]
 
 
+def test_printed_commands_are_quoted(cli: Cli, project: Path) -> None:
+    study = make_study("zwei Wörter", (("val/acc", "maximize"),), storage=open_storage("two words.journal"))
+    add_trial(study, TrialState.COMPLETE, mean=(0.9,))
+    study.set_user_attr("trials", 1)
+    out = cli("sweep", "status", "zwei Wörter", "--storage", "two words.journal")[1]
+    command = "lit-mnist sweep 'zwei Wörter' --storage 'two words.journal'"
+    assert f"finished; `{command} --trials 2` adds more" in out
+    assert f"next: {command.replace('sweep', 'sweep best')}" in closing_lines(read_summary(study), "")
+
+
 def test_printed_commands_work_for_a_study_in_another_storage(cli: Cli, project: Path) -> None:
     elsewhere = ("--storage", "other.journal")
     next_command = re.compile(r"(?:next: |`)lit-mnist ([^`\n]*)")

@@ -135,6 +135,15 @@ def test_page_has_the_same_content_in_one_file(cli: Cli, ids: dict[str, list[str
     assert "<code>lit-mnist ui</code> serves" in page and "/store/" not in page
 
 
+def test_a_page_that_cannot_be_written_is_an_error_with_its_name(
+    cli: Cli, ids: dict[str, list[str]], project: Path
+) -> None:
+    (project / "folder.html").mkdir()
+    code, _, err = cli("compare", *ids["fast"], "--html", "folder.html")
+    assert code == 1 and "Is a directory: 'folder.html'" in err and err.count("\n") == 1
+    assert not list(project.glob("*.tmp")) and not list(project.glob(".*.tmp"))
+
+
 def test_page_shows_full_values_and_links_runs_on_a_server(project: Path) -> None:
     path = "/a/folder/deep/in/some/tree/" + "x" * 60
     runs = [

@@ -71,6 +71,7 @@ def test_json_contains_all_metrics(cli: Cli) -> None:
         (("--sort", "name"), ["broken", "first", "fourth", "second", "third"]),
         (("--experiment", "cnn", "--sort", "status"), ["broken", "second", "first"]),
         (("--limit", "2"), ["fourth", "third"]),
+        (("--limit", "9" * 20, "--experiment", "cnn"), ["second", "broken", "first"]),
         (("--sort", "metric", "--limit", "1"), ["second"]),
     ],
 )

@@ -1,5 +1,6 @@
 """The description of a study in MLflow's UI: the best point, its uncertainty, and the next commands."""
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -93,12 +94,12 @@ def _confirmed(lines: Sequence[str]) -> str:
 def next_commands(summary: StudySummary) -> dict[str, str]:
     """Return the next commands for a study, each with its explanation, the most useful one first."""
     is_unsure = len(summary.seeds) == 1 and len(summary.objectives) == 1 and len(summary.complete) > 1
-    name, page = f"{summary.name}{summary.storage_option}", f"{summary.name.replace('/', '_')}.html"
+    name, page = summary.arguments, shlex.quote(f"{summary.name.replace('/', '_')}.html")
     return {
         **({f"lit-mnist sweep confirm {name} --top 3 --seeds 5": "is the best trial really the best?"}
            if is_unsure else {}),
         f"lit-mnist sweep best {name}": "write the best configuration to a file",
-        f"lit-mnist compare --study {summary.name} --html {page}": "a table of all trials",
+        f"lit-mnist compare --study {shlex.quote(summary.name)} --html {page}": "a table of all trials",
     }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """`lit-mnist sweep best` and `sweep export`: a trial's configuration, and all trials as a table."""
 
 import json
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -43,7 +44,8 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     if not (front := summary.best()):
         raise UserError(f"study {name} has no complete trial that keeps to its constraints ({summary.counts()})")
     if len(summary.objectives) > 1:
-        print(f"{len(front)} trials on the Pareto front, the best {summary.objectives[0]} first:")
+        count = "1 trial" if len(front) == 1 else f"{len(front)} trials"
+        print(f"{count} on the Pareto front, the best {summary.objectives[0]} first:")
     for trial in front:
         seeds = f" ({len(summary.seeds)} seeds)" if len(summary.seeds) > 1 else ""
         print(f"trial {trial.number}: {show_values(summary, trial)}{seeds}")
@@ -60,7 +62,7 @@ def best(name: str, storage: str | None, out: Path | None) -> None:
     paths = _write_configs(summary, front[0], out or Path(f"{name}_best.yaml"))
     print(f"to train trial {front[0].number} again, with the configuration that is now in the file:")
     for path in paths:
-        print(f"  lit-mnist fit --config {path}")
+        print(f"  lit-mnist fit --config {shlex.quote(str(path))}")
 
 
 def export(name: str, storage: str | None, out: Path | None) -> None:

@@ -54,7 +54,7 @@ def status(name: str, storage: str | None) -> None:
         if not any(row[2] for row in rows):  # outside SLURM
             header, *rows = [[*row[:2], *row[3:]] for row in (header, *rows)]
         print_table(header, rows)
-    attributes, command = open_study(opened, name).user_attrs, f"lit-mnist sweep {name}{summary.storage_option}"
+    attributes, command = open_study(opened, name).user_attrs, f"lit-mnist sweep {summary.arguments}"
     if left <= 0:
         # A confirmation has all of its points. A grid may have, which is not known without reading its space.
         is_complete, more = is_confirmation(name) or attributes[STORED]["sampler"] == "grid", 2 * summary.budget

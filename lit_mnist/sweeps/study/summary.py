@@ -2,6 +2,7 @@
 
 import heapq
 import math
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -48,6 +49,11 @@ class StudySummary:
     """True if a trial's intermediate values are the results of successive seeds instead of validations."""
     trials: tuple[FrozenTrial, ...]
     """All trials, by number."""
+
+    @property
+    def arguments(self) -> str:
+        """Return the name for a command in a shell, with the option for the storage if it needs one."""
+        return f"{shlex.quote(self.name)}{self.storage_option}"
 
     @property
     def complete(self) -> list[FrozenTrial]:

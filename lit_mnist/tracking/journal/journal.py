@@ -263,5 +263,10 @@ class Journal:
 def replace_text(path: Path, text: str) -> None:
     """Atomically replace the content of the file `path` by `text`."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        temporary.write_text(text)
+        temporary.replace(path)
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        # The name that the user knows.
+        raise type(error)(error.errno, error.strerror, str(path)) from error
