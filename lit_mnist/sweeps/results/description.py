@@ -77,7 +77,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
         *(
-            ("" if run == place.run_id else f"Trial {ranked[0].number}, the best, on validation images:\n\n")
+            ("" if run == place.run_id else f"Trial {ranked[0].number}, the best, at its best checkpoint, on validation images:\n\n")
             + image(run, path)
             for run, path in place.figures
         ),

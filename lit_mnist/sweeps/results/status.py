@@ -60,7 +60,7 @@ def status(name: str, storage: str | None) -> None:
         is_complete, more = is_confirmation(name) or attributes[STORED]["sampler"] == "grid", 2 * summary.budget
         print("finished" if is_complete else f"finished; `{command} --trials {more}` adds more")
     elif not workers:
-        print(f"no worker is running; `{command}` runs what is left, {left} trials")
+        print(f"no worker is running; `{command}` runs what is left, {left} trial{'s' * (left > 1)}")
     elif (estimate := seconds_left(summary.trials, summary.budget, len(workers))) is not None:
         count = "1 worker" if len(workers) == 1 else f"{len(workers)} workers"
         print(f"about {seconds(estimate)} left with {count}")
