@@ -66,6 +66,8 @@ def test_a_name_selects_a_paper_or_an_experiment() -> None:
     assert [experiment.id for experiment in select(["dutta/cnn", "zhang/cnn"])] == ["dutta/cnn", "zhang/cnn"]
     with pytest.raises(UsageError, match="did you mean zhang/cnn"):
         select(["zhang/cn"])
+    with pytest.raises(UsageError, match="there is no experiment 'mine'; `lit-mnist reproduce` lists them"):
+        select(["mine"])
 
 
 def _is_shortened(stage: Stage) -> bool:

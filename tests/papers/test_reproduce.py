@@ -285,7 +285,7 @@ def test_the_arguments_of_the_command(cli: Cli) -> None:
     code, out, _ = cli("reproduce", "--table")
     assert code == 0 and "no results yet" in out
     for wrong, why in (
-        (("nobody/cnn",), "there is no experiment nobody/cnn"),
+        (("nobody/cnn",), "there is no experiment 'nobody/cnn'"),
         (("zhang", "--all"), "leave the names out"),
         (("--seeds", "2"), "no effect"),
         (("zhang", "--table"), "takes no other"),

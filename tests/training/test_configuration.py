@@ -94,7 +94,7 @@ def test_the_error_for_a_wrong_flag_is_one_line_with_the_nearest_name(flags: lis
         (
             "model: {class_path: lit_mnist.models.CNNN}",
             "--model lit_mnist.models.CNNN: there is no such class; did you mean CNN?",
-        ),  # noqa: E501
+        ),
         ("modle: {lr: 3}", "modle.lr: no such field; did you mean model.lr?"),
         ("model: [", "--config {path}, line 2: "),
         ("just words", "--config {path} holds no fields"),

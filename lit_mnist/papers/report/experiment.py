@@ -80,6 +80,7 @@ def select(names: Sequence[str]) -> list[Experiment]:
         found = [experiment for experiment in every if name.rstrip("/") in (experiment.id, experiment.paper)]
         if not found:
             known = [*PAPERS, *(experiment.id for experiment in every)]
-            raise UsageError(f"there is no experiment {name}{nearest(name, known, listed=True)}")
+            hint = nearest(name, known) or "; `lit-mnist reproduce` lists them"
+            raise UsageError(f"there is no experiment {name!r}{hint}")
         selected += [experiment for experiment in found if experiment not in selected]
     return selected

@@ -79,9 +79,10 @@ def list_experiments(folder: Path) -> None:
         # Claims are matched by number and rule, so that a reworded claim still has its result.
         known = {(claim.key, claim.show_rule()) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
-        # The number of claims per verdict; additional numbers ("ours") have no verdict.
+        # The number of claims per verdict; some have none.
         counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
-        counts.pop("ours", None)
+        for without in ("ours", "not comparable"):
+            counts.pop(without, None)
         said = "–"
         if result and counts:
             verdicts = ", ".join(f"{count} {word}" for word, count in counts.items())

@@ -70,6 +70,9 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
     else:
         commands = {f"{command} --trials {summary.budget}": "the trials that are left"}
     lines = with_comments(commands | next_commands(summary))
+    mistakes_of = (
+        f"Trial {ranked[0].number}, the best, at its best checkpoint, on validation images" if ranked else ""
+    )
     return join([
         f"{_answer(summary, place, ranked) if ranked else 'No trial is complete yet.'}\n{progress}",
         _tied(summary, place, ranked) if len(summary.objectives) == 1 and ranked else "",
@@ -77,8 +80,7 @@ def describe_study(summary: StudySummary, place: StudyPlace) -> str:
         _table(summary, place, ranked),
         f"How to go on:\n\n{code(*lines)}",
         *(
-            ("" if run == place.run_id else f"Trial {ranked[0].number}, the best, at its best checkpoint, on validation images:\n\n")
-            + image(run, path)
+            ("" if run == place.run_id else f"{mistakes_of}:\n\n") + image(run, path)
             for run, path in place.figures
         ),
     ])  # fmt: skip
