@@ -141,6 +141,9 @@ def test_a_page_that_cannot_be_written_is_an_error_with_its_name(
     (project / "folder.html").mkdir()
     code, _, err = cli("compare", *ids["fast"], "--html", "folder.html")
     assert code == 1 and "Is a directory: 'folder.html'" in err and err.count("\n") == 1
+    (project / "file").touch()
+    code, _, err = cli("compare", *ids["fast"], "--html", "file/page.html")
+    assert code == 1 and "Not a directory: 'file/page.html'" in err and err.count("\n") == 1
     assert not list(project.glob("*.tmp")) and not list(project.glob(".*.tmp"))
 
 

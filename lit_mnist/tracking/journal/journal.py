@@ -267,6 +267,7 @@ def replace_text(path: Path, text: str) -> None:
         temporary.write_text(text)
         temporary.replace(path)
     except OSError as error:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink()
         # The name that the user knows.
         raise type(error)(error.errno, error.strerror, str(path)) from error
