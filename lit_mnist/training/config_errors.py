@@ -91,11 +91,18 @@ def explain(message: str) -> str:
     if found := re.search(pattern, text):
         names = class_names(GROUPS[found[1]])
         return f"--{found[1]} {found[2]}: there is no such class{nearest(found[2], names, listed=True)}"
-    # A class path in a file gives another message than one in a flag.
-    if found := re.search(r"Parser key \"(model|data)\".*Given value: .*?'class_path': '([^']+)'", text):
-        names = class_names(GROUPS[found[1]])
-        if (name := found[2].rpartition(".")[2]) not in names:
-            return f"--{found[1]} {found[2]}: there is no such class{nearest(name, names, listed=True)}"
+    # A class path in a file gives other messages than one in a flag.
+    pattern = (
+        r"Parser key \"(model|data)\".* - (?:Problem with given class_path '([^']+)': |Import path (\S+) )(.*?) - "
+    )
+    if found := re.search(pattern, text):
+        path, why = found[2] or found[3], found[4]
+        module, _, name = path.rpartition(".")
+        missing = re.search(r"No module named '([^']+)'", why)
+        # Otherwise the class or its module exists, and `why` says what is wrong with it.
+        if f"has no attribute {name!r}" in why or (missing and f"{module}.".startswith(f"{missing[1]}.")):
+            why = f"there is no such class{nearest(name, class_names(GROUPS[found[1]]), listed=True)}"
+        return f"--{found[1]} {path}: {why}"
     if found := re.search(r"Group '([^']+)' does not accept option '([^']+)'", text):
         group, option = found.groups()
         hint = nearest(option, parameters(GROUPS[group])) if group in GROUPS else ""

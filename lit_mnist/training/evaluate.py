@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 ONE_DEVICE = ("--trainer.devices", "1", "--trainer.num_nodes", "1", "--trainer.strategy", "auto")
 """Evaluation is short, so it uses one device, however many devices trained the run, unless flags ask for more."""
 
+WITHOUT_EFFECT = ("root", "batch_size", "eval_batch_size")
+"""Fields of the data that do not change a result."""
+
 
 def evaluate(
     verb: str, run_id: str, checkpoint: str, overrides: list[str], watch: SignalWatch | None = None
@@ -66,9 +69,8 @@ def evaluate(
         took = time.perf_counter() - start
         metrics = {name: value for name, value in measured.items() if "/" in name}
         drawn = []
-        # In the run, results with other data or another model would look like its own. A root has the same data.
-        changes = [flag.partition("=")[0] for flag in overrides if flag.startswith(("--data", "--model"))]
-        changes = [flag for flag in changes if flag != "--data.root"]
+        # In the run, results with other data or another model would look like its own.
+        changes = _changes(run, cli) if overrides else []
         if changes and trainer.is_global_zero:
             note(f"with {changes[0]} this is not the run's own result, and it is not logged to the run")
         if verb == "test" and trainer.is_global_zero and not changes:
@@ -82,6 +84,22 @@ def evaluate(
     if trainer.is_global_zero:
         show(result, verb)
     return result
+
+
+def _changes(run: Run, cli: LitCLI) -> list[str]:
+    """The flags of data and model whose values in `cli` differ from the run's own and may change its results."""
+    own, changed = rebuild(run.client, run.id, ONE_DEVICE).config, []
+    for group in ("data", "model"):
+        before, now = own[group].as_dict(), cli.config[group].as_dict()
+        if before["class_path"] != now["class_path"]:
+            changed.append(f"--{group} {now['class_path'].rpartition('.')[2]}")
+        names = dict.fromkeys([*before["init_args"], *now["init_args"]])
+        changed += [
+            f"--{group}.{name}"
+            for name in names
+            if name not in WITHOUT_EFFECT and before["init_args"].get(name) != now["init_args"].get(name)
+        ]
+    return changed
 
 
 def draw_best_checkpoint(run_id: str) -> None:

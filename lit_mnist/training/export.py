@@ -95,8 +95,9 @@ def export(
         register: Name in MLflow's model registry. A study's best trial gets the alias `champion`.
 
     Raises:
-        UserError: there is no such run or checkpoint, a package is missing, `output` exists as a folder, or the
-            exported network does not compute what the checkpoint computes.
+        UserError: there is no such run or checkpoint, a package is missing, `output` exists as a folder or cannot
+            be written, `register` is no name for a model, or the exported network does not compute what the
+            checkpoint computes.
 
     """
     # First all checks that need no loading.
@@ -109,9 +110,9 @@ def export(
         raise UsageError(f"--output {output} exists: name {wanted}")
     if output is not None:
         try:
-            # torch reports a file that cannot be written as a RuntimeError.
-            output.parent.mkdir(parents=True, exist_ok=True)
-            tempfile.TemporaryFile(dir=output.parent).close()
+            # torch reports a file that cannot be written as a RuntimeError. The folder is created later.
+            existing = next(folder for folder in output.absolute().parents if folder.exists())
+            tempfile.TemporaryFile(dir=existing).close()
         except OSError as error:
             raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
     _check_packages(file_format)
@@ -125,6 +126,7 @@ def export(
             _log_to_mlflow(exported, run, output, register, is_best)
             return
         path = output or Path(f"{type(cli.model).__name__.lower()}-{run.id[:8]}.{file_format}")
+        path.parent.mkdir(parents=True, exist_ok=True)
         # Written under a temporary name and renamed after the check, so that `path` is always complete and
         # correct.
         temporary = path.with_name(f".{path.stem}.partial.{file_format}")

@@ -95,14 +95,22 @@ def test_the_error_for_a_wrong_flag_is_one_line_with_the_nearest_name(flags: lis
             "model: {class_path: lit_mnist.models.CNNN}",
             "--model lit_mnist.models.CNNN: there is no such class; did you mean CNN?",
         ),
+        ("model: {class_path: nowhere.Net}", "--model nowhere.Net: there is no such class; there are BatchNorm"),
+        (
+            "model: {class_path: torch.nn.Linear}",
+            "--model torch.nn.Linear: does not correspond to a subclass of LitModel",
+        ),
+        ("model: {class_path: own_net.OwnNet}", "--model own_net.OwnNet: No module named 'missing_package'"),
         ("modle: {lr: 3}", "modle.lr: no such field; did you mean model.lr?"),
         ("model: [", "--config {path}, line 2: "),
         ("just words", "--config {path} holds no fields"),
     ],
 )
 def test_the_error_for_a_wrong_config_is_one_line_with_the_nearest_name(
-    text: str, line: str, tmp_path: Path
+    text: str, line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    (tmp_path / "own_net.py").write_text("import missing_package\n")
+    monkeypatch.syspath_prepend(tmp_path)
     path = tmp_path / "wrong.yaml"
     path.write_text(text + "\n")
     with pytest.raises(UsageError) as caught:

@@ -99,7 +99,12 @@ def test_a_test_on_other_data_is_printed_and_not_logged(cnn: str, cli: Cli) -> N
         assert err == (
             "lit-mnist: with --data.corruption this is not the run's own result, and it is not logged to the run\n"
         )
+        (Path("noisy.yaml")).write_text("data: {init_args: {corruption: gaussian, noise: 0.9}}\n")
+        assert "not logged to the run" in cli("test", "--run", cnn, "--config", "noisy.yaml")[2]
         assert (run.data().to_dictionary(), run.history("test/acc")) == before
+        # The size of a batch is no other data.
+        assert "figures/" in _output(cli, "test", "--run", cnn, "--data.eval_batch_size", "100")
+        assert {value for _, value in run.history("test/acc")} == {before[1][-1][1]}
 
 
 @pytest.mark.parametrize("kind", ["cnn", "autoencoder"])

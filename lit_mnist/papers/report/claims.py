@@ -22,50 +22,55 @@ class Rule:
     """A condition on an experiment's numbers. It consists of parts, which must all be met."""
 
     text: str
-    """The condition in words, with a `{}` for each of `bounds`."""
+    """The condition in words, with `{bound}` and `{margin}`."""
     slack: Callable[[Row, str], list[float]]
     """Returns by how much each part is met (negative if not), from one seed's numbers and the claim's key."""
     strict: bool = False
     """True if a slack of exactly 0 does not meet the condition."""
     exclusive: bool = False
     """True if at most one part can fail at a time, so that no correction for several parts is needed."""
-    bounds: tuple[float, ...] = ()
-    """The numbers of `text`, which a claim about a share shows in percent."""
+    bound: float = 0.0
+    """A claim about a share shows it in percent."""
+    margin: float = 0.0
+    """A claim about a share shows it in points, since percent would look relative."""
 
 
 def at_least(bound: float) -> Rule:
     """The number is `bound` or more."""
-    return Rule("at least {}", lambda row, key: [row[key] - bound], bounds=(bound,))
+    return Rule("at least {bound}", lambda row, key: [row[key] - bound], bound=bound)
 
 
 def at_most(bound: float) -> Rule:
     """The number is `bound` or less."""
-    return Rule("at most {}", lambda row, key: [bound - row[key]], bounds=(bound,))
+    return Rule("at most {bound}", lambda row, key: [bound - row[key]], bound=bound)
 
 
 def within(value: float, margin: float) -> Rule:
     """The number differs from `value` by at most `margin`: an equivalence, decided by two one-sided tests."""
     return Rule(
-        "within {} of {}",
+        "within {margin} of {bound}",
         lambda row, key: [row[key] - (value - margin), value + margin - row[key]],
         exclusive=True,  # a number cannot lie below and above the range at once
-        bounds=(margin, value),
+        bound=value,
+        margin=margin,
     )
 
 
 def close_to(other: str, margin: float) -> Rule:
     """The number differs from the number `other` of the same seed by at most `margin`: an equivalence."""
     return Rule(
-        f"within {{}} of {other}",
+        f"within {{margin}} of {other}",
         lambda row, key: [row[key] - row[other] + margin, row[other] - row[key] + margin],
         exclusive=True,
-        bounds=(margin,),
+        margin=margin,
     )
 
 
 def no_worse(other: str, margin: float) -> Rule:
     """The number is at most `margin` below the number `other` of the same seed."""
-    return Rule(f"at most {{}} below {other}", lambda row, key: [row[key] - row[other] + margin], bounds=(margin,))
+    return Rule(
+        f"at most {{margin}} below {other}", lambda row, key: [row[key] - row[other] + margin], margin=margin
+    )
 
 
 def above(*others: str) -> Rule:
@@ -115,8 +120,10 @@ class Claim:
         """The rule in words, with its bounds in the unit of the claim's number; None without a rule."""
         if self.rule is None:
             return None
-        shown = (f"{100 * bound:g} %" if self.percent else f"{bound:g}" for bound in self.rule.bounds)
-        return self.rule.text.format(*shown)
+        bound, margin = self.rule.bound, self.rule.margin
+        if self.percent:
+            return self.rule.text.format(bound=f"{100 * bound:g} %", margin=f"{100 * margin:g} points")
+        return self.rule.text.format(bound=f"{bound:g}", margin=f"{margin:g}")
 
     def show(self, value: float | None, interval: float | None = None) -> str:
         """Format a value, with its interval if there is one, for a table."""
