@@ -105,16 +105,8 @@ def export(
         raise UsageError(f"--register needs --format mlflow: a {file_format} file is no MLflow model")
     if register is not None and (not register.strip() or set("/:") & set(register)):
         raise UsageError(f"--register {register!r}: the name of a model has no / and no :, and is not empty")
-    wanted = "a new folder" if file_format == "mlflow" else "a file"
-    if output is not None and (output.is_dir() or (file_format == "mlflow" and output.exists())):
-        raise UsageError(f"--output {output} exists: name {wanted}")
     if output is not None:
-        try:
-            # torch reports a file that cannot be written as a RuntimeError. The folder is created later.
-            existing = next(folder for folder in output.absolute().parents if folder.exists())
-            tempfile.TemporaryFile(dir=existing).close()
-        except OSError as error:
-            raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
+        _check_output(output, file_format)
     _check_packages(file_format)
     store = find_store()
     client = connect(store)
@@ -359,6 +351,24 @@ def _metrics(run: Run, step: int) -> dict[str, float]:
             if points:
                 found[name] = points[-1][1]
     return found
+
+
+def _check_output(output: Path, file_format: Format) -> None:
+    """Check that `output` is new, or a file that a file may replace, in a place that can be written.
+
+    Raises:
+        UsageError: it is not.
+
+    """
+    if output.is_dir() or (file_format == "mlflow" and output.exists()):
+        wanted = "a new folder" if file_format == "mlflow" else "a file"
+        raise UsageError(f"--output {output} exists: name {wanted}")
+    try:
+        # torch reports a file that cannot be written as a RuntimeError. The folder is created later.
+        existing = next(folder for folder in output.absolute().parents if folder.exists())
+        tempfile.TemporaryFile(dir=existing).close()
+    except OSError as error:
+        raise UsageError(f"--output {output} cannot be written: {error.strerror}") from None
 
 
 def _check_packages(file_format: Format) -> None:

@@ -95,7 +95,7 @@ def test_a_single_seed_decides_only_an_exact_count() -> None:
 def test_the_rule_of_a_share_is_in_percent() -> None:
     shares = [at_least(0.975), within(0.5, 0.475), close_to("low", 0.02), no_worse("low", 0.01), above("low")]
     shown = [
-        "at least 97.5 %", "within 47.5 points of 50 %", "within 2 points of low", "at most 1 points below low",
+        "at least 97.5 %", "within 47.5 points of 50 %", "within 2 points of low", "at most 1 point below low",
         "above low",
     ]  # fmt: skip
     assert [Claim("", "number", rule, percent=True).show_rule() for rule in shares] == shown

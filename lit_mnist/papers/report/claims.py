@@ -122,7 +122,8 @@ class Claim:
             return None
         bound, margin = self.rule.bound, self.rule.margin
         if self.percent:
-            return self.rule.text.format(bound=f"{100 * bound:g} %", margin=f"{100 * margin:g} points")
+            points = "point" if margin == 0.01 else "points"
+            return self.rule.text.format(bound=f"{100 * bound:g} %", margin=f"{100 * margin:g} {points}")
         return self.rule.text.format(bound=f"{bound:g}", margin=f"{margin:g}")
 
     def show(self, value: float | None, interval: float | None = None) -> str:

@@ -33,8 +33,8 @@ class StudySummary:
     """A study at one moment."""
 
     name: str
-    storage_option: str
-    """The option that a command on the study needs, see `storage_option`."""
+    arguments: str
+    """The name, quoted for a shell, with the option for the storage if a command on the study needs one."""
     objectives: tuple[str, ...]
     """The metrics that are optimised, in the order of a trial's values."""
     upwards: tuple[bool, ...]
@@ -49,11 +49,6 @@ class StudySummary:
     """True if a trial's intermediate values are the results of successive seeds instead of validations."""
     trials: tuple[FrozenTrial, ...]
     """All trials, by number."""
-
-    @property
-    def arguments(self) -> str:
-        """Return the name for a command in a shell, with the option for the storage if it needs one."""
-        return f"{shlex.quote(self.name)}{self.storage_option}"
 
     @property
     def complete(self) -> list[FrozenTrial]:
@@ -134,7 +129,7 @@ def read_summary(study: optuna.Study) -> StudySummary:
     stored = attributes[STORED]
     return StudySummary(
         name=study.study_name,
-        storage_option=storage_option(study),
+        arguments=f"{shlex.quote(study.study_name)}{storage_option(study)}",
         objectives=tuple(objective["metric"] for objective in stored["goals"]),
         upwards=tuple(direction == StudyDirection.MAXIMIZE for direction in study.directions),
         seeds=tuple(stored["seeds"]),
