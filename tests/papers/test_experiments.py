@@ -1,6 +1,7 @@
 """The experiments of all papers are complete, and consistent with the packaged configurations."""
 
 import pytest
+from matplotlib.collections import LineCollection
 
 from lit_mnist.errors import UsageError
 from lit_mnist.papers.report.drawing import bars, curves
@@ -83,3 +84,15 @@ def test_bars_are_means_with_shares_in_percent() -> None:
     (axes,) = bars({"a": summarise([0.9, 0.94, 0.95])}, "", "test accuracy, %", {"paper": 0.98}).axes
     assert axes.patches[0].get_height() == pytest.approx(0.93)
     assert axes.yaxis.get_major_formatter()(0.98) == "98"
+
+
+def test_the_papers_values_are_marked_at_their_own_bars() -> None:
+    numbers = {"a": summarise([0.9]), "b": summarise([0.8]), "c": summarise([0.7])}
+    (axes,) = bars(numbers, "", "test accuracy, %", paper={"c": 0.75, "a": 0.95}).axes
+    marks = axes.collections[-1]
+    assert isinstance(marks, LineCollection)
+    lines = [segment.tolist() for segment in marks.get_segments() if segment.size]
+    assert [(round(left[0] + right[0], 9) / 2, left[1]) for left, right in lines] == [(0, 0.95), (2, 0.75)]
+    legend = axes.get_legend()
+    assert legend is not None
+    assert [text.get_text() for text in legend.get_texts()] == ["paper"]

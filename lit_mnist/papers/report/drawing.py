@@ -1,5 +1,6 @@
 """Figures for several papers: bars, marks and curves, each with the spread over the seeds."""
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import cycle
 from typing import TYPE_CHECKING
@@ -29,15 +30,20 @@ def new_figure(width: float, height: float, title: str) -> Figure:
 
 
 def bars(
-    numbers: Mapping[str, Summary], title: str, ylabel: str, lines: Mapping[str, float] | None = None
+    numbers: Mapping[str, Summary],
+    title: str,
+    ylabel: str,
+    lines: Mapping[str, float] | None = None,
+    paper: Mapping[str, float] | None = None,
 ) -> Figure:
-    """Draw a bar with its 95 % interval for each number, its seeds as points, and reference values as lines.
+    """Draw a bar with its 95 % interval for each number, its seeds as points, and the values to compare with.
 
     Args:
         numbers: Numbers by label.
         title: Title of the figure.
         ylabel: Label of the axis; if it ends in "%", the numbers are shares and shown in percent.
-        lines: Reference values by label, at most three.
+        lines: Values to compare all numbers with, by label, at most three.
+        paper: The paper's values for single numbers, by the label of the number.
 
     """
     figure = new_figure(max(5.5, 1.1 * len(numbers) + 2.5), 4.2, title)
@@ -46,12 +52,16 @@ def bars(
     for i, (colour, summary) in enumerate(zip(cycle(COLOURS), numbers.values(), strict=False)):
         axes.bar(i, summary.mean, yerr=summary.interval, capsize=4, color=colour, alpha=0.75, width=0.65)
         axes.scatter([i] * len(summary.values), summary.values, color="#222222", s=14, zorder=3)
-    # The paper's numbers, as lines with different dashes.
     for style, (label, height) in zip(("--", ":", "-."), (lines or {}).items(), strict=False):
         axes.axhline(height, color="#222222", linewidth=1, linestyle=style, label=label)
+    if paper:
+        # One call for all values, so that the legend has "paper" once. Nothing is drawn where the value is NaN.
+        heights = [paper.get(label, math.nan) for label in numbers]
+        left, right = [i - 0.42 for i in range(len(numbers))], [i + 0.42 for i in range(len(numbers))]
+        axes.hlines(heights, left, right, color="#222222", linewidth=2, label="paper")
     axes.set_xticks(range(len(numbers)), list(numbers), fontsize=8)
     axes.set_ylabel(ylabel)
-    finish(axes, percent=ylabel.endswith("%"), legend=bool(lines))
+    finish(axes, percent=ylabel.endswith("%"), legend=bool(lines or paper))
     return figure
 
 
