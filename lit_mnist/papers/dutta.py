@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lit_mnist.models import FeatureClassifier
-from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, no_worse, within
+from lit_mnist.papers.report.claims import Claim, above, at_least, at_most, within
 from lit_mnist.papers.report.drawing import training_curves
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.trained import TrainedStage, predict, test_split
@@ -240,15 +240,13 @@ CODE_EXPERIMENT = Experiment(
     },
     measure=_measure_code_classifier,
     claims=(
-        # The three parts of the abstract's sentence: size, speed, accuracy. The encoder's training time is not
-        # included.
+        # Two parts of the abstract's sentence, size and speed. The encoder's training time is not included. Of the
+        # third part, accuracy, the abstract says only that it cannot be guaranteed.
         Claim("the classifier on the code, its encoder not counted, is smaller: parameters of the one on the"
               " images", "parameters_images", above("parameters_code"), exact=True),
         Claim("it is faster, on images that are encoded already: seconds of the one on the images for 10,000",
               "seconds_images", above("seconds_code")),
-        Claim("it is no worse: test accuracy, that of the one on the images less one point", "acc_code",
-              no_worse("acc_images", 0.01), percent=True,
-              margin="the abstract says that the accuracy cannot be guaranteed: one point may be lost"),
+        Claim("test accuracy of the one on the code", "acc_code", percent=True),
         Claim("test accuracy of the one on the images", "acc_images", percent=True),
         Claim("parameters of the one on the code, without the encoder's 76,930", "parameters_code",
               exact=True),

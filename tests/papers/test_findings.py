@@ -11,9 +11,10 @@ from lit_mnist.data.corruptions import salt_and_pepper
 from lit_mnist.data.randomness import keyed_generator
 from lit_mnist.papers.findings.denoiser import posterior_mean
 from lit_mnist.papers.findings.lottery import count_inconsistent, draw_labels, nearest_mean_accuracies
-from lit_mnist.papers.findings.momentum import PROBES, TRACES, VARIANTS, train_variant
-from lit_mnist.papers.findings.phase import DECAYS, RATES, WIDTH, find_boundary, train_grid
+from lit_mnist.papers.findings.momentum import PROBES, TRACES, VARIANTS, before_divergence, train_variant
+from lit_mnist.papers.findings.phase import DECAYS, RATES, WIDTH, find_boundary, fit_exponents, train_grid
 from lit_mnist.papers.report.trained import train_split
+from lit_mnist.tracking.queries.statistics import summarise
 
 
 def _images(count: int = 300) -> torch.Tensor:
@@ -123,6 +124,32 @@ def test_the_boundary_is_interpolated_beyond_the_largest_rate_that_works() -> No
     found = find_boundary(rows)
     assert found[0] == pytest.approx(np.log10(RATES[4]) + 0.125)  # half of a quarter decade
     assert np.isnan(found[1]) and np.isnan(found[2])
+
+
+def test_exponents_are_fitted_on_the_momenta_that_all_inputs_share() -> None:
+    # In a grid of quarter decades the largest rate that works is one cell lower per row, or half a cell.
+    steep, flat = (np.full((len(DECAYS), len(RATES)), 0.1) for _ in range(2))
+    for i in range(9):
+        steep[i, : 10 - i] = 0.9
+        flat[i, : 10 - i // 2] = 0.9
+        flat[i, 10 - i // 2] = 0.1 if i % 2 else 0.5  # interpolated to half a cell more
+    assert fit_exponents({"steep": steep, "flat": flat}) == pytest.approx({"steep": 1, "flat": 0.5})
+    # At the first momenta, where even the largest rate of `steep` works, another slope of `flat` does not count.
+    steep[:2], flat[:2, 3:] = 0.9, 0.1
+    assert fit_exponents({"steep": steep, "flat": flat}) == pytest.approx({"steep": 1, "flat": 0.5})
+    assert np.isnan(fit_exponents({"steep": steep}, first=8)["steep"])
+    assert np.isnan(fit_exponents({"steep": steep}, works=0.95)["steep"])
+
+
+def test_the_traces_of_a_variant_end_where_its_first_seed_has_diverged() -> None:
+    kept = {0: len(PROBES), 1: 6, 2: 9}  # seed: probes before it diverged
+    summaries = {
+        f"{trace}_leaky_{step}": summarise([float(min(i, probes - 1)) for probes in kept.values()])
+        for trace in TRACES
+        for i, step in enumerate(PROBES)
+    }
+    assert before_divergence("leaky", summaries | {"diverged_leaky": summarise([0.0, 1.0, 1.0])}) == 6
+    assert before_divergence("leaky", summaries | {"diverged_leaky": summarise([0.0, 0.0, 0.0])}) == len(PROBES)
 
 
 def test_with_one_label_per_class_the_nearest_mean_is_the_nearest_neighbour() -> None:

@@ -14,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from lit_mnist.papers.report.claims import Claim, above, at_most
+from lit_mnist.papers.report.claims import Claim, above
 from lit_mnist.papers.report.drawing import COLOURS, finish, new_figure
 from lit_mnist.papers.report.experiment import Experiment, Runs, Summaries
 from lit_mnist.papers.report.trained import TrainedStage, mean_image_mse, predict, test_split, train_split
@@ -120,9 +120,11 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
         1, color="#222222", linewidth=1, linestyle="--", label="mean training image, without any information"
     )
     axes.set(
-        xlabel="noise: probability of salt, and of pepper", ylabel="squared error, relative to the mean image"
+        xlabel="noise: probability of salt, and of pepper", ylabel="squared error, % of that of the mean image"
     )
     axes.set_yscale("log")
+    axes.set_yticks([0.1, 0.2, 0.5, 1, 2, 5], ["10", "20", "50", "100", "200", "500"])
+    axes.minorticks_off()
     finish(axes)
     drawn = {"error": figure}
     rows: dict[str, NDArray[np.float32]] = {}
@@ -145,8 +147,6 @@ DENOISER = Experiment(
     },
     _measure,
     (
-        Claim("at noise 0.5 nothing can be restored: error of the posterior mean, relative to the mean image",
-              "posterior_50", at_most(1.01), margin="one percent more than the mean image"),
         Claim("error of the autoencoder at noise 0.1, above that of the posterior mean",
               "network_10", above("posterior_10")),
         Claim("error of the autoencoder at noise 0.3, above that of the posterior mean",
@@ -162,6 +162,6 @@ DENOISER = Experiment(
     "With salt and pepper at 0.1, 0.3 and 0.4, the squared error of Yaramsetty's autoencoder is"
     " {network_10:.0%}, {network_30:.0%} and {network_40:.0%} of that of the mean training image. The posterior"
     " mean over the 6,000 training images has {posterior_10:.0%}, {posterior_30:.0%} and {posterior_40:.0%}, so a"
-    " much better denoiser is possible. At 0.5 even the posterior mean has {posterior_50:.1%}: such noise leaves"
-    " no information about the image.",
+    " much better denoiser is possible. At 0.5 every pixel is replaced: no information is left, and the posterior"
+    " mean is the mean training image.",
 )  # fmt: skip

@@ -167,8 +167,10 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
         axes.errorbar(places, means, yerr=[means - low, high - means], color=colour, fmt="o", ms=4, label=label)
     papers = [(n, value) for table in STACKS.values() for row in table.values() for n, value in row.items()]
     x, y = zip(*papers, (10, TEN_LABELS), strict=True)
-    label = "the paper: three stacks, one choice each"
-    axes.scatter(x, y, marker="*", s=45, color="#222222", zorder=4, label=label)
+    label = "the paper: three stacks"
+    # Right of the marks for the same number of labels, which the stars would hide.
+    places = np.array(x) * 1.1**3
+    axes.scatter(places, y, marker="*", s=45, color="#222222", zorder=4, label=label)
     axes.plot([], [], " ", label="mean, and the middle 90 % of 1,000 choices:")
     axes.set(xscale="log", xlabel="labelled images per class", ylabel="test accuracy, %")
     axes.set_xticks(COUNTS, [str(count) for count in COUNTS])
@@ -178,7 +180,7 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     return {"lottery": figure}
 
 
-SPAN = "the best accuracy of the paper's best network less that of its worst, each of one draw"
+SPAN = "the best accuracy of the paper's best network less that of its worst"
 
 LOTTERY = Experiment(
     "findings/lottery",
@@ -186,8 +188,9 @@ LOTTERY = Experiment(
     {"layer_1": Stage("yaramsetty/layer_1", ("--model.hidden_sizes", "[100]"))},
     _measure,
     (
-        Claim("the paper's differences are within chance: with 1 label, 90 % of the draws on 784-100 span more"
-              " than its networks differ", "spread_softmax_1", at_least(0.0386), percent=True, margin=SPAN),
+        Claim("the paper's differences are within chance, if each network has its own choice: with 1 label, 90 %"
+              " of the draws on 784-100 span more than its networks differ", "spread_softmax_1",
+              at_least(0.0386), percent=True, margin=SPAN),
         Claim("the same with 5 labels", "spread_softmax_5", at_least(0.0547), percent=True, margin=SPAN),
         Claim("nearest class mean, 5 labels: the draws on the stack's code span more than it gains over random"
               " weights", "spread_stack_5", above("gain_5"), percent=True),
@@ -209,7 +212,8 @@ LOTTERY = Experiment(
     {"quick": 10, "full": 10},
     "With 1 and 5 labels per class, the middle 90 % of 1,000 random choices of labels span"
     " {spread_softmax_1:.1%} and {spread_softmax_5:.1%} for the same stack. The paper ranks its three stacks by"
-    " differences of 3.9 and 5.5 points, from one choice each. With 5 labels, the nearest class mean reaches"
+    " differences of 3.9 and 5.5 points, and does not say from how many choices, or whether the stacks share one."
+    " With 5 labels, the nearest class mean reaches"
     " {stack_5:.1%} on the trained stack's code, {random_5:.1%} on that of random weights, and {pixels_5:.1%} on"
     " raw pixels. Of the paper's 18 test accuracies, {inconsistent_600:.0f} cannot be shares of 600 test images,"
     " and {inconsistent_6000:.0f} are not means of ten such shares either.",

@@ -2,12 +2,16 @@
 
 Zhang's classifier 98-1000-1000-10 is trained on the codes of 784-98-784 as in `zhang/feature_classifier`, in a
 plain loop that counts on the way the ReLUs that are dead: 0 for each of 1,000 validation images. The codes are
-outputs of sigmoids, all of them positive: their mean is three times as long as their deviations from it. Along
-the mean all gradients of a neuron's weights agree, and with momentum 0.99 a hundred of them add up, until the
-neuron is below 0 for every image and never learns again. Subtracting the mean also makes the codes shorter, and so
-the steps smaller. Two controls separate the two: codes that keep their mean and are shrunk to that length, and
-codes without their mean that are lengthened to the old one. In a last variant the ReLUs have a slope below 0, so
-that no neuron can die.
+outputs of sigmoids, all of them positive: their mean is three times as long as their deviations from it. The
+hypothesis was: along the mean all gradients of a neuron's weights agree, and with momentum 0.99 a hundred of them
+add up, until the neuron is below 0 for every image and never learns again.
+
+Subtracting the mean also makes the codes shorter, and so the steps smaller. Two controls separate the two: codes
+that keep their mean and are shrunk to that length, and codes without their mean that are lengthened to the old
+one. In a last variant the ReLUs have a slope below 0, so that no neuron can die. According to the controls, dead
+neurons of the first layer are not the cause by themselves: with shrunk codes there are almost as many, and the
+classifier learns something; with lengthened codes there are none, and it learns nothing, since the second layer is
+dead.
 """
 
 from collections.abc import Sequence
@@ -15,6 +19,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -175,20 +180,34 @@ def _train_on_codes(stage: TrainedStage, variant: Variant) -> dict[str, float | 
     return {"test": accuracy, **short}
 
 
+def before_divergence(name: str, summaries: Summaries) -> int:
+    """The number of `PROBES` before the first seed of a variant diverged; then its traces are constant."""
+    traces = np.array([[summaries[f"{trace}_{name}_{step}"].values for step in PROBES] for trace in TRACES])
+    fewest = len(PROBES)
+    for seed, diverged in enumerate(summaries[f"diverged_{name}"].values):
+        if diverged:
+            changes = (np.diff(traces[:, :, seed]) != 0).any(0)
+            fewest = min(fewest, int(changes.nonzero()[0].max(initial=-1)) + 2)
+    return fewest
+
+
 def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     figure = new_figure(12, 8, "Momentum 0.99 on sigmoid codes: what repairs it and what does not")
     grid = figure.add_gridspec(len(TRACES), 2, width_ratios=(1.6, 1))
     for row, (trace, ylabel) in enumerate(TRACES.items()):
         axes = figure.add_subplot(grid[row, 0])
-        for colour, name in zip(COLOURS, VARIANTS, strict=False):
-            points = [summaries[f"{trace}_{name}_{step}"] for step in PROBES]
-            axes.plot(PROBES, [point.mean for point in points], color=colour)
+        for colour, (name, variant) in zip(COLOURS, VARIANTS.items(), strict=False):
+            if trace.startswith("dead") and variant.slope:
+                continue  # such a neuron is never dead
+            points = [summaries[f"{trace}_{name}_{step}"] for step in PROBES[: before_divergence(name, summaries)]]
+            steps = PROBES[: len(points)]
+            axes.plot(steps, [point.mean for point in points], color=colour)
             lows, highs = ([pick(point.values) for point in points] for pick in (min, max))
-            axes.fill_between(PROBES, lows, highs, color=colour, alpha=0.15, linewidth=0)
+            axes.fill_between(steps, lows, highs, color=colour, alpha=0.15, linewidth=0)
         axes.set(xscale="log", ylabel=ylabel)
         axes.set_yscale("log" if trace == "velocity" else "linear")
         finish(axes, percent=ylabel.endswith("%"), legend=False)
-    axes.set_xlabel("optimizer step")
+    axes.set_xlabel("optimizer step; shaded: lowest to highest seed; a line ends where a seed diverges")
     axes = figure.add_subplot(grid[:, 1])
     for i, (colour, name) in enumerate(zip(COLOURS, VARIANTS, strict=False)):
         accuracy = summaries[f"test_{name}"]
@@ -201,6 +220,15 @@ def _draw(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     finish(axes)
     axes.xaxis.set_major_formatter(lambda share, _: f"{100 * share:g}")
     return {"momentum": figure}
+
+
+DEAD_LABELS = {
+    "paper": "the paper's settings",
+    "momentum_09": "momentum 0.9",
+    "centred": "centred codes",
+    "shrunk": "shrunk codes",
+    "enlarged": "centred codes of the old length",
+}
 
 
 def _accuracy(text: str, variant: str, rule: Rule | None = None) -> Claim:
@@ -224,16 +252,23 @@ MOMENTUM = Experiment(
               margin="with nine of ten neurons dead, the codes hardly reach the second layer"),
         Claim("most of them live without the mean", "dead_centred_3000", at_most(0.5), percent=True,
               margin="half of the neurons"),
-        Claim("dead ReLUs of the first layer with momentum 0.9", "dead_momentum_09_3000", percent=True),
-        Claim("dead ReLUs of the first layer with shrunk codes", "dead_shrunk_3000", percent=True),
+        *(
+            Claim(f"dead ReLUs of the {layer} layer with {label}", f"{trace}_{name}_3000", percent=True)
+            for trace, layer in (("dead", "first"), ("dead2", "second"))
+            for name, label in DEAD_LABELS.items()
+            if f"{trace}_{name}" not in ("dead_paper", "dead_centred")  # these have a rule, above
+        ),
     ),
     _draw,
     "",
     {"quick": 10, "full": 10},
-    "Momentum 0.99 kills {dead_paper_3000:.1%} of the first layer's ReLUs, and the classifier reaches"
-    " {test_paper:.1%}. Subtracting the mean code, which also makes the codes shorter, repairs it:"
-    " {test_centred:.1%}, beside {test_momentum_09:.1%} with momentum 0.9. Neither is enough alone: codes that are"
-    " as short but keep their mean reach {test_shrunk:.1%}, codes without their mean that are as long as before"
-    " {test_enlarged:.1%}, with {dead2_enlarged_3000:.2%} of the second layer's ReLUs dead. Leaky ReLUs diverge"
-    " with {diverged_leaky:.0%} of the seeds.",
+    "With momentum 0.99 the classifier reaches {test_paper:.1%}. Subtracting the mean code, which also makes the"
+    " codes shorter, repairs it: {test_centred:.1%}, beside {test_momentum_09:.1%} with momentum 0.9. Neither is"
+    " enough alone: codes that are as short but keep their mean reach {test_shrunk:.1%}, codes without their mean"
+    " that are as long as before {test_enlarged:.1%}. In the failed trainings ReLUs are dead, but not always in"
+    " the same layer: {dead_paper_3000:.1%} of the first and {dead2_paper_3000:.1%} of the second with the paper's"
+    " settings, {dead_shrunk_3000:.1%} and {dead2_shrunk_3000:.1%} with the shrunk codes,"
+    " {dead_enlarged_3000:.1%} and {dead2_enlarged_3000:.1%} with the lengthened ones. So dead ReLUs of the first"
+    " layer alone neither explain the failure nor are necessary for it. Leaky ReLUs diverge with"
+    " {diverged_leaky:.0%} of the seeds.",
 )  # fmt: skip

@@ -28,7 +28,8 @@ class Rule:
     strict: bool = False
     """True if a slack of exactly 0 does not meet the condition."""
     exclusive: bool = False
-    """True if at most one part can fail at a time, so that no correction for several parts is needed."""
+    """True for an equivalence, whose two parts are the distances from its bounds. At most one of them can fail, so
+    no correction for several parts is needed."""
     bound: float = 0.0
     """A claim about a share shows it in percent."""
     margin: float = 0.0
@@ -63,13 +64,6 @@ def close_to(other: str, margin: float) -> Rule:
         lambda row, key: [row[key] - row[other] + margin, row[other] - row[key] + margin],
         exclusive=True,
         margin=margin,
-    )
-
-
-def no_worse(other: str, margin: float) -> Rule:
-    """The number is at most `margin` below the number `other` of the same seed."""
-    return Rule(
-        f"at most {{margin}} below {other}", lambda row, key: [row[key] - row[other] + margin], margin=margin
     )
 
 
@@ -133,7 +127,11 @@ class Claim:
         interval = None if self.exact else interval
         if self.percent:
             numbers = [value] if interval is None else [value, interval]
-            return " ± ".join(f"{100 * number:.2f}" for number in numbers) + " %"
+            # Two decimals, or as many as a smaller interval needs for one significant digit.
+            decimals = 2
+            if interval and 0 < 100 * interval < 0.005:
+                decimals = min(6, -math.floor(math.log10(100 * interval)))
+            return " ± ".join(f"{100 * number:.{decimals}f}" for number in numbers) + " %"
         if interval is None and math.isfinite(value) and value == round(value):
             return f"{value:,.0f}"  # counts in full
         return show_mean(value, interval)
@@ -145,13 +143,14 @@ class Judgement:
 
     verdict: Verdict
     why: str = ""
-    """The reason, or what would decide the claim; for an ordering, its closest part."""
+    """The reason, or what would decide the claim; for an ordering its closest part, for an equivalence the
+    difference."""
     p: float | None = None
     """Two-sided p value, corrected for all tested claims of the experiment (Holm)."""
     p_sign_flip: float | None = None
     """p value of the exact sign-flip test, not corrected; its smallest value is 2 / 2 ** seeds."""
     seeds_needed: int | None = None
-    """For an undecided claim: total number of seeds that would decide it with the same mean and spread."""
+    """For an undecided claim: total number of seeds that would probably decide it, see `seeds_needed`."""
 
 
 def judge(claims: Sequence[Claim], rows: Mapping[int, Row], cut: str = "", fewest: int = FLOOR) -> list[Judgement]:
@@ -243,13 +242,18 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
         closest = max(parts, key=lambda part: p_not_positive(part, strict))
     else:
         closest = min(parts, key=lambda part: p_not_positive([-value for value in part], not strict))
-    # The reason for the table: the distance of the deciding part from its bound.
+    # The reason for the table. For an equivalence the difference itself, since the distance from one of its two
+    # bounds would be misread as the difference; otherwise the distance of the deciding part from its bound.
     count = len(closest)
-    difference = summarise(closest)
+    what, values = "closest part", closest
+    if claim.rule.exclusive:
+        lower, upper = parts
+        what, values = "difference", [(a - b) / 2 for a, b in zip(lower, upper, strict=True)]
+    difference = summarise(values)
     why = ""
     if len(parts) > 1 or strict:
         scale, unit = (100, " points") if claim.percent else (1, "")
-        why = f"closest part: {scale * difference.mean:+.3g}"
+        why = f"{what}: {scale * difference.mean:+.3g}"
         why += f" ± {scale * difference.interval:.2g}" if difference.interval is not None else ""
         why += unit
     # For "holds" all parts must be met, while a single failing part contradicts the claim.
@@ -263,5 +267,6 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
     if in_all is None:
         more = f"more than {MOST_SEEDS} seeds would be needed, or another margin"
         return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips)
-    more = f"about {in_all - count} more seeds would decide it"
+    missing = in_all - count
+    more = f"{missing} more seed{'s' if missing > 1 else ''} would probably decide it"
     return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips, in_all)

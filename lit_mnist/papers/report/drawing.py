@@ -49,7 +49,8 @@ def bars(
     figure = new_figure(max(5.5, 1.1 * len(numbers) + 2.5), 4.2, title)
     axes = figure.subplots()
     # A bar for the mean, and every seed as a point, since with three seeds the interval alone is not informative.
-    for i, (colour, summary) in enumerate(zip(cycle(COLOURS), numbers.values(), strict=False)):
+    # Without black, on which the seeds would not be seen.
+    for i, (colour, summary) in enumerate(zip(cycle(COLOURS[:-1]), numbers.values(), strict=False)):
         axes.bar(i, summary.mean, yerr=summary.interval, capsize=4, color=colour, alpha=0.75, width=0.65)
         axes.scatter([i] * len(summary.values), summary.values, color="#222222", s=14, zorder=3)
     for style, (label, height) in zip(("--", ":", "-."), (lines or {}).items(), strict=False):

@@ -37,8 +37,8 @@ from lit_mnist.tracking.run import open_run
 from lit_mnist.tracking.store import connect, find_store
 from lit_mnist.training.stages import SECONDS, Preset, find_stage, stage_key, train_stage
 
-SHORT_VERDICTS = {"holds": "hold", "not tested at the paper's length": "not tested"}
-"""Short forms of verdicts for the list of experiments."""
+DECIDED = ("holds", "contradicted", "undecided")
+"""The verdicts that are counted in the list of experiments, in this order."""
 REPORT_INTERVAL = 15.0
 """Seconds between two progress lines of the same stage."""
 
@@ -79,21 +79,20 @@ def list_experiments(folder: Path) -> None:
         # Claims are matched by number and rule, so that a reworded claim still has its result.
         known = {(claim.key, claim.show_rule()) for claim in experiment.claims}
         kept = [c for c in (result["claims"] if result else []) if (c["number"], c["rule"]) in known]
-        # The number of claims per verdict; some have none.
-        counts = Counter(SHORT_VERDICTS.get(claim["verdict"], claim["verdict"]) for claim in kept)
-        for without in ("ours", "not comparable"):
-            counts.pop(without, None)
-        said = "–"
-        if result and counts:
-            verdicts = ", ".join(f"{count} {word}" for word, count in counts.items())
-            said = f"{verdicts} ({result['length']}, {seeds_shown(result)})"
+        counts = Counter(claim["verdict"] for claim in kept)
+        # Numbers without words, since the column would leave no room for the titles.
+        said = " / ".join(str(counts[verdict]) for verdict in DECIDED) if result else "–"
+        if result and result["length"] == "quick":
+            said = "quick"
         quick, full = (f"{minutes:.0f} min" if (minutes := experiment.minutes[preset]) < 120 else
                        f"{minutes / 60:.0f} h" for preset in ("quick", "full"))  # fmt: skip
-        rows.append([experiment.id, said, quick, full, escape(experiment.title)])
-    columns = ["experiment", "here", "quick", "full", "title"]
-    print_table(columns, rows, whole=columns[:4])
+        count = str(len(result["seeds"])) if result else ""
+        rows.append([experiment.id, said, count, quick, full, escape(experiment.title)])
+    columns = ["experiment", "here", "seeds", "quick", "full", "title"]
+    print_table(columns, rows, whole=columns[:5])
     print(
-        "\nhere: verdicts on the claims in the results that are kept; quick, full: time for 3 seeds on two cores"
+        "\nhere: claims that hold / are contradicted / are undecided (quick: shortened, without verdicts)"
+        "\nquick, full: time for 3 seeds on two cores"
         "\n`lit-mnist reproduce zhang/cnn` checks one; `lit-mnist reproduce --table` shows every claim"
     )
 

@@ -11,6 +11,7 @@ The results of shortened trainings are in a separate file, `EXPERIMENT.quick.jso
 
 import json
 import platform
+import re
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
 from functools import cache
@@ -239,7 +240,9 @@ def _assemble(experiment: Experiment, length: Length, entries: Mapping[str, Resu
             "seeds_needed": judgement.seeds_needed,
         })  # fmt: skip
     try:
-        result["finding"] = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
+        text = experiment.finding.format_map({name: s.mean for name, s in summaries.items()})
+        # As in the tables, with a space before the percent sign.
+        result["finding"] = re.sub(r"(?<=\d)%", " %", text)
     except KeyError:  # no stored seed has the number
         result["finding"] = ""
     return result

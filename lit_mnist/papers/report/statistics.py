@@ -16,6 +16,8 @@ ALPHA = 0.05
 """Two-sided significance level of every verdict, for 95 % intervals."""
 FLOOR = 6
 """Number of seeds below which the sign-flip test cannot reach p = 0.05: its smallest p is 2 / 2 ** seeds."""
+POWER = 0.8
+"""Probability with which `seeds_needed` seeds decide a claim."""
 MOST_SEEDS = 200
 """Number of seeds above which a claim counts as undecidable in practice."""
 
@@ -37,19 +39,20 @@ def sign_flip(slack: Sequence[float]) -> float:
 
 
 def seeds_needed(slack: Sequence[float], level: float = ALPHA / 2) -> int | None:
-    """Smallest number of seeds, above the current one, for a one-sided p value of at most `level`.
+    """Smallest number of seeds, above the current one, whose p value is probably at most `level`.
 
-    Mean and spread are assumed to stay the same; the direction is that of the mean. None if more than `MOST_SEEDS`
-    would be needed, or if there is no spread.
+    This is the usual power analysis of Student's one-sided test: mean and spread of `slack` are taken as the true
+    ones, all seeds as new ones, and "probably" is `POWER`. The direction is that of the mean. None if more than
+    `MOST_SEEDS` would be needed, or if there is no spread.
     """
-    from scipy.special import stdtr
+    from scipy.stats import nct, t
 
-    # Find the first n for which Student's t, effect * sqrt(n) with n - 1 degrees of freedom, is large enough.
     values = np.asarray(slack, dtype=float)
     if len(values) < 2 or not values.std():
         return None
     effect = abs(values.mean()) / values.std(ddof=1)
     for count in range(max(len(values) + 1, FLOOR), MOST_SEEDS + 1):
-        if stdtr(count - 1, -effect * math.sqrt(count)) <= level:
+        # If the true effect is not 0, Student's t has a noncentral distribution.
+        if nct.sf(t.isf(level, count - 1), count - 1, effect * math.sqrt(count)) >= POWER:
             return count
     return None

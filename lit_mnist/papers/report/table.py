@@ -18,11 +18,13 @@ BETWEEN_MARKERS = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL
 VERSIONS = ("lit_mnist", "python", "torch", "lightning", "mlflow")
 NOTE = (
     "Ours: mean over the seeds ± half the 95 % interval (Student's t). –: the paper gives no number, or ours was"
-    " not measured. In brackets: the claim's rule, and its closest part where several numbers are compared, as"
-    f" paired differences over seeds. **Fewer than {FLOOR} seeds**: the exact sign-flip test cannot reach"
-    " p = 0.05; only where a training takes hours is there a verdict, by Student's t alone. p: two-sided,"
-    " corrected for all claims tested in the experiment (Holm). An accuracy near 99 % on 10,000 test images is"
-    " itself uncertain by ± 0.2 points, one on 600 images by ± 2 to 4."
+    ' not measured. In brackets: the claim\'s rule; for "within", the difference from the bound or from the other'
+    " number; for an ordering of several numbers, its closest part, as paired differences over seeds. **Fewer than"
+    f" {FLOOR} seeds**: the exact sign-flip test cannot reach p = 0.05; only where a training takes hours is there"
+    " a verdict, by Student's t alone. p: two-sided, corrected for all claims tested in the experiment (Holm);"
+    " intervals are not corrected, so a claim may be undecided although its interval excludes the bound. An"
+    " accuracy near 99 % on 10,000 test images is itself uncertain by ± 0.2 points, one on 600 images by ± 2 to 4."
+    " Training times include stages that several experiments share, and exclude the measurements."
 )
 
 
@@ -53,9 +55,15 @@ def write_table(every: Sequence[Experiment], folder: Path) -> None:
 
 def make_table(results: Sequence[Result]) -> str:
     """Markdown with the counts of verdicts, a row per claim, and how each experiment was measured."""
-    # The number of claims per verdict, over all experiments.
-    verdicts = Counter(claim["verdict"] for result in results for claim in result["claims"])
-    lines = [", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common()) + ".", ""]
+    # The papers' claims and this project's own hypotheses are counted separately.
+    lines = []
+    for title, are_findings in (("The papers' claims", False), ("This project's own findings", True)):
+        chosen = [r for r in results if r["experiment"].startswith("findings/") == are_findings]
+        verdicts = Counter(claim["verdict"] for result in chosen for claim in result["claims"])
+        counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
+        if counts:
+            lines.append(f"- {title}: {counts}.")
+    lines.append("")
     lines += ["| experiment | claim | paper | ours | verdict | p |", "|---|---|---|---|---|---|"]
     for result in results:
         seeds = seeds_shown(result)
