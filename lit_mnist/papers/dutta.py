@@ -45,7 +45,7 @@ def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "
     # No curves for the variants that were only tried to come closer to the paper.
     shown = {name: stage for name, stage in seeds[0].items() if name in ("adam", "rmsprop", "cnn")}
     drawn = {}
-    for figure, kind, ylabel in (("loss", "loss", "cross-entropy"), ("accuracy", "acc", "accuracy")):
+    for figure, kind, ylabel in (("loss", "loss", "cross-entropy"), ("accuracy", "acc", "accuracy, %")):
         title = f"Dutta: {figure} of {', '.join(shown)}"
         drawn[figure] = training_curves(seeds, shown, kind, title, ylabel, log=kind == "loss")
     return drawn | {f"confusion_{name}": run.test_figures()["confusion_matrix"] for name, run in shown.items()}
@@ -227,7 +227,7 @@ def _seconds_of_layers(stage: TrainedStage) -> float:
 
 def _draw_code_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     title = "Dutta: a classifier on 98 numbers, and one on 784 pixels"
-    return {"accuracy": training_curves(seeds, ["code", "images"], "acc", title, "accuracy")}
+    return {"accuracy": training_curves(seeds, ["code", "images"], "acc", title, "accuracy, %")}
 
 
 CODE_EXPERIMENT = Experiment(

@@ -151,7 +151,7 @@ def _draw_classifier(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "
         "figures_16_17": image_rows(rows, title),
         "table_2": marks(classes, range(10), "Panagakis, table 2: the classes", "class", "score, %"),
     }
-    for number, kind, ylabel in ((7, "loss", "cross-entropy"), (8, "acc", "accuracy")):
+    for number, kind, ylabel in ((7, "loss", "cross-entropy"), (8, "acc", "accuracy, %")):
         title = f"Panagakis, figure {number}: the classifier, encoder frozen and then trained"
         drawn[f"figure_{number}"] = training_curves(seeds, ["classifier"], kind, title, ylabel)
     return drawn

@@ -68,9 +68,12 @@ def decompressed(stage: TrainedStage) -> float:
 
 def _draw_cnn(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     drawn = {}
-    for name, metric, ylabel in (("figure_4", "acc", "accuracy"), ("figure_4_loss", "loss", "cross-entropy")):
+    for name, metric, what, ylabel, paper in (
+        ("figure_4", "acc", "accuracy", "accuracy, %", (200, 0.8)),
+        ("figure_4_loss", "loss", "loss", "cross-entropy", None),
+    ):
         histories = {"training": [runs["cnn"].history(f"train/{metric}") for runs in seeds]}
-        drawn[name] = curves(histories, f"Zhang, figure 4: {ylabel} of the CNN", ylabel)
+        drawn[name] = curves(histories, f"Zhang, figure 4: {what} of the CNN", ylabel, paper=paper)
     return drawn
 
 
@@ -432,10 +435,11 @@ def _draw_pruning(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Fig
     figure = new_figure(7.5, 4.2, "Zhang: pruning by distinctiveness")
     axes = figure.subplots()
     removed = [0.0, *(summaries[f"removed_{angle}"].mean for angle in PRUNING_ANGLES)]
-    start = summaries["mse_unpruned"].mean
+    start = summaries["mse_unpruned"]
     for name, label in (("mse", "pruned"), ("retrained", f"retrained for {RETRAINING_STEPS:,} iterations")):
-        errors = [start, *(summaries[f"{name}_{angle}"].mean for angle in PRUNING_ANGLES)]
-        axes.plot(removed, errors, marker="o", label=label)
+        errors = [start, *(summaries[f"{name}_{angle}"] for angle in PRUNING_ANGLES)]
+        means, intervals = [error.mean for error in errors], [error.interval or 0.0 for error in errors]
+        axes.errorbar(removed, means, yerr=intervals, marker="o", capsize=3, label=label)
     labelled = -3.0
     for angle, x in zip(PRUNING_ANGLES, removed[1:], strict=True):
         if x >= labelled + 3:  # labels of points closer than three neurons would overlap

@@ -1,5 +1,6 @@
 """The experiments of all papers are complete, and consistent with the packaged configurations."""
 
+import numpy as np
 import pytest
 from matplotlib.collections import LineCollection
 
@@ -78,6 +79,13 @@ def _is_shortened(stage: Stage) -> bool:
 def test_curves_have_only_the_steps_that_all_seeds_share() -> None:
     figure = curves({"loss": [[(1, 4.0), (2, 2.0), (3, 1.0)], [(1, 2.0), (2, 1.0)]]}, "", "loss")
     assert figure.axes[0].lines[0].get_xydata().tolist() == [[1, 3.0], [2, 1.5]]
+
+
+def test_curves_of_shares_are_in_percent_with_the_papers_value_marked() -> None:
+    (axes,) = curves({"training": [[(50, 0.5), (200, 0.9)]]}, "", "accuracy, %", paper=(200, 0.8)).axes
+    assert axes.yaxis.get_major_formatter()(0.8) == "80"
+    mark = axes.collections[-1]
+    assert mark.get_label() == "paper" and np.asarray(mark.get_offsets()).tolist() == [[200, 0.8]]
 
 
 def test_bars_are_means_with_shares_in_percent() -> None:

@@ -94,14 +94,21 @@ def marks(
     return figure
 
 
-def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, log: bool = False) -> Figure:
+def curves(
+    histories: Mapping[str, Sequence[Points]],
+    title: str,
+    ylabel: str,
+    log: bool = False,
+    paper: tuple[float, float] | None = None,
+) -> Figure:
     """Draw the mean over the seeds as a line, and their range around it.
 
     Args:
         histories: One history per seed for each label. Only steps that all seeds have in common are drawn.
         title: Title of the figure.
-        ylabel: Label of the vertical axis.
+        ylabel: Label of the vertical axis; if it ends in "%", the values are shares and shown in percent.
         log: True for a logarithmic vertical axis.
+        paper: Step and value of a number of the paper, which is marked.
 
     """
     figure = new_figure(7.5, 4.2, title)
@@ -114,10 +121,12 @@ def curves(histories: Mapping[str, Sequence[Points]], title: str, ylabel: str, l
         axes.plot(steps, values.mean(0), color=colour, linewidth=1.3, label=name)
         # The range instead of an interval, since it needs no assumption with few seeds.
         axes.fill_between(steps, values.min(0), values.max(0), color=colour, alpha=0.15, linewidth=0)
-    axes.set(xlabel="optimizer step", ylabel=ylabel)
+    if paper is not None:
+        axes.scatter(*paper, marker="*", s=110, color="#222222", zorder=3, label="paper")
+    axes.set(xlabel="optimizer step; shaded: lowest to highest seed", ylabel=ylabel)
     if log:
         axes.set_yscale("log")
-    finish(axes)
+    finish(axes, percent=ylabel.endswith("%"))
     return figure
 
 
