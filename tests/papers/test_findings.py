@@ -8,9 +8,14 @@ from torch import nn
 
 from lit_mnist.data import MiniMNISTDataModule
 from lit_mnist.data.corruptions import salt_and_pepper
-from lit_mnist.data.randomness import keyed_generator
+from lit_mnist.data.randomness import keyed_generator, keyed_seed
 from lit_mnist.papers.findings.denoiser import posterior_mean
-from lit_mnist.papers.findings.lottery import count_inconsistent, draw_labels, nearest_mean_accuracies
+from lit_mnist.papers.findings.lottery import (
+    count_inconsistent,
+    draw_labels,
+    nearest_mean_accuracies,
+    neighbour_accuracies,
+)
 from lit_mnist.papers.findings.momentum import PROBES, TRACES, VARIANTS, before_divergence, train_variant
 from lit_mnist.papers.findings.phase import DECAYS, RATES, WIDTH, find_boundary, fit_exponents, train_grid
 from lit_mnist.papers.report.trained import train_split
@@ -91,6 +96,30 @@ def test_the_four_variants_of_the_input_differ_only_in_mean_and_length() -> None
     assert (
         lengths["enlarged"] == pytest.approx(lengths["paper"], 1e-3) and lengths["paper"] > 5 * lengths["centred"]
     )
+    shift, factor = VARIANTS["standardised"].prepare(10 * codes)
+    inputs = (10 * codes - shift) * factor
+    torch.testing.assert_close(inputs.std(0), torch.ones(9))
+    torch.testing.assert_close(inputs.mean(0), torch.zeros(9), atol=1e-5, rtol=0)
+
+
+def test_the_usual_remedies_shorten_the_first_steps() -> None:
+    codes, labels = _images(640)[:, ::8], _labels(640)
+    data = ((codes, labels), (codes, labels))
+    velocity = {
+        name: train_variant(VARIANTS[name], *data, seed=0, steps=10)[2]["velocity"][-1]
+        for name in ("paper", "dampened", "clipped")
+    }
+    # PyTorch does not dampen the first gradient, so some of its length is left.
+    assert velocity["dampened"] < 0.3 * velocity["paper"]
+    # Ten gradients of norm 0.1 at most, times the learning rate.
+    assert velocity["clipped"] <= 0.05 * 10 * 0.1 < velocity["paper"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(keyed_seed(0, "momentum"))
+        start = nn.Linear(98, 1000).weight.detach()
+    paper, warm = (
+        train_variant(VARIANTS[name], *data, seed=0, steps=1)[0][0].weight.detach() for name in ("paper", "warmup")
+    )
+    assert float((warm - start).norm() / (paper - start).norm()) == pytest.approx(1 / 281, rel=0.01)
 
 
 def test_each_setting_of_the_grid_equals_the_same_setting_trained_alone() -> None:
@@ -169,6 +198,20 @@ def test_with_one_label_per_class_the_nearest_mean_is_the_nearest_neighbour() ->
     score = nearest.score(images.numpy(), labels.numpy())
     assert float(found[0, 0]) == pytest.approx(score, abs=1e-3)
     assert 0.2 < found[0].mean() < found[2].mean()
+
+
+@pytest.mark.parametrize("neighbours", [1, 5])
+def test_neighbours_vote_and_the_nearest_decides_between_equal_counts(neighbours: int) -> None:
+    images, labels = _images(900), _labels(900)
+    drawn = draw_labels(labels[:600], 3, 5, torch.Generator().manual_seed(0))
+    found = neighbour_accuracies(images, labels, drawn, images[600:], labels[600:], neighbours)
+    for draw, rows in enumerate(drawn.flatten(1)):
+        right = 0
+        for image, label in zip(images[600:], labels[600:], strict=True):
+            nearest = labels[rows][(images[rows] - image).square().sum(1).argsort()[:neighbours]].tolist()
+            right += max(nearest, key=nearest.count) == int(label)  # the first of equal counts
+        assert float(found[draw]) == pytest.approx(right / 300, abs=0.004)  # rounding may swap two neighbours
+    assert 0.4 < float(found.mean()) < 0.9
 
 
 def test_accuracies_that_no_number_of_images_gives_are_counted() -> None:

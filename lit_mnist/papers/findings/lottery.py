@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lit_mnist.data import ImageDataModule
+from lit_mnist.data.loader import Batch
 from lit_mnist.data.randomness import keyed_generator
 from lit_mnist.models import Autoencoder
 from lit_mnist.papers.report.claims import Claim, above, at_least
@@ -46,6 +48,9 @@ RATE = 0.1
 """The paper's learning rate of the last layer, on the frozen 784-100."""
 PAPER = {1: STACKS[(100,)][(0.1, 0)][1], 5: STACKS[(100,)][(0.1, 0)][5], 10: TEN_LABELS}
 """The paper's accuracies, by labels per class. The paper does not say which stack the last one belongs to."""
+# Table X.
+NEIGHBOURS = 0.554
+"""The paper's accuracy of nearest neighbours."""
 PRINTED = (
     "51.167", "51.167", "51.000", "63.033", "64.7", "63.250", "64.140", "63.956", "65.250",
     "51.033", "51.30", "51.897", "54.295", "55.027", "54.833", "69.333", "70.167", "69.833",
@@ -106,16 +111,64 @@ def _measure(runs: Runs) -> dict[str, float]:
     values = {f"inconsistent_{images}": float(count_inconsistent(PRINTED, images)) for images in (600, 6000)}
     for name in (*FEATURES, "softmax"):
         values |= stage.cached_json(f"lottery.{name}", partial(_draw_lots, name=name))
+    values |= stage.cached_json("lottery.neighbours", _draw_neighbours)
     return values | {"gain_5": values["stack_5"] - values["random_5"]}
 
 
-def _draw_lots(stage: TrainedStage, name: str) -> dict[str, float]:
-    """Mean accuracy, its 5 and 95 % quantiles over the draws, and for the softmax layers the paper's rank."""
+def _draw_neighbours(stage: TrainedStage) -> dict[str, float]:
+    """Nearest neighbours among raw pixels with 1 and 5 labels per class: mean accuracy, and the paper's rank.
+
+    The paper gives neither the number of neighbours nor that of labels, so both are what is usual for few labels.
+    """
+    _, train, test, drawn = _draws(stage)
+    pixels, test_pixels = train.clean.flatten(1), test.clean.flatten(1)
+    values: dict[str, float] = {}
+    for count, neighbours in ((1, 1), (5, 1), (5, 5)):
+        accuracies = neighbour_accuracies(pixels, train.y, drawn[:, :, :count], test_pixels, test.y, neighbours)
+        name = f"{neighbours}_of_{count}"
+        values[f"neighbours_{name}"] = round(float(accuracies.mean()), 4)
+        values[f"rank_neighbours_{name}"] = round(float((accuracies <= NEIGHBOURS + 1e-4).float().mean()), 4)
+    return values
+
+
+def neighbour_accuracies(
+    images: Tensor, classes: Tensor, drawn: Tensor, test: Tensor, labels: Tensor, neighbours: int
+) -> Tensor:
+    """The accuracy of the nearest labelled images for each draw, (draws,).
+
+    Of equally frequent classes the one with the nearest image is chosen.
+
+    Args:
+        images: (N, D) training images.
+        classes: (N,) their classes.
+        drawn: (draws, classes, count) indices of labelled images.
+        test: (M, D) test images.
+        labels: (M,) their classes.
+        neighbours: Number of neighbours that vote.
+
+    """
+    accuracies = []
+    for rows in drawn.flatten(1):
+        nearest = torch.cdist(test, images[rows]).topk(neighbours, largest=False).indices  # nearest first
+        votes = classes[rows][nearest]
+        counts = (votes[:, :, None] == votes[:, None, :]).sum(2)
+        answers = votes.gather(1, counts.argmax(1, keepdim=True))  # argmax returns the first of equal counts
+        accuracies.append((answers.squeeze(1) == labels).float().mean())
+    return torch.stack(accuracies)
+
+
+def _draws(stage: TrainedStage) -> tuple[ImageDataModule, Batch, Batch, Tensor]:
+    """The data, its training and test split, and the indices of the labelled images (draws, classes, most)."""
     data = stage.rebuild("--data.train_per_class", "null").datamodule  # the paper's test images, all for training
     data.setup("fit")
     data.setup("test")
     train, test = train_split(data), test_split(data)
-    drawn = draw_labels(train.y, DRAWS, COUNTS[-1], keyed_generator(data.seed, "lottery"))
+    return data, train, test, draw_labels(train.y, DRAWS, COUNTS[-1], keyed_generator(data.seed, "lottery"))
+
+
+def _draw_lots(stage: TrainedStage, name: str) -> dict[str, float]:
+    """Mean accuracy, its 5 and 95 % quantiles over the draws, and for the softmax layers the paper's rank."""
+    data, train, test, drawn = _draws(stage)
     feature = _feature(stage, name, train.clean)
     codes, test_codes = feature(train.clean), feature(test.clean)
     counts = TRAINED_COUNTS if name == "softmax" else COUNTS
@@ -202,6 +255,12 @@ LOTTERY = Experiment(
             Claim(f"draws with at most the paper's {100 * accuracy:.2f} %, labels per class: {count}",
                   f"rank_softmax_{count}", percent=True)
             for count, accuracy in PAPER.items()
+        ),
+        *(
+            Claim(f"draws with at most the paper's {100 * NEIGHBOURS:.1f} % for nearest neighbours among raw"
+                  f" pixels: {neighbours}, labels per class: {count}", f"rank_neighbours_{neighbours}_of_{count}",
+                  percent=True)
+            for count, neighbours in ((1, 1), (5, 1), (5, 5))
         ),
         Claim("how many of the paper's 18 test accuracies are no share of 600 images", "inconsistent_600",
               exact=True),
