@@ -660,7 +660,7 @@ def _measure_conclusions(runs: Runs) -> dict[str, float]:
 
 
 def _draw_conclusions(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
-    names = {"-".join(map(str, sizes)): "best_" + "_".join(map(str, sizes)) for sizes in STACKS}
+    names = {"-".join(map(str, (784, *sizes))): "best_" + "_".join(map(str, sizes)) for sizes in STACKS}
     numbers = {label: summaries[name] for label, name in names.items()}
     # The best of the paper's accuracies with 5 labels per class, of any learning rates.
     paper = {
