@@ -20,7 +20,7 @@ def reproduce(arguments: list[str]) -> None:
     parser.add_argument(
         "--preset",
         choices=("quick", "full"),
-        help="full: the papers' own length; quick (default): cut to minutes and then without verdicts",
+        help="full: the papers' own length; quick (default): long trainings are cut to minutes and get no verdict",
     )
     parser.add_argument(
         "--results", metavar="FOLDER", help="where results are kept (default: docs/results, or mlruns/reproduce)"

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 # ---- yaramsetty/denoising: sections V.A and VI.A, figures 5 to 11 ----
 # Noise p of the paper's algorithm (section IV.B) sets a pixel to 1 with probability p and to 0 with probability p:
 # a share of 2 p of all pixels is replaced, and all of them at 0.5. So the inputs of cases 3 and 4 have no
-# information. The algorithm compares `rnd` three times and does not say when it is drawn; here it is drawn once
+# information. The algorithm compares `rnd` twice and does not say when it is drawn; here it is drawn once
 # per pixel. Drawn anew for each comparison, 75 % of the pixels would be replaced at 0.5. Not stated: the
 # optimiser, the batch size.
 
@@ -187,7 +187,7 @@ STACKS: dict[tuple[int, ...], Table] = {
 COSTS = {(500, 200, 100): 255.973, (300, 100): 260.35, (100,): 313.08}
 """The paper's reconstruction cost of the first layer, by hidden sizes."""
 
-# Tables I and IV. 0.25 and 6.15 are far below any cross-entropy of sigmoid codes, summed over their neurons (241
+# Tables I and IV. 0.25 and 6.15 are far below any cross-entropy of sigmoid codes, summed over their neurons (235
 # here for the second layer), so another loss must have been used.
 DEEPER_COSTS = {(500, 200, 100): (0.25, 9.13), (300, 100): (6.152187,), (100,): ()}
 """The paper's costs of the layers above the first, by hidden sizes."""
@@ -214,7 +214,11 @@ TEN_LABELS = 0.767
 """The paper's accuracy with 10 labels per class. It does not say with which of the stacks."""
 LABELS = (1, 5, 10)
 """Labelled images per class."""
-BY_CHANCE = "the middle 95 % of the choices: the paper's accuracy is one that chance gives"
+TABLE_X = (0.647, 0.647, 0.70167)
+"""The paper's accuracies of the three stacks in table X, in the order of `STACKS`."""
+NEIGHBOURS = 0.554
+"""The paper's accuracy of nearest neighbours in table X. It gives neither their number nor that of labels."""
+BY_CHANCE = "the middle 95 % of the choices: inside it, a random choice of labels explains the paper's accuracy"
 SAME_RATES = (
     "the paper's own accuracies with 5 labels differ by up to 1.7 points between rates; it says only that other"
     " rates did not increase the accuracy, and equivalence is this project's reading"
@@ -226,9 +230,9 @@ DRAWS = 100
 """Random choices of the labelled images for each stack and seed."""
 
 HEADS = "few_labels"
-"""Under which name the results of `_frozen_heads` are stored."""
+"""The name under which the results of `_frozen_heads` are stored. It has to change with what they contain."""
 COST_STEPS = 100
-"""Number of last steps whose mean loss is a layer's final training cost."""
+"""Number of last steps whose mean loss is the final training cost."""
 
 # Tables II, III, V, VI, VIII and IX, "No of Iterations".
 FINE_TUNING = 2000
@@ -275,7 +279,7 @@ def _stack_stages(sizes: tuple[int, ...], table: Table) -> dict[str, Stage]:
         source_flag = "--model.below_checkpoint"
         lower = Stage(f"yaramsetty/layer_{depth}", tuple(layer), source=lower, source_flag=source_flag)
         stages[f"layer_{depth}"] = lower
-    # Momentum is not stated. Without it the first layers are close to the costs of tables I and IV (253 and 257),
+    # Momentum is not stated. Without it the first layers are close to the costs of tables I and IV (254 and 257),
     # but the layers above learn too little to classify as well as the paper's. Both are reported.
     plain = ("--model.hidden_sizes", str(list(sizes[:1])), "--model.momentum", "0")
     stages["layer_1_plain"] = Stage("yaramsetty/layer_1", plain)
@@ -367,7 +371,7 @@ def _frozen_claims(sizes: tuple[int, ...], accuracies: Mapping[int, float]) -> l
         Claim("10 labels per class", "random_10", paper=TEN_LABELS, percent=True,
               not_comparable="the paper does not say with which stack and rates"),
         Claim("10 labels per class, if it was this frozen stack: share of random choices that give at most the"
-              f" paper's {100 * TEN_LABELS:.2f} %", "rank_10", within(0.5, 0.475), percent=True, margin=BY_CHANCE),
+              f" paper's {100 * TEN_LABELS:.2f} %", "rank_10", percent=True),
     ]  # fmt: skip
     # Additional numbers, since with the paper's 600 test images an accuracy is uncertain by ± 2 to 4 points.
     return claims + [
@@ -380,9 +384,11 @@ def _tuned_claims(sizes: tuple[int, ...], table: Table) -> list[Claim]:
     """The other columns of the rows in which the stack is trained too."""
     claims = []
     for i, rates in enumerate(table):
-        for labels, numbers in TRAINED[sizes].items() if rates[1] > 0 else ():
+        if rates[1] == 0:
+            continue  # for a frozen stack, see `_frozen_claims`
+        for labels, rows in TRAINED[sizes].items():
             text, name = f"{_per_class(labels)}, rates {rates[0]:g} and {rates[1]:g}", _tuned_name(rates, labels)
-            final, training = numbers[i]
+            final, training = rows[i]
             claims += [
                 Claim(f"{text}: final cost", f"cost_{name}", paper=final, not_comparable=UNNAMED),
                 Claim(f"{text}: accuracy on the 6,000 training images", f"train_{name}", paper=training,
@@ -530,7 +536,7 @@ def _draw_baselines(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "F
     numbers = {"CNN": summaries["cnn"]}
     for labels in (1, 5, 600):
         numbers[f"{labels} label{'' if labels == 1 else 's'}\nper class"] = summaries[f"neighbours_{labels}"]
-    lines = {"paper, CNN": 0.9343, "paper, neighbours": 0.554}
+    lines = {"paper, CNN": 0.9343, "paper, neighbours": NEIGHBOURS}
     return {"table_x": bars(numbers, "Yaramsetty, table X: CNN and nearest neighbours", "test accuracy, %", lines)}
 
 
@@ -542,7 +548,7 @@ BASELINES_EXPERIMENT = Experiment(
     claims=(
         Claim("CNN classifier", "cnn", paper=0.9343, percent=True,
               not_comparable="the paper does not give its layers, nor how many images it was trained on"),
-        Claim("5 nearest neighbours with 5 labels per class", "neighbours_5", paper=0.554, percent=True,
+        Claim("5 nearest neighbours with 5 labels per class", "neighbours_5", paper=NEIGHBOURS, percent=True,
               not_comparable="the paper gives neither the number of neighbours nor that of labels"),
         Claim("nearest neighbour with 1 label per class", "neighbours_1", percent=True),
         Claim("5 nearest neighbours with 600 labels per class", "neighbours_600", percent=True),
@@ -625,16 +631,17 @@ def _conclusions() -> Experiment:
             # no row of table VI, where the best is 65.25. Here the rates are chosen on validation images.
             Claim("larger networks are worse: 784-100 with 5 labels, above 784-300-100, above 784-500-200-100",
                   "best_100", descending("best_300_100", "best_500_200_100"), 0.7017, percent=True),
-            # Means over many choices of the labelled images, which vary much less than the rows above.
-            *(
-                Claim(f"the same on frozen stacks, mean over {DRAWS} choices of the labelled images, {labels} per"
-                      " class", f"frozen_{labels}_100",
-                      descending(f"frozen_{labels}_300_100", f"frozen_{labels}_500_200_100"), percent=True)
-                for labels in (5, 1)
-            ),
             Claim("the stack is better than nearest neighbours: 784-100 with 5 labels, above 5 nearest neighbours",
                   "best_100", above("neighbours_5"), 0.7017, percent=True,
                   not_comparable="the paper gives neither the number of neighbours nor that of labels"),
+            # Means over many choices of the labelled images vary much less than the rows above. They have no
+            # verdict, since the paper trains the last layer at other rates on 784-100.
+            *(
+                Claim(f"{'-'.join(map(str, (784, *sizes)))} frozen, {_per_class(labels)}, rate"
+                      f" {next(iter(table))[0]:g}, mean over {DRAWS} choices of the labelled images",
+                      f"frozen_{labels}_{'_'.join(map(str, sizes))}", percent=True)
+                for labels in (5, 1) for sizes, table in STACKS.items()
+            ),
         ),
         draw=_draw_conclusions,
         cut="",
@@ -662,12 +669,9 @@ def _measure_conclusions(runs: Runs) -> dict[str, float]:
 def _draw_conclusions(seeds: Sequence[Runs], summaries: Summaries) -> dict[str, "Figure"]:
     names = {"-".join(map(str, (784, *sizes))): "best_" + "_".join(map(str, sizes)) for sizes in STACKS}
     numbers = {label: summaries[name] for label, name in names.items()}
-    # The best of the paper's accuracies with 5 labels per class, of any learning rates.
-    paper = {
-        label: max(row[5] for row in table.values()) for label, table in zip(names, STACKS.values(), strict=True)
-    }
+    paper = dict(zip(names, TABLE_X, strict=True))
     neighbours = "5 nearest\nneighbours"
-    numbers[neighbours], paper[neighbours] = summaries["neighbours_5"], 0.554
+    numbers[neighbours], paper[neighbours] = summaries["neighbours_5"], NEIGHBOURS
     title = "Yaramsetty, table X: 5 labels per class"
     return {"table_x": bars(numbers, title, "test accuracy, %", paper=paper)}
 

@@ -7,6 +7,7 @@ from matplotlib.collections import LineCollection
 from lit_mnist.errors import UsageError
 from lit_mnist.papers.report.drawing import bars, curves
 from lit_mnist.papers.report.experiment import PAPERS, Experiment, experiments, select
+from lit_mnist.papers.yaramsetty import STACKS, TRAINED, _final_cost
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.training.config_files import config_names
 from lit_mnist.training.configuration import LitCLI
@@ -16,6 +17,30 @@ EXPERIMENTS = experiments()
 STAGES = sorted(
     {stage for experiment in EXPERIMENTS for stage in experiment.stages.values()}, key=lambda stage: str(stage)
 )
+
+
+def test_the_final_cost_is_the_mean_of_the_last_hundred_steps() -> None:
+    # Points are means over 50 steps; a training of 730 steps ends with a shorter window.
+    assert _final_cost([(50, 9.0), (600, 7.0), (650, 5.0), (700, 3.0), (730, 1.0)]) == 3.0
+
+
+def test_the_rows_of_yaramsettys_tables_are_the_papers() -> None:
+    """Each row: layers, labels per class, rates, and what is printed: final cost, training and test accuracy."""
+    printed = """
+        500-200-100 1 1 0 0.00352 51.180 51.167
+        500-200-100 5 0.1 0.001 0.37515 66.180 64.7
+        300-100 5 0.5 0.00001 0.024674 65.540 65.250
+        300-100 1 0.1 0.001 0.027515 51.455 51.30
+        100 1 0.5 0.001 0.00365 55.34 55.027
+        100 5 1 0.00001 0.000059 69.580 69.833
+    """
+    for layers, *row in map(str.split, printed.strip().splitlines()):
+        sizes = tuple(map(int, layers.split("-")))
+        labels, last, others, cost, training, test = map(float, row)
+        rates = list(STACKS[sizes])
+        at = rates.index((last, others))
+        assert TRAINED[sizes][int(labels)][at] == pytest.approx((cost, training / 100))
+        assert STACKS[sizes][last, others][int(labels)] == pytest.approx(test / 100, abs=6e-5)
 
 
 def test_every_stage_parses_and_only_equal_stages_share_a_key() -> None:

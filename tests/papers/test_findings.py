@@ -1,5 +1,7 @@
 """What the findings measure equals the results of independent computations."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
@@ -84,7 +86,7 @@ def _labels(count: int) -> torch.Tensor:
     return data.train[1][:count]
 
 
-def test_the_four_variants_of_the_input_differ_only_in_mean_and_length() -> None:
+def test_the_variants_of_the_input_differ_only_in_mean_and_length() -> None:
     codes = torch.rand(500, 9, generator=torch.Generator().manual_seed(0)) + torch.arange(9)
     lengths = {}
     for name in ("paper", "centred", "shrunk", "enlarged"):
@@ -117,7 +119,8 @@ def test_the_usual_remedies_shorten_the_first_steps() -> None:
         torch.manual_seed(keyed_seed(0, "momentum"))
         start = nn.Linear(98, 1000).weight.detach()
     paper, warm = (
-        train_variant(VARIANTS[name], *data, seed=0, steps=1)[0][0].weight.detach() for name in ("paper", "warmup")
+        train_variant(VARIANTS[name], *data, seed=0, steps=1)[0][0].weight.detach()
+        for name in ("paper", "warm_up")
     )
     assert float((warm - start).norm() / (paper - start).norm()) == pytest.approx(1 / 281, rel=0.01)
 
@@ -179,6 +182,13 @@ def test_the_traces_of_a_variant_end_where_its_first_seed_has_diverged() -> None
     }
     assert before_divergence("leaky", summaries | {"diverged_leaky": summarise([0.0, 1.0, 1.0])}) == 6
     assert before_divergence("leaky", summaries | {"diverged_leaky": summarise([0.0, 0.0, 0.0])}) == len(PROBES)
+    # The weights overflowed at the fourth probe, whose NaN is kept.
+    for i, step in enumerate(PROBES):
+        summaries[f"velocity_leaky_{step}"] = summarise([float(i), math.nan if i >= 3 else float(i), float(i)])
+        summaries |= {
+            f"{trace}_leaky_{step}": summarise([1.0, 1.0, 1.0]) for trace in TRACES if trace != "velocity"
+        }
+    assert before_divergence("leaky", summaries | {"diverged_leaky": summarise([0.0, 1.0, 0.0])}) == 4
 
 
 def test_with_one_label_per_class_the_nearest_mean_is_the_nearest_neighbour() -> None:

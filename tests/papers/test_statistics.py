@@ -40,7 +40,8 @@ def test_holm_multiplies_the_smallest_by_the_number_of_tests() -> None:
 
 def test_the_number_of_seeds_that_would_decide() -> None:
     # Mean 1 and standard deviation 1: a paired t-test at 5 % with effect size 1 and power 80 % needs 10.
-    assert seeds_needed([0.0, 1.0, 2.0]) == 10
-    assert seeds_needed([0.0, -1.0, -2.0]) == 10
-    assert seeds_needed([10.0, 11.0, 12.0]) == FLOOR
-    assert seeds_needed([-1.0, 1.0]) is None and seeds_needed([1.0]) is None and seeds_needed([1.0, 1.0]) is None
+    assert seeds_needed([[0.0, 1.0, 2.0]]) == 10
+    assert seeds_needed([[10.0, 11.0, 12.0]]) == FLOOR
+    assert all(seeds_needed([part]) is None for part in ([-1.0, 1.0], [0.0, -1.0, -2.0], [1.0], [1.0, 1.0]))
+    # An equivalence has to pass on both sides, and so needs more, here for a difference of 0 and a margin of 1.
+    assert seeds_needed([[0.0, 1.0, 2.0], [2.0, 1.0, 0.0]]) == 13

@@ -224,10 +224,10 @@ PHASE = Experiment(
     {"autoencoder": ENCODER},
     _measure,
     (
-        Claim("lr / (1 - m) nearly decides for standardised codes: the largest rate that works ~ (1 - m)^p; p",
+        Claim("the largest rate that works is nearly proportional to 1 - m on standardised codes: exponent p",
               "exponent_standardised", within(1, 0.25), margin=COLLAPSE),
         Claim("the same for raw pixels", "exponent_pixels", within(1, 0.25), margin=COLLAPSE),
-        Claim("it decides less for the codes as they are: p is smaller than for standardised codes",
+        Claim("not on the codes as they are: p is smaller than for standardised codes",
               "exponent_codes", below("exponent_standardised")),
         *(
             Claim(f"p for {label}, {how}", f"{variant}_{name}")

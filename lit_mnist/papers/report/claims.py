@@ -262,8 +262,9 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
     agrees = claim.exact or count < FLOOR or not any(closest) or (flips is not None and flips <= ALPHA)
     if p <= ALPHA and agrees:
         return Judgement("holds" if meets else "contradicted", why, p, flips)
-    # Undecided: find the number of seeds for which this part's p value would be below the corrected level.
-    in_all = seeds_needed(closest, ALPHA / 2 / factor / correction)
+    # Undecided: find the number of seeds that would probably show that all parts are met, or that this one is not.
+    shown = parts if meets else [[-value for value in closest]]
+    in_all = seeds_needed(shown, ALPHA / 2 / factor / correction)
     if in_all is None:
         more = f"more than {MOST_SEEDS} seeds would be needed, or another margin"
         return Judgement("undecided", "; ".join(filter(None, (why, more))), p, flips)

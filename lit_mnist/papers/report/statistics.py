@@ -38,21 +38,30 @@ def sign_flip(slack: Sequence[float]) -> float:
     return float(found.pvalue)
 
 
-def seeds_needed(slack: Sequence[float], level: float = ALPHA / 2) -> int | None:
-    """Smallest number of seeds, above the current one, whose p value is probably at most `level`.
+def seeds_needed(parts: Sequence[Sequence[float]], level: float = ALPHA / 2) -> int | None:
+    """Smallest number of seeds, above the current one, that probably show that every part is positive.
 
-    This is the usual power analysis of Student's one-sided test: mean and spread of `slack` are taken as the true
-    ones, all seeds as new ones, and "probably" is `POWER`. The direction is that of the mean. None if more than
-    `MOST_SEEDS` would be needed, or if there is no spread.
+    This is the usual power analysis of Student's one-sided test, without the sign-flip test: mean and spread of a
+    part are taken as the true ones, all seeds as new ones, and "probably" is `POWER`.
+
+    Args:
+        parts: The slacks of one or more conditions, each with one value per seed.
+        level: Each part's p value has to be at most this.
+
+    Returns:
+        None if more than `MOST_SEEDS` would be needed, or if there is no spread or only one seed.
+
     """
     from scipy.stats import nct, t
 
-    values = np.asarray(slack, dtype=float)
-    if len(values) < 2 or not values.std():
+    count = len(parts[0])
+    if count < 2 or not any(np.std(part) for part in parts):
         return None
-    effect = abs(values.mean()) / values.std(ddof=1)
-    for count in range(max(len(values) + 1, FLOOR), MOST_SEEDS + 1):
+    effects = [np.mean(part) / max(float(np.std(part, ddof=1)), 1e-12) for part in parts]
+    for n in range(max(count + 1, FLOOR), MOST_SEEDS + 1):
         # If the true effect is not 0, Student's t has a noncentral distribution.
-        if nct.sf(t.isf(level, count - 1), count - 1, effect * math.sqrt(count)) >= POWER:
-            return count
+        missed = [nct.cdf(t.isf(level, n - 1), n - 1, effect * math.sqrt(n)) for effect in effects]
+        # All parts are shown at least with this probability, however they depend on each other.
+        if 1 - sum(missed) >= POWER:
+            return n
     return None

@@ -18,8 +18,8 @@ BETWEEN_MARKERS = re.compile(f"{re.escape(BEGIN)}.*?{re.escape(END)}", re.DOTALL
 VERSIONS = ("lit_mnist", "python", "torch", "lightning", "mlflow")
 NOTE = (
     "Ours: mean over the seeds ± half the 95 % interval (Student's t). –: the paper gives no number, or ours was"
-    ' not measured. In brackets: the claim\'s rule; for "within", the difference from the bound or from the other'
-    " number; for an ordering of several numbers, its closest part, as paired differences over seeds. **Fewer than"
+    ' not measured. In brackets: the claim\'s rule; for "within", the difference from the number it names;'
+    " for an ordering of several numbers, its closest part, as paired differences over seeds. **Fewer than"
     f" {FLOOR} seeds**: the exact sign-flip test cannot reach p = 0.05; only where a training takes hours is there"
     " a verdict, by Student's t alone. p: two-sided, corrected for all claims tested in the experiment (Holm);"
     " intervals are not corrected, so a claim may be undecided although its interval excludes the bound. An"
@@ -60,9 +60,10 @@ def make_table(results: Sequence[Result]) -> str:
     for title, are_findings in (("The papers' claims", False), ("This project's own findings", True)):
         chosen = [r for r in results if r["experiment"].startswith("findings/") == are_findings]
         verdicts = Counter(claim["verdict"] for result in chosen for claim in result["claims"])
+        others = verdicts.pop("ours", 0)
         counts = ", ".join(f"{count} {verdict}" for verdict, count in verdicts.most_common())
-        if counts:
-            lines.append(f"- {title}: {counts}.")
+        if chosen:
+            lines.append(f"- {title}: {counts or 'none'}; and {others} further numbers.")
     lines.append("")
     lines += ["| experiment | claim | paper | ours | verdict | p |", "|---|---|---|---|---|---|"]
     for result in results:
