@@ -251,7 +251,7 @@ def _decide(claim: Claim, parts: Sequence[Sequence[float]], meets: bool, p: floa
         what, values = "difference", [(a - b) / 2 for a, b in zip(lower, upper, strict=True)]
     difference = summarise(values)
     why = ""
-    if len(parts) > 1 or strict:
+    if (len(parts) > 1 or strict) and not claim.exact:
         scale, unit = (100, " points") if claim.percent else (1, "")
         why = f"{what}: {scale * difference.mean:+.3g}"
         why += f" ± {scale * difference.interval:.2g}" if difference.interval is not None else ""
