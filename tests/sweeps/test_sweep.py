@@ -39,8 +39,8 @@ def one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lit_mnist.sweeps.resources.cores", lambda: 1)
 
 
-def open_small_study() -> optuna.Study:
-    return open_study(open_storage(None), "small")
+def open_small_study(journal: Path | None = None) -> optuna.Study:
+    return open_study(open_storage(None if journal is None else str(journal)), "small")
 
 
 def start_thread(act: Callable[[], None]) -> threading.Thread:
@@ -49,19 +49,20 @@ def start_thread(act: Callable[[], None]) -> threading.Thread:
     return thread
 
 
-def is_training(number: int) -> bool:
+# By the journal's absolute path: while a sweep reads a configuration in this process, jsonargparse changes the
+# working directory to that of the file, and another thread would then find the store of this checkout.
+def is_training(number: int, journal: Path) -> bool:
     """True if trial `number` is in the middle of its training."""
-    journal = Path("mlruns/sweeps.journal")
     if not journal.exists() or '"trials"' not in journal.read_text():
         return False
-    trials = open_small_study().get_trials()
+    trials = open_small_study(journal).get_trials()
     return len(trials) > number and bool(trials[number].intermediate_values)
 
 
-def kill_worker_of(number: int) -> None:
+def kill_worker_of(number: int, journal: Path) -> None:
     """Kill the worker of trial `number`, and the process that it was forked from."""
-    wait_for(lambda: is_training(number), f"trial {number} to be in training", TIMEOUT)
-    owner = open_small_study().get_trials()[number].user_attrs["owner"]["process"]
+    wait_for(lambda: is_training(number, journal), f"trial {number} to be in training", TIMEOUT)
+    owner = open_small_study(journal).get_trials()[number].user_attrs["owner"]["process"]
     worker = psutil.Process(int(owner.partition("@")[0]))
     fork_server = worker.parent()
     worker.kill()
@@ -69,14 +70,14 @@ def kill_worker_of(number: int) -> None:
     fork_server.kill()
 
 
-def interrupt_in(number: int) -> None:
-    wait_for(lambda: is_training(number), f"trial {number} to be in training", TIMEOUT)
+def interrupt_in(number: int, journal: Path) -> None:
+    wait_for(lambda: is_training(number, journal), f"trial {number} to be in training", TIMEOUT)
     os.kill(os.getpid(), signal.SIGINT)
 
 
-def test_a_study_has_each_trial_once_however_its_workers_end(cli: Cli) -> None:
-    spec = write_spec(flags=LONG, trials=3)
-    killer = start_thread(lambda: kill_worker_of(0))
+def test_a_study_has_each_trial_once_however_its_workers_end(cli: Cli, project: Path) -> None:
+    spec, journal = write_spec(flags=LONG, trials=3), project / "mlruns" / "sweeps.journal"
+    killer = start_thread(lambda: kill_worker_of(0, journal))
     code, out, err = cli("sweep", spec, "--workers", "2")
     killer.join()
     assert code == 0, err
@@ -92,7 +93,7 @@ def test_a_study_has_each_trial_once_however_its_workers_end(cli: Cli) -> None:
     code, out, _ = cli("sweep", spec)
     assert code == 0 and "finished, nothing left to do" in out
 
-    stopper = start_thread(lambda: interrupt_in(3))
+    stopper = start_thread(lambda: interrupt_in(3, journal))
     code, _, err = cli("sweep", spec, "--trials", "5")
     stopper.join()
     assert code == 130 and "stopped by SIGINT" in err
@@ -123,7 +124,9 @@ def test_a_worker_whose_parent_is_dead_saves_its_trial_and_ends(project: Path) -
     with study_run(study, stored_spec(study)):
         pool = WorkerPool("small", default_storage(), 1)
         pool.start()
-        wait_for(lambda: is_training(0), "the trial to be in training", TIMEOUT)
+        wait_for(
+            lambda: is_training(0, project / "mlruns" / "sweeps.journal"), "the trial to be in training", TIMEOUT
+        )
         pool.close()  # as the system does with the pipes of a killed process
     assert study.get_trials()[0].state == TrialState.RUNNING and study.get_trials()[0].user_attrs["owner"] is None
     assert trial_runs(study)[0].info.status == "KILLED"

@@ -127,7 +127,9 @@ class GlobalStateGuard:
 
     def restore(self) -> None:
         """Restore the state at construction, and free unused memory."""
-        os.environ.clear()
+        # Not cleared first: other threads, such as that of the study's page, may be reading a variable.
+        for name in os.environ.keys() - self._environment.keys():
+            del os.environ[name]
         os.environ.update(self._environment)
         torch.set_num_threads(self._threads)
         # Settings that `trainer.precision`, `trainer.deterministic` and `trainer.benchmark` change.
