@@ -403,17 +403,17 @@ def _per_class(labels: int) -> str:
 
 
 def _measure_stack(runs: Runs) -> dict[str, float]:
-    # layer_1, layer_2, …: the layers of the stack, which the variant without momentum is not part of.
+    # The layers of the stack, from the images up. The first layer without momentum is not one of them.
     layers = sorted(name for name in runs if name.startswith("layer") and name != "layer_1_plain")
     names = {"cost": "layer_1", "cost_plain": "layer_1_plain"} | {f"cost_{name[-1]}": name for name in layers[1:]}
     # The paper's costs are training costs. Here: of the last `COST_STEPS` steps, since a batch is a small sample.
-    values = {key: _final_cost(runs[name].history("train/loss")) for key, name in names.items()}
+    values = {key: final_cost(runs[name].history("train/loss")) for key, name in names.items()}
     values["cost_test"] = runs["layer_1"].test_metrics()["test/loss"]
     # The last checkpoint, since the best one is chosen with more labels than the few training labels.
     tuned = {name: stage for name, stage in runs.items() if name.startswith("labels")}
     values |= {name: stage.test_metrics("last")["test/acc"] for name, stage in tuned.items()}
     for name, stage in tuned.items():
-        values[f"cost_{name}"] = _final_cost(stage.history("train/loss"))
+        values[f"cost_{name}"] = final_cost(stage.history("train/loss"))
         values[f"train_{name}"] = stage.cached_metric("acc_6000", _accuracy_on_the_stacks_images)
         values[f"all_{name}"] = stage.cached_metric("acc_all", _accuracy_on_all)
     heads: dict[str, float] = runs[layers[-1]].cached_json(HEADS, _frozen_heads)
@@ -436,7 +436,7 @@ def _accuracy(stage: TrainedStage, split: Batch) -> float:
     return float((predict(stage.model("last"), split.x).argmax(1) == split.y).float().mean())
 
 
-def _final_cost(history: Sequence[tuple[int, float]]) -> float:
+def final_cost(history: Sequence[tuple[int, float]]) -> float:
     """The mean of the training losses of the last `COST_STEPS` steps."""
     last, _ = history[-1]
     return fmean(loss for step, loss in history if step > last - COST_STEPS)

@@ -7,7 +7,7 @@ from matplotlib.collections import LineCollection
 from lit_mnist.errors import UsageError
 from lit_mnist.papers.report.drawing import bars, curves
 from lit_mnist.papers.report.experiment import PAPERS, Experiment, experiments, select
-from lit_mnist.papers.yaramsetty import STACKS, TRAINED, _final_cost
+from lit_mnist.papers.yaramsetty import STACKS, TRAINED, final_cost
 from lit_mnist.tracking.queries.statistics import summarise
 from lit_mnist.training.config_files import config_names
 from lit_mnist.training.configuration import LitCLI
@@ -19,9 +19,9 @@ STAGES = sorted(
 )
 
 
-def test_the_final_cost_is_the_mean_of_the_last_hundred_steps() -> None:
+def test_thefinal_cost_is_the_mean_of_the_last_hundred_steps() -> None:
     # Points are means over 50 steps; a training of 730 steps ends with a shorter window.
-    assert _final_cost([(50, 9.0), (600, 7.0), (650, 5.0), (700, 3.0), (730, 1.0)]) == 3.0
+    assert final_cost([(50, 9.0), (600, 7.0), (650, 5.0), (700, 3.0), (730, 1.0)]) == 3.0
 
 
 def test_the_rows_of_yaramsettys_tables_are_the_papers() -> None:
